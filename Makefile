@@ -1,0 +1,47 @@
+# Two commands matter: `make study` and `make test`. Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+RESULTS ?= results
+
+.PHONY: study test lint types tests doctests docs format clean
+
+study: .venv/studies
+	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
+
+test: lint types tests doctests
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+tests: .venv/dev
+	$(BIN)/python -m pytest tests
+
+doctests: .venv/dev
+	$(BIN)/python -m sphinx -b doctest -q -W docs docs/_build/doctest
+
+docs: .venv/dev
+	$(BIN)/python -m sphinx -b html -W docs docs/_build/html
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/pip: constraints.txt
+	$(PYTHON) -m venv .venv
+	touch $@
+
+# An editable install, once an extra; `pip` is told the constraints for build requirements too.
+.venv/studies: .venv/pip pyproject.toml
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[studies]'
+	touch $@
+
+.venv/dev: .venv/pip pyproject.toml
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/studies
+
+clean:
+	rm -rf .venv build dist docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,50 @@
+"""Straight-through estimators: a hard forward bit for bit, a soft backward by any rule."""
+
+from . import estimators, surrogates
+from .core.errors import ArgumentError, DtypeError, ShapeError, StraightThroughError, strict
+from .core.noise import Seed
+from .core.straight_through import straight_through
+from .core.wrap import wrap
+from .ops.bernoulli.api import (
+    bernoulli,
+    binary_concrete,
+    hard_concrete,
+    hard_concrete_mean,
+    l0_norm,
+)
+from .ops.categorical.api import argmax, categorical, categorical_lookup, gumbel_softmax
+from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
+from .ops.subset.api import topk
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "DtypeError",
+    "Seed",
+    "ShapeError",
+    "StraightThroughError",
+    "argmax",
+    "bernoulli",
+    "binary_concrete",
+    "categorical",
+    "categorical_lookup",
+    "ceil",
+    "clamp",
+    "estimators",
+    "floor",
+    "gumbel_softmax",
+    "hard_concrete",
+    "hard_concrete_mean",
+    "heaviside",
+    "l0_norm",
+    "round",
+    "sign",
+    "straight_through",
+    "strict",
+    "surrogates",
+    "ternary",
+    "topk",
+    "trunc",
+    "wrap",
+]

@@ -1,0 +1,130 @@
+"""The exceptions, and the checks of arguments that raise them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class StraightThroughError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class DtypeError(StraightThroughError, TypeError):
+    """A tensor has a dtype that the operation cannot take."""
+
+
+class ShapeError(StraightThroughError, ValueError):
+    """A tensor has a shape, or a dimension, that the operation cannot take."""
+
+
+class ArgumentError(StraightThroughError, ValueError):
+    """An argument lies outside its allowed range or names nothing known."""
+
+
+def check_floating(name: str, tensor: object) -> None:
+    """Raise `DtypeError` unless `tensor` is a floating tensor of a supported dtype."""
+    if not isinstance(tensor, Tensor):
+        raise DtypeError(
+            f"{name} must be a tensor, got {type(tensor).__name__}; wrap it in torch.tensor(...)"
+        )
+    if tensor.dtype not in FLOATING:
+        raise DtypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}; "
+            f"convert it with {name}.to(torch.float32)"
+        )
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise `ArgumentError` unless `value` is a finite number above 0."""
+    check_number(name, value)
+    if not value > 0:
+        raise ArgumentError(f"{name} must be above 0, got {value}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise `ArgumentError` unless `value` is a finite real number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ArgumentError(f"{name} must be a finite number, got {value!r}")
+
+
+def check_rows(name: str, tensor: Tensor, dim: int) -> int:
+    """Return `dim` counted from the end, having checked that it holds at least one class."""
+    if tensor.ndim == 0:
+        raise ShapeError(
+            f"{name} must have a dimension of classes, got a 0-d tensor; "
+            f"use st.bernoulli for a single binary outcome"
+        )
+    if not -tensor.ndim <= dim < tensor.ndim:
+        raise ShapeError(
+            f"dim must lie in [{-tensor.ndim}, {tensor.ndim - 1}] for {name} "
+            f"of shape {tuple(tensor.shape)}, got {dim}"
+        )
+    if tensor.shape[dim] == 0:
+        raise ShapeError(
+            f"{name} of shape {tuple(tensor.shape)} has no class along dim {dim}; "
+            f"at least one is needed"
+        )
+    return dim - tensor.ndim if dim >= 0 else dim
+
+
+def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """Put -inf where `mask` (True = allowed) is False."""
+    if mask is None:
+        return tensor
+    if mask.dtype != torch.bool:
+        raise DtypeError(f"mask must be bool (True = allowed), got {mask.dtype}; use mask.bool()")
+    try:
+        shape = torch.broadcast_shapes(mask.shape, tensor.shape)
+    except RuntimeError:
+        shape = torch.Size()
+    if shape != tensor.shape:
+        raise ShapeError(
+            f"mask of shape {tuple(mask.shape)} does not broadcast to {name} "
+            f"of shape {tuple(tensor.shape)}"
+        )
+    return tensor.masked_fill(~mask, -math.inf)
+
+
+_strict: ContextVar[bool] = ContextVar("straightthrough_strict", default=False)
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    """Raise, instead of returning a NaN row, where a row has no valid outcome.
+
+    A row has none when it holds a NaN or when no class of it is allowed. The check reads the
+    result back, so it synchronises with the device: a debugging aid, like torch's anomaly mode.
+    Compiled code does not check, and inside vmap there is nothing to read.
+
+    Raises:
+        ArgumentError: inside the context, naming the first such row.
+
+    Example:
+        >>> with st.strict():
+        ...     st.argmax(torch.tensor([[0.0, 1.0], [float("nan"), 1.0]]))
+        Traceback (most recent call last):
+        straightthrough.core.errors.ArgumentError: argmax: row (1,) has no valid outcome: ...
+    """
+    token = _strict.set(True)
+    try:
+        yield
+    finally:
+        _strict.reset(token)
+
+
+def check_outcomes(name: str, invalid: Tensor) -> None:
+    """Inside `strict()`, raise if any entry of `invalid` (one a row) is true."""
+    if not torch.compiler.is_compiling() and _strict.get() and bool(invalid.any()):
+        row = tuple(int(i) for i in invalid.nonzero()[0])
+        raise ArgumentError(
+            f"{name}: row {row} has no valid outcome: it holds a NaN or an infinity, "
+            f"or too few of its classes are allowed; mend the logits or the mask of that row"
+        )

@@ -1,0 +1,212 @@
+"""Noise as a pure function of (seed, position): Philox4x32-10 in torch integer arithmetic.
+
+A counter of four 32-bit words names a block of four random words; the seed's two halves are the
+key. What the counter means is fixed here, for every implementation of every operator:
+
+    words 0, 1   the position (of the row, or of a group of elements), low and high half
+    word 2       the group of classes within the row
+    word 3       the stream (what the noise is for), plus 256 times the number of the sample
+
+Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError, DtypeError, ShapeError
+
+MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
+WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
+MASK = 0xFFFFFFFF
+
+DRAW, CONDITIONAL = 0, 1
+"""Streams: the outcome in forward; the noise given the outcome in backward."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """A seed and the flat position that it starts at.
+
+    Args:
+        value: an int, or a 0-d int64 tensor (it stays on its device).
+        offset: the flat position of the first row (or, for elementwise operators, of the first
+            element), so that a shard draws what the whole tensor would have drawn there.
+
+    Example:
+        >>> logits = torch.zeros(6, 4)
+        >>> whole = st.categorical(logits, seed=7)
+        >>> shard = st.categorical(logits[4:], seed=st.Seed(7, offset=4))
+        >>> torch.equal(whole[4:], shard)
+        True
+    """
+
+    value: int | Tensor
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        value, offset = self.value, self.offset
+        if isinstance(value, Tensor):
+            if value.dtype != torch.int64:
+                raise DtypeError(f"a seed tensor must be int64, got {value.dtype}")
+            if value.ndim:
+                raise ShapeError(f"a seed tensor must be 0-d, got shape {tuple(value.shape)}")
+        elif isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+            raise ArgumentError(f"seed must be an int, an int64 tensor or st.Seed, got {value!r}")
+        elif not -(2**63) <= value < 2**63:
+            raise ArgumentError(f"seed must lie in [-2**63, 2**63), got {value}")
+        if isinstance(offset, bool) or not isinstance(offset, int | torch.SymInt) or offset < 0:
+            raise ArgumentError(f"offset must be an int of at least 0, got {offset!r}")
+
+    def tensor(self, device: torch.device) -> Tensor:
+        """Return the value as a 0-d int64 tensor on `device`."""
+        if isinstance(self.value, Tensor):
+            return self.value.to(device)
+        return torch.full((), self.value, dtype=torch.int64, device=device)
+
+
+def make_seed(
+    seed: int | Tensor | Seed | None, generator: torch.Generator | None, device: torch.device
+) -> tuple[Tensor, int]:
+    """Return (0-d int64 seed on `device`, offset) out of what a random function was given."""
+    if seed is not None:
+        if generator is not None:
+            raise ArgumentError("seed= and generator= exclude each other; pass one of them")
+        given = seed if isinstance(seed, Seed) else Seed(seed)
+        return given.tensor(device), given.offset
+    if torch.compiler.is_compiling():
+        return fresh_seed(torch.empty(0, device=device)), 0
+    return _randint(device, generator), 0
+
+
+def _randint(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    return torch.randint(2**63 - 1, (), generator=generator, device=device)
+
+
+# Inductor would draw torch.randint from a generator of its own; behind an operator of ours,
+# compiled code takes the same seed from torch's default generator as eager code does.
+@torch.library.custom_op(
+    "straightthrough::fresh_seed", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
+)
+def fresh_seed(like: Tensor) -> Tensor:
+    """Draw a seed from the default generator of the device of `like`."""
+    return _randint(like.device)
+
+
+@fresh_seed.register_fake
+def _(like: Tensor) -> Tensor:
+    return like.new_empty((), dtype=torch.int64)
+
+
+def philox(counter: tuple[Tensor, ...], seed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the four 32-bit words (in int64) of each block that `counter` names.
+
+    Args:
+        counter: four int64 tensors of 32-bit words that broadcast together.
+        seed: int64; its low half is the first word of the key, its high half the second.
+    """
+    # Whole 64-bit products are carried along; a word is masked only where it is used.
+    c0, c1, c2, c3 = counter
+    key_0, key_1 = seed & MASK, (seed >> 32) & MASK
+    for _ in range(10):
+        product_0, product_1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
+        c0 = ((product_1 >> 32) ^ c1 ^ key_0) & MASK
+        c2 = ((product_0 >> 32) ^ c3 ^ key_1) & MASK
+        c1, c3 = product_1, product_0
+        key_0, key_1 = (key_0 + WEYL_0) & MASK, (key_1 + WEYL_1) & MASK
+    return c0, c1 & MASK, c2, c3 & MASK
+
+
+def _blocks(
+    seed: Tensor, position: Tensor, group: Tensor, stream: int, sample: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tag = torch.full((), stream + 256 * sample, dtype=torch.int64, device=seed.device)
+    return philox((position & MASK, position >> 32, group, tag), seed)
+
+
+def _unit53(high: Tensor, low: Tensor) -> Tensor:
+    """Map 64 random bits to the odd multiples of 2^-53 in (0, 1): never 0, never 1."""
+    bits = ((high << 20) ^ (low >> 12)) << 1 | 1
+    return bits.to(torch.float64) * 2.0**-53
+
+
+def _unit(words: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    """Turn blocks of four words into uniforms in (0, 1): four in float32, two in float64."""
+    if dtype == torch.float64:
+        pairs = [_unit53(words[0], words[1]), _unit53(words[2], words[3])]
+        return torch.stack(pairs, -1).flatten(-2)
+    unit = torch.stack([word.to(torch.float32) for word in words], -1).flatten(-2)
+    return ((unit + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
+
+
+def _width(dtype: torch.dtype) -> int:
+    return 2 if dtype == torch.float64 else 4
+
+
+def row_uniform(seed: Tensor, offset: int, rows: int) -> Tensor:
+    """Return one 53-bit uniform a row, float64 `(rows,)`, all in (0, 1)."""
+    position = torch.arange(offset, offset + rows, device=seed.device)
+    words = _blocks(seed, position, torch.zeros_like(position), DRAW, 0)
+    return _unit53(words[0], words[1])
+
+
+def class_uniform(
+    seed: Tensor, offset: int, rows: int, classes: int, dtype: torch.dtype, sample: int = 0
+) -> Tensor:
+    """Return one uniform a row and class, `(rows, classes)`, all in (0, 1)."""
+    position = torch.arange(offset, offset + rows, device=seed.device).unsqueeze(-1)
+    groups = -(-classes // _width(dtype))
+    group = torch.arange(groups, device=seed.device)
+    unit = _unit(_blocks(seed, position, group, CONDITIONAL, sample), dtype)
+    return unit[..., :classes]
+
+
+def element_uniform(
+    seed: Tensor, offset: int, count: int, dtype: torch.dtype, stream: int = DRAW
+) -> Tensor:
+    """Return one uniform an element, `(count,)`, all in (0, 1)."""
+    width = _width(dtype)
+    start, stop = offset // width, -(-(offset + count) // width)
+    position = torch.arange(start, stop, device=seed.device)
+    unit = _unit(_blocks(seed, position, torch.zeros_like(position), stream, 0), dtype)
+    return unit[..., offset - start * width :][..., :count]
+
+
+def exponential(uniform: Tensor) -> Tensor:
+    """Map uniforms to Exp(1)."""
+    return -torch.log1p(-uniform)
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """Map uniforms to the standard Gumbel law."""
+    return -exponential(uniform).log()
+
+
+def logistic(uniform: Tensor) -> Tensor:
+    """Map uniforms to the standard logistic law, the difference of two Gumbels.
+
+    It decreases in the uniform, so `logit + noise > 0` is the event `uniform < sigmoid(logit)`.
+    """
+    return torch.log1p(-uniform) - uniform.log()
+
+
+BLOCK = 2**17
+"""Elements that are worked on at once: the integers of Philox then stay in the cache."""
+
+
+def in_blocks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Apply `function(first row, *blocks)` to blocks of rows and concatenate the results.
+
+    All tensors have the same first dimension. Compiled code takes one block, and is fused.
+    """
+    rows = tensors[0].shape[0]
+    width = max(1, tensors[0].numel() // max(rows, 1))
+    step = max(1, BLOCK // width)
+    if torch.compiler.is_compiling() or rows <= step:
+        return function(0, *tensors)
+    parts = zip(*(tensor.split(step) for tensor in tensors), strict=True)
+    return torch.cat([function(i * step, *part) for i, part in enumerate(parts)])

@@ -1,0 +1,133 @@
+"""One record an operator and one a rule: what tests, docs and the command line read."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from .errors import ArgumentError
+from .rules import Rule
+
+
+@dataclass(frozen=True)
+class RuleRecord:
+    """A backward rule under its shorthand name."""
+
+    name: str
+    type: type[Rule]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the rule's docstring."""
+        return (self.type.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def example(self) -> Rule:
+        """The rule with its defaults, and 1 for each argument that has none."""
+        required = [
+            f.name
+            for f in dataclasses.fields(self.type)  # type: ignore[arg-type]  # all are dataclasses
+            if f.default is dataclasses.MISSING
+        ]
+        return self.type(**dict.fromkeys(required, 1.0))
+
+
+@dataclass(frozen=True)
+class OperatorRecord:
+    """An operator: its function, the rules that fit it, and what it promises.
+
+    Attributes:
+        name: the public name, `st.<name>`.
+        room: the package under `ops` that holds it.
+        function: the public function.
+        hard: the specification of the value, `hard(x, **arguments)`; for an operator that
+            samples, the mean of its outcomes.
+        saved_bytes: at most this many bytes are saved for backward, as a function of the number
+            of elements, the size of one in bytes, and the number of rows.
+        rule: the keyword that takes a rule ("surrogate" or "estimator"), or None.
+        fits: the forms of a rule that it takes.
+        default: the rule it uses when none is given.
+        arguments: what tests and docs call it with besides the tensor.
+        samples: whether it draws noise.
+        rows: whether it works on rows along `dim` rather than on elements.
+    """
+
+    name: str
+    room: str
+    function: Callable[..., Tensor]
+    hard: Callable[..., Tensor]
+    saved_bytes: Callable[[int, int, int], int]
+    rule: str | None = None
+    fits: tuple[type[Rule], ...] = ()
+    default: Rule | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    samples: bool = False
+    rows: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    def rules(self) -> list[RuleRecord]:
+        """The registered rules that fit this operator."""
+        return [record for record in RULES.values() if issubclass(record.type, self.fits)]
+
+
+OPERATORS: dict[str, OperatorRecord] = {}
+RULES: dict[str, RuleRecord] = {}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Rule = TypeVar("_Rule", bound=type[Rule])
+
+
+def operator(**record: Any) -> Callable[[_Function], _Function]:
+    """Register the decorated function as an operator; the keywords are the record's fields."""
+
+    def register(function: _Function) -> _Function:
+        name = function.__name__
+        OPERATORS[name] = OperatorRecord(name=name, function=function, **record)
+        return function
+
+    return register
+
+
+def rule(name: str) -> Callable[[_Rule], _Rule]:
+    """Register the decorated class as the rule that the shorthand `name` stands for."""
+
+    def register(cls: _Rule) -> _Rule:
+        RULES[name] = RuleRecord(name, cls)
+        return cls
+
+    return register
+
+
+def resolve(argument: str, given: object, *fits: type[Rule]) -> Any:
+    """Return the rule that `given` (a rule of one of the forms `fits`, or a shorthand) stands for.
+
+    Raises:
+        ArgumentError: for an unknown name or a rule of another form, listing the known names.
+    """
+    if isinstance(given, fits):
+        return given
+    known = [name for name, record in RULES.items() if issubclass(record.type, fits)]
+    if given not in known:
+        close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ArgumentError(
+            f"{argument}={given!r} is unknown here; {hint}"
+            f"known: {', '.join(known)}, or an instance of {' or '.join(f.__name__ for f in fits)}"
+        )
+    record = RULES[str(given)]
+    try:
+        return record.type()
+    except TypeError:
+        raise ArgumentError(
+            f"{argument}={given!r} has an argument without a default; "
+            f"pass the rule itself, for instance {record.example!r}"
+        ) from None

@@ -1,0 +1,67 @@
+"""The three forms of a backward rule: frozen dataclasses, hashable, printable, picklable."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that values of `dtype` are computed in: float32 for the half ones."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Rule(ABC):  # noqa: B024  # abstract by its forms
+    """What a gradient pretends the hard forward was."""
+
+
+class Derivative(Rule):
+    """A pointwise rule: backward multiplies the gradient by `derivative(x)`.
+
+    `primitive(x)` is the smooth function that the derivative belongs to, where there is one.
+    """
+
+    saves_input: ClassVar[bool] = True
+
+    @abstractmethod
+    def derivative(self, x: Tensor) -> Tensor:
+        """Return the surrogate's derivative at `x`, elementwise."""
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """Return the surrogate itself at `x`, elementwise."""
+        raise ArgumentError(
+            f"{self} has no primitive: it is defined by its derivative alone; use .derivative(x)"
+        )
+
+    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Return `grad * derivative(x)`, computed in float32 for half precision."""
+        wide = compute_dtype(x.dtype)
+        return (grad.to(wide) * self.derivative(x.to(wide))).to(x.dtype)
+
+    def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
+        """Return `derivative(x) * tangent`: a diagonal Jacobian is its own transpose."""
+        return self.vjp(x, tangent)
+
+
+class Relaxation(Rule):
+    """A rule given by a smooth function of the same shape, differentiated in backward only."""
+
+    @abstractmethod
+    def soft(self, x: Tensor) -> Tensor:
+        """Return the relaxed value of `x`."""
+
+    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Return `J^T grad`, J the Jacobian of `soft` at `x`."""
+        wide = compute_dtype(x.dtype)
+        pull = torch.func.vjp(self.soft, x.to(wide))[1]
+        return pull(grad.to(wide))[0].to(x.dtype)
+
+    def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
+        """Return `J tangent`, J the Jacobian of `soft` at `x`."""
+        wide = compute_dtype(x.dtype)
+        return torch.func.jvp(self.soft, (x.to(wide),), (tangent.to(wide),))[1].to(x.dtype)

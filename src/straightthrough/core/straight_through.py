@@ -1,0 +1,176 @@
+"""The engine: one autograd.Function that joins a hard forward to any backward rule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import DtypeError, ShapeError, StraightThroughError, check_floating
+
+
+class Operation(ABC):
+    """A hard forward and its backward, side by side; every room has one or a few.
+
+    Subclasses are frozen dataclasses, so that an operation is a hashable constant to
+    `torch.compile`. Tensors travel as inputs, never as fields.
+    """
+
+    @abstractmethod
+    def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
+        """Return the hard value, then what backward needs of the outcome (the residuals)."""
+
+    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Choose what is saved for backward: all of it unless the rule needs less."""
+        return (*inputs, *residuals)
+
+    @abstractmethod
+    def backward(self, grad: Tensor, *kept: Any, **_: Any) -> tuple[Tensor | None, ...]:
+        """Return one gradient an input, out of differentiable operations."""
+
+    def jvp(self, tangents: Sequence[Any], *kept: Any, **_: Any) -> Tensor | None:
+        """Return the tangent of the value; sampling rules have none."""
+        raise StraightThroughError(
+            f"{self} has no forward-mode derivative: its rule defines a gradient only. "
+            f"Use reverse mode (torch.func.vjp, grad, jacrev)"
+        )
+
+
+def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Run `operation`: its value first, then its residuals."""
+    # Dynamo refuses any Function that defines jvp, so compiled code takes the class without it.
+    if torch.compiler.is_compiling():
+        return _Engine.apply(operation, *inputs)
+    return _EngineWithJvp.apply(operation, *inputs)
+
+
+class _Engine(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return operation.forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        operation, *tensors = inputs
+        _, *residuals = output
+        ctx.operation = operation
+        ctx.arity = len(tensors)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*residuals)
+        kept = operation.keep(tensors, residuals)
+        ctx.save_for_backward(*kept)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * (ctx.arity + 1)
+        return (None, *ctx.operation.backward(grad, *ctx.saved_tensors))
+
+
+class _EngineWithJvp(_Engine):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _Engine.setup_context(ctx, inputs, output)
+        operation, *tensors = inputs
+        ctx.residuals = len(output) - 1
+        ctx.save_for_forward(*operation.keep(tensors, output[1:]))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        tangent = ctx.operation.jvp(tangents, *ctx.saved_tensors)
+        return (tangent, *(None,) * ctx.residuals)
+
+
+@dataclass(frozen=True)
+class _Substitute(Operation):
+    def forward(self, hard: Tensor, soft: Tensor) -> tuple[Tensor]:
+        return (hard.to(soft.dtype, copy=True),)
+
+    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+        return ()
+
+    def backward(self, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+    def jvp(self, tangents: Sequence[Tensor | None]) -> Tensor | None:
+        return tangents[1]
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """Return the value of `hard`, bit for bit, with the gradient of `soft`.
+
+    Forward: `y = hard`. Backward: `dL/dsoft = dL/dy`; `hard` gets no gradient.
+
+    Args:
+        hard: a tensor of any dtype that casts exactly to the dtype of `soft` (bool, small
+            integers, narrower floats).
+        soft: a floating tensor; its shape and that of `hard` broadcast.
+
+    Returns:
+        A new tensor in the dtype of `soft` and the broadcast shape.
+
+    Raises:
+        DtypeError: if `soft` is not floating, or `hard` would be rounded.
+        ShapeError: if the shapes do not broadcast.
+
+    Edge cases: -0.0, infinities and NaN of `hard` come out as they are.
+
+    Higher order: that of `soft`; forward mode works.
+
+    Cost: one copy of `hard`; nothing is saved. `soft` is computed by the caller, in forward;
+    `st.wrap` puts that off until backward.
+
+    Example:
+        >>> x = torch.tensor([0.2, -3.0], requires_grad=True)
+        >>> y = st.straight_through(x.sign(), x.tanh())
+        >>> y.sum().backward()
+        >>> y.tolist(), torch.equal(x.grad, 1 - x.detach().tanh() ** 2)
+        ([1.0, -1.0], True)
+    """
+    check_floating("soft", soft)
+    if not isinstance(hard, Tensor) or not _casts_exactly(hard.dtype, soft.dtype):
+        kind = hard.dtype if isinstance(hard, Tensor) else type(hard).__name__
+        raise DtypeError(
+            f"hard of {kind} does not cast exactly to soft's {soft.dtype}; "
+            f"round it yourself with hard.to(soft.dtype) if that is meant"
+        )
+    try:
+        hard, soft = torch.broadcast_tensors(hard.detach(), soft)
+    except RuntimeError:
+        raise ShapeError(
+            f"hard and soft must broadcast, got shapes {tuple(hard.shape)} and {tuple(soft.shape)}"
+        ) from None
+    return apply(_Substitute(), hard, soft)[0]
+
+
+def held(value: Tensor, carrier: Tensor) -> Tensor:
+    """Return `value` with the gradient of `carrier`, for use inside a rule's own backward.
+
+    Where no second derivative can be asked for (compiled code, and any backward without
+    `create_graph`) it is `value` as it is.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return value
+    return straight_through(value, carrier)
+
+
+def _casts_exactly(source: torch.dtype, target: torch.dtype) -> bool:
+    if source in (target, torch.bool):
+        return True
+    if source.is_complex:
+        return False
+    wide = torch.finfo(target)
+    if not source.is_floating_point:
+        return torch.iinfo(source).max <= 2 / wide.eps and torch.iinfo(source).max <= wide.max
+    narrow = torch.finfo(source)
+    return (
+        narrow.eps >= wide.eps
+        and narrow.max <= wide.max
+        and narrow.tiny * narrow.eps >= wide.tiny * wide.eps
+    )

@@ -1,0 +1,9 @@
+"""Backward rules of categorical and binary draws, one short file each."""
+
+from .base import Estimator
+from .gumbel import GumbelST
+from .reinmax import ReinMax
+from .softmax import Softmax
+from .straight_through import StraightThrough
+
+__all__ = ["Estimator", "GumbelST", "ReinMax", "Softmax", "StraightThrough"]

@@ -1,0 +1,94 @@
+"""What every estimator of a categorical draw shares."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.errors import ArgumentError, ShapeError, check_floating
+from ..core.noise import Seed, make_seed
+from ..core.rules import Rule, compute_dtype
+
+
+class Estimator(Rule):
+    """A backward rule for a categorical draw: a gradient to the logits, given the outcome.
+
+    A subclass writes `gradient`, the formula, for float32 or float64 rows. A binary draw is the
+    draw between logits 0 and `x`; `binary_gradient` may give its closed form.
+    """
+
+    draws_noise: ClassVar[bool] = False
+
+    @abstractmethod
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        """Return the gradient to `logits`.
+
+        Args:
+            logits: `(..., C)`, float32 or float64.
+            index: the outcome, `(...)` int64 in [0, C).
+            grad: the gradient to the one-hot, `(..., C)`, of the logits' dtype.
+            seed: where the rule's own noise comes from, if it draws any.
+        """
+
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        """Return the gradient to `x`, the logit of `outcome` (bool, its shape)."""
+        logits = torch.stack([torch.zeros_like(x), x], -1)
+        pair = torch.stack([torch.zeros_like(grad), grad], -1)
+        return self.gradient(logits, outcome.long(), pair, seed)[..., 1]
+
+    def vjp(
+        self, logits: Tensor, index: Tensor, grad: Tensor, *, seed: int | Seed | None = None
+    ) -> Tensor:
+        """Return the rule's gradient to `logits`, in their dtype.
+
+        Args:
+            logits: `(..., C)`, floating.
+            index: the outcome, `(...)` int64 in [0, C).
+            grad: the gradient to the one-hot, `(..., C)`.
+            seed: only where the rule draws noise; a fresh one by default.
+
+        Raises:
+            DtypeError, ShapeError, ArgumentError: for arguments other than these.
+
+        Example:
+            >>> rule = st.estimators.StraightThrough()
+            >>> rule.vjp(torch.zeros(2), torch.tensor(0), torch.tensor([1.0, 0.0]))
+            tensor([ 0.2500, -0.2500])
+        """
+        check_floating("logits", logits)
+        check_floating("grad", grad)
+        if logits.ndim == 0 or logits.shape != grad.shape or index.shape != logits.shape[:-1]:
+            raise ShapeError(
+                f"logits and grad must be (..., C) and index (...), got logits "
+                f"{tuple(logits.shape)}, index {tuple(index.shape)}, grad {tuple(grad.shape)}"
+            )
+        classes = logits.shape[-1]
+        if index.numel() and not bool(((index >= 0) & (index < classes)).all()):
+            raise ArgumentError(f"index must lie in [0, {classes - 1}], got {index.tolist()}")
+        own = Seed(*make_seed(seed, None, logits.device)) if self.draws_noise else Seed(0)
+        return widened(self.gradient, logits, index, grad, own)
+
+
+def widened(gradient, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:  # type: ignore[no-untyped-def]
+    """Call `gradient` with half precision widened to float32, and narrow its result."""
+    wide = compute_dtype(x.dtype)
+    return gradient(x.to(wide), outcome, grad.to(wide), seed).to(x.dtype)
+
+
+def one_hot(index: Tensor, like: Tensor) -> Tensor:
+    """Return the one-hot of `index` in the shape and dtype of `like`."""
+    return torch.zeros_like(like).scatter(-1, index.unsqueeze(-1), 1)
+
+
+def softmax_vjp(p: Tensor, grad: Tensor) -> Tensor:
+    """Return `J(p) grad = p (grad - <p, grad>)`, the softmax's Jacobian times `grad`."""
+    return p * (grad - (p * grad).sum(-1, keepdim=True))
+
+
+def tempered(logits: Tensor, tau: float) -> Tensor:
+    """Return `softmax(logits / tau)`."""
+    return F.softmax(logits if tau == 1 else logits / tau, -1)

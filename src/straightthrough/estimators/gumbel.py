@@ -1,0 +1,97 @@
+"""Straight-through Gumbel-softmax, with the Gumbels drawn given the outcome."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.errors import check_positive
+from ..core.noise import CONDITIONAL, Seed, class_uniform, element_uniform, exponential, in_blocks
+from ..core.registry import rule
+from ..core.straight_through import held
+from .base import Estimator, softmax_vjp
+
+
+@rule("gumbel")
+@dataclass(frozen=True)
+class GumbelST(Estimator):
+    """Straight-through Gumbel-softmax: `J(y) g / tau`, `y = softmax((logits + G) / tau)`.
+
+    G are Gumbels given that their argmax is the outcome, so outcome and gradient have the same
+    joint law as `F.gumbel_softmax(hard=True)`, while forward draws one uniform a row. With E
+    iid Exp(1), p the probabilities and x the outcome, up to a constant of the row,
+    `(logits + G)_x = -log E_x` and `(logits + G)_j = log p_j - log(E_j + E_x p_j)`.
+
+    Args:
+        tau: temperature, > 0; lower is less biased and noisier (0.3 to 0.7 used).
+
+    Cost: one exponential a class; the noise is made again from the seed, never stored.
+
+    Higher order: differentiates the formula, `g`, the outcome and the Gumbels held.
+
+    References:
+        Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax", 2017, section
+        2.2; Maddison, Mnih, Teh, "The concrete distribution", 2017. The conditional law:
+        Paulus, Maddison, Krause, "Rao-Blackwellizing the straight-through Gumbel-softmax
+        gradient estimator", 2021, eq. 7.
+
+    Example:
+        >>> rule = st.estimators.GumbelST(tau=0.5)
+        >>> rule.vjp(torch.zeros(3), torch.tensor(0), torch.tensor([1.0, 0.0, 0.0]), seed=0).shape
+        torch.Size([3])
+    """
+
+    tau: float = 1.0
+    draws_noise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_positive("tau", self.tau)
+
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        classes = logits.shape[-1]
+
+        def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+            perturbed = conditional_gumbels(
+                logits.detach(), index, Seed(seed.value, seed.offset + first)
+            )
+            y = F.softmax(held(perturbed, logits) / self.tau, -1)
+            return softmax_vjp(y, grad) / self.tau
+
+        rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
+        return in_blocks(block, *rows).reshape(logits.shape)
+
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        def block(first: int, x: Tensor, outcome: Tensor, grad: Tensor) -> Tensor:
+            perturbed = conditional_logistic(
+                x.detach(), outcome, Seed(seed.value, seed.offset + first)
+            )
+            y = held(perturbed, x) / self.tau
+            return torch.sigmoid(y) * torch.sigmoid(-y) * grad / self.tau
+
+        flat = (x.reshape(-1), outcome.reshape(-1), grad.reshape(-1))
+        return in_blocks(block, *flat).reshape(x.shape)
+
+
+def conditional_gumbels(logits: Tensor, index: Tensor, seed: Seed, sample: int = 0) -> Tensor:
+    """Draw `logits + G - log sum exp logits`, `(rows, C)`, given that its argmax is `index`."""
+    rows, classes = logits.shape
+    value = seed.tensor(logits.device)
+    uniform = class_uniform(value, seed.offset, rows, classes, logits.dtype, sample)
+    noise = exponential(uniform)
+    log_p = F.log_softmax(logits, -1)
+    chosen = index.unsqueeze(-1)
+    least = noise.gather(-1, chosen)
+    others = log_p - (noise + least * log_p.exp()).log()
+    return others.scatter(-1, chosen, -least.log())
+
+
+def conditional_logistic(x: Tensor, outcome: Tensor, seed: Seed) -> Tensor:
+    """Draw `x` plus logistic noise, `(count,)`, given that its sign is `outcome`."""
+    value = seed.tensor(x.device)
+    v = element_uniform(value, seed.offset, x.numel(), x.dtype, CONDITIONAL)
+    toward = torch.where(outcome, x, -x)
+    # Solves P(distance > d | outcome) = v for d; nothing cancels at large logits.
+    distance = F.softplus(toward + torch.log1p(-v)) - v.log()
+    return torch.where(outcome, distance, -distance)

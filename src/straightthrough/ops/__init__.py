@@ -1,0 +1,1 @@
+"""The operators: a room a family, every room with the same files."""

@@ -1,0 +1,303 @@
+"""Binary operators: a 0/1 draw, and gates that are exactly 0 or 1 much of the time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ...core.errors import (
+    ArgumentError,
+    check_floating,
+    check_number,
+    check_outcomes,
+    check_positive,
+)
+from ...core.noise import Seed, make_seed
+from ...core.registry import operator, resolve
+from ...core.rules import Derivative
+from ...core.straight_through import apply
+from ...estimators import Estimator, ReinMax
+from . import reference
+from .reference import Concrete, Draw
+
+
+def _parameter(logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, bool]:
+    """Return the one of the two that was given, and whether it is the probabilities."""
+    if (logits is None) == (probs is None):
+        given = "both" if logits is not None else "neither"
+        raise ArgumentError(f"exactly one of logits and probs must be given, got {given}")
+    name, x = ("logits", logits) if logits is not None else ("probs", probs)
+    check_floating(name, x)
+    assert x is not None
+    return x, logits is None
+
+
+def _check_stretch(gamma: float, zeta: float) -> None:
+    check_number("gamma", gamma)
+    check_number("zeta", zeta)
+    if not (gamma < 0 and zeta > 1):
+        raise ArgumentError(f"gamma must be below 0 and zeta above 1, got {gamma} and {zeta}")
+
+
+def _input_and_outcome(numel: int, itemsize: int, rows: int) -> int:
+    return numel * itemsize + numel + 8
+
+
+def _input_and_seed(numel: int, itemsize: int, rows: int) -> int:
+    return numel * itemsize + 8
+
+
+def _probability(logits: Tensor, **_: object) -> Tensor:
+    return torch.sigmoid(logits.to(torch.float64))
+
+
+@operator(
+    room="bernoulli",
+    hard=_probability,
+    rule="estimator",
+    fits=(Estimator, Derivative),
+    default=ReinMax(),
+    saved_bytes=_input_and_outcome,
+    samples=True,
+)
+def bernoulli(
+    logits: Tensor | None = None,
+    *,
+    probs: Tensor | None = None,
+    estimator: Estimator | Derivative | str = "reinmax",
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """A 0/1 draw an element, with an estimator's gradient.
+
+    Forward: `y = 1[u < p]`, `p = sigmoid(logits)` or `probs`, u one uniform an element.
+    Backward: the estimator on the two classes with logits 0 and `logits`; for `probs` times
+    `1 / (p (1 - p))`. `ReinMax`: `g (1 - p) / 2` if y = 1, `g p / 2` if y = 0. `GumbelST`: the
+    binary concrete, its logistic noise drawn given y. A surrogate (`"identity"`, `"clipped"`,
+    `"sigmoid"`, ...) multiplies g by its derivative at the parameter that was passed.
+
+    Noise is logistic, the difference of two Gumbels. A single Gumbel would fire with
+    `1 - exp(-odds)` instead of p: .9000 for p = .697.
+
+    Args:
+        logits: any shape; the log-odds of a 1; floating.
+        probs: any shape; the probability of a 1, in [0, 1]; exactly one of the two.
+        estimator: an `Estimator`, a `Derivative`, or a shorthand of either.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        0 and 1 in the shape, dtype and device of the parameter.
+
+    Raises:
+        DtypeError: if the parameter is not floating.
+        ArgumentError: if not exactly one parameter is given, the estimator is unknown, or both
+            `seed` and `generator` are given.
+
+    Edge cases: p = 0 and p = 1 are certain; NaN, and a probability outside [0, 1], give NaN (in
+    `st.strict()` an error).
+
+    Higher order: double backward differentiates the rule's formula, outcome and noise held;
+    forward mode raises.
+
+    Cost: a sigmoid and a uniform an element; the parameter, one byte an element and the seed are
+    saved.
+
+    Example:
+        >>> st.bernoulli(probs=torch.tensor([0.0, 1.0]), estimator="identity", seed=0)
+        tensor([0., 1.])
+
+    References:
+        Bengio, Leonard, Courville, 2013; Liu et al., "Bridging discrete and backpropagation",
+        2023.
+    """
+    x, of_probs = _parameter(logits, probs)
+    rule = resolve("estimator", estimator, Estimator, Derivative)
+    value, offset = make_seed(seed, generator, x.device)
+    y, _ = apply(Draw(rule, offset, of_probs), x, value)
+    check_outcomes("bernoulli", y.isnan())
+    return y
+
+
+@operator(
+    room="bernoulli",
+    hard=_probability,
+    saved_bytes=_input_and_seed,
+    arguments={"hard": True},
+    samples=True,
+)
+def binary_concrete(
+    logits: Tensor | None = None,
+    *,
+    probs: Tensor | None = None,
+    tau: float = 1.0,
+    hard: bool = False,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """The binary concrete (relaxed Bernoulli), soft or hard.
+
+    Forward: `y = sigmoid((logits + L) / tau)`, L logistic noise; `hard=True`: 1 where
+    `logits + L > 0`, else 0. Backward: that of the soft value, in both modes.
+
+    Args:
+        logits: any shape; the log-odds of a 1; floating.
+        probs: any shape; the probability of a 1; exactly one of the two.
+        tau: temperature, > 0.
+        hard: whether the value is 0 or 1.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        A tensor of the shape, dtype and device of the parameter.
+
+    Raises:
+        DtypeError: if the parameter is not floating.
+        ArgumentError: if not exactly one parameter is given, `tau` is not above 0, or both
+            `seed` and `generator` are given.
+
+    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN gives NaN.
+
+    Higher order: double backward and forward mode work, the noise held.
+
+    Cost: noise is drawn in forward, as the value needs it, and made again in backward from the
+    seed; the parameter and the seed are saved.
+
+    Example:
+        >>> st.binary_concrete(torch.tensor([-99.0, 99.0]), hard=True, seed=0)
+        tensor([0., 1.])
+
+    References:
+        Maddison, Mnih, Teh, "The concrete distribution", 2017, appendix B.
+    """
+    check_positive("tau", tau)
+    x, of_probs = _parameter(logits, probs)
+    value, offset = make_seed(seed, generator, x.device)
+    y = apply(Concrete(tau, 0.0, 1.0, hard, offset, of_probs), x, value)[0]
+    check_outcomes("binary_concrete", y.isnan())
+    return y
+
+
+@operator(
+    room="bernoulli",
+    hard=_probability,
+    saved_bytes=_input_and_seed,
+    arguments={"hard": True},
+    samples=True,
+)
+def hard_concrete(
+    logits: Tensor | None = None,
+    *,
+    probs: Tensor | None = None,
+    tau: float = 2 / 3,
+    gamma: float = -0.1,
+    zeta: float = 1.1,
+    hard: bool = False,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """The hard concrete gate of L0 regularisation, soft or hard.
+
+    Forward: `y = clamp(s (zeta - gamma) + gamma, 0, 1)`, `s = sigmoid((logits + L) / tau)`, L
+    logistic noise; `hard=True`: 1 where `logits + L > 0`, else 0. Backward: that of the soft
+    value, in both modes; the clamp passes it where its argument lies in [0, 1].
+
+    Noise is logistic, the difference of two Gumbels. A single Gumbel would fire with
+    `1 - exp(-odds)` instead of p: .9000 for p = .697.
+
+    Args:
+        logits: any shape; the log-odds of an open gate (log alpha); floating.
+        probs: any shape; the probability of an open gate; exactly one of the two.
+        tau: temperature, > 0.
+        gamma, zeta: the stretch, gamma < 0 and zeta > 1.
+        hard: whether the value is 0 or 1.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        A tensor of the shape, dtype and device of the parameter, in [0, 1].
+
+    Raises:
+        DtypeError: if the parameter is not floating.
+        ArgumentError: if not exactly one parameter is given, `tau`, `gamma` or `zeta` lies
+            outside its range, or both `seed` and `generator` are given.
+
+    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN gives NaN.
+
+    Higher order: double backward and forward mode work, the noise held.
+
+    Cost: noise is drawn in forward, as the value needs it, and made again in backward from the
+    seed; the parameter and the seed are saved.
+
+    Example:
+        >>> gate = st.hard_concrete(probs=torch.full((1000,), 0.7), hard=True, seed=0)
+        >>> gate.unique(), abs(gate.mean().item() - 0.7) < 0.05
+        (tensor([0., 1.]), True)
+
+    References:
+        Louizos, Welling, Kingma, "Learning sparse neural networks through L0 regularization",
+        2018, eqs. 10 and 11.
+    """
+    check_positive("tau", tau)
+    _check_stretch(gamma, zeta)
+    x, of_probs = _parameter(logits, probs)
+    value, offset = make_seed(seed, generator, x.device)
+    y = apply(Concrete(tau, gamma, zeta, hard, offset, of_probs), x, value)[0]
+    check_outcomes("hard_concrete", y.isnan())
+    return y
+
+
+def hard_concrete_mean(logits: Tensor, *, gamma: float = -0.1, zeta: float = 1.1) -> Tensor:
+    """The test-time gate of `st.hard_concrete`: no noise, no temperature.
+
+    Value: `clamp(sigmoid(logits) (zeta - gamma) + gamma, 0, 1)`, differentiable as it is.
+
+    Args:
+        logits: any shape; the log-odds of an open gate; floating.
+        gamma, zeta: the stretch, gamma < 0 and zeta > 1.
+
+    Raises:
+        DtypeError: if the logits are not floating.
+        ArgumentError: if the stretch lies outside its range.
+
+    Example:
+        >>> st.hard_concrete_mean(torch.tensor([-9.0, 0.0, 9.0]))
+        tensor([0.0000, 0.5000, 1.0000])
+
+    References:
+        Louizos, Welling, Kingma, 2018, eq. 13.
+    """
+    check_floating("logits", logits)
+    _check_stretch(gamma, zeta)
+    return reference.stretch(torch.sigmoid(logits), gamma, zeta)
+
+
+def l0_norm(
+    logits: Tensor, *, tau: float = 2 / 3, gamma: float = -0.1, zeta: float = 1.1
+) -> Tensor:
+    """The probability that a hard concrete gate is not 0, elementwise.
+
+    Value: `sigmoid(logits - tau log(-gamma / zeta))`; its sum is the expected L0 norm.
+
+    Args:
+        logits: any shape; the log-odds of an open gate; floating.
+        tau: temperature, > 0.
+        gamma, zeta: the stretch, gamma < 0 and zeta > 1.
+
+    Raises:
+        DtypeError: if the logits are not floating.
+        ArgumentError: if `tau` or the stretch lies outside its range.
+
+    Example:
+        >>> st.l0_norm(torch.zeros(1))
+        tensor([0.8318])
+
+    References:
+        Louizos, Welling, Kingma, 2018, eq. 12.
+    """
+    check_floating("logits", logits)
+    check_positive("tau", tau)
+    _check_stretch(gamma, zeta)
+    return torch.sigmoid(logits - tau * math.log(-gamma / zeta))

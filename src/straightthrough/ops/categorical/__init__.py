@@ -1,0 +1,1 @@
+"""One of C classes a row."""

@@ -1,0 +1,290 @@
+"""Categorical operators: a draw, an argmax, a lookup."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.errors import (
+    DtypeError,
+    ShapeError,
+    apply_mask,
+    check_floating,
+    check_outcomes,
+    check_positive,
+    check_rows,
+)
+from ...core.noise import Seed, make_seed
+from ...core.registry import operator, resolve
+from ...core.rules import Relaxation, compute_dtype
+from ...core.straight_through import apply
+from ...estimators import Estimator, GumbelST, ReinMax, Softmax
+from . import reference
+from .reference import Argmax, Draw, Lookup
+
+
+def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, int]:
+    """Return the logits with their classes last and masked, and the dim they came from."""
+    check_floating(name, logits)
+    dim = check_rows(name, logits, dim)
+    return apply_mask(name, logits, mask).movedim(dim, -1), dim
+
+
+def _logits_and_index(numel: int, itemsize: int, rows: int) -> int:
+    return numel * itemsize + 8 * rows + 8
+
+
+def _probabilities(logits: Tensor, **_: object) -> Tensor:
+    return logits.to(torch.float64).softmax(-1)
+
+
+@operator(
+    room="categorical",
+    hard=_probabilities,
+    rule="estimator",
+    fits=(Estimator,),
+    default=ReinMax(),
+    saved_bytes=_logits_and_index,
+    samples=True,
+    rows=True,
+)
+def categorical(
+    logits: Tensor,
+    estimator: Estimator | str = "reinmax",
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """A one-hot drawn from `softmax(logits)`, with an estimator's gradient.
+
+    Forward: `y = one_hot(x)`, x drawn exactly from `softmax(logits)` along `dim`, by inverse CDF
+    with one 53-bit uniform a row. Backward: `dL/dlogits = estimator.vjp(logits, x, dL/dy)`.
+
+    Args:
+        logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
+        estimator: an `Estimator` or its shorthand, e.g. `"gumbel"`.
+        dim: the dimension of the classes.
+        mask: bool, broadcastable to the logits; True = allowed.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        A tensor of the shape, dtype and device of `logits`, exactly one-hot along `dim`.
+
+    Raises:
+        DtypeError: if the logits are not floating or the mask is not bool.
+        ShapeError: if `dim` or the mask's shape does not fit, or there is no class.
+        ArgumentError: if the estimator is unknown, or both `seed` and `generator` are given.
+
+    Edge cases: a row with NaN or +infinity, or with all its classes at -infinity, gives a NaN
+    row (in `st.strict()` an error). A class at -infinity is never drawn.
+
+    Higher order: double backward differentiates the estimator's formula, the outcome and the
+    noise held; forward mode raises.
+
+    Cost: an exponential, a float64 prefix sum and a scatter; the logits, one index a row and
+    the seed are saved. No noise a class is drawn before backward, and none at all by most
+    estimators.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 1.0, 2.0]], requires_grad=True)
+        >>> z = st.categorical(logits, "reinmax", seed=1)
+        >>> z.sum().item(), z.shape
+        (1.0, torch.Size([1, 3]))
+        >>> (z * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+        >>> logits.grad.shape
+        torch.Size([1, 3])
+
+    References:
+        Liu et al., "Bridging discrete and backpropagation", 2023 (the default estimator).
+    """
+    rule = resolve("estimator", estimator, Estimator)
+    rows, dim = _rows("logits", logits, dim, mask)
+    value, offset = make_seed(seed, generator, logits.device)
+    y, index = apply(Draw(rule, offset), rows, value)
+    check_outcomes("categorical", index < 0)
+    return y.movedim(-1, dim)
+
+
+def _first_largest(logits: Tensor, **_: object) -> Tensor:
+    return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+
+
+@operator(
+    room="categorical",
+    hard=_first_largest,
+    saved_bytes=lambda numel, itemsize, rows: numel * itemsize,
+    rows=True,
+)
+def argmax(
+    logits: Tensor, *, tau: float = 1.0, dim: int = -1, mask: Tensor | None = None
+) -> Tensor:
+    """The one-hot of the largest entry, with the gradient of `softmax(logits / tau)`.
+
+    Forward: `y = one_hot(argmax(logits))`. Backward: `dL/dlogits = J(p) dL/dy / tau`,
+    `p = softmax(logits / tau)`, `J(p) = diag(p) - p p^T`.
+
+    Args:
+        logits: `(..., C)` scores, C along `dim`; floating.
+        tau: temperature of the backward, > 0.
+        dim: the dimension of the classes.
+        mask: bool, broadcastable to the logits; True = allowed.
+
+    Returns:
+        A tensor of the shape, dtype and device of `logits`, exactly one-hot along `dim`.
+
+    Raises:
+        DtypeError: if the logits are not floating or the mask is not bool.
+        ShapeError: if `dim` or the mask's shape does not fit, or there is no class.
+        ArgumentError: if `tau` is not above 0.
+
+    Edge cases: ties go to the lowest index; a row with NaN, or with all its classes at
+    -infinity, gives a NaN row (in `st.strict()` an error); +infinity is the largest.
+
+    Higher order: that of the softmax; forward mode works.
+
+    Cost: an argmax and a scatter forward; a softmax backward; the logits are saved.
+
+    Example:
+        >>> st.argmax(torch.tensor([1.0, 3.0, 3.0]))
+        tensor([0., 1., 0.])
+    """
+    relaxation: Relaxation = Softmax(tau)
+    rows, dim = _rows("logits", logits, dim, mask)
+    y, index = apply(Argmax(relaxation), rows)
+    check_outcomes("argmax", index < 0)
+    return y.movedim(-1, dim)
+
+
+@operator(
+    room="categorical",
+    hard=_probabilities,
+    saved_bytes=_logits_and_index,
+    arguments={"hard": True},
+    samples=True,
+    rows=True,
+)
+def gumbel_softmax(
+    logits: Tensor,
+    tau: float = 1.0,
+    hard: bool = False,
+    dim: int = -1,
+    *,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """The Gumbel-softmax, a drop-in for `torch.nn.functional.gumbel_softmax`.
+
+    Forward: `y = softmax((logits + G) / tau)`, G standard Gumbels; with `hard=True` the one-hot
+    of its argmax, in law, drawn without G. Backward: that of the soft value, in both modes; with
+    `hard=True` it is `st.categorical(logits, GumbelST(tau))`.
+
+    Args:
+        logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
+        tau: temperature, > 0.
+        hard: whether the value is one-hot.
+        dim: the dimension of the classes.
+        mask: bool, broadcastable to the logits; True = allowed.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        A tensor of the shape, dtype and device of `logits`.
+
+    Raises:
+        DtypeError: if the logits are not floating or the mask is not bool.
+        ShapeError: if `dim` or the mask's shape does not fit, or there is no class.
+        ArgumentError: if `tau` is not above 0, or both `seed` and `generator` are given.
+
+    Edge cases: rows without an outcome give NaN, as in `st.categorical`; the noise is never
+    infinite, so neither mode makes a NaN of its own.
+
+    Higher order: double backward works; with `hard=True` forward mode raises.
+
+    Cost: hard, that of `st.categorical`, the Gumbels being made in backward; soft, a Gumbel a
+    class and a softmax.
+
+    Example:
+        >>> st.gumbel_softmax(torch.zeros(2, 3), tau=0.5, hard=True, seed=0).sum(-1)
+        tensor([1., 1.])
+
+    References:
+        Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax", 2017, eq. 2.
+    """
+    check_positive("tau", tau)
+    if hard:
+        rule = GumbelST(tau)
+        return categorical(logits, rule, dim=dim, mask=mask, generator=generator, seed=seed)
+    rows, dim = _rows("logits", logits, dim, mask)
+    value, offset = make_seed(seed, generator, logits.device)
+    wide = rows.to(compute_dtype(rows.dtype))
+    soft = F.softmax((wide + reference.gumbel_noise(rows, value, offset)) / tau, -1)
+    check_outcomes("gumbel_softmax", soft.isnan().any(-1))
+    return soft.to(logits.dtype).movedim(-1, dim)
+
+
+def categorical_lookup(
+    logits: Tensor,
+    table: Tensor,
+    estimator: Estimator | str = "reinmax",
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """The row of a table that a categorical draw names, with an estimator's gradient.
+
+    Forward: `y = table[x]`, x drawn from `softmax(logits)`. Backward: `dL/dtable` gathers the
+    gradients of each row's picks; `dL/dlogits = estimator.vjp(logits, x, dL/dy @ table^T)`.
+    Value and gradients are those of `st.categorical(logits) @ table` under the same seed.
+
+    Args:
+        logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
+        table: `(C, D)`, in the logits' dtype.
+        estimator: an `Estimator` or its shorthand, e.g. `"gumbel"`.
+        dim: the dimension of the classes.
+        mask: bool, broadcastable to the logits; True = allowed.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        `(..., D)`: the logits' shape without `dim`, then D; rows of `table` bit for bit.
+
+    Raises:
+        DtypeError: if the logits are not floating, or the table has another dtype.
+        ShapeError: if the table is not `(C, D)`, or `dim` or the mask does not fit.
+        ArgumentError: if the estimator is unknown, or both `seed` and `generator` are given.
+
+    Edge cases: rows without an outcome give NaN, as in `st.categorical`.
+
+    Higher order: as `st.categorical`.
+
+    Cost: forward writes no tensor of the logits' size beyond the draw's own; backward is one
+    matrix product and the estimator. Logits, table, one index a row and the seed are saved.
+
+    Example:
+        >>> table = torch.arange(6.0).reshape(3, 2)
+        >>> st.categorical_lookup(torch.tensor([0.0, 99.0, 0.0]), table, seed=0)
+        tensor([2., 3.])
+    """
+    rule = resolve("estimator", estimator, Estimator)
+    rows, dim = _rows("logits", logits, dim, mask)
+    check_floating("table", table)
+    if table.dtype != logits.dtype:
+        raise DtypeError(
+            f"table must have the logits' dtype {logits.dtype}, got {table.dtype}; "
+            f"use table.to(logits.dtype)"
+        )
+    if table.ndim != 2 or table.shape[0] != rows.shape[-1]:
+        raise ShapeError(
+            f"table must be (C, D) with C = {rows.shape[-1]} classes, got {tuple(table.shape)}"
+        )
+    value, offset = make_seed(seed, generator, logits.device)
+    y, index = apply(Lookup(rule, offset), rows, table, value)
+    check_outcomes("categorical_lookup", index < 0)
+    return y

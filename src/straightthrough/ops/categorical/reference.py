@@ -1,0 +1,116 @@
+"""Categorical operators: the specification, in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.noise import Seed, class_uniform, gumbel, in_blocks, row_uniform
+from ...core.rules import Relaxation, compute_dtype
+from ...core.straight_through import Operation
+from ...estimators.base import Estimator, widened
+
+
+def draw_index(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
+    """Draw a class a row from `softmax(logits)` by inverse CDF; -1 where a row has none.
+
+    Sums are held in float64, so rare classes among many are drawn at their rate.
+    """
+    wide = logits.to(compute_dtype(logits.dtype))
+    weight = torch.exp(wide - wide.amax(-1, keepdim=True))
+    cumulative = weight.cumsum(-1, dtype=torch.float64).contiguous()
+    total = cumulative[..., -1:]
+    uniform = row_uniform(seed, offset, total.numel()).reshape(total.shape)
+    # u < 1 - 2^-53 keeps u * total below total, so a class of positive weight is always found.
+    index = torch.searchsorted(cumulative, uniform * total, right=True)
+    return torch.where(total.isnan(), -1, index).squeeze(-1)
+
+
+def argmax_index(logits: Tensor) -> Tensor:
+    """Return the first largest class a row; -1 where a row holds NaN or allows no class."""
+    value, index = logits.max(-1)
+    return torch.where(value.isnan() | value.isneginf(), -1, index)
+
+
+def one_hot(index: Tensor, logits: Tensor) -> Tensor:
+    """Return the one-hot of `index` in the logits' shape and dtype, a NaN row for -1."""
+    invalid = (index < 0).unsqueeze(-1)
+    zero, one = torch.zeros((), dtype=logits.dtype, device=logits.device), 1.0
+    base = torch.where(invalid, torch.nan, zero)
+    source = torch.where(invalid, torch.nan, zero + one)
+    return base.expand(logits.shape).scatter(-1, index.clamp(min=0).unsqueeze(-1), source)
+
+
+def gumbel_noise(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
+    """Return one Gumbel a class, in float32 for half logits."""
+    wide, classes = compute_dtype(logits.dtype), logits.shape[-1]
+
+    def block(first: int, rows: Tensor) -> Tensor:
+        uniform = class_uniform(seed, offset + first, rows.shape[0], classes, wide)
+        return gumbel(uniform)
+
+    return in_blocks(block, logits.reshape(-1, classes)).reshape(logits.shape)
+
+
+@dataclass(frozen=True)
+class Draw(Operation):
+    """A one-hot drawn from softmax(logits) forward, the estimator backward."""
+
+    estimator: Estimator
+    offset: int
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        index = draw_index(logits, seed, self.offset)
+        return one_hot(index, logits), index
+
+    def backward(
+        self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
+    ) -> tuple[Tensor, None]:
+        own = Seed(seed, self.offset)
+        return widened(self.estimator.gradient, logits, index.clamp(min=0), grad, own), None
+
+
+@dataclass(frozen=True)
+class Lookup(Operation):
+    """The row of a table that a draw names, without the one-hot."""
+
+    estimator: Estimator
+    offset: int
+
+    def forward(self, logits: Tensor, table: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        index = draw_index(logits, seed, self.offset)
+        value = table[index.clamp(min=0)]
+        return torch.where((index < 0).unsqueeze(-1), torch.nan, value), index
+
+    def backward(
+        self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        index = index.clamp(min=0)
+        rows = grad.reshape(-1, grad.shape[-1])
+        to_table = torch.zeros_like(table).index_add(0, index.reshape(-1), rows)
+        own = Seed(seed, self.offset)
+        to_logits = widened(self.estimator.gradient, logits, index, grad @ table.T, own)
+        return to_logits, to_table, None
+
+
+@dataclass(frozen=True)
+class Argmax(Operation):
+    """The one-hot of the largest logit forward, a relaxation backward."""
+
+    relaxation: Relaxation
+
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        index = argmax_index(logits)
+        return one_hot(index, logits), index
+
+    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs
+
+    def backward(self, grad: Tensor, logits: Tensor) -> tuple[Tensor]:
+        return (self.relaxation.vjp(logits, grad),)
+
+    def jvp(self, tangents: Sequence[Tensor], logits: Tensor) -> Tensor:
+        return self.relaxation.jvp(logits, tangents[0])

@@ -1,0 +1,1 @@
+"""Sign, step, rounding and clamping."""

@@ -1,0 +1,259 @@
+"""Pointwise operators: sign, step, rounding, clamping."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.errors import ArgumentError, check_floating, check_number
+from ...core.registry import operator, resolve
+from ...core.rules import Derivative
+from ...core.straight_through import apply
+from ...surrogates import Clipped, Identity, Sigmoid
+from . import reference
+from .reference import Pointwise
+
+
+def _input_only(numel: int, itemsize: int, rows: int) -> int:
+    return numel * itemsize
+
+
+def _apply(x: Tensor, surrogate: object, hard, *arguments: float, centre: float = 0.0) -> Tensor:  # type: ignore[no-untyped-def]  # hard: any torch function
+    check_floating("x", x)
+    rule = resolve("surrogate", surrogate, Derivative)
+    return apply(Pointwise(hard, arguments, rule, centre), x)[0]
+
+
+_COMMON = {
+    "room": "pointwise",
+    "rule": "surrogate",
+    "fits": (Derivative,),
+    "saved_bytes": _input_only,
+}
+
+
+@operator(hard=reference.sign, default=Clipped(), **_COMMON)
+def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
+    """The sign, +1 or -1, with a surrogate gradient.
+
+    Forward: `y = +1 where x >= 0, else -1`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
+
+    Args:
+        x: any shape; float16, bfloat16, float32 or float64.
+        surrogate: a `Derivative` or its shorthand, e.g. `"tanh"`.
+
+    Returns:
+        A tensor of the shape, dtype and device of `x`.
+
+    Raises:
+        DtypeError: if `x` is not floating.
+        ArgumentError: if the surrogate is unknown.
+
+    Edge cases: 0 and -0.0 give +1; NaN gives -1, as it is not >= 0; infinities their sign.
+
+    Higher order: differentiates the surrogate; forward mode works.
+
+    Cost: one pass forward, one backward; `x` is saved (nothing for `Identity`).
+
+    Example:
+        >>> x = torch.tensor([-2.0, -0.0, 0.5], requires_grad=True)
+        >>> y = st.sign(x)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([-1.0, 1.0, 1.0], [0.0, 1.0, 1.0])
+
+    References:
+        Hubara et al., "Binarized neural networks", 2016, eqs. 1 and 4.
+    """
+    return _apply(x, surrogate, reference.sign)
+
+
+@operator(hard=reference.heaviside, default=Sigmoid(), arguments={"threshold": 0.0}, **_COMMON)
+def heaviside(
+    x: Tensor, threshold: float = 0.0, *, surrogate: Derivative | str = Sigmoid()
+) -> Tensor:
+    """The step, 1 above a threshold and 0 elsewhere, with a surrogate gradient.
+
+    Forward: `y = 1[x > threshold]`.
+    Backward: `dL/dx = dL/dy surrogate.derivative(x - threshold)`.
+
+    Args:
+        x: any shape; float16, bfloat16, float32 or float64.
+        threshold: where the step is, in units of `x`.
+        surrogate: a `Derivative` or its shorthand; `"identity"` passes the gradient unchanged.
+
+    Returns:
+        A tensor of the shape, dtype and device of `x`.
+
+    Raises:
+        DtypeError: if `x` is not floating.
+        ArgumentError: if the surrogate is unknown or the threshold is not finite.
+
+    Edge cases: `x == threshold` gives 0, and so do NaN and -infinity.
+
+    Higher order: differentiates the surrogate; forward mode works.
+
+    Cost: one pass forward, one backward; `x` is saved (nothing for `Identity`).
+
+    Example:
+        >>> st.heaviside(torch.tensor([0.2, 0.5, 0.7]), 0.5, surrogate="identity")
+        tensor([0., 0., 1.])
+
+    References:
+        Neftci, Mostafa, Zenke, "Surrogate gradient learning in spiking neural networks", 2019.
+    """
+    check_number("threshold", threshold)
+    return _apply(x, surrogate, reference.heaviside, threshold, centre=threshold)
+
+
+@operator(hard=torch.round, default=Identity(), **_COMMON)
+def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
+    """Rounding to the nearest integer, half to even, with a surrogate gradient.
+
+    Forward: `y = round(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
+
+    Args:
+        x: any shape; float16, bfloat16, float32 or float64.
+        surrogate: a `Derivative` or its shorthand.
+
+    Returns:
+        A tensor of the shape, dtype and device of `x`.
+
+    Raises:
+        DtypeError: if `x` is not floating.
+        ArgumentError: if the surrogate is unknown.
+
+    Edge cases: 0.5 gives 0 and 1.5 gives 2; -0.0, NaN and infinities stay what they are.
+
+    Higher order: differentiates the surrogate; forward mode works.
+
+    Cost: one pass forward; with `Identity` backward is free and nothing is saved.
+
+    Example:
+        >>> st.round(torch.tensor([0.5, 1.5, -0.7]))
+        tensor([0., 2., -1.])
+
+    References:
+        Bengio, Leonard, Courville, 2013, section 4.
+    """
+    return _apply(x, surrogate, torch.round)
+
+
+@operator(hard=torch.floor, default=Identity(), **_COMMON)
+def floor(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
+    """Rounding down, with a surrogate gradient.
+
+    Forward: `y = floor(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`. Arguments, errors,
+    edge cases and cost are those of `st.round`.
+
+    Example:
+        >>> st.floor(torch.tensor([0.5, -0.5]))
+        tensor([ 0., -1.])
+    """
+    return _apply(x, surrogate, torch.floor)
+
+
+@operator(hard=torch.ceil, default=Identity(), **_COMMON)
+def ceil(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
+    """Rounding up, with a surrogate gradient.
+
+    Forward: `y = ceil(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`. Arguments, errors,
+    edge cases and cost are those of `st.round`.
+
+    Example:
+        >>> st.ceil(torch.tensor([0.5, -0.5]))
+        tensor([1., -0.])
+    """
+    return _apply(x, surrogate, torch.ceil)
+
+
+@operator(hard=torch.trunc, default=Identity(), **_COMMON)
+def trunc(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
+    """Rounding towards 0, with a surrogate gradient.
+
+    Forward: `y = trunc(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`. Arguments, errors,
+    edge cases and cost are those of `st.round`.
+
+    Example:
+        >>> st.trunc(torch.tensor([1.5, -1.5]))
+        tensor([ 1., -1.])
+    """
+    return _apply(x, surrogate, torch.trunc)
+
+
+@operator(hard=torch.clamp, default=Identity(), arguments={"min": -1.0, "max": 1.0}, **_COMMON)
+def clamp(x: Tensor, min: float, max: float, *, surrogate: Derivative | str = Identity()) -> Tensor:
+    """Clamping to a range, with a gradient that does not die outside it.
+
+    Forward: `y = clamp(x, min, max)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`. With
+    the default `Identity` a saturated entry still learns; its own derivative, 1 inside and 0
+    outside, is what `torch.clamp` has.
+
+    Args:
+        x: any shape; float16, bfloat16, float32 or float64.
+        min, max: the range, finite, min <= max.
+        surrogate: a `Derivative` or its shorthand.
+
+    Returns:
+        A tensor of the shape, dtype and device of `x`.
+
+    Raises:
+        DtypeError: if `x` is not floating.
+        ArgumentError: if the surrogate is unknown, a bound is not finite, or min > max.
+
+    Edge cases: NaN stays NaN; infinities give the bounds.
+
+    Higher order: differentiates the surrogate; forward mode works.
+
+    Cost: one pass forward; with `Identity` backward is free and nothing is saved.
+
+    Example:
+        >>> x = torch.tensor([-3.0, 0.5], requires_grad=True)
+        >>> y = st.clamp(x, -1, 1)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([-1.0, 0.5], [1.0, 1.0])
+    """
+    check_number("min", min)
+    check_number("max", max)
+    if min > max:
+        raise ArgumentError(f"min must be at most max, got min={min} and max={max}")
+    return _apply(x, surrogate, torch.clamp, min, max)
+
+
+@operator(hard=reference.ternary, default=Clipped(), arguments={"threshold": 0.5}, **_COMMON)
+def ternary(x: Tensor, threshold: float, *, surrogate: Derivative | str = Clipped()) -> Tensor:
+    """The sign with a dead zone, -1, 0 or +1, with a surrogate gradient.
+
+    Forward: `y = sign(x) where |x| > threshold, else 0`.
+    Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
+
+    Args:
+        x: any shape; float16, bfloat16, float32 or float64.
+        threshold: half of the dead zone, finite, >= 0, in units of `x`.
+        surrogate: a `Derivative` or its shorthand.
+
+    Returns:
+        A tensor of the shape, dtype and device of `x`.
+
+    Raises:
+        DtypeError: if `x` is not floating.
+        ArgumentError: if the surrogate is unknown or the threshold is negative or not finite.
+
+    Edge cases: `|x| == threshold` and NaN give 0; infinities their sign.
+
+    Higher order: differentiates the surrogate; forward mode works.
+
+    Cost: one pass forward, one backward; `x` is saved (nothing for `Identity`).
+
+    Example:
+        >>> st.ternary(torch.tensor([-2.0, 0.1, 0.7]), 0.5)
+        tensor([-1.,  0.,  1.])
+
+    References:
+        Li, Zhang, Liu, "Ternary weight networks", 2016, eq. 3.
+    """
+    check_number("threshold", threshold)
+    if threshold < 0:
+        raise ArgumentError(f"threshold must be at least 0, got {threshold}")
+    return _apply(x, surrogate, reference.ternary, threshold)

@@ -1,0 +1,55 @@
+"""Pointwise operators: the specification, in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.rules import Derivative
+from ...core.straight_through import Operation
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1."""
+    return torch.where(x >= 0, torch.ones((), dtype=x.dtype, device=x.device), -1)
+
+
+def heaviside(x: Tensor, threshold: float) -> Tensor:
+    """1 where x > threshold, else 0."""
+    return (x > threshold).to(x.dtype)
+
+
+def ternary(x: Tensor, threshold: float) -> Tensor:
+    """sign(x) where |x| > threshold, else 0."""
+    return torch.where(x.abs() > threshold, sign(x), 0)
+
+
+@dataclass(frozen=True)
+class Pointwise(Operation):
+    """`hard(x, *arguments)` forward, `surrogate.derivative(x - centre)` backward."""
+
+    hard: Callable[..., Tensor]
+    arguments: tuple[float, ...]
+    surrogate: Derivative
+    centre: float = 0.0
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.hard(x, *self.arguments),)
+
+    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs if self.surrogate.saves_input else ()
+
+    def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
+        return (self.surrogate.vjp(self._centred(kept, grad), grad),)
+
+    def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
+        return self.surrogate.jvp(self._centred(kept, tangents[0]), tangents[0])
+
+    def _centred(self, kept: tuple[Tensor, ...], like: Tensor) -> Tensor:
+        """Return where the surrogate is evaluated; any tensor does where it is constant."""
+        if not kept:
+            return like
+        return kept[0] if self.centre == 0 else kept[0] - self.centre

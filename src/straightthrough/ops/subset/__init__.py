@@ -1,0 +1,1 @@
+"""k of C classes a row."""

@@ -1,0 +1,95 @@
+"""Subset operators: k of the classes of a row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.errors import (
+    ArgumentError,
+    apply_mask,
+    check_floating,
+    check_outcomes,
+    check_positive,
+    check_rows,
+)
+from ...core.registry import operator, resolve
+from ...core.rules import Relaxation
+from ...core.straight_through import apply
+from ...estimators import Softmax
+from .reference import TopK
+
+
+def _first_largest(scores: Tensor, k: int) -> Tensor:
+    order = torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
+    return torch.zeros_like(scores).scatter(-1, order, 1)
+
+
+@operator(
+    room="subset",
+    hard=_first_largest,
+    rule="estimator",
+    fits=(Relaxation,),
+    default=Softmax(),
+    saved_bytes=lambda numel, itemsize, rows: numel * itemsize,
+    arguments={"k": 2},
+    rows=True,
+)
+def topk(
+    scores: Tensor,
+    k: int,
+    estimator: Relaxation | str = "softmax",
+    *,
+    tau: float = 1.0,
+    dim: int = -1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The k-hot of the k largest entries, with the gradient of `k softmax(scores / tau)`.
+
+    Forward: `y_i = 1` for the k largest scores along `dim`, else 0. Backward:
+    `dL/dscores = k J(p) dL/dy / tau`, `p = softmax(scores / tau)`, `J(p) = diag(p) - p p^T`.
+
+    Args:
+        scores: `(..., C)`, C along `dim`; floating.
+        k: how many, 1 <= k <= C.
+        estimator: `"softmax"`, or a `Relaxation` that has its own temperature; k times its
+            gradient is taken.
+        tau: temperature of `"softmax"`, > 0.
+        dim: the dimension of the classes.
+        mask: bool, broadcastable to the scores; True = allowed.
+
+    Returns:
+        A tensor of the shape, dtype and device of `scores`, exactly k ones along `dim`.
+
+    Raises:
+        DtypeError: if the scores are not floating or the mask is not bool.
+        ShapeError: if `dim` or the mask's shape does not fit, or there is no class.
+        ArgumentError: if k lies outside 1..C, the estimator is unknown, `tau` is not above 0, or
+            `tau` is given beside an estimator that has its own.
+
+    Edge cases: ties go to the lowest index; a row with NaN, or with fewer than k classes above
+    -infinity, gives a NaN row (in `st.strict()` an error).
+
+    Higher order: that of the softmax; forward mode works.
+
+    Cost: a top-k and a few passes forward; a softmax backward; the scores are saved.
+
+    Example:
+        >>> st.topk(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)
+        tensor([0., 1., 1., 0.])
+    """
+    check_floating("scores", scores)
+    dim = check_rows("scores", scores, dim)
+    check_positive("tau", tau)
+    classes = scores.shape[dim]
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
+        raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
+    relaxation = (
+        Softmax(tau) if estimator == "softmax" else resolve("estimator", estimator, Relaxation)
+    )
+    if tau != 1 and relaxation != Softmax(tau):
+        raise ArgumentError(f"tau={tau} belongs to estimator='softmax'; {relaxation} has its own")
+    rows = apply_mask("scores", scores, mask).movedim(dim, -1)
+    y, invalid = apply(TopK(k, relaxation), rows)
+    check_outcomes("topk", invalid)
+    return y.movedim(-1, dim)

@@ -1,0 +1,47 @@
+"""Subset operators: the specification, in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.rules import Relaxation
+from ...core.straight_through import Operation
+
+
+def topk_hot(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k-hot of the k largest scores a row, and which rows have none.
+
+    Ties go to the lowest index; `torch.topk` alone leaves them open. A row has no outcome when
+    it holds NaN or fewer than k scores above -infinity; it is NaN.
+    """
+    largest = scores.topk(k, -1).values
+    least = largest[..., -1:]
+    above, tied = scores > least, scores == least
+    room = k - above.sum(-1, keepdim=True)
+    chosen = above | (tied & (tied.cumsum(-1) <= room))
+    invalid = largest[..., :1].isnan() | least.isneginf()
+    return torch.where(invalid, torch.nan, chosen.to(scores.dtype)), invalid.squeeze(-1)
+
+
+@dataclass(frozen=True)
+class TopK(Operation):
+    """The k-hot of the k largest scores forward, k times a relaxation backward."""
+
+    k: int
+    relaxation: Relaxation
+
+    def forward(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return topk_hot(scores, self.k)
+
+    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs
+
+    def backward(self, grad: Tensor, scores: Tensor) -> tuple[Tensor]:
+        return (self.k * self.relaxation.vjp(scores, grad),)
+
+    def jvp(self, tangents: Sequence[Tensor], scores: Tensor) -> Tensor:
+        return self.k * self.relaxation.jvp(scores, tangents[0])

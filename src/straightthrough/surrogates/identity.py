@@ -1,0 +1,38 @@
+"""The straight-through estimator proper: the gradient passes unchanged."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.registry import rule
+from ..core.rules import Derivative
+
+
+@rule("identity")
+@dataclass(frozen=True)
+class Identity(Derivative):
+    """Pass the gradient unchanged: `derivative(x) = 1`, `primitive(x) = x`.
+
+    Nothing is saved for backward.
+
+    References:
+        Bengio, Leonard, Courville, "Estimating or propagating gradients through stochastic
+        neurons for conditional computation", 2013, section 4.
+
+    Example:
+        >>> st.surrogates.Identity().derivative(torch.tensor([-3.0, 0.5]))
+        tensor([1., 1.])
+    """
+
+    saves_input: ClassVar[bool] = False
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x)
+
+    def primitive(self, x: Tensor) -> Tensor:
+        return x
+
+    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
+        return grad
