@@ -114,8 +114,8 @@ def philox(counter: tuple[Tensor, ...], seed: Tensor) -> tuple[Tensor, Tensor, T
     key_0, key_1 = seed & MASK, (seed >> 32) & MASK
     for _ in range(10):
         product_0, product_1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
-        c0 = ((product_1 >> 32) ^ c1 ^ key_0) & MASK
-        c2 = ((product_0 >> 32) ^ c3 ^ key_1) & MASK
+        c0 = ((product_1 >> 32) ^ c1 ^ key_0).bitwise_and_(MASK)
+        c2 = ((product_0 >> 32) ^ c3 ^ key_1).bitwise_and_(MASK)
         c1, c3 = product_1, product_0
         key_0, key_1 = (key_0 + WEYL_0) & MASK, (key_1 + WEYL_1) & MASK
     return c0, c1 & MASK, c2, c3 & MASK
@@ -194,7 +194,7 @@ def logistic(uniform: Tensor) -> Tensor:
     return torch.log1p(-uniform) - uniform.log()
 
 
-BLOCK = 2**17
+BLOCK = 2**19
 """Elements that are worked on at once: the integers of Philox then stay in the cache."""
 
 

@@ -25,7 +25,7 @@ def draw_index(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
     total = cumulative[..., -1:]
     uniform = row_uniform(seed, offset, total.numel()).reshape(total.shape)
     # u < 1 - 2^-53 keeps u * total below total, so a class of positive weight is always found.
-    index = torch.searchsorted(cumulative, uniform * total, right=True)
+    index = torch.searchsorted(cumulative, (uniform * total).contiguous(), right=True)
     return torch.where(total.isnan(), -1, index).squeeze(-1)
 
 
