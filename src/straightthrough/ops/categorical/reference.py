@@ -20,12 +20,14 @@ def draw_index(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
     Sums are held in float64, so rare classes among many are drawn at their rate.
     """
     wide = logits.to(compute_dtype(logits.dtype))
-    weight = torch.exp(wide - wide.amax(-1, keepdim=True))
+    largest = wide.amax(-1, keepdim=True)
+    uniform = row_uniform(seed, offset, largest.numel()).reshape(largest.shape)
+    # Adding 0 gives a row whatever batch the seed has under vmap; searchsorted wants it there.
+    weight = torch.exp(wide - (largest + (0 * uniform).to(wide.dtype)))
     cumulative = weight.cumsum(-1, dtype=torch.float64).contiguous()
     total = cumulative[..., -1:]
-    uniform = row_uniform(seed, offset, total.numel()).reshape(total.shape)
     # u < 1 - 2^-53 keeps u * total below total, so a class of positive weight is always found.
-    index = torch.searchsorted(cumulative, (uniform * total).contiguous(), right=True)
+    index = torch.searchsorted(cumulative, uniform * total, right=True)
     return torch.where(total.isnan(), -1, index).squeeze(-1)
 
 
