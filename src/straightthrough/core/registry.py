@@ -47,20 +47,25 @@ class OperatorRecord:
         function: the public function.
         hard: the specification of the value, `hard(x, **arguments)`; for an operator that
             samples, the mean of its outcomes.
+        gradient: the specification of the backward, `gradient(rule, x, y, grad, seed,
+            **arguments)` with y the value and seed a `Seed`: the gradient to x, computed and
+            returned in float64 (noise in the dtype that x is computed in), differentiable.
         saved_bytes: at most this many bytes are saved for backward, as a function of the number
             of elements, the size of one in bytes, and the number of rows.
         rule: the keyword that takes a rule ("surrogate" or "estimator"), or None.
         fits: the forms of a rule that it takes.
-        default: the rule it uses when none is given.
+        default: the rule it uses when none is given, or the one that is built in.
         arguments: what tests and docs call it with besides the tensor.
         samples: whether it draws noise.
         rows: whether it works on rows along `dim` rather than on elements.
+        forward_mode: whether it has a jvp; without one it raises.
     """
 
     name: str
     room: str
     function: Callable[..., Tensor]
     hard: Callable[..., Tensor]
+    gradient: Callable[..., Tensor]
     saved_bytes: Callable[[int, int, int], int]
     rule: str | None = None
     fits: tuple[type[Rule], ...] = ()
@@ -68,6 +73,7 @@ class OperatorRecord:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     samples: bool = False
     rows: bool = False
+    forward_mode: bool = True
 
     @property
     def summary(self) -> str:

@@ -49,18 +49,16 @@ def _input_and_seed(numel: int, itemsize: int, rows: int) -> int:
     return numel * itemsize + 8
 
 
-def _probability(logits: Tensor, **_: object) -> Tensor:
-    return torch.sigmoid(logits.to(torch.float64))
-
-
 @operator(
     room="bernoulli",
-    hard=_probability,
+    hard=reference.probability,
+    gradient=reference.gradient,
     rule="estimator",
     fits=(Estimator, Derivative),
     default=ReinMax(),
     saved_bytes=_input_and_outcome,
     samples=True,
+    forward_mode=False,
 )
 def bernoulli(
     logits: Tensor | None = None,
@@ -123,9 +121,10 @@ def bernoulli(
 
 @operator(
     room="bernoulli",
-    hard=_probability,
+    hard=reference.probability,
+    gradient=reference.soft_gradient,
     saved_bytes=_input_and_seed,
-    arguments={"hard": True},
+    arguments={"hard": True, "tau": 0.5},
     samples=True,
 )
 def binary_concrete(
@@ -182,9 +181,10 @@ def binary_concrete(
 
 @operator(
     room="bernoulli",
-    hard=_probability,
+    hard=reference.probability,
+    gradient=reference.soft_gradient,
     saved_bytes=_input_and_seed,
-    arguments={"hard": True},
+    arguments={"hard": True, "tau": 0.5, "gamma": -0.1, "zeta": 1.1},
     samples=True,
 )
 def hard_concrete(

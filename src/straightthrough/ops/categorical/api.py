@@ -35,19 +35,17 @@ def _logits_and_index(numel: int, itemsize: int, rows: int) -> int:
     return numel * itemsize + 8 * rows + 8
 
 
-def _probabilities(logits: Tensor, **_: object) -> Tensor:
-    return logits.to(torch.float64).softmax(-1)
-
-
 @operator(
     room="categorical",
-    hard=_probabilities,
+    hard=reference.probabilities,
+    gradient=reference.gradient,
     rule="estimator",
     fits=(Estimator,),
     default=ReinMax(),
     saved_bytes=_logits_and_index,
     samples=True,
     rows=True,
+    forward_mode=False,
 )
 def categorical(
     logits: Tensor,
@@ -109,13 +107,11 @@ def categorical(
     return y.movedim(-1, dim)
 
 
-def _first_largest(logits: Tensor, **_: object) -> Tensor:
-    return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-
-
 @operator(
     room="categorical",
-    hard=_first_largest,
+    hard=reference.first_largest,
+    gradient=reference.softmax_gradient,
+    default=Softmax(),
     saved_bytes=lambda numel, itemsize, rows: numel * itemsize,
     rows=True,
 )
@@ -161,11 +157,14 @@ def argmax(
 
 @operator(
     room="categorical",
-    hard=_probabilities,
+    hard=reference.probabilities,
+    gradient=reference.gradient,
+    default=GumbelST(),
     saved_bytes=_logits_and_index,
     arguments={"hard": True},
     samples=True,
     rows=True,
+    forward_mode=False,
 )
 def gumbel_softmax(
     logits: Tensor,

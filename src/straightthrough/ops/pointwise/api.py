@@ -28,6 +28,7 @@ _COMMON = {
     "room": "pointwise",
     "rule": "surrogate",
     "fits": (Derivative,),
+    "gradient": reference.gradient,
     "saved_bytes": _input_only,
 }
 
@@ -68,7 +69,12 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
     return _apply(x, surrogate, reference.sign)
 
 
-@operator(hard=reference.heaviside, default=Sigmoid(), arguments={"threshold": 0.0}, **_COMMON)
+@operator(
+    hard=reference.heaviside,
+    default=Sigmoid(),
+    arguments={"threshold": 0.25},
+    **_COMMON | {"gradient": reference.gradient_at_threshold},
+)
 def heaviside(
     x: Tensor, threshold: float = 0.0, *, surrogate: Derivative | str = Sigmoid()
 ) -> Tensor:

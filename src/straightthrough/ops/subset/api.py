@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...core.errors import (
@@ -17,17 +16,14 @@ from ...core.registry import operator, resolve
 from ...core.rules import Relaxation
 from ...core.straight_through import apply
 from ...estimators import Softmax
+from . import reference
 from .reference import TopK
-
-
-def _first_largest(scores: Tensor, k: int) -> Tensor:
-    order = torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
-    return torch.zeros_like(scores).scatter(-1, order, 1)
 
 
 @operator(
     room="subset",
-    hard=_first_largest,
+    hard=reference.first_largest,
+    gradient=reference.gradient,
     rule="estimator",
     fits=(Relaxation,),
     default=Softmax(),
