@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
@@ -37,7 +38,7 @@ class FastSigmoid(Derivative):
         return 1 / (1 + self.slope * x.abs()).square()
 
     def primitive(self, x: Tensor) -> Tensor:
-        return x / (1 + self.slope * x.abs())
+        return _soft_sign(self.slope * x) / self.slope
 
 
 @rule("super_spike")
@@ -67,7 +68,7 @@ class SuperSpike(Derivative):
         return self.alpha / (1 + x.abs()).square()
 
     def primitive(self, x: Tensor) -> Tensor:
-        return self.alpha * x / (1 + x.abs())
+        return self.alpha * _soft_sign(x)
 
 
 @rule("soft_sign")
@@ -95,4 +96,10 @@ class SoftSign(Derivative):
         return self.alpha / 2 / (1 + self.alpha * x.abs()).square()
 
     def primitive(self, x: Tensor) -> Tensor:
-        return 0.5 * (self.alpha * x / (1 + self.alpha * x.abs()) + 1)
+        return 0.5 * (_soft_sign(self.alpha * x) + 1)
+
+
+def _soft_sign(z: Tensor) -> Tensor:
+    largest = torch.finfo(z.dtype).max  # infinity / infinity would be NaN
+    z = z.clamp(-largest, largest)
+    return z / (1 + z.abs())

@@ -95,7 +95,7 @@ class MultiGaussian(Derivative):
 
     Example:
         >>> st.surrogates.MultiGaussian().derivative(torch.tensor([0.0]))
-        tensor([0.4198])
+        tensor([0.4391])
     """
 
     gamma: float = 0.5
