@@ -137,7 +137,7 @@ def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
 
     Example:
         >>> st.round(torch.tensor([0.5, 1.5, -0.7]))
-        tensor([0., 2., -1.])
+        tensor([ 0.,  2., -1.])
 
     References:
         Bengio, Leonard, Courville, 2013, section 4.

@@ -1,0 +1,166 @@
+"""The API pages: one an operator, one a rule, written from the registry into docs/_generated."""
+
+import dataclasses
+from pathlib import Path
+
+import plots
+
+import straightthrough as st
+from straightthrough.core.registry import OPERATORS, RULES
+from straightthrough.core.rules import Derivative
+
+FORMS = {
+    "surrogates": (
+        "Surrogates",
+        "Pointwise rules: backward multiplies the gradient by `derivative(x)`. Any of them goes "
+        "with any pointwise operator, and with `st.bernoulli`, as an object or by its shorthand.",
+    ),
+    "estimators": (
+        "Estimators",
+        "Rules for draws and selections. `Softmax` is a relaxation, for the deterministic "
+        "`st.topk`; all others give the gradient of a draw. The shaded band of a picture is one "
+        "standard deviation of a single sample.",
+    ),
+}
+
+
+def write_pages(folder: Path) -> None:
+    """Write every generated page and picture."""
+    for name in ("operators", *FORMS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_operators(folder / "operators")
+    for form in FORMS:
+        write_rules(folder / form, form)
+    plots.draw_gallery(folder / "surrogates" / "gallery.svg")
+
+
+def write_operators(folder: Path) -> None:
+    """Write one page for each public function of the rooms, and their index."""
+    functions = {name: value for name, value in vars(st).items() if in_a_room(name, value)}
+    rooms: dict[str, list[str]] = {}
+    for name, function in functions.items():
+        rooms.setdefault(room_of(function), []).append(name)
+        write(folder / f"{name}.md", operator_page(name, function))
+    sections = []
+    for room, names in rooms.items():
+        rows = [[f"[`st.{n}`]({n}.md)", first_line(functions[n])] for n in names]
+        sections.append(f"## {room.capitalize()}\n\n{table(['operator', 'what it is'], rows)}")
+    body = "\n\n".join(sections)
+    pages = {name: f"st.{name}" for name in functions}
+    write(folder / "index.md", f"# Operators\n\n{body}\n\n{toctree(pages)}")
+
+
+def operator_page(name: str, function: object) -> str:
+    """Return the page of an operator: the table of its record, then its docstring."""
+    record = OPERATORS.get(name)
+    facts = f"\n{record_table(record)}\n" if record else ""
+    return f"# `st.{name}`\n{facts}\n{autodoc('autofunction', f'straightthrough.{name}')}"
+
+
+def record_table(record) -> str:
+    """Return what the registry says of an operator as a table."""
+    rows = [
+        ["room", record.room],
+        ["works on", "rows along `dim`" if record.rows else "elements"],
+        ["draws noise", "yes" if record.samples else "no"],
+        ["forward mode (jvp)", "yes" if record.forward_mode else "no, it raises"],
+        ["saved for backward", f"at most {saved(record.saved_bytes)}"],
+    ]
+    if record.default:
+        rows += [["default rule" if record.rule else "built-in rule", f"`{record.default!r}`"]]
+    if record.rule:
+        fits = [f"[`{rule.name}`](../{form_of(rule)}/{rule.name}.md)" for rule in record.rules()]
+        rows += [[f"`{record.rule}=` takes", ", ".join(fits)]]
+    return table(["", ""], rows)
+
+
+def saved(saved_bytes) -> str:
+    """Say in words what a record's `saved_bytes` computes for float32."""
+    constant = saved_bytes(0, 4, 0)
+    parts = [
+        (saved_bytes(1, 4, 0) - constant, "bytes an element"),
+        (saved_bytes(0, 4, 1) - constant, "a row"),
+        (constant, "for the seed"),
+    ]
+    said = [f"{count} {unit}" for count, unit in parts if count]
+    return f"{' + '.join(said)} in float32" if said else "nothing"
+
+
+def write_rules(folder: Path, form: str) -> None:
+    """Write one page and one picture for each rule of a form, and their index."""
+    title, introduction = FORMS[form]
+    records = {name: rule for name, rule in RULES.items() if form_of(rule) == form}
+    rows = []
+    for name, record in records.items():
+        plots.draw(record.example, folder / f"{name}.svg")
+        write(folder / f"{name}.md", rule_page(record, form))
+        rows.append([f"[`{record.type.__name__}`]({name}.md)", f'`"{name}"`', record.summary])
+    listing = table(["rule", "shorthand", "what it is"], rows)
+    gallery = (
+        "\n![Every surrogate with its defaults](gallery.svg)\n" if form == "surrogates" else ""
+    )
+    pages = {name: record.type.__name__ for name, record in records.items()}
+    body = f"# {title}\n\n{introduction}\n{gallery}\n{listing}\n\n{toctree(pages)}"
+    write(folder / "index.md", body)
+
+
+def rule_page(record, form: str) -> str:
+    """Return the page of a rule: shorthand, picture, docstring."""
+    name = record.type.__name__
+    takers = [
+        f"[`st.{operator.name}`](../operators/{operator.name}.md)"
+        for operator in OPERATORS.values()
+        if record in operator.rules()
+    ]
+    needs = [f.name for f in dataclasses.fields(record.type) if f.default is dataclasses.MISSING]
+    shorthand = "none, as it has an argument without a default" if needs else f'`"{record.name}"`'
+    facts = table(["", ""], [["shorthand", shorthand], ["fits", ", ".join(takers)]])
+    members = "derivative, primitive" if form == "surrogates" else "vjp"
+    docs = autodoc("autoclass", f"straightthrough.{form}.{name}", members)
+    return f"# `st.{form}.{name}`\n\n![{name}]({record.name}.svg)\n\n{facts}\n\n{docs}"
+
+
+def form_of(record) -> str:
+    """Return the folder of a rule's page."""
+    return "surrogates" if issubclass(record.type, Derivative) else "estimators"
+
+
+def in_a_room(name: str, value: object) -> bool:
+    """Say whether a public name of the package is a function of one of the rooms."""
+    module = getattr(value, "__module__", "")
+    return name in st.__all__ and module.startswith("straightthrough.ops.")
+
+
+def room_of(function) -> str:
+    """Return the package under `ops` that holds a function."""
+    return function.__module__.split(".")[2]
+
+
+def first_line(function) -> str:
+    """Return the first line of a docstring."""
+    return function.__doc__.strip().splitlines()[0]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, with the bars inside its cells escaped."""
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *escaped]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def autodoc(directive: str, target: str, members: str = "") -> str:
+    """Return a block that has Sphinx set the docstring of `target`."""
+    option = f"\n   :members: {members}\n   :inherited-members:" if members else ""
+    return f"```{{eval-rst}}\n.. {directive}:: {target}{option}\n```"
+
+
+def toctree(titles: dict[str, str]) -> str:
+    """Return a hidden table of contents out of pages and their titles."""
+    entries = "\n".join(f"{title} <{page}>" for page, title in titles.items())
+    return f"```{{toctree}}\n:hidden:\n{entries}\n```"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page unless it is there already, so that Sphinx rebuilds what has changed only."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text + "\n":
+        path.write_text(text + "\n", encoding="utf-8")
