@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from formulas import FORMULAS, Formula
 from mpmath import mpf
 from torch import Tensor
 
 import straightthrough as st
+from formulas import FORMULAS, Formula
 from straightthrough.core.errors import FLOATING
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative

@@ -1,0 +1,267 @@
+"""Philox against its published vectors, the laws of the noise, and what positions mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+import straightthrough as st
+from gof import FAILURE_RATE, assert_frequencies, assert_law
+from straightthrough.core import noise
+
+WIDE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def seed(value: int) -> Tensor:
+    return torch.tensor(value)
+
+
+# Counter, key and result of philox4x32-10 in the known-answer file of Random123.
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (  # the digits of pi
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+def signed(word: int) -> int:
+    return word - 2**64 if word >= 2**63 else word
+
+
+def philox_in_integers(counter: tuple[int, ...], key: int) -> list[int]:
+    """Philox4x32-10 in Python's own integers, word by word as the paper's figure draws it."""
+    left0, right0, left1, right1 = counter[0], counter[1], counter[2], counter[3]
+    key0, key1 = key % 2**32, key >> 32
+    for _ in range(10):
+        high0, low0 = divmod(0xD2511F53 * left0, 2**32)
+        high1, low1 = divmod(0xCD9E8D57 * left1, 2**32)
+        left0, right0, left1, right1 = high1 ^ right0 ^ key0, low1, high0 ^ right1 ^ key1, low0
+        key0, key1 = (key0 + 0x9E3779B9) % 2**32, (key1 + 0xBB67AE85) % 2**32
+    return [left0, right0, left1, right1]
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
+def test_philox_known_answers(
+    counter: tuple[int, ...], key: tuple[int, int], answer: tuple[int, ...]
+) -> None:
+    words = noise.philox(tuple(map(torch.tensor, counter)), seed(signed(key[1] << 32 | key[0])))
+    assert tuple(int(word) for word in words) == answer
+    assert philox_in_integers(counter, key[1] << 32 | key[0]) == list(answer)
+
+
+def test_philox_of_whole_tensors() -> None:
+    generator = np.random.default_rng(0)
+    counters = generator.integers(0, 2**32, size=(4, 500))
+    key = 0xDEADBEEF12345678
+    words = noise.philox(tuple(torch.from_numpy(row) for row in counters), seed(signed(key)))
+    wanted = [philox_in_integers(tuple(map(int, column)), key) for column in counters.T]
+    assert torch.stack(words, -1).tolist() == wanted
+
+
+def test_the_counter_is_position_class_group_and_stream() -> None:
+    """The layout that every implementation shares: see the module's docstring."""
+    key, row = 12345, 2**32 + 7
+
+    def unit(high: int, low: int) -> float:
+        """52 of the 64 bits, then a 1: an odd multiple of 2^-53."""
+        bits = ((high << 20) ^ (low >> 12)) << 1 | 1
+        return bits / 2**53
+
+    words = philox_in_integers((7, 1, 0, 0), key)
+    assert noise.row_uniform(seed(key), row, 1).item() == unit(words[0], words[1])
+    classes = noise.class_uniform(seed(key), row, 1, 6, torch.float64, sample=3)[0]
+    words = philox_in_integers((7, 1, 2, 1 + 256 * 3), key)  # classes 4 and 5, stream 1
+    assert classes[4:].tolist() == [unit(words[0], words[1]), unit(words[2], words[3])]
+    single = noise.class_uniform(seed(key), row, 1, 6, torch.float32)[0]
+    words = philox_in_integers((7, 1, 1, 1), key)  # classes 4 to 7
+    assert single[4:].tolist() == pytest.approx([(w + 0.5) / 2**32 for w in words[:2]], rel=1e-7)
+    elements = noise.element_uniform(seed(key), 10, 1, torch.float32)
+    words = philox_in_integers((2, 0, 0, 0), key)  # elements 8 to 11
+    assert elements.item() == pytest.approx((words[2] + 0.5) / 2**32, rel=1e-7)
+
+
+@pytest.mark.parametrize("word", [0, 2**32 - 1])
+def test_uniforms_are_never_0_or_1(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even at the extreme words, so that no noise is ever infinite."""
+
+    def extreme(counter: tuple[Tensor, ...], seed: Tensor) -> tuple[Tensor, ...]:
+        shape = torch.broadcast_shapes(*(part.shape for part in counter))
+        return (torch.full(shape, word),) * 4
+
+    monkeypatch.setattr(noise, "philox", extreme)
+    units = [
+        noise.row_uniform(seed(0), 0, 2),
+        *(noise.class_uniform(seed(0), 0, 2, 3, dtype) for dtype in (torch.float32, torch.float64)),
+        *(noise.element_uniform(seed(0), 0, 2, dtype) for dtype in (torch.float32, torch.float64)),
+    ]
+    for unit in units:
+        assert ((unit > 0) & (unit < 1)).all()
+        assert torch.all(unit < 2.0**-32) if word == 0 else torch.all(unit > 1 - 2.0**-23)
+        for law in (noise.exponential, noise.gumbel, noise.logistic):
+            assert law(unit).isfinite().all()
+        assert (noise.exponential(unit) > 0).all()
+
+
+LAWS = [
+    (lambda uniform: uniform, stats.uniform),
+    (noise.exponential, stats.expon),
+    (noise.gumbel, stats.gumbel_r),
+    (noise.logistic, stats.logistic),
+]
+
+
+@pytest.mark.parametrize(("law", "reference"), LAWS, ids=["uniform", "expon", "gumbel", "logistic"])
+@WIDE
+def test_laws(law, reference, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]  # scipy
+    uniform = noise.element_uniform(seed(1), 0, 200_000, dtype)
+    samples = law(uniform).double().numpy()
+    assert_law(samples, reference.cdf)
+    mean, variance, kurtosis = (float(m) for m in reference.stats(moments="mvk"))
+    bound = stats.norm.isf(FAILURE_RATE / 2) / np.sqrt(samples.size)
+    assert abs(samples.mean() - mean) < bound * np.sqrt(variance)
+    assert abs(samples.var() - variance) < bound * variance * np.sqrt(kurtosis + 2)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda value: noise.row_uniform(seed(value), 0, 100_000),
+        lambda value: noise.class_uniform(seed(value), 0, 1000, 100, torch.float32),
+        lambda value: noise.class_uniform(seed(value), 0, 100_000, 1, torch.float64),
+        lambda value: noise.element_uniform(seed(value), 0, 100_000, torch.float32, 1),
+    ],
+    ids=["row", "class", "one class", "conditional"],
+)
+def test_neighbours_and_neighbouring_seeds_are_independent(draw) -> None:  # type: ignore[no-untyped-def]  # lambdas
+    one, other = draw(4).flatten().double().numpy(), draw(5).flatten().double().numpy()
+    assert_law(one, stats.uniform.cdf)
+    for left, right in ((one[:-1], one[1:]), (one, other), (one[:-4], one[4:])):
+        cells = np.floor(8 * left).astype(int) * 8 + np.floor(8 * right).astype(int)
+        assert_frequencies(np.bincount(cells, minlength=64), np.full(64, 1 / 64))
+
+
+# Positions, streams, samples.
+
+
+@WIDE
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 7])
+def test_shards_draw_what_the_whole_draws(cut: int, dtype: torch.dtype) -> None:
+    key = seed(9)
+    for whole, shard in [
+        (noise.row_uniform(key, 3, 10), noise.row_uniform(key, 3 + cut, 10 - cut)),
+        (
+            noise.class_uniform(key, 3, 10, 5, dtype),
+            noise.class_uniform(key, 3 + cut, 10 - cut, 5, dtype),
+        ),
+        (
+            noise.element_uniform(key, 3, 10, dtype),
+            noise.element_uniform(key, 3 + cut, 10 - cut, dtype),
+        ),
+    ]:
+        assert torch.equal(whole[cut:], shard)
+
+
+@WIDE
+def test_another_seed_stream_or_sample_is_other_noise(dtype: torch.dtype) -> None:
+    first = noise.class_uniform(seed(9), 0, 50, 6, dtype)
+    for other in (
+        noise.class_uniform(seed(9), 0, 50, 6, dtype, sample=1),
+        noise.class_uniform(seed(9), 50, 50, 6, dtype),
+        noise.class_uniform(seed(10), 0, 50, 6, dtype),
+        noise.class_uniform(seed(9 + 2**32), 0, 50, 6, dtype),
+    ):
+        assert not (first == other).any()
+    drawn = noise.element_uniform(seed(9), 0, 50, dtype, noise.DRAW)
+    assert not (drawn == noise.element_uniform(seed(9), 0, 50, dtype, noise.CONDITIONAL)).any()
+    assert torch.equal(first, noise.class_uniform(seed(9), 0, 50, 6, dtype, sample=0))
+
+
+def test_the_noise_of_backward_is_not_that_of_the_draw() -> None:
+    """Were it, the draw and the Gumbels given the draw would not have their joint law."""
+    drawn = noise.row_uniform(seed(2), 0, 1000)
+    conditional = noise.class_uniform(seed(2), 0, 1000, 2, torch.float64)
+    assert not torch.isin(drawn, conditional).any()
+
+
+# The same seed, wherever a public function takes one.
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return torch.randn(40, 7, generator=torch.Generator().manual_seed(3))
+
+
+def test_half_inputs_get_float32_noise(logits: Tensor) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        narrow = logits.to(dtype)
+        for draw in (st.gumbel_softmax, st.binary_concrete, st.hard_concrete):
+            value, wide = draw(narrow, seed=1), draw(narrow.float(), seed=1)
+            assert value.dtype == dtype
+            assert torch.equal(value, wide.to(dtype))
+
+
+@pytest.mark.parametrize(
+    "draw", [st.categorical, st.gumbel_softmax, st.bernoulli, st.binary_concrete, st.hard_concrete]
+)
+def test_seeds(draw, logits: Tensor) -> None:  # type: ignore[no-untyped-def]  # five signatures
+    value = draw(logits, seed=5)
+    assert torch.equal(value, draw(logits, seed=torch.tensor(5)))
+    assert torch.equal(value, draw(logits, seed=st.Seed(5)))
+    assert torch.equal(value, draw(logits, seed=st.Seed(torch.tensor(5), offset=0)))
+    assert not torch.equal(value, draw(logits, seed=6))
+    assert not torch.equal(value, draw(logits, seed=-5))
+    rows = draw in (st.categorical, st.gumbel_softmax)
+    offset = 13 if rows else 13 * logits.shape[-1]
+    shard = draw(logits[13:], seed=st.Seed(5, offset=offset))
+    # The same uniforms; torch's log and sigmoid may differ by a rounding with the alignment.
+    torch.testing.assert_close(value[13:], shard, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("draw", [st.categorical, st.bernoulli, st.hard_concrete])
+def test_manual_seed_and_generators(draw, logits: Tensor) -> None:  # type: ignore[no-untyped-def]  # as above
+    torch.manual_seed(11)
+    first, second = draw(logits), draw(logits)
+    torch.manual_seed(11)
+    assert torch.equal(first, draw(logits))
+    assert torch.equal(second, draw(logits))
+    assert not torch.equal(first, second)
+    one, other = (torch.Generator().manual_seed(11) for _ in range(2))
+    assert torch.equal(draw(logits, generator=one), draw(logits, generator=other))
+    assert not torch.equal(draw(logits, generator=one), draw(logits, seed=11))
+    state = torch.get_rng_state()
+    draw(logits, generator=one)
+    draw(logits, seed=1)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("error", "wrong"),
+    [
+        (st.ArgumentError, 1.5),
+        (st.ArgumentError, True),
+        (st.ArgumentError, "1"),
+        (st.ArgumentError, 2**63),
+        (st.DtypeError, torch.tensor(1.0)),
+        (st.DtypeError, torch.tensor(1, dtype=torch.int32)),
+        (st.ShapeError, torch.tensor([1])),
+    ],
+    ids=repr,
+)
+def test_wrong_seeds(error: type[Exception], wrong: object, logits: Tensor) -> None:
+    with pytest.raises(error, match="seed"):
+        st.categorical(logits, seed=wrong)  # type: ignore[arg-type]  # that is the test
+
+
+def test_wrong_offsets_and_both_sources(logits: Tensor) -> None:
+    for offset in (-1, 1.0, True):
+        with pytest.raises(st.ArgumentError, match="offset"):
+            st.Seed(0, offset)  # type: ignore[arg-type]  # that is the test
+    with pytest.raises(st.ArgumentError, match="exclude each other"):
+        st.categorical(logits, seed=0, generator=torch.Generator())
