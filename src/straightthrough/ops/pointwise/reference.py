@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.noise import Seed
-from ...core.rules import Derivative
+from ...core.rules import Derivative, compute_dtype
 from ...core.straight_through import Operation
 
 
@@ -58,13 +58,15 @@ class Pointwise(Operation):
         return inputs if self.surrogate.saves_input else ()
 
     def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
-        return (self.surrogate.vjp(self._centred(kept, grad), grad),)
+        return (self.surrogate.vjp(self._centred(kept, grad), grad).to(grad.dtype),)
 
     def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
-        return self.surrogate.jvp(self._centred(kept, tangents[0]), tangents[0])
+        tangent = tangents[0]
+        return self.surrogate.jvp(self._centred(kept, tangent), tangent).to(tangent.dtype)
 
     def _centred(self, kept: tuple[Tensor, ...], like: Tensor) -> Tensor:
         """Return where the surrogate is evaluated; any tensor does where it is constant."""
         if not kept:
             return like
-        return kept[0] if self.centre == 0 else kept[0] - self.centre
+        x = kept[0]
+        return x if self.centre == 0 else x.to(compute_dtype(x.dtype)) - self.centre
