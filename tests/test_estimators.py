@@ -1,0 +1,165 @@
+"""Every estimator against gradients worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor
+
+import straightthrough as st
+from straightthrough.core.registry import RULES
+from straightthrough.core.rules import Rule
+from straightthrough.estimators import Estimator, GumbelST, ReinMax, Softmax, StraightThrough
+
+
+@dataclass(frozen=True)
+class Row:
+    """A gradient that a rule must give.
+
+    Attributes:
+        rule: the estimator.
+        weights: exp(logits), so that probabilities are fractions.
+        index: the outcome.
+        grad: the gradient to the one-hot.
+        expected: the gradient to the logits.
+        seed: for a rule that draws noise.
+    """
+
+    rule: Estimator
+    weights: tuple[float, ...]
+    index: int
+    grad: tuple[float, ...]
+    expected: tuple[Fraction | float, ...]
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rule}-{self.weights}-{self.index}"
+
+
+def of(numerator: int, denominator: int) -> Fraction:
+    return Fraction(numerator, denominator)
+
+
+# J(p) g = p (g - <p, g>); the arithmetic stands above each row. A new estimator adds a row here.
+GOLDEN = [
+    # p = (1/2, 1/4, 1/4), <p, g> = 2 + 2 = 4: p (g - 4).
+    Row(StraightThrough(), (2, 1, 1), 1, (4, 0, 8), (0, -1, 1)),
+    # The outcome does not enter.
+    Row(StraightThrough(), (2, 1, 1), 0, (4, 0, 8), (0, -1, 1)),
+    # At tau = 2 the weights are their roots (2, 1, 1), and the whole is halved.
+    Row(StraightThrough(tau=2.0), (4, 1, 1), 1, (4, 0, 8), (0, of(-1, 2), of(1, 2))),
+    # DARN (D - p)(g_x - <p, g>) = (-1/2, 3/4, -1/4) (0 - 4) = (2, -3, 1); its mean with the
+    # straight-through (0, -1, 1).
+    Row(ReinMax(), (2, 1, 1), 1, (4, 0, 8), (1, -2, 1)),
+    # g_x = <p, g>, so DARN is 0: half of (0, -1, 1).
+    Row(ReinMax(), (2, 1, 1), 0, (4, 0, 8), (0, of(-1, 2), of(1, 2))),
+    # Two classes, p = 3/4: g (1 - p) / 2 = 8/4/2 where the outcome is 1, g p / 2 where it is 0.
+    Row(ReinMax(), (1, 3), 1, (0, 8), (-1, 1)),
+    Row(ReinMax(), (1, 3), 0, (0, 8), (-3, 3)),
+    # p = (8, 1, 1)/10; 8^(1/1.5) = 4, so p_tau = (4, 1, 1)/6; m = (p_tau + D)/2 = (4, 7, 1)/12.
+    # <m, g> = 4 + 2 = 6: J(m) g = (2, -7/2, 3/2). <p, g> = 9.6 + 2.4 = 12: J(p) g = (0, -1.2, 1.2).
+    # 2 J(m) g - J(p) g / 2 = (4, -7 + .6, 3 - .6).
+    Row(ReinMax(tau=1.5), (8, 1, 1), 1, (12, 0, 24), (4, of(-64, 10), of(24, 10))),
+    # m = (10, 1, 1)/12, <m, g> = 10 + 2 = 12: J(m) g = (0, -1, 1); (0, -2 + .6, 2 - .6).
+    Row(ReinMax(tau=1.5), (8, 1, 1), 0, (12, 0, 24), (0, of(-14, 10), of(14, 10))),
+    # Philox4x32-10 of counter (0, 0, 0, 1), key (7, 0): d6a62573 71eade72 3ac9655a 2affc9a4.
+    # Their upper 52 bits, then a 1: u = .8384727, .2296356. E = -log(1 - u) = 1.8230811, .2608916.
+    # p = (3/4, 1/4), outcome 1: y_0 / y_1 = (E_1 / (E_0 / p_0 + E_1))^(1/tau) = .0969256^2.
+    # y = (.0093071, .9906929); g = (1, -1): J(y) g = 2 y_0 y_1 (1, -1), over tau.
+    Row(GumbelST(tau=0.5), (3, 1), 1, (1, -1), (0.03688210642, -0.03688210642), seed=7),
+]
+
+
+def float64(values: tuple[Fraction | float, ...]) -> Tensor:
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+
+
+def test_every_registered_estimator_has_a_row() -> None:
+    registered = {record.type for record in RULES.values() if issubclass(record.type, Estimator)}
+    assert {type(row.rule) for row in GOLDEN} == registered
+
+
+def test_every_registered_rule_of_draws_and_selections_is_public() -> None:
+    public = {getattr(st.estimators, name) for name in st.estimators.__all__} - {Estimator}
+    modules = "straightthrough.estimators."
+    assert public == {r.type for r in RULES.values() if r.type.__module__.startswith(modules)}
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=str)
+def test_gradient_is_the_one_worked_out_by_hand(row: Row) -> None:
+    logits, index = float64(row.weights).log(), torch.tensor(row.index)
+    got = row.rule.vjp(logits, index, float64(row.grad), seed=row.seed)
+    torch.testing.assert_close(got, float64(row.expected), rtol=1e-9, atol=1e-12)
+
+
+# Rule, odds, gradient to the logit where the outcome is 1 and where it is 0.
+BINARY = [
+    (StraightThrough(), 3, of(3, 16), of(3, 16)),  # p (1 - p)
+    (StraightThrough(tau=2.0), 9, of(3, 32), of(3, 32)),  # p_tau = 3/4; 3/16, halved
+    (ReinMax(), 3, of(1, 8), of(3, 8)),  # (1 - p) / 2 and p / 2
+    # p = 8/9, p_tau = 4/5; m = 9/10 or 2/5; 2 m (1 - m) - p (1 - p) / 2.
+    (ReinMax(tau=1.5), 8, of(18, 100) - of(4, 81), of(48, 100) - of(4, 81)),
+]
+
+
+@pytest.mark.parametrize(("rule", "odds", "at_one", "at_zero"), BINARY, ids=str)
+def test_binary_gradient_is_the_one_worked_out_by_hand(
+    rule: Estimator, odds: int, at_one: Fraction, at_zero: Fraction
+) -> None:
+    logits = torch.full((64,), math.log(odds), dtype=torch.float64, requires_grad=True)
+    y = st.bernoulli(logits, estimator=rule, seed=0)
+    assert 0 < y.sum() < 64
+    y.sum().backward()
+    expected = torch.where(y.detach() == 1, *float64((at_one, at_zero)))
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_gumbel_at_even_odds_has_the_mean_of_a_uniform(index: int) -> None:
+    """At tau = 1 and p = 1/2, y is uniform: E y (1 - y) = 1/6, with variance 1/30 - 1/36."""
+    rows = 40_000
+    logits = torch.zeros(rows, 2, dtype=torch.float64)
+    grad = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(rows, 2)
+    got = GumbelST().vjp(logits, torch.full((rows,), index), grad, seed=1)[:, 1]
+    deviation = math.sqrt((1 / 30 - 1 / 36) / rows)
+    assert abs(got.mean().item() - 1 / 6) < 5 * deviation  # fails once in 1.7 million seeds
+
+
+def test_softmax_is_the_relaxation_of_the_straight_through_estimator() -> None:
+    # p_tau = (1/2, 1/4, 1/4), as in the third row above.
+    rule = Softmax(tau=2.0)
+    logits = float64((4, 1, 1)).log()
+    torch.testing.assert_close(rule.soft(logits), float64((0.5, 0.25, 0.25)))
+    torch.testing.assert_close(rule.vjp(logits, float64((4, 0, 8))), float64((0, -0.5, 0.5)))
+
+
+@pytest.mark.parametrize("rule", [StraightThrough, GumbelST, ReinMax, Softmax])
+@pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
+def test_temperature_must_be_above_0(rule: type[Rule], tau: float) -> None:
+    with pytest.raises(st.ArgumentError, match="tau"):
+        rule(tau=tau)
+
+
+LOGITS, INDEX, GRAD = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (st.DtypeError, "logits must be", (LOGITS.long(), INDEX, GRAD)),
+        (st.DtypeError, "grad must be", (LOGITS, INDEX, GRAD.long())),
+        (st.ShapeError, "got logits", (LOGITS, INDEX[:1], GRAD)),
+        (st.ShapeError, "got logits", (LOGITS, INDEX, GRAD[:, :2])),
+        (st.ArgumentError, r"index must lie in \[0, 2\]", (LOGITS, INDEX + 3, GRAD)),
+        (st.ArgumentError, r"index must lie in \[0, 2\]", (LOGITS, INDEX - 1, GRAD)),
+    ],
+)
+def test_vjp_says_what_is_wrong(
+    error: type[Exception], message: str, arguments: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    with pytest.raises(error, match=message):
+        ReinMax().vjp(*arguments)
