@@ -36,7 +36,8 @@ class Estimator(Rule):
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
         """Return the gradient to `x`, the logit of `outcome` (bool, its shape)."""
-        logits = torch.stack([torch.zeros_like(x), x], -1)
+        finite = x.clamp(-1e30, 1e30)  # an infinite logit is certain, not NaN
+        logits = torch.stack([torch.zeros_like(x), finite], -1)
         pair = torch.stack([torch.zeros_like(grad), grad], -1)
         return self.gradient(logits, outcome.long(), pair, seed)[..., 1]
 

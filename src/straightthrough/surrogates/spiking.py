@@ -146,12 +146,12 @@ class SquareWave(Derivative):
             raise ArgumentError(f"terms must be an int of at least 1, got {self.terms!r}")
 
     def derivative(self, x: Tensor) -> Tensor:
-        phase = 2 * math.pi / self.period * x
+        phase = 2 * math.pi / self.period * torch.fmod(x, self.period)
         waves = [torch.cos(n * phase) for n in range(1, 2 * self.terms, 2)]
         return 4 / self.period * torch.stack(waves).sum(0)
 
     def primitive(self, x: Tensor) -> Tensor:
-        phase = 2 * math.pi / self.period * x
+        phase = 2 * math.pi / self.period * torch.fmod(x, self.period)
         waves = [torch.sin(n * phase) / n for n in range(1, 2 * self.terms, 2)]
         return 0.5 + 2 / math.pi * torch.stack(waves).sum(0)
 

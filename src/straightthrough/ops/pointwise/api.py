@@ -72,7 +72,7 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
 @operator(
     hard=reference.heaviside,
     default=Sigmoid(),
-    arguments={"threshold": 0.25},
+    arguments={"threshold": 0.3},
     **_COMMON | {"gradient": reference.gradient_at_threshold},
 )
 def heaviside(
