@@ -1,6 +1,6 @@
 """Straight-through estimators: a hard forward bit for bit, a soft backward by any rule."""
 
-from . import estimators, surrogates
+from . import estimators, nn, surrogates
 from .core.errors import ArgumentError, DtypeError, ShapeError, StraightThroughError, strict
 from .core.noise import Seed
 from .core.straight_through import straight_through
@@ -38,6 +38,7 @@ __all__ = [
     "hard_concrete_mean",
     "heaviside",
     "l0_norm",
+    "nn",
     "round",
     "sign",
     "straight_through",

@@ -42,8 +42,10 @@ class _Wrapped(Operation):
         value = self.call(self.hard, tensors)
         if not value.is_floating_point():
             return (value.to(_result_dtype(tensors)),)
-        aliased = value._is_view() or any(value is tensor for tensor in tensors)
-        return (value.clone() if aliased else value,)
+        # Compiled code can't ask whether a tensor is a view; there a copy is fused away.
+        if torch.compiler.is_compiling() or value._is_view():
+            return (value.clone(),)
+        return (value.clone() if any(value is tensor for tensor in tensors) else value,)
 
     def backward(self, grad: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
         smooth = [i for i, tensor in enumerate(tensors) if tensor.is_floating_point()]

@@ -23,7 +23,7 @@ from . import reference
 from .reference import Concrete, Draw
 
 
-def _parameter(logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, bool]:
+def parameter(logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, bool]:
     """Return the one of the two that was given, and whether it is the probabilities."""
     if (logits is None) == (probs is None):
         given = "both" if logits is not None else "neither"
@@ -111,7 +111,7 @@ def bernoulli(
         Bengio, Leonard, Courville, 2013; Liu et al., "Bridging discrete and backpropagation",
         2023.
     """
-    x, of_probs = _parameter(logits, probs)
+    x, of_probs = parameter(logits, probs)
     rule = resolve("estimator", estimator, Estimator, Derivative)
     value, offset = make_seed(seed, generator, x.device)
     y, _ = apply(Draw(rule, offset, of_probs), x, value)
@@ -172,7 +172,7 @@ def binary_concrete(
         Maddison, Mnih, Teh, "The concrete distribution", 2017, appendix B.
     """
     check_positive("tau", tau)
-    x, of_probs = _parameter(logits, probs)
+    x, of_probs = parameter(logits, probs)
     value, offset = make_seed(seed, generator, x.device)
     y = apply(Concrete(tau, 0.0, 1.0, hard, offset, of_probs), x, value)[0]
     check_outcomes("binary_concrete", y.isnan())
@@ -242,7 +242,7 @@ def hard_concrete(
     """
     check_positive("tau", tau)
     _check_stretch(gamma, zeta)
-    x, of_probs = _parameter(logits, probs)
+    x, of_probs = parameter(logits, probs)
     value, offset = make_seed(seed, generator, x.device)
     y = apply(Concrete(tau, gamma, zeta, hard, offset, of_probs), x, value)[0]
     check_outcomes("hard_concrete", y.isnan())

@@ -1,0 +1,151 @@
+"""Categorical operators as modules."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.errors import apply_mask
+from ..estimators import Estimator, GumbelST, Softmax
+from ..ops.categorical import api, reference
+from .base import Number, RuleModule
+
+
+class Categorical(RuleModule[Estimator]):
+    """`st.categorical` as a module; in `eval()` the one-hot of the likeliest class.
+
+    Args:
+        estimator: an `Estimator` or its shorthand.
+        dim: the dimension of the classes.
+        fields: numbers or schedules for the estimator's fields.
+
+    Example:
+        >>> sample = st.nn.Categorical("reinmax", tau=1.1).eval()
+        >>> sample(torch.tensor([0.0, 2.0, 1.0]))
+        tensor([0., 1., 0.])
+    """
+
+    def __init__(
+        self, estimator: Estimator | str = "reinmax", *, dim: int = -1, **fields: Number
+    ) -> None:
+        super().__init__("estimator", estimator, (Estimator,), fields)
+        self.dim = dim
+
+    def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        if self.training:
+            return api.categorical(logits, self.rule, dim=self.dim, mask=mask)
+        return api.argmax(logits, dim=self.dim, mask=mask)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dim={self.dim}"
+
+
+class Argmax(RuleModule[Softmax]):
+    """`st.argmax` as a module; no noise, so `eval()` changes nothing.
+
+    Args:
+        tau: temperature of the backward, a number or a schedule.
+        dim: the dimension of the classes.
+
+    Example:
+        >>> st.nn.Argmax(tau=0.5)(torch.tensor([0.0, 2.0, 1.0]))
+        tensor([0., 1., 0.])
+    """
+
+    def __init__(self, tau: Number = 1.0, dim: int = -1) -> None:
+        super().__init__("estimator", Softmax(), (Softmax,), {"tau": tau})
+        self.dim = dim
+
+    def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        return api.argmax(logits, tau=self.rule.tau, dim=self.dim, mask=mask)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.rule.tau}, dim={self.dim}"
+
+
+class GumbelSoftmax(RuleModule[GumbelST]):
+    """`st.gumbel_softmax` as a module.
+
+    In `eval()` it is `softmax(logits / tau)`, with `hard=True` the one-hot of the argmax.
+
+    Args:
+        tau: temperature, a number or a schedule.
+        hard: whether the value is one-hot.
+        dim: the dimension of the classes.
+
+    Example:
+        >>> tau = st.nn.schedules.Exponential(1.0, 0.1, steps=1000)
+        >>> relax = st.nn.GumbelSoftmax(tau).eval()
+        >>> relax(torch.zeros(2))
+        tensor([0.5000, 0.5000])
+    """
+
+    def __init__(self, tau: Number = 1.0, hard: bool = False, dim: int = -1) -> None:
+        super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
+        self.hard, self.dim = hard, dim
+
+    def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        tau = self.rule.tau
+        if self.training:
+            return api.gumbel_softmax(logits, tau, self.hard, self.dim, mask=mask)
+        if self.hard:
+            return api.argmax(logits, tau=tau, dim=self.dim, mask=mask)
+        return F.softmax(apply_mask("logits", logits, mask) / tau, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.rule.tau}, hard={self.hard}, dim={self.dim}"
+
+
+class CategoricalLookup(RuleModule[Estimator]):
+    """`st.categorical_lookup` with a table of its own, as an embedding has one.
+
+    In `eval()` it is the row of the likeliest class, and the logits get no gradient.
+
+    Args:
+        classes: C, the number of rows.
+        features: D, their length.
+        estimator: an `Estimator` or its shorthand.
+        dim: the dimension of the classes in the logits.
+        device, dtype: of the table.
+        fields: numbers or schedules for the estimator's fields.
+
+    Attributes:
+        table: the parameter, `(C, D)`, standard normal at the start.
+
+    Example:
+        >>> lookup = st.nn.CategoricalLookup(4, 16)
+        >>> lookup(torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 3, 16])
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        features: int,
+        estimator: Estimator | str = "reinmax",
+        *,
+        dim: int = -1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **fields: Number,
+    ) -> None:
+        super().__init__("estimator", estimator, (Estimator,), fields)
+        self.dim = dim
+        self.table = nn.Parameter(torch.empty(classes, features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the table anew."""
+        nn.init.normal_(self.table)
+
+    def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        if self.training:
+            rule = self.rule
+            return api.categorical_lookup(logits, self.table, rule, dim=self.dim, mask=mask)
+        index = reference.argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))
+        return torch.where((index < 0).unsqueeze(-1), torch.nan, self.table[index.clamp(min=0)])
+
+    def extra_repr(self) -> str:
+        classes, features = self.table.shape
+        return f"{classes}, {features}, {super().extra_repr()}, dim={self.dim}"

@@ -1,0 +1,183 @@
+"""Pointwise operators as modules; no noise, so `eval()` changes nothing."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..core.rules import Derivative
+from ..ops.pointwise import api
+from ..surrogates import Clipped, Identity, Sigmoid
+from .base import Number, RuleModule
+
+
+class Pointwise(RuleModule[Derivative]):
+    """A module over a pointwise operator: a surrogate and its fields."""
+
+    def __init__(self, surrogate: Derivative | str, **fields: Number) -> None:
+        super().__init__("surrogate", surrogate, (Derivative,), fields)
+
+
+class Sign(Pointwise):
+    """`st.sign` as a module.
+
+    Args:
+        surrogate: a `Derivative` or its shorthand.
+        fields: numbers or schedules for its fields.
+
+    Example:
+        >>> sign = st.nn.Sign("tanh", slope=st.nn.schedules.Linear(1, 10, steps=100))
+        >>> sign(torch.tensor([-2.0, 0.5])), sign.rule
+        (tensor([-1.,  1.]), Tanh(slope=1.0))
+    """
+
+    def __init__(self, surrogate: Derivative | str = Clipped(), **fields: Number) -> None:
+        super().__init__(surrogate, **fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return api.sign(x, surrogate=self.rule)
+
+
+class Heaviside(Pointwise):
+    """`st.heaviside` as a module.
+
+    Args:
+        threshold: where the step is.
+        surrogate: a `Derivative` or its shorthand.
+        fields: numbers or schedules for its fields.
+
+    Example:
+        >>> st.nn.Heaviside(0.5, surrogate="identity")(torch.tensor([0.2, 0.7]))
+        tensor([0., 1.])
+    """
+
+    def __init__(
+        self, threshold: float = 0.0, surrogate: Derivative | str = Sigmoid(), **fields: Number
+    ) -> None:
+        super().__init__(surrogate, **fields)
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        return api.heaviside(x, self.threshold, surrogate=self.rule)
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold}, {super().extra_repr()}"
+
+
+class Round(Pointwise):
+    """`st.round` as a module.
+
+    Args:
+        surrogate: a `Derivative` or its shorthand.
+        fields: numbers or schedules for its fields.
+
+    Example:
+        >>> st.nn.Round()(torch.tensor([0.5, 1.5]))
+        tensor([0., 2.])
+    """
+
+    def __init__(self, surrogate: Derivative | str = Identity(), **fields: Number) -> None:
+        super().__init__(surrogate, **fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return api.round(x, surrogate=self.rule)
+
+
+class Floor(Pointwise):
+    """`st.floor` as a module; arguments as in `Round`.
+
+    Example:
+        >>> st.nn.Floor()(torch.tensor([-0.5]))
+        tensor([-1.])
+    """
+
+    def __init__(self, surrogate: Derivative | str = Identity(), **fields: Number) -> None:
+        super().__init__(surrogate, **fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return api.floor(x, surrogate=self.rule)
+
+
+class Ceil(Pointwise):
+    """`st.ceil` as a module; arguments as in `Round`.
+
+    Example:
+        >>> st.nn.Ceil()(torch.tensor([0.5]))
+        tensor([1.])
+    """
+
+    def __init__(self, surrogate: Derivative | str = Identity(), **fields: Number) -> None:
+        super().__init__(surrogate, **fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return api.ceil(x, surrogate=self.rule)
+
+
+class Trunc(Pointwise):
+    """`st.trunc` as a module; arguments as in `Round`.
+
+    Example:
+        >>> st.nn.Trunc()(torch.tensor([-1.5]))
+        tensor([-1.])
+    """
+
+    def __init__(self, surrogate: Derivative | str = Identity(), **fields: Number) -> None:
+        super().__init__(surrogate, **fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return api.trunc(x, surrogate=self.rule)
+
+
+class Clamp(Pointwise):
+    """`st.clamp` as a module.
+
+    Args:
+        min, max: the range.
+        surrogate: a `Derivative` or its shorthand.
+        fields: numbers or schedules for its fields.
+
+    Example:
+        >>> st.nn.Clamp(-1, 1)(torch.tensor([-3.0, 0.5]))
+        tensor([-1.0000,  0.5000])
+    """
+
+    def __init__(
+        self,
+        min: float,
+        max: float,
+        surrogate: Derivative | str = Identity(),
+        **fields: Number,
+    ) -> None:
+        super().__init__(surrogate, **fields)
+        self.min, self.max = min, max
+
+    def forward(self, x: Tensor) -> Tensor:
+        return api.clamp(x, self.min, self.max, surrogate=self.rule)
+
+    def extra_repr(self) -> str:
+        return f"min={self.min}, max={self.max}, {super().extra_repr()}"
+
+
+class Ternary(Pointwise):
+    """`st.ternary` as a module.
+
+    Args:
+        threshold: half of the dead zone.
+        surrogate: a `Derivative` or its shorthand.
+        fields: numbers or schedules for its fields.
+
+    Example:
+        >>> st.nn.Ternary(0.5)(torch.tensor([-2.0, 0.1]))
+        tensor([-1.,  0.])
+    """
+
+    def __init__(
+        self, threshold: float, surrogate: Derivative | str = Clipped(), **fields: Number
+    ) -> None:
+        super().__init__(surrogate, **fields)
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        return api.ternary(x, self.threshold, surrogate=self.rule)
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold}, {super().extra_repr()}"

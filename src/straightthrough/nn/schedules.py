@@ -1,0 +1,138 @@
+"""Numbers that move with training: temperatures, slopes, any field of a rule."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ArgumentError, check_number, check_positive
+
+
+class Schedule(nn.Module, ABC):
+    """A number that goes from `start` to `end` in `steps` steps, and stays there.
+
+    `value` is the number at the present position, `step()` moves on by one, as torch's
+    learning-rate schedulers do. The position is part of the state dict of every module that
+    holds the schedule, so a checkpoint resumes where it stopped.
+
+    Args:
+        start: the value at position 0.
+        end: the value at position `steps` and after it.
+        steps: an int of at least 0.
+
+    Raises:
+        ArgumentError: if a value is not finite or `steps` is not an int of at least 0.
+    """
+
+    def __init__(self, start: float, end: float, steps: int) -> None:
+        super().__init__()
+        check_number("start", start)
+        check_number("end", end)
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise ArgumentError(f"steps must be an int of at least 0, got {steps!r}")
+        self.start, self.end, self.steps = start, end, steps
+        self.position = 0
+
+    @abstractmethod
+    def between(self, fraction: float) -> float:
+        """Return the value after `fraction`, in [0, 1), of the steps."""
+
+    @property
+    def value(self) -> float:
+        """The value at the present position."""
+        if self.position >= self.steps:
+            return self.end
+        return self.between(self.position / self.steps)
+
+    def step(self) -> None:
+        """Move on by one step; at the end the position stays."""
+        self.position = min(self.position + 1, self.steps)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.position)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.position = min(int(state), self.steps)
+
+    def extra_repr(self) -> str:
+        return f"{self.start} -> {self.end}, position {self.position} of {self.steps}"
+
+
+class Constant(Schedule):
+    """The same value always, where a schedule is asked for.
+
+    Example:
+        >>> st.nn.schedules.Constant(0.5).value
+        0.5
+    """
+
+    def __init__(self, value: float) -> None:
+        super().__init__(value, value, 0)
+
+    def between(self, fraction: float) -> float:
+        return self.start
+
+
+class Linear(Schedule):
+    """`start + (end - start) t`, t the fraction of the steps that is done.
+
+    Example:
+        >>> slope = st.nn.schedules.Linear(1, 5, steps=2)
+        >>> slope.step()
+        >>> slope.value
+        3.0
+    """
+
+    def between(self, fraction: float) -> float:
+        return self.start + (self.end - self.start) * fraction
+
+
+class Exponential(Schedule):
+    """`start (end / start)^t`, t the fraction of the steps that is done; both ends above 0.
+
+    Example:
+        >>> tau = st.nn.schedules.Exponential(1.0, 0.01, steps=2)
+        >>> tau.step()
+        >>> round(tau.value, 6)
+        0.1
+    """
+
+    def __init__(self, start: float, end: float, steps: int) -> None:
+        check_positive("start", start)
+        check_positive("end", end)
+        super().__init__(start, end, steps)
+
+    def between(self, fraction: float) -> float:
+        return self.start * (self.end / self.start) ** fraction
+
+
+class Cosine(Schedule):
+    """`end + (start - end) (1 + cos(pi t)) / 2`, t the fraction done: flat at both ends.
+
+    Example:
+        >>> tau = st.nn.schedules.Cosine(1.0, 0.5, steps=2)
+        >>> tau.step()
+        >>> tau.value
+        0.75
+    """
+
+    def between(self, fraction: float) -> float:
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+def step_schedules(model: nn.Module) -> None:
+    """Move every schedule in `model` on by one step; one that several modules share moves once.
+
+    Example:
+        >>> tau = st.nn.schedules.Exponential(1.0, 0.1, steps=1000)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), st.nn.GumbelSoftmax(tau))
+        >>> st.nn.step_schedules(model)
+        >>> tau.position
+        1
+    """
+    for module in model.modules():
+        if isinstance(module, Schedule):
+            module.step()

@@ -1,0 +1,37 @@
+"""Subset operators as modules."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..core.rules import Relaxation
+from ..ops.subset import api
+from .base import Number, RuleModule
+
+
+class TopK(RuleModule[Relaxation]):
+    """`st.topk` as a module; no noise, so `eval()` changes nothing.
+
+    Args:
+        k: how many ones a row has.
+        estimator: a `Relaxation` or its shorthand.
+        dim: the dimension of the classes.
+        fields: numbers or schedules for the relaxation's fields, `tau` for the softmax.
+
+    Example:
+        >>> top = st.nn.TopK(2, tau=st.nn.schedules.Cosine(1.0, 0.1, steps=500))
+        >>> top(torch.tensor([1.0, 3.0, 2.0]))
+        tensor([0., 1., 1.])
+    """
+
+    def __init__(
+        self, k: int, estimator: Relaxation | str = "softmax", *, dim: int = -1, **fields: Number
+    ) -> None:
+        super().__init__("estimator", estimator, (Relaxation,), fields)
+        self.k, self.dim = k, dim
+
+    def forward(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        return api.topk(scores, self.k, self.rule, dim=self.dim, mask=mask)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, {super().extra_repr()}, dim={self.dim}"

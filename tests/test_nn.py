@@ -1,0 +1,342 @@
+"""Modules: the function in training, free of noise in `eval()`, a rule whose fields may move."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import straightthrough as st
+from straightthrough.core.errors import FLOATING
+from straightthrough.core.registry import OPERATORS
+from straightthrough.nn.base import RuleModule
+from straightthrough.nn.schedules import Constant, Linear
+
+X = torch.tensor([[-1.6, -0.5, 0.0, 0.5, 2.5], [0.3, 0.2, -0.1, 3.0, -2.0]])
+MASK = torch.tensor([True, True, True, False, True])
+
+# One row a module: how it is made, and the function that it is in training.
+MODULES = {
+    "Sign": (lambda: st.nn.Sign("tanh", slope=2.0), lambda x: st.sign(x, surrogate=tanh(2.0))),
+    "Heaviside": (
+        lambda: st.nn.Heaviside(0.25, surrogate="atan"),
+        lambda x: st.heaviside(x, 0.25, surrogate="atan"),
+    ),
+    "Round": (lambda: st.nn.Round(), st.round),
+    "Floor": (lambda: st.nn.Floor("clipped"), lambda x: st.floor(x, surrogate="clipped")),
+    "Ceil": (lambda: st.nn.Ceil("clipped"), lambda x: st.ceil(x, surrogate="clipped")),
+    "Trunc": (lambda: st.nn.Trunc("clipped"), lambda x: st.trunc(x, surrogate="clipped")),
+    "Clamp": (
+        lambda: st.nn.Clamp(-1, 2, surrogate="clipped"),
+        lambda x: st.clamp(x, -1, 2, surrogate="clipped"),
+    ),
+    "Ternary": (lambda: st.nn.Ternary(0.5), lambda x: st.ternary(x, 0.5)),
+    "Categorical": (
+        lambda: st.nn.Categorical("gumbel", tau=0.5),
+        lambda x: st.categorical(x, st.estimators.GumbelST(0.5)),
+    ),
+    "Argmax": (lambda: st.nn.Argmax(tau=0.5), lambda x: st.argmax(x, tau=0.5)),
+    "GumbelSoftmax": (lambda: st.nn.GumbelSoftmax(0.5), lambda x: st.gumbel_softmax(x, 0.5)),
+    "TopK": (lambda: st.nn.TopK(2, tau=0.5), lambda x: st.topk(x, 2, tau=0.5)),
+    "Bernoulli": (
+        lambda: st.nn.Bernoulli("straight_through", tau=2.0),
+        lambda x: st.bernoulli(x, estimator=st.estimators.StraightThrough(2.0)),
+    ),
+    "BinaryConcrete": (lambda: st.nn.BinaryConcrete(0.5), lambda x: st.binary_concrete(x, tau=0.5)),
+}
+ROWS = ["Categorical", "Argmax", "GumbelSoftmax", "TopK"]
+NOISY = ["Categorical", "GumbelSoftmax", "Bernoulli", "BinaryConcrete"]
+
+
+def tanh(slope):
+    return st.surrogates.Tanh(slope)
+
+
+def value_and_gradient(function, x=X):
+    torch.manual_seed(3)
+    x = x.clone().requires_grad_()
+    y = function(x)
+    (y * torch.linspace(-1, 2, y.shape[-1], dtype=y.dtype)).sum().backward()
+    return y.detach(), torch.zeros_like(x) if x.grad is None else x.grad
+
+
+def test_every_module_has_a_row():
+    own = {"HardConcreteGate", "CategoricalLookup"}
+    classes = {name for name in st.nn.__all__ if inspect.isclass(getattr(st.nn, name))}
+    assert classes == set(MODULES) | own
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_in_training_it_is_the_function(name):
+    make, function = MODULES[name]
+    for ours, theirs in zip(value_and_gradient(make()), value_and_gradient(function), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_defaults_are_the_functions_own(name):
+    record = OPERATORS[{"TopK": "topk"}.get(name, snake(name))]
+    required = {"Clamp": (-1.0, 1.0), "Ternary": (0.5,), "TopK": (2,)}.get(name, ())
+    module = getattr(st.nn, name)(*required)
+    if record.default is not None:
+        assert module.rule == record.default
+    else:
+        tau = inspect.signature(record.function).parameters["tau"].default
+        assert module.rule.tau == tau
+
+
+def snake(name):
+    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_eval_draws_nothing_and_keeps_dtype(name, dtype):
+    module = MODULES[name][0]().eval()
+    state = torch.get_rng_state()
+    first, second = module(X.to(dtype)), module(X.to(dtype))
+    assert torch.equal(first, second)
+    assert first.dtype == dtype
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_training_draws_each_time_anew(name):
+    module, x = MODULES[name][0](), torch.zeros(64, 8)
+    assert not torch.equal(module(x), module(x))
+
+
+LARGEST = F.one_hot(torch.tensor([4, 3]), 5).float()
+EVAL = {
+    "Categorical": (lambda: st.nn.Categorical(), LARGEST),
+    "GumbelSoftmax": (lambda: st.nn.GumbelSoftmax(0.5), torch.softmax(2 * X, -1)),
+    "GumbelSoftmax, hard": (lambda: st.nn.GumbelSoftmax(0.5, hard=True), LARGEST),
+    "Bernoulli": (lambda: st.nn.Bernoulli(), (X > 0).float()),
+    "BinaryConcrete": (lambda: st.nn.BinaryConcrete(0.5), torch.sigmoid(2 * X)),
+    "BinaryConcrete, hard": (lambda: st.nn.BinaryConcrete(hard=True), (X > 0).float()),
+}
+
+
+@pytest.mark.parametrize("name", EVAL)
+def test_values_in_eval(name):
+    make, expected = EVAL[name]
+    torch.testing.assert_close(make().eval()(X), expected)
+
+
+def test_eval_of_probabilities():
+    probs = torch.tensor([0.0, 0.4, 0.5, 0.6, 1.0])
+    hard = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])
+    assert torch.equal(st.nn.Bernoulli().eval()(probs=probs), hard)
+    assert torch.equal(st.nn.BinaryConcrete(hard=True).eval()(probs=probs), hard)
+    soft = st.nn.BinaryConcrete(0.5).eval()(probs=probs)
+    torch.testing.assert_close(soft, torch.tensor([0.0, 4 / 13, 0.5, 9 / 13, 1.0]))
+
+
+@pytest.mark.parametrize("make", [st.nn.Bernoulli, lambda: st.nn.BinaryConcrete(hard=True)])
+def test_eval_of_nan_is_nan_as_in_training(make):
+    module, x = make(), torch.tensor([math.nan, 1.0])
+    assert module(x)[0].isnan()
+    assert module.eval()(x)[0].isnan()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [st.nn.Bernoulli, st.nn.BinaryConcrete])
+def test_exactly_one_parameter(make, training):
+    module = make().train(training)
+    with pytest.raises(st.ArgumentError, match="exactly one"):
+        module(X, probs=X)
+    with pytest.raises(st.ArgumentError, match="exactly one"):
+        module()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ROWS)
+def test_dim_and_mask(name, training):
+    module = MODULES[name][0]().train(training)
+    module.dim = 0
+    torch.manual_seed(0)
+    across = module(X.T, mask=MASK[:, None])
+    module.dim = -1
+    torch.manual_seed(0)
+    torch.testing.assert_close(across.T, module(X, mask=MASK))
+    assert torch.equal(across[3], torch.zeros(2))
+
+
+def test_lookup_is_the_function_on_its_own_table():
+    module = st.nn.CategoricalLookup(5, 3, "gumbel", tau=0.5)
+    ours = value_and_gradient(module)
+    table = module.table.detach().clone().requires_grad_()
+    rule = st.estimators.GumbelST(0.5)
+    theirs = value_and_gradient(lambda x: st.categorical_lookup(x, table, rule))
+    assert all(map(torch.equal, ours, theirs))
+    assert torch.equal(module.table.grad, table.grad)
+
+
+def test_lookup_in_eval_gathers_bit_for_bit():
+    module = st.nn.CategoricalLookup(5, 3).eval()
+    with torch.no_grad():
+        module.table[0, 0] = math.inf  # a product with a one-hot would make NaN of this
+    x = X.clone().requires_grad_()
+    y = module(x)
+    y.sum().backward()
+    assert torch.equal(y, module.table[[4, 3]])
+    picked = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])
+    assert torch.equal(module.table.grad, picked[:, None].expand(5, 3))
+    assert x.grad is None
+
+
+def test_lookup_in_eval_of_nan_dim_and_mask():
+    module = st.nn.CategoricalLookup(5, 3, dim=0).eval()
+    x = X.T.clone()
+    x[2, 1] = math.nan
+    y = module(x, mask=torch.tensor([True, True, True, True, False])[:, None])
+    assert torch.equal(y[0], module.table[3])
+    assert y[1].isnan().all()
+
+
+def test_gate_in_training_is_hard_concrete():
+    for hard in (False, True):
+        gate = st.nn.HardConcreteGate((50, 20), 0.7, tau=0.5, gamma=-0.2, zeta=1.3, hard=hard)
+        torch.manual_seed(0)
+        ours = gate()
+        torch.manual_seed(0)
+        logits = torch.full((50, 20), math.log(0.7 / 0.3))
+        theirs = st.hard_concrete(logits, tau=0.5, gamma=-0.2, zeta=1.3, hard=hard)
+        torch.testing.assert_close(ours, theirs)
+        ours.sum().backward()
+        assert gate.logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_l0_is_the_expected_number_of_open_gates(hard):
+    gate = st.nn.HardConcreteGate(4000, probs=0.3, hard=hard)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        counts = torch.stack([(gate() != 0).sum().float() for _ in range(25)])
+        expected = gate.l0().item()
+    # 100,000 gates: five standard deviations of a mean of 25 counts.
+    tolerance = 5 * math.sqrt(expected * (1 - expected / 4000) / 25)
+    assert counts.mean().item() == pytest.approx(expected, abs=tolerance)
+
+
+def test_gate_in_eval_and_its_mean():
+    gate = st.nn.HardConcreteGate(4)
+    with torch.no_grad():
+        gate.logits.copy_(torch.tensor([-9.0, -0.5, 0.5, 9.0]))
+    mean = (torch.sigmoid(gate.logits) * 1.2 - 0.1).clamp(0, 1)
+    torch.testing.assert_close(gate.mean(), mean)
+    torch.testing.assert_close(gate.eval()(), mean)
+    gate.hard = True
+    assert gate().tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_gate_shapes_dtype_and_reset():
+    gate = st.nn.HardConcreteGate([2, 3], probs=0.9, dtype=torch.float64)
+    assert (gate().shape, gate().dtype) == ((2, 3), torch.float64)
+    torch.testing.assert_close(
+        torch.sigmoid(gate.logits), torch.full((2, 3), 0.9, dtype=torch.float64)
+    )
+    with torch.no_grad():
+        gate.logits.zero_()
+    gate.reset_parameters()
+    torch.testing.assert_close(gate.l0().item(), 6 * st.l0_norm(gate.logits)[0, 0].item())
+
+
+SCHEDULED = {
+    "Sign": lambda s: st.nn.Sign("tanh", slope=s),
+    "Sign of a rule without defaults": lambda s: st.nn.Sign("error_decay", t=s),
+    "Heaviside of an instance": lambda s: st.nn.Heaviside(surrogate=tanh(7.0), slope=s),
+    "Categorical": lambda s: st.nn.Categorical("reinmax", tau=s),
+    "CategoricalLookup": lambda s: st.nn.CategoricalLookup(5, 2, "gumbel", tau=s),
+    "Argmax": lambda s: st.nn.Argmax(s),
+    "GumbelSoftmax": lambda s: st.nn.GumbelSoftmax(tau=s),
+    "TopK": lambda s: st.nn.TopK(2, tau=s),
+    "Bernoulli": lambda s: st.nn.Bernoulli("straight_through", tau=s),
+    "BinaryConcrete": lambda s: st.nn.BinaryConcrete(s),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_a_schedule_is_the_constant_of_its_present_value(name):
+    module, halfway = SCHEDULED[name](Linear(1.0, 3.0, 2)), SCHEDULED[name](2.0)
+    halfway.load_state_dict(module.state_dict(), strict=False)
+    at_start = value_and_gradient(module)[1]
+    st.nn.step_schedules(module)
+    assert module.rule == halfway.rule
+    now = value_and_gradient(module)
+    assert all(map(torch.equal, now, value_and_gradient(halfway)))
+    assert not torch.equal(now[1], at_start)
+
+
+def test_a_gates_temperature_follows_a_schedule():
+    gate = st.nn.HardConcreteGate(3, tau=Linear(1.0, 0.5, 1))
+    st.nn.step_schedules(gate)
+    assert torch.equal(gate.l0(), st.l0_norm(gate.logits, tau=0.5).sum())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: st.nn.Sign("tahn"), "did you mean 'tanh'"),
+        (lambda: st.nn.Sign("reinmax"), "unknown here"),
+        (lambda: st.nn.Sign("tanh", alpha=2.0), "no field of the names alpha; it has slope"),
+        (lambda: st.nn.Sign("identity", slope=2.0), "it has none"),
+        (lambda: st.nn.Sign("error_decay"), "argument without a default"),
+        (lambda: st.nn.Categorical("tanh"), "unknown here"),
+        (lambda: st.nn.Categorical(tau=0.0), "tau must be above 0"),
+        (lambda: st.nn.Categorical(tau=Linear(1.0, 0.0, 5)), "tau must be above 0"),
+        (lambda: st.nn.Argmax(Constant(-1.0)), "tau must be above 0"),
+        (lambda: st.nn.GumbelSoftmax("cold"), "tau must be a finite number"),
+        (lambda: st.nn.TopK(2, "gumbel"), "unknown here"),
+        (lambda: st.nn.HardConcreteGate(3, probs=1.0), r"probs must lie in \(0, 1\)"),
+        (lambda: st.nn.HardConcreteGate(3, gamma=0.5)(), "gamma must be below 0"),
+    ],
+)
+def test_wrong_arguments_raise_when_the_module_is_made(make, message):
+    with pytest.raises(st.ArgumentError, match=message):
+        make()
+
+
+def test_repr_shows_arguments_rule_and_schedule():
+    shown = repr(st.nn.Categorical("reinmax", dim=1, tau=Linear(2.0, 1.0, 100)))
+    assert "estimator=ReinMax(tau=2.0), dim=1" in shown
+    assert "(tau): Linear(2.0 -> 1.0, position 0 of 100)" in shown
+    assert repr(st.nn.Heaviside(0.5)) == "Heaviside(threshold=0.5, surrogate=Sigmoid(slope=4.0))"
+    assert "hard=True" in repr(st.nn.GumbelSoftmax(hard=True))
+    assert "(2, 3)" in repr(st.nn.HardConcreteGate((2, 3)))
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_compute_the_same(name, duplicate):
+    module = SCHEDULED[name](Linear(1.0, 3.0, 2))
+    st.nn.step_schedules(module)
+    pairs = zip(value_and_gradient(module), value_and_gradient(duplicate(module)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+RULE_IDLE_IN_EVAL = {"Categorical", "CategoricalLookup", "Bernoulli"}
+
+
+# torch's compiler itself makes an instance of the autograd.Function that it traces.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_compiles_whole_and_once_a_value(name, training):
+    torch._dynamo.reset()
+    module: RuleModule = SCHEDULED[name](Linear(1.0, 3.0, 4)).train(training)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    constant = not training and name in RULE_IDLE_IN_EVAL
+    for frames in (1, 1 if constant else 2):
+        for _ in range(2):
+            pairs = zip(value_and_gradient(compiled), value_and_gradient(module), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+        assert counter.frame_count == frames
+        st.nn.step_schedules(module)

@@ -1,0 +1,143 @@
+"""Schedules: their values, and a position that survives whatever a model goes through."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import straightthrough as st
+from straightthrough.nn.schedules import Constant, Cosine, Exponential, Linear, Schedule
+
+
+def values(schedule: Schedule, count: int) -> list[float]:
+    seen = []
+    for _ in range(count):
+        seen.append(schedule.value)
+        schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Constant(0.3), [0.3, 0.3, 0.3, 0.3, 0.3, 0.3]),
+        (Linear(1.0, 3.0, 4), [1.0, 1.5, 2.0, 2.5, 3.0, 3.0]),
+        (Exponential(1.0, 16.0, 4), [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]),
+        (Exponential(1.0, 1e-4, 4), [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-4]),
+        (
+            Cosine(2.0, 0.0, 4),
+            [2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5), 0.0, 0.0],
+        ),
+        (Linear(1.0, 3.0, 0), [3.0, 3.0, 3.0, 3.0, 3.0, 3.0]),
+    ],
+)
+def test_values_go_from_start_to_end_and_stay(schedule, expected):
+    assert values(schedule, 6) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("kind", [Linear, Exponential, Cosine])
+def test_both_ends_are_exact(kind):
+    schedule = kind(0.7, 0.1, 3)
+    seen = values(schedule, 5)
+    assert (seen[0], seen[3], seen[4]) == (0.7, 0.1, 0.1)
+
+
+def model(steps: int = 10) -> nn.Sequential:
+    sample = st.nn.Categorical("reinmax", tau=Exponential(2.0, 1.0, steps))
+    return nn.Sequential(nn.Linear(3, 4), sample)
+
+
+def moved(by: int) -> nn.Sequential:
+    net = model()
+    for _ in range(by):
+        st.nn.step_schedules(net)
+    return net
+
+
+def tau(net: nn.Sequential) -> float:
+    return net[1].rule.tau
+
+
+def test_position_is_in_the_state_dict_of_the_model():
+    source, target = moved(5), model()
+    assert tau(target) == 2.0
+    file = io.BytesIO()
+    torch.save(source.state_dict(), file)
+    file.seek(0)
+    target.load_state_dict(torch.load(file, weights_only=True))
+    assert tau(target) == tau(source) == pytest.approx(math.sqrt(2.0))
+    st.nn.step_schedules(target)
+    assert tau(source) != tau(target)
+
+
+def test_state_dict_holds_tensors_only():
+    state = moved(5).state_dict()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert 5 in [int(v) for name, v in state.items() if "tau" in name]
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_keep_the_position_and_then_go_their_own_way(duplicate):
+    source = moved(5)
+    twin = duplicate(source)
+    assert tau(twin) == tau(source)
+    st.nn.step_schedules(twin)
+    assert twin[1].tau.position == 6
+    assert source[1].tau.position == 5
+
+
+def test_a_shorter_schedule_loads_a_later_position_as_its_end():
+    target = model(steps=3)
+    target.load_state_dict(moved(5).state_dict())
+    assert tau(target) == 1.0
+
+
+def test_moving_the_model_to_another_dtype_keeps_the_position():
+    assert tau(moved(5).to(torch.float64).half()) == pytest.approx(math.sqrt(2.0))
+
+
+def test_step_schedules_moves_each_schedule_once_shared_ones_too():
+    shared, own = Linear(1.0, 2.0, 10), Linear(1.0, 2.0, 10)
+    net = nn.ModuleList(
+        [
+            st.nn.Sign("tanh", slope=shared),
+            nn.Sequential(st.nn.Heaviside(surrogate="sigmoid", slope=shared)),
+            st.nn.GumbelSoftmax(own),
+        ]
+    )
+    st.nn.step_schedules(net)
+    assert (shared.position, own.position) == (1, 1)
+
+
+def test_an_optimizer_loop_anneals_the_gradient():
+    net = st.nn.Sign("tanh", slope=Linear(1.0, 3.0, 2))
+    slopes = []
+    for _ in range(3):
+        x = torch.zeros(1, requires_grad=True)
+        net(x).backward()
+        slopes.append(x.grad.item())
+        st.nn.step_schedules(net)
+    assert slopes == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Linear(math.nan, 1.0, 3),
+        lambda: Linear(1.0, math.inf, 3),
+        lambda: Linear(1.0, 2.0, -1),
+        lambda: Linear(1.0, 2.0, 2.5),
+        lambda: Linear(1.0, 2.0, True),
+        lambda: Exponential(1.0, 0.0, 3),
+        lambda: Exponential(-1.0, 1.0, 3),
+    ],
+)
+def test_wrong_arguments_raise(make):
+    with pytest.raises(st.ArgumentError, match=r"must be .*got"):
+        make()
