@@ -1,6 +1,6 @@
 """Straight-through estimators: a hard forward bit for bit, a soft backward by any rule."""
 
-from . import estimators, nn, surrogates
+from . import audit, estimators, nn, surrogates
 from .core.errors import ArgumentError, DtypeError, ShapeError, StraightThroughError, strict
 from .core.noise import Seed
 from .core.straight_through import straight_through
@@ -25,6 +25,7 @@ __all__ = [
     "ShapeError",
     "StraightThroughError",
     "argmax",
+    "audit",
     "bernoulli",
     "binary_concrete",
     "categorical",
