@@ -16,7 +16,7 @@ from ...core.errors import (
 )
 from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
-from ...core.rules import Derivative
+from ...core.rules import Derivative, compute_dtype
 from ...core.straight_through import apply
 from ...estimators import Estimator, ReinMax
 from . import reference
@@ -271,7 +271,8 @@ def hard_concrete_mean(logits: Tensor, *, gamma: float = -0.1, zeta: float = 1.1
     """
     check_floating("logits", logits)
     _check_stretch(gamma, zeta)
-    return reference.stretch(torch.sigmoid(logits), gamma, zeta)
+    wide = logits.to(compute_dtype(logits.dtype))
+    return reference.stretch(torch.sigmoid(wide), gamma, zeta).to(logits.dtype)
 
 
 def l0_norm(
@@ -300,4 +301,5 @@ def l0_norm(
     check_floating("logits", logits)
     check_positive("tau", tau)
     _check_stretch(gamma, zeta)
-    return torch.sigmoid(logits - tau * math.log(-gamma / zeta))
+    wide = logits.to(compute_dtype(logits.dtype))
+    return torch.sigmoid(wide - tau * math.log(-gamma / zeta)).to(logits.dtype)
