@@ -42,9 +42,12 @@ class Operation(ABC):
 
 def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Run `operation`: its value first, then its residuals."""
-    # Dynamo refuses any Function that defines jvp, so compiled code takes the class without it.
+    # Dynamo refuses any Function that defines jvp, so compiled code takes the class without it;
+    # and where no gradient is wanted it miscounts the arguments of a forward with *inputs.
     if torch.compiler.is_compiling():
-        return _Engine.apply(operation, *inputs)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+            return _Engine.apply(operation, *inputs)
+        return operation.forward(*inputs)
     return _EngineWithJvp.apply(operation, *inputs)
 
 
