@@ -1,0 +1,73 @@
+"""What every command shares: where output goes, JSON, tables, folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..core.errors import ArgumentError
+
+PIPE_WIDTH = 120
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on stdout."""
+    json.dump(value, sys.stdout, indent=1, allow_nan=False)
+    print()
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False
+) -> None:
+    """Print a table on stdout; with `numbers` all columns but the first are right-aligned."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for position, name in enumerate(columns):
+        table.add_column(name, justify="right" if numbers and position else "left")
+    for row in rows:
+        table.add_row(*row)
+    # A pipe has no width; a terminal and the variable COLUMNS have.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    Console(markup=False, highlight=False, width=width).print(table)
+    print()
+
+
+def inform(message: str) -> None:
+    """Say something on stderr."""
+    print(message, file=sys.stderr)
+
+
+def names(text: str) -> list[str]:
+    """Split a comma-separated list.
+
+    Raises:
+        ArgumentError: if nothing is in it.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise ArgumentError(f"a comma-separated list must name something, got {text!r}")
+    return parts
+
+
+def writable(folder: Path) -> Path:
+    """Make the folder, write a file into it, and return it.
+
+    Raises:
+        ArgumentError: if that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ArgumentError(f"cannot write into {folder}: {error.strerror}") from error
+    return folder

@@ -1,0 +1,63 @@
+"""`straightthrough list`: every operator and rule, from the registry."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from ..core.registry import OPERATORS, RULES
+from .console import Json, print_json, print_table
+
+
+def main(json: Json = False) -> None:
+    """List every operator, the rules that fit it, and every rule."""
+    operators = [_operator(name) for name in OPERATORS]
+    rules = [_rule(name) for name in RULES]
+    if json:
+        print_json({"operators": operators, "rules": rules})
+        return
+    print_table(
+        ("Operator", "Room", "Default rule", "What it is"),
+        [(row["name"], row["room"], row["default"] or "–", row["summary"]) for row in operators],
+    )
+    print_table(
+        ("Operators", "Rules that fit them"),
+        [
+            (", ".join(row["name"] for row in group), f"{keyword}= {', '.join(fitting)}")
+            for (keyword, fitting), group in groupby(operators, _fitting)
+            if keyword
+        ],
+    )
+    print_table(
+        ("Rule", "Class", "What it is"),
+        [(row["name"], row["class"], row["summary"]) for row in rules],
+    )
+
+
+def _fitting(row: dict[str, Any]) -> tuple[str, list[str]]:
+    return row["keyword"], row["rules"]
+
+
+def _operator(name: str) -> dict[str, Any]:
+    record = OPERATORS[name]
+    return {
+        "name": name,
+        "room": record.room,
+        "keyword": record.rule,
+        "default": repr(record.default) if record.default else None,
+        "rules": [rule.name for rule in record.rules()] if record.rule else [],
+        "samples": record.samples,
+        "summary": record.summary,
+    }
+
+
+def _rule(name: str) -> dict[str, Any]:
+    record = RULES[name]
+    return {
+        "name": name,
+        "class": record.type.__name__,
+        "fits": [
+            operator for operator, row in OPERATORS.items() if row.rule and record in row.rules()
+        ],
+        "summary": record.summary,
+    }

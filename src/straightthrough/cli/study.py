@@ -1,0 +1,129 @@
+"""`straightthrough study NAME`: train on real data, print a table, write a page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+from .. import report
+from ..core.errors import ArgumentError
+from ..studies import mask as mask_study
+from ..studies import vae as vae_study
+from ..studies.record import Notify, Progress, to_json
+from .console import Json, inform, names, print_json, print_table, writable
+
+app = typer.Typer(
+    help="Train on real data, and write a report.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Data = Annotated[str, typer.Option(help="digits, mnist or fashion-mnist.")]
+Folder = Annotated[
+    str | None,
+    typer.Option("--data-dir", help="Holds IDX files (.gz or not) or an .npz; not for digits."),
+]
+Seeds = Annotated[
+    str, typer.Option(help="A list such as 0,1,5 or a count: 3 means 0,1,2.", metavar="LIST|COUNT")
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Default: what suits the data.")]
+
+
+@app.command()
+def vae(
+    data: Data = "digits",
+    data_dir: Folder = None,
+    estimators: Annotated[
+        str, typer.Option(help="Comma-separated; `straightthrough list` shows them.")
+    ] = ",".join(vae_study.TUNED),
+    seeds: Seeds = "1",
+    epochs: Epochs = None,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/vae"),
+    json: Json = False,
+) -> None:
+    """Categorical VAE: how well each estimator trains it, and how good its gradient is."""
+    settings = vae_study.Settings(data, data_dir, names(estimators), _seeds(seeds), epochs)
+    _run(lambda notify: vae_study.run(settings, notify), report.vae.tables, output, json)
+
+
+@app.command()
+def mask(
+    data: Data = "digits",
+    data_dir: Folder = None,
+    seeds: Seeds = "1",
+    epochs: Epochs = None,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/mask"),
+    json: Json = False,
+) -> None:
+    """Masked network: how many weights it keeps, and what the mask costs."""
+    settings = mask_study.Settings(data, data_dir, _seeds(seeds), epochs)
+    _run(lambda notify: mask_study.run(settings, notify), report.mask.tables, output, json)
+
+
+def _seeds(text: str) -> Sequence[int]:
+    """Read `0,1,5` as a list and `3` as a count."""
+    try:
+        listed = [int(part) for part in names(text)]
+    except ValueError:
+        listed = []
+    seeds = list(range(listed[0])) if len(listed) == 1 and "," not in text else listed
+    if not seeds or min(seeds) < 0:
+        raise ArgumentError(f"seeds must be a list such as 0,1,5 or a count above 0, got {text!r}")
+    return seeds
+
+
+def _run(
+    study: Callable[[Notify], Any],
+    tables: Callable[[dict[str, Any]], list[report.Table]],
+    output: Path,
+    json: bool,
+) -> None:
+    """Run a study with a live display, then print and write what came of it."""
+    folder = writable(output)
+    with _bars() as bars:
+        result = to_json(study(_notifier(bars)))
+    page = report.write(result, folder)
+    if json:
+        print_json(result)
+    else:
+        for table in tables(result):
+            print_table(table.columns, table.rows, numbers=True)
+            print(f"{textwrap.fill(table.note, 100)}\n")
+        print(f"Report: {page}")
+    if not result["header"]["complete"]:
+        inform(f"interrupted: the report is partial, {page}")
+        raise typer.Exit(1)
+
+
+def _bars() -> Bars:
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[text]}"),
+        console=Console(stderr=True),
+    )
+
+
+def _notifier(bars: Bars) -> Notify:
+    """Return what turns a study's progress into one bar a run."""
+    tasks: dict[str, TaskID] = {}
+
+    def notify(progress: Progress) -> None:
+        if progress.run not in tasks:
+            tasks[progress.run] = bars.add_task(progress.run, total=progress.total, text="")
+        bars.update(tasks[progress.run], completed=progress.done, text=progress.text)
+
+    return notify

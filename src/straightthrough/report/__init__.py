@@ -1,0 +1,64 @@
+"""A study's result in, its page out: one HTML file that needs nothing else.
+
+Nothing is measured here, and only the result's JSON is read, so a page can be made again from
+the `result.json` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ArgumentError
+from . import mask, vae
+from .page import Table
+
+__all__ = ["Table", "mask", "read", "render", "vae", "write", "write_page"]
+
+LAYOUTS = {"vae": vae.layout, "mask": mask.layout}
+
+
+def render(result: dict[str, Any]) -> str:
+    """Return the HTML page of a result.
+
+    Args:
+        result: a study's result as plain JSON values.
+
+    Raises:
+        ArgumentError: if it is no result of a study.
+    """
+    try:
+        layout = LAYOUTS[result["header"]["study"]]
+        return layout(result)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ArgumentError(
+            f"this is not a result of a study ({', '.join(LAYOUTS)}): "
+            f"{type(error).__name__} {error}"
+        ) from error
+
+
+def write(result: dict[str, Any], folder: Path) -> Path:
+    """Write `result.json` and `report.html` into `folder`, and return the page's path."""
+    (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+    return write_page(result, folder)
+
+
+def write_page(result: dict[str, Any], folder: Path) -> Path:
+    """Write `report.html` alone."""
+    page = folder / "report.html"
+    page.write_text(render(result), encoding="utf-8")
+    return page
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read the `result.json` in `folder`.
+
+    Raises:
+        ArgumentError: if there is none, or it is not JSON.
+    """
+    path = folder / "result.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ArgumentError(f"{path} cannot be read: {error}") from error

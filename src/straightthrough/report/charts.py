@@ -1,0 +1,139 @@
+"""Numbers to PNG: line charts in a light and a dark dress, and grids of small grey images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import image as png
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart; lines of the same `group` share a colour."""
+
+    label: str
+    group: int
+    x: Sequence[float]
+    y: Sequence[float | None]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart, with what is written at its end."""
+
+    label: str
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a chart; the lines' are told apart by colour-blind readers too."""
+
+    background: str
+    ink: str
+    grid: str
+    lines: tuple[str, ...]
+
+
+# The colours of Okabe and Ito (2008), the lighter ones on the dark background.
+LIGHT = Theme(
+    "#ffffff", "#27303f", "#dfe3ea", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+)
+DARK = Theme(
+    "#171c26", "#d5dbe6", "#333c4b", ("#56b4e9", "#e69f00", "#2fc79a", "#e3a1c6", "#f0e442")
+)
+MARKERS = "osD^v"
+
+
+def lines(series: Sequence[Line], x: str, y: str, theme: Theme) -> bytes:
+    """Draw lines over a common axis."""
+    figure, axes = _canvas(theme, height=3.6)
+    for line in series:
+        slot = line.group % len(theme.lines)
+        values = [np.nan if value is None else value for value in line.y]
+        axes.plot(
+            line.x,
+            values,
+            "--" if line.dashed else "-",
+            label=line.label,
+            color=theme.lines[slot],
+            marker=MARKERS[slot % len(MARKERS)],
+            markersize=4,
+            markerfacecolor=theme.background if line.dashed else theme.lines[slot],
+            linewidth=1.8,
+        )
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
+    return _save(figure)
+
+
+def bars(series: Sequence[Bar], x: str, theme: Theme) -> bytes:
+    """Draw horizontal bars, the first on top."""
+    figure, axes = _canvas(theme, height=0.9 + 0.5 * len(series))
+    names = [bar.label for bar in series]
+    axes.barh(names, [bar.value for bar in series], color=theme.lines[0], height=0.6)
+    for row, bar in enumerate(series):
+        axes.annotate(
+            bar.text,
+            (bar.value, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=theme.ink,
+        )
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(x)
+    return _save(figure)
+
+
+def grid(images: NDArray[np.uint8], columns: int, gap: int = 1) -> bytes:
+    """Draw `(N, height, width)` images in rows of `columns`, pixel for pixel, dark on white."""
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    step_y, step_x = height + gap, width + gap
+    sheet = np.full((rows * step_y + gap, columns * step_x + gap), 255, np.uint8)
+    for position, image in enumerate(images):
+        row, column = divmod(position, columns)
+        top, left = gap + row * step_y, gap + column * step_x
+        sheet[top : top + height, left : left + width] = 255 - image
+    buffer = io.BytesIO()
+    png.imsave(buffer, sheet, cmap="gray", vmin=0, vmax=255, format="png")
+    return buffer.getvalue()
+
+
+def unpack(pictures: dict[str, Any]) -> NDArray[np.uint8]:
+    """Return the images that a result's JSON holds."""
+    raw = base64.b64decode(pictures["data"])
+    return np.frombuffer(raw, np.uint8).reshape(pictures["shape"])
+
+
+def _canvas(theme: Theme, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(7.2, height), dpi=160, facecolor=theme.background)
+    axes = figure.add_subplot(facecolor=theme.background)
+    axes.tick_params(colors=theme.ink, labelsize=9, length=0)
+    axes.xaxis.label.set_color(theme.ink)
+    axes.yaxis.label.set_color(theme.ink)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Figure) -> bytes:
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,103 @@
+"""What every study records besides its numbers, and how it becomes JSON."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import straightthrough as st
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one run of a study is."""
+
+    run: str
+    done: int
+    total: int
+    text: str
+
+
+Notify = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """Take a study's progress and show nothing."""
+
+
+def environment() -> dict[str, str | int]:
+    """Return the machine and the versions that a number was made with."""
+    return {
+        "straightthrough": st.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "processors": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name; Linux keeps it in a file only."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@dataclass
+class Header:
+    """Which study a result is of, and how it came about."""
+
+    study: str
+    command: str = field(default_factory=lambda: " ".join(["straightthrough", *sys.argv[1:]]))
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    environment: dict[str, str | int] = field(default_factory=environment)
+    seconds: float = 0.0
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Grey images as JSON: bytes in base64, 255 = white."""
+
+    shape: tuple[int, ...]
+    data: str
+
+
+def pictures(images: Tensor) -> Pictures:
+    """Pack images with values in [0, 1], `(N, height, width)`."""
+    grey = (images * 255).round().to(torch.uint8).cpu().numpy()
+    return Pictures(tuple(grey.shape), base64.b64encode(grey.tobytes()).decode())
+
+
+def to_json(result: Any) -> dict[str, Any]:
+    """Return a result as plain JSON values; numbers that are not finite become None."""
+    return dict(_plain(dataclasses.asdict(result)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
