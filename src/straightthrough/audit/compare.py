@@ -161,15 +161,15 @@ def compare(
     rules = _rules(estimators)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ArgumentError(f"samples must be an int of at least 1, got {samples!r}")
+    total = count_outcomes(logits, limit)
     logits = logits.detach()
-    exact = expected_gradient(loss, logits, limit)
+    exact = expected_gradient(loss, logits)
     tallies = [_Tally(name, rule, exact) for name, rule in rules]
     rows = logits.reshape(exact.shape).to(torch.float64)
-    for outcomes in enumerate_outcomes(logits, limit):
+    for outcomes in enumerate_outcomes(logits):
         grad = _gradient(loss, outcomes, logits).to(torch.float64)
         for tally in tallies:
             tally.add(rows, outcomes, grad, samples, seed)
-    total = count_outcomes(logits, limit)
     return Audit(tuple(tally.row(rescale) for tally in tallies), total, samples, seed, rescale)
 
 

@@ -57,12 +57,12 @@ def count_outcomes(logits: Tensor, limit: int) -> int:
     return classes**variables
 
 
-def enumerate_outcomes(logits: Tensor, limit: int) -> Iterator[Outcomes]:
+def enumerate_outcomes(logits: Tensor) -> Iterator[Outcomes]:
     """Yield all outcomes of `logits`, `(C,)` or `(L, C)`, a chunk at a time."""
-    total, classes = count_outcomes(logits, limit), logits.shape[-1]
+    classes = logits.shape[-1]
     log_p = logits.detach().reshape(-1, classes).to(torch.float64).log_softmax(-1)
     place = torch.tensor([classes**i for i in reversed(range(len(log_p)))], device=logits.device)
-    step = max(1, CHUNK // logits.numel())
+    total, step = classes ** len(log_p), max(1, CHUNK // logits.numel())
     for first in range(0, total, step):
         number = torch.arange(first, min(first + step, total), device=logits.device)
         index = number[:, None] // place % classes
@@ -133,15 +133,16 @@ def exact_gradient(loss: Loss, logits: Tensor, *, limit: int = LIMIT) -> Tensor:
         >>> st.audit.exact_gradient(lambda z: z @ cost, torch.zeros(3))
         tensor([-0.4444, -0.1111,  0.5556])
     """
-    return expected_gradient(loss, logits, limit).to(logits.dtype).reshape(logits.shape)
+    count_outcomes(logits, limit)
+    return expected_gradient(loss, logits).to(logits.dtype).reshape(logits.shape)
 
 
 @torch.no_grad()
-def expected_gradient(loss: Loss, logits: Tensor, limit: int) -> Tensor:
+def expected_gradient(loss: Loss, logits: Tensor) -> Tensor:
     """Return the exact gradient in float64, `(L, C)`."""
     p = logits.reshape(-1, logits.shape[-1]).to(torch.float64).softmax(-1)
     at_outcomes, mean = torch.zeros_like(p), torch.zeros_like(p[0, 0])
-    for outcomes in enumerate_outcomes(logits, limit):
+    for outcomes in enumerate_outcomes(logits):
         value = losses(loss, outcomes.one_hot, logits).to(torch.float64)
         weighted = outcomes.probability * value
         at_outcomes += torch.einsum("n,nlc->lc", weighted, outcomes.one_hot.to(torch.float64))
