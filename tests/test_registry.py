@@ -1,0 +1,148 @@
+"""The public names, the shorthands of rules, and what importing the library pulls in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import straightthrough as st
+from straightthrough.core.registry import OPERATORS, RULES, resolve
+from straightthrough.core.rules import Derivative, Relaxation
+from straightthrough.estimators import Estimator, GumbelST, ReinMax, Softmax, StraightThrough
+
+PUBLIC = [
+    "ArgumentError",
+    "DtypeError",
+    "Seed",
+    "ShapeError",
+    "StraightThroughError",
+    "argmax",
+    "audit",
+    "bernoulli",
+    "binary_concrete",
+    "categorical",
+    "categorical_lookup",
+    "ceil",
+    "clamp",
+    "estimators",
+    "floor",
+    "gumbel_softmax",
+    "hard_concrete",
+    "hard_concrete_mean",
+    "heaviside",
+    "l0_norm",
+    "nn",
+    "round",
+    "sign",
+    "straight_through",
+    "strict",
+    "surrogates",
+    "ternary",
+    "topk",
+    "trunc",
+    "wrap",
+]
+
+OPERATORS_OF_ROOMS = {
+    "pointwise": {"sign", "heaviside", "round", "floor", "ceil", "trunc", "clamp", "ternary"},
+    "categorical": {"categorical", "argmax", "gumbel_softmax"},
+    "bernoulli": {"bernoulli", "binary_concrete", "hard_concrete"},
+    "subset": {"topk"},
+}
+
+
+def test_public_names() -> None:
+    assert list(st.__all__) == PUBLIC
+    assert all(hasattr(st, name) for name in PUBLIC)
+
+
+def test_operators_of_the_rooms() -> None:
+    for room, names in OPERATORS_OF_ROOMS.items():
+        assert {record.name for record in OPERATORS.values() if record.room == room} == names
+    for name, record in OPERATORS.items():
+        assert record.function is getattr(st, name)
+        assert record.summary.endswith(".")
+
+
+def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
+    wanted = {
+        "straight_through": StraightThrough(tau=1.0),
+        "gumbel": GumbelST(tau=1.0),
+        "reinmax": ReinMax(tau=1.0),
+        "softmax": Softmax(tau=1.0),
+        "identity": st.surrogates.Identity(),
+        "clipped": st.surrogates.Clipped(width=1),
+        "tanh": st.surrogates.Tanh(slope=1),
+        "sigmoid": st.surrogates.Sigmoid(slope=4),
+        "atan": st.surrogates.Atan(alpha=2),
+        "fast_sigmoid": st.surrogates.FastSigmoid(slope=25),
+        "super_spike": st.surrogates.SuperSpike(alpha=1),
+        "soft_sign": st.surrogates.SoftSign(alpha=2),
+        "triangle": st.surrogates.Triangle(alpha=1),
+        "erf": st.surrogates.Erf(alpha=2),
+        "rectangle": st.surrogates.Rectangle(alpha=1),
+        "exponential": st.surrogates.Exponential(alpha=1),
+        "leaky_rectangle": st.surrogates.LeakyRectangle(width=1, leak=0.01),
+        "multi_gaussian": st.surrogates.MultiGaussian(gamma=0.5, sigma=0.5, height=0.15),
+        "square_wave": st.surrogates.SquareWave(terms=2, period=8),
+        "approx_sign": st.surrogates.ApproxSign(),
+        "swish_sign": st.surrogates.SwishSign(beta=5),
+    }
+    for name, rule in wanted.items():
+        assert resolve("rule", name, Derivative, Estimator, Relaxation) == rule
+    assert set(RULES) == {*wanted, "error_decay"}
+
+
+def test_a_rule_is_returned_as_it_is() -> None:
+    rule = ReinMax(1.3)
+    assert resolve("estimator", rule, Estimator) is rule
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("reinmx", "did you mean 'reinmax'? known"),
+        ("zzz", "here; known"),
+        ("tanh", "here; known"),  # a rule, but no estimator
+        (st.surrogates.Tanh(), "here; known"),
+        (ReinMax, "here; known"),
+        (None, "here; known"),
+        (["reinmax"], "here; known"),
+    ],
+    ids=repr,
+)
+def test_unknown_rules(given: object, hint: str) -> None:
+    with pytest.raises(st.ArgumentError) as error:
+        resolve("estimator", given, Estimator)
+    message = str(error.value)
+    assert message.startswith(f"estimator={given!r} is unknown here; ")
+    assert hint in message
+    known = message.partition("known: ")[2].removesuffix(", or an instance of Estimator")
+    assert set(known.split(", ")) == {"straight_through", "gumbel", "reinmax"}
+
+
+def test_a_rule_without_a_default_shows_how_to_make_it() -> None:
+    with pytest.raises(st.ArgumentError, match=r"for instance ErrorDecay\(t=1\.0\)"):
+        resolve("surrogate", "error_decay", Derivative)
+    assert RULES["error_decay"].example == st.surrogates.ErrorDecay(1.0)
+
+
+def test_rules_that_fit_an_operator() -> None:
+    names = {record.name for record in OPERATORS["categorical"].rules()}
+    assert names == {"straight_through", "gumbel", "reinmax"}
+    assert {record.name for record in OPERATORS["topk"].rules()} == {"softmax"}
+    assert "tanh" in {record.name for record in OPERATORS["bernoulli"].rules()}
+    assert all(record.summary.endswith(".") for record in RULES.values())
+
+
+@pytest.mark.parametrize("module", ["straightthrough", "straightthrough.nn"])
+def test_import_needs_torch_and_numpy_alone(module: str) -> None:
+    extras = {"matplotlib", "rich", "typer", "sklearn", "scipy", "pytest", "hypothesis"}
+    code = f"import sys; import torch; before = set(sys.modules); import {module}; "
+    code += "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "straightthrough" in loaded
+    assert not loaded & extras
