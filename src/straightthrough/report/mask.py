@@ -62,8 +62,8 @@ def layout(result: dict[str, Any]) -> str:
 def _training(page: Page, groups: Groups) -> None:
     page.heading("Training")
     error = [
-        *lines(groups, "test_error", "test"),
-        *lines(groups, "train_error", "train", dashed=True),
+        *lines(groups, "test_error", suffix="test", first=1),
+        *lines(groups, "train_error", suffix="train", first=1),
     ]
     page.chart(
         partial(charts.lines, error, "epoch", "error (%)"),
@@ -75,9 +75,10 @@ def _training(page: Page, groups: Groups) -> None:
     )
     page.heading(
         "Which pixels are looked at",
-        "The share of each pixel's weights in the first layer that are live: black all, white "
-        "none. Of the first seed.",
+        "The share of each pixel's weights in the masked network's first layer that are live: "
+        "black all, white none.",
     )
+    masked = [run for run in groups.get("masked", []) if run["inputs"]]
     page.pictures(
-        [(name, charts.grid(charts.unpack(runs[0]["inputs"]), 1)) for name, runs in groups.items()]
+        [(f"seed {run['seed']}", charts.grid(charts.unpack(run["inputs"]), 1)) for run in masked]
     )

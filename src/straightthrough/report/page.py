@@ -76,8 +76,11 @@ class Page:
         facts = {
             "Started": self._header["started"],
             "Time": f"{self._header['seconds']:.1f} s",
-            **{key.capitalize(): _plain(value) for key, value in settings.items()},
-            **{key.capitalize(): _plain(value) for key, value in environment.items()},
+            **{
+                key.capitalize(): _plain(value)
+                for key, value in {**settings, **environment}.items()
+                if value is not None
+            },
         }
         items = "".join(
             f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items()

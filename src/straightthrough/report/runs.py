@@ -35,18 +35,21 @@ def rows(groups: Groups, fields: dict[str, int]) -> list[list[str]]:
     return table
 
 
-def lines(groups: Groups, field: str, suffix: str = "", dashed: bool = False) -> list[Line]:
-    """Return one line a group: the mean over the seeds that got as far."""
+def lines(groups: Groups, field: str, *, suffix: str = "", first: int = 0) -> list[Line]:
+    """Return one line a group from its `first` checkpoint on, dashed for train.
+
+    Its points are means over the seeds that got as far.
+    """
     series = []
     for slot, (name, runs) in enumerate(groups.items()):
-        longest = max((run["points"] for run in runs), key=len)
+        longest = max((run["points"] for run in runs), key=len)[first:]
         epochs = [point["epoch"] for point in longest]
         reached = [
             [run["points"][i][field] for run in runs if len(run["points"]) > i]
-            for i in range(len(epochs))
+            for i in range(first, first + len(epochs))
         ]
         values = [average(numbers) for numbers in reached]
-        series.append(Line(f"{name} {suffix}".strip(), slot, epochs, values, dashed))
+        series.append(Line(f"{name} {suffix}".strip(), slot, epochs, values, suffix == "train"))
     return series
 
 

@@ -61,7 +61,7 @@ def _lead(result: dict[str, Any], groups: Groups) -> str:
 
 def _training(page: Page, groups: Groups) -> None:
     page.heading("Training")
-    elbo = [*lines(groups, "test", "test"), *lines(groups, "train", "train", dashed=True)]
+    elbo = [*_elbo(groups, "test"), *_elbo(groups, "train")]
     page.chart(
         partial(charts.lines, elbo, "epoch", "-ELBO (nats an image)"),
         "Negative ELBO over epochs, one line an estimator, for train and test",
@@ -75,6 +75,11 @@ def _training(page: Page, groups: Groups) -> None:
         partial(charts.lines, lines(groups, "cosine"), "epoch", "cosine to the exact gradient"),
         "Cosine of the gradient to the exact gradient over epochs, one line an estimator",
     )
+
+
+def _elbo(groups: Groups, part: str) -> list[charts.Line]:
+    """Return the lines from the first trained checkpoint on: before it all are far above."""
+    return lines(groups, part, suffix=part, first=1)
 
 
 def _images(page: Page, groups: Groups, originals: dict[str, Any]) -> None:
