@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..core.errors import ArgumentError
 from ..core.registry import OPERATORS, OperatorRecord
 from ..core.rules import Rule
-from .case import CHECKS, Case, applicable, assert_bits, assert_close, cases
+from .case import CHECKS, CLASSES, DTYPES, Case, applicable, assert_bits, assert_close, cases
 from .contracts import (
     check_dim,
     check_errors,
@@ -44,6 +44,8 @@ from .values import (
 
 __all__ = [
     "CHECKS",
+    "CLASSES",
+    "DTYPES",
     "Case",
     "applicable",
     "assert_bits",
@@ -128,4 +130,3 @@ def check_operator(record: OperatorRecord, *, device: str = "cpu") -> None:
 def _check(case: Case) -> None:
     for function in applicable(case):
         function(case)
-    check_compiled(case)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +34,14 @@ class Case:
         record: the operator, registered or not.
         rule: the rule it is given; None for the one that is built in.
         device: where the inputs lie.
+        soft: whether the value is a soft one: then a sum or a sigmoid may round otherwise in
+            another layout, and no hard value is specified.
     """
 
     record: OperatorRecord
     rule: Rule | None = None
     device: str = "cpu"
+    soft: bool = False
 
     def __str__(self) -> str:
         return f"{self.record.name}-{self.rule or 'default'}"
@@ -69,6 +72,10 @@ class Case:
         y = self(x, **overrides)
         assert y.requires_grad, f"{self}: the value of an input that requires grad does not"
         return y.detach(), torch.autograd.grad(y, x, grad)[0]
+
+    def assert_same(self, got: Tensor, expected: Tensor, about: str) -> None:
+        """Assert that two values of the operator are the same: bit by bit, unless soft."""
+        (assert_close if self.soft else assert_bits)(got, expected, f"{self}: {about}")
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
         """Return ordinary values, the same ones in every dtype up to rounding."""
@@ -168,6 +175,6 @@ def check(applies: Callable[[Case], bool] = lambda _: True) -> Callable[[Check],
     return add
 
 
-def applicable(case: Case) -> Iterator[Check]:
-    """Yield the checks that are about `case`."""
-    yield from (function for function, applies in CHECKS.items() if applies(case))
+def applicable(case: Case) -> list[Check]:
+    """Return the checks that are about `case`."""
+    return [function for function, applies in CHECKS.items() if applies(case)]

@@ -123,8 +123,8 @@ def check_jvp(case: Case) -> None:
         except StraightThroughError:
             return
         raise AssertionError(f"{case}: forward mode ran, and is declared to raise")
-    y, moved = torch.func.jvp(case, (x,), (tangent,))
-    assert_bits(y, case(x), f"{case}: value in forward mode")
+    y, moved = torch.func.jvp(case, (x,), (tangent,))[:2]
+    case.assert_same(y, case(x), "value in forward mode")
     assert (moved.dtype, moved.shape) == (x.dtype, x.shape), (
         f"{case}: the tangent is {moved.dtype}, {moved.shape}, not {x.dtype}, {x.shape}"
     )

@@ -54,7 +54,7 @@ def check_shards(case: Case) -> None:
             seed = Seed(SEED, first * positions)
             shard_y, shard_gradient = case.pull(x[first:last], grad[first:last], seed=seed)
             about = f"shard {first}:{last}, {dtype}"
-            assert_bits(shard_y, y[first:last], f"{case}: value of {about}")
+            case.assert_same(shard_y, y[first:last], f"value of {about}")
             assert_close(shard_gradient, gradient[first:last], f"{case}: gradient of {about}")
 
 

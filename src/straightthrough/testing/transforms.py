@@ -7,25 +7,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .case import Case, assert_bits, assert_close, check
+from .case import Case, assert_close, check
 
 
 @check()
 def check_vmap(case: Case) -> None:
-    """vmap is the loop over examples, whichever dimension is mapped; so is vmap of vmap."""
+    """Vmap is the loop over examples, whichever dimension is mapped; so is vmap of vmap."""
     x = case.input(4)
     loop = torch.stack([case(example) for example in x])
-    assert_bits(torch.func.vmap(case)(x), loop, f"{case}: vmap")
+    case.assert_same(torch.func.vmap(case)(x), loop, "vmap")
     other = torch.func.vmap(case, in_dims=1, out_dims=1)(x.transpose(0, 1))
-    assert_bits(other.transpose(0, 1), loop, f"{case}: vmap over dim 1")
+    case.assert_same(other.transpose(0, 1), loop, "vmap over dim 1")
     nested = torch.func.vmap(torch.func.vmap(case))(x)
     rows = torch.stack([torch.stack([case(row) for row in example]) for example in x])
-    assert_bits(nested, rows, f"{case}: vmap of vmap")
+    case.assert_same(nested, rows, "vmap of vmap")
 
 
 @check()
 def check_vmap_grad(case: Case) -> None:
-    """vmap of grad is the loop over examples."""
+    """Vmap of grad is the loop over examples."""
     x, grad = case.input(4), case.input(4, seed=1)
 
     def loss(x: Tensor, grad: Tensor) -> Tensor:
@@ -36,6 +36,7 @@ def check_vmap_grad(case: Case) -> None:
     assert_close(mapped, loop, f"{case}: vmap of grad", float(grad.abs().max()))
 
 
+@check()
 def check_compiled(case: Case, backend: str = "aot_eager") -> None:
     """Compiled whole, the operator has eager's value and gradient, and compiles once.
 
@@ -68,6 +69,6 @@ def _assert_as_eager(
     except RuntimeError as error:
         raise AssertionError(f"{case}: compiled, seed={seed}: {error}") from error
     about = f"{case}: compiled, seed={seed}"
-    assert_bits(compiled_y.detach(), y, f"{about}: value")
+    case.assert_same(compiled_y.detach(), y, f"value compiled, seed={seed}")
     scale = float(grad.abs().max())
     assert_close(compiled_gradient, gradient, f"{about}: gradient", scale)

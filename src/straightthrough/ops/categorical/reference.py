@@ -122,7 +122,9 @@ class Lookup(Operation):
         rows = grad.reshape(-1, grad.shape[-1])
         to_table = torch.zeros_like(table).index_add(0, index.reshape(-1), rows)
         own = Seed(seed, self.offset)
-        to_logits = widened(self.estimator.gradient, logits, index, grad @ table.T, own)
+        with torch.autocast(grad.device.type, enabled=False):
+            to_one_hot = grad @ table.T
+        to_logits = widened(self.estimator.gradient, logits, index, to_one_hot, own)
         return to_logits, to_table, None
 
 

@@ -1,0 +1,201 @@
+"""Every promise of every operator with every rule: one matrix over the registry."""
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies
+
+import straightthrough as st
+from straightthrough import testing
+from straightthrough.core.noise import Seed
+from straightthrough.core.registry import OPERATORS, RULES, OperatorRecord
+from straightthrough.core.rules import Derivative, Relaxation, Rule
+from straightthrough.estimators import Estimator, GumbelST
+from straightthrough.estimators.base import one_hot
+from straightthrough.estimators.gumbel import conditional_gumbels
+from straightthrough.ops.categorical.reference import gumbel_noise
+from straightthrough.testing import Case
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def lookup(logits, estimator="reinmax", *, dim=-1, mask=None, generator=None, seed=None):
+    """A lookup in the identity table: a categorical draw by the other function."""
+    dtype, device = (logits.dtype, logits.device) if torch.is_tensor(logits) else (None, None)
+    table = torch.eye(testing.CLASSES, dtype=dtype, device=device)
+    noise = {"generator": generator, "seed": seed}
+    value = st.categorical_lookup(logits, table, estimator, dim=dim, mask=mask, **noise)
+    return value.movedim(-1, dim)
+
+
+def lookup_record() -> OperatorRecord:
+    draw = OPERATORS["categorical"]
+
+    def saved_bytes(numel: int, itemsize: int, rows: int) -> int:
+        return draw.saved_bytes(numel, itemsize, rows) + (numel // rows) ** 2 * itemsize
+
+    changes = {"name": "categorical_lookup", "function": lookup, "saved_bytes": saved_bytes}
+    return dataclasses.replace(draw, **changes)
+
+
+def soft(name: str, **changes: object) -> Case:
+    """The operator in its soft mode, where forward mode always works."""
+    record = OPERATORS[name]
+    arguments = {**record.arguments, "hard": False}
+    record = dataclasses.replace(record, arguments=arguments, forward_mode=True, **changes)
+    return Case(record, soft=True)
+
+
+def soft_gumbel_gradient(rule, logits, y, grad, seed, **_):
+    noise = gumbel_noise(logits, seed.tensor(logits.device), seed.offset).double()
+    relaxed = functools.partial(torch.softmax, dim=-1)
+    return torch.func.vjp(relaxed, logits.double() + noise)[1](grad.double())[0]
+
+
+LOOKUP = lookup_record()
+HARD = [
+    *(case for device in DEVICES for case in testing.cases(device)),
+    *(Case(LOOKUP, rule.example) for rule in LOOKUP.rules()),
+]
+SOFT = [
+    soft("binary_concrete"),
+    soft("hard_concrete"),
+    # Autograd keeps the softmax, in what it is computed in.
+    soft(
+        "gumbel_softmax",
+        gradient=soft_gumbel_gradient,
+        saved_bytes=lambda numel, itemsize, rows: numel * max(itemsize, 4),
+    ),
+]
+MATRIX = [(check, case) for case in HARD + SOFT for check in testing.applicable(case)]
+
+
+def name(value: object) -> str:
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize(("check", "case"), MATRIX, ids=name)
+def test_conformance(check, case):
+    check(case)
+
+
+def test_every_operator_and_every_rule_is_in_the_matrix():
+    operators = {case.record.name for _, case in MATRIX}
+    rules = {type(case.rule) for _, case in MATRIX if case.rule is not None}
+    assert operators == {*OPERATORS, "categorical_lookup"}
+    assert rules == {record.type for record in RULES.values()}
+    assert {check for check, _ in MATRIX} == set(testing.CHECKS)
+
+
+@pytest.mark.parametrize("operator", ["sign", "categorical", "bernoulli", "topk"])
+def test_inductor_gives_the_value_and_the_gradient_of_eager(operator):
+    testing.check_compiled(Case(OPERATORS[operator]), "inductor")
+
+
+def test_inductor_is_asked_in_every_room():
+    rooms = {OPERATORS[name].room for name in ("sign", "categorical", "bernoulli", "topk")}
+    assert rooms == {record.room for record in OPERATORS.values()}
+
+
+@strategies.composite
+def inputs(draw, rows: bool, limit: float | None = None) -> torch.Tensor:
+    """A float64 tensor of any small shape, of any values up to a limit."""
+    shape = draw(strategies.lists(strategies.integers(0, 4), max_size=2))
+    shape += [draw(strategies.integers(2, 6))] if rows else []
+    floats = strategies.floats(width=32)
+    if limit is not None:
+        wild = strategies.sampled_from([float("nan"), float("inf"), float("-inf")])
+        floats = strategies.floats(-limit, limit, width=32) | wild
+    count = torch.Size(shape).numel()
+    values = draw(strategies.lists(floats, min_size=count, max_size=count))
+    return torch.tensor(values, dtype=torch.float64).reshape(shape)
+
+
+examples = hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+DEFAULTS = [Case(record) for record in (*OPERATORS.values(), LOOKUP)]
+WIDE_ROWS = [case for case in DEFAULTS if case.record is not LOOKUP]  # its table has 5 classes
+
+
+@pytest.mark.parametrize("case", WIDE_ROWS, ids=name)
+@examples
+@hypothesis.given(data=strategies.data())
+def test_values_of_any_input(case, data):
+    x = data.draw(inputs(case.record.rows))
+    for dtype in testing.DTYPES:
+        testing.assert_value(case, x.to(dtype))
+
+
+@pytest.mark.parametrize("case", WIDE_ROWS, ids=name)
+@examples
+@hypothesis.given(data=strategies.data())
+def test_gradients_of_any_input(case, data):
+    x = data.draw(inputs(case.record.rows, limit=1000.0))
+    for dtype in testing.DTYPES:
+        testing.assert_gradient(case, x.to(dtype))
+
+
+def test_gumbel_st_holds_its_gumbels_in_the_second_derivative():
+    tau = 0.7
+    logits = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 5, dtype=torch.float64)
+    z = st.categorical(logits, GumbelST(tau), seed=3)
+    gumbels = conditional_gumbels(logits.detach(), z.argmax(-1), Seed(3)) - logits.detach()
+    y = torch.softmax((logits + gumbels) / tau, -1)
+    assert torch.equal(y.argmax(-1), z.argmax(-1))
+    first = [torch.autograd.grad(value, logits, grad, create_graph=True)[0] for value in (z, y)]
+    second = [torch.autograd.grad(value, (logits, grad), weight) for value in first]
+    torch.testing.assert_close(first[0], first[1])
+    torch.testing.assert_close(second[0], second[1])
+
+
+@dataclass(frozen=True)
+class Cosine(Derivative):
+    """A third party's surrogate, without a primitive."""
+
+    width: float = 2.0
+
+    def derivative(self, x):
+        return torch.where(x.abs() < self.width, torch.cos(x / self.width), 0)
+
+
+@dataclass(frozen=True)
+class SquaredSoftmax(Relaxation):
+    """A third party's relaxation."""
+
+    def soft(self, x):
+        return torch.softmax(x, -1).square()
+
+
+@dataclass(frozen=True)
+class Darn(Estimator):
+    """A third party's estimator: `(D - p)(g_x - <p, g>)`."""
+
+    def gradient(self, logits, index, grad, seed):
+        p = torch.softmax(logits, -1)
+        advantage = grad - (p * grad).sum(-1, keepdim=True)
+        return (one_hot(index, p) - p) * advantage.gather(-1, index.unsqueeze(-1))
+
+
+@dataclass(frozen=True)
+class Shapeless(Rule):
+    """A rule of no known form."""
+
+
+@pytest.mark.parametrize("rule", [Cosine(), SquaredSoftmax(), Darn()], ids=name)
+def test_third_party_rules_pass(rule):
+    assert type(rule) not in {record.type for record in RULES.values()}
+    testing.check_rule(rule)
+
+
+def test_a_rule_that_no_operator_takes_is_refused():
+    with pytest.raises(st.ArgumentError, match="no operator takes Shapeless"):
+        testing.check_rule(Shapeless())
+
+
+def test_an_operator_is_checked_with_its_rules():
+    testing.check_operator(OPERATORS["topk"])
