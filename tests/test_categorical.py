@@ -181,6 +181,19 @@ def test_argmax_ties_and_infinities(dtype: torch.dtype) -> None:
     assert st.argmax(logits).sum(-1).tolist() == [1] * 5
 
 
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_mask_renormalises_and_gets_no_gradient(rule: Estimator) -> None:
+    logits = torch.tensor([0.3, 2.0, -1.0, 0.9], requires_grad=True)
+    mask = torch.tensor([True, False, True, True])
+    z = st.categorical(logits.expand(100_000, 4), rule, mask=mask, seed=9)
+    wanted = exact(logits.detach().masked_fill(~mask, -INFINITY))
+    assert_frequencies(counts(z.detach()), wanted)
+    gradient = torch.autograd.grad((z @ torch.tensor([1.0, 5.0, -2.0, 0.5])).sum(), logits)[0]
+    assert gradient.isfinite().all()
+    assert gradient[1] == 0
+    assert (gradient[mask] != 0).all()
+
+
 # Gumbel-softmax, against torch's.
 
 THETA = torch.tensor([0.5, -1.0, 1.5])
@@ -274,106 +287,3 @@ def test_lookup_with_dim_and_mask() -> None:
     got = st.categorical_lookup(logits, torch.arange(5.0)[:, None], dim=0, mask=mask, seed=1)
     assert got.shape == (200, 1)
     assert set(got.flatten().tolist()) == {0.0, 2.0}
-
-
-# Masks, and rows without an outcome.
-
-
-@pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_mask_renormalises_and_gets_no_gradient(rule: Estimator) -> None:
-    logits = torch.tensor([0.3, 2.0, -1.0, 0.9], requires_grad=True)
-    mask = torch.tensor([True, False, True, True])
-    z = st.categorical(logits.expand(100_000, 4), rule, mask=mask, seed=9)
-    wanted = exact(logits.detach().masked_fill(~mask, -INFINITY))
-    assert_frequencies(counts(z.detach()), wanted)
-    gradient = torch.autograd.grad((z @ torch.tensor([1.0, 5.0, -2.0, 0.5])).sum(), logits)[0]
-    assert gradient.isfinite().all()
-    assert gradient[1] == 0
-    assert (gradient[mask] != 0).all()
-
-
-def test_mask_broadcasts_and_follows_dim() -> None:
-    logits = torch.zeros(4, 300)
-    mask = torch.tensor([[True], [True], [False], [False]])
-    z = st.categorical(logits, dim=0, mask=mask, seed=1)
-    assert z.sum(0).tolist() == [1] * 300
-    assert z[2:].sum() == 0
-    assert z[0].sum() > 0
-    assert st.argmax(logits, dim=0, mask=~mask)[2].sum() == 300
-
-
-BAD = torch.tensor([[0.0, 1.0], [NAN, 1.0], [-INFINITY, -INFINITY], [INFINITY, 0.0]])
-SAMPLERS = {
-    "categorical": lambda logits, **kw: st.categorical(logits, seed=0, **kw),
-    "gumbel_softmax": lambda logits, **kw: st.gumbel_softmax(logits, seed=0, **kw),
-    "hard gumbel_softmax": lambda logits, **kw: st.gumbel_softmax(logits, hard=True, seed=0, **kw),
-    "lookup": lambda logits, **kw: st.categorical_lookup(logits, torch.eye(2), seed=0, **kw),
-}
-EVERY_SAMPLER = pytest.mark.parametrize("name", SAMPLERS)
-
-
-@EVERY_SAMPLER
-def test_rows_without_an_outcome_are_nan(name: str) -> None:
-    value = SAMPLERS[name](BAD)
-    assert value[0].sum() == pytest.approx(1)
-    assert value[1:].isnan().all()
-    assert SAMPLERS[name](BAD[0], mask=torch.tensor([False, False])).isnan().all()
-
-
-def test_argmax_of_rows_without_an_outcome() -> None:
-    value = st.argmax(BAD)
-    assert value[[0, 3]].tolist() == [[0, 1], [1, 0]]
-    assert value[1:3].isnan().all()
-
-
-@EVERY_SAMPLER
-def test_a_bad_row_leaves_its_neighbours_gradients_alone(name: str) -> None:
-    logits = BAD.clone().requires_grad_()
-    value = SAMPLERS[name](logits)
-    gradient = torch.autograd.grad(value, logits, torch.tensor([1.0, 3.0]).expand(4, 2))[0]
-    assert gradient[0].isfinite().all()
-    alone = BAD[:1].clone().requires_grad_()
-    wanted = torch.autograd.grad(SAMPLERS[name](alone), alone, torch.tensor([[1.0, 3.0]]))[0]
-    torch.testing.assert_close(gradient[:1], wanted)
-
-
-@pytest.mark.parametrize("name", [*SAMPLERS, "argmax"])
-def test_strict_names_the_first_bad_row(name: str) -> None:
-    call = SAMPLERS.get(name, st.argmax)
-    with st.strict():
-        call(BAD[:1])
-        with pytest.raises(st.ArgumentError, match=r"row \(2, 1\) has no valid outcome"):
-            call(BAD[[0, 0, 0, 0, 0, 1]].reshape(3, 2, 2))
-    assert call(BAD[1:2]).isnan().all()  # outside the context it is a NaN row again
-
-
-@pytest.mark.parametrize("name", [*SAMPLERS, "argmax"])
-def test_errors(name: str) -> None:
-    call = SAMPLERS.get(name, st.argmax)
-    with pytest.raises(st.ShapeError, match="0-d"):
-        call(torch.tensor(1.0))
-    with pytest.raises(st.ShapeError, match="no class along dim"):
-        call(torch.zeros(3, 0))
-    with pytest.raises(st.ShapeError, match=r"dim must lie in \[-2, 1\].*got 2"):
-        call(torch.zeros(2, 2), dim=2)
-    with pytest.raises(st.DtypeError, match="mask must be bool"):
-        call(torch.zeros(2, 2), mask=torch.ones(2, 2))
-    with pytest.raises(st.ShapeError, match="does not broadcast"):
-        call(torch.zeros(2, 2), mask=torch.ones(3, dtype=torch.bool))
-    with pytest.raises(st.DtypeError, match=r"torch\.int64"):
-        call(torch.zeros(2, 2, dtype=torch.int64))
-
-
-def test_errors_of_arguments() -> None:
-    logits = torch.zeros(2, 3)
-    with pytest.raises(st.ArgumentError, match="did you mean 'reinmax'"):
-        st.categorical(logits, "reinmx")
-    for tau in (0.0, -1.0, NAN):
-        with pytest.raises(st.ArgumentError, match="tau"):
-            st.argmax(logits, tau=tau)
-        with pytest.raises(st.ArgumentError, match="tau"):
-            st.gumbel_softmax(logits, tau)
-    with pytest.raises(st.ShapeError, match=r"\(C, D\) with C = 3 classes"):
-        st.categorical_lookup(logits, torch.zeros(2, 2))
-    with pytest.raises(st.DtypeError, match=r"use table\.to\(logits\.dtype\)"):
-        st.categorical_lookup(logits, torch.zeros(3, 2, dtype=torch.float64))

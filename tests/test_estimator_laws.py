@@ -183,7 +183,7 @@ def test_gumbel_mean_gradient_by_quadrature(tau: float, index: int) -> None:
 @pytest.mark.parametrize("outcome", [False, True])
 def test_conditional_logistic_law(x: float, outcome: bool) -> None:
     """x + L given its sign, L standard logistic: P(0 < x + L <= t) / P(x + L > 0)."""
-    rows = 50_000
+    rows = 400_000
     logit = torch.full((rows,), x, dtype=torch.float64)
     drawn = conditional_logistic(logit, torch.full((rows,), outcome), st.Seed(6)).numpy()
     assert ((drawn > 0) == outcome).all()
