@@ -71,6 +71,7 @@ class Case:
         x = x.detach().requires_grad_()
         y = self(x, **overrides)
         assert y.requires_grad, f"{self}: the value of an input that requires grad does not"
+        assert y.shape == grad.shape, f"{self}: {tuple(x.shape)} gave {tuple(y.shape)}"
         return y.detach(), torch.autograd.grad(y, x, grad)[0]
 
     def assert_same(self, got: Tensor, expected: Tensor, about: str) -> None:

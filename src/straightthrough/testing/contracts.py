@@ -34,47 +34,49 @@ REFUSED: dict[str, list[object]] = {
 def check_errors(case: Case) -> None:
     """Wrong inputs and arguments raise the declared errors, whose text names what was wrong."""
     x = case.input()
-    _assert_raises(DtypeError, "int64", lambda: case(x.long()))
-    _assert_raises(DtypeError, "complex64", lambda: case(x.to(torch.complex64)))
-    _assert_raises(DtypeError, "list", lambda: case([1.0, 2.0]))  # type: ignore[arg-type]
+    _assert_raises(case, DtypeError, "int64", lambda: case(x.long()))
+    _assert_raises(case, DtypeError, "complex64", lambda: case(x.to(torch.complex64)))
+    _assert_raises(case, DtypeError, "list", lambda: case([1.0, 2.0]))  # type: ignore[arg-type]
     parameters = inspect.signature(case.record.function).parameters
     for name in REFUSED.keys() & parameters.keys():
         for value in REFUSED[name]:
-            _assert_raises(ArgumentError, name, functools.partial(case, x, **{name: value}))
+            _assert_raises(case, ArgumentError, name, functools.partial(case, x, **{name: value}))
 
 
 @check(lambda case: case.record.samples)
 def check_seed_errors(case: Case) -> None:
     """A seed beside a generator, and a tensor that is no seed, are refused."""
     x, generator = case.input(), torch.Generator()
-    _assert_raises(ArgumentError, "generator", lambda: case(x, SEED, generator=generator))
-    _assert_raises(DtypeError, "int64", lambda: case(x, torch.tensor(1.0)))
-    _assert_raises(ShapeError, "0-d", lambda: case(x, torch.tensor([1, 2])))
+    _assert_raises(case, ArgumentError, "generator", lambda: case(x, SEED, generator=generator))
+    _assert_raises(case, DtypeError, "int64", lambda: case(x, torch.tensor(1.0)))
+    _assert_raises(case, ShapeError, "0-d", lambda: case(x, torch.tensor([1, 2])))
 
 
 @check(lambda case: case.record.rows)
 def check_row_errors(case: Case) -> None:
     """No row, no class, no such dimension, no such mask: each is refused."""
     x = case.input()
-    _assert_raises(ShapeError, "0-d", lambda: case(x[0, 0]))
-    _assert_raises(ShapeError, "class", lambda: case(x[:, :0]))
-    _assert_raises(ShapeError, "dim", lambda: case(x, dim=2))
-    _assert_raises(ShapeError, "dim", lambda: case(x, dim=-3))
-    _assert_raises(DtypeError, "bool", lambda: case(x, mask=torch.ones_like(x)))
-    _assert_raises(ShapeError, "mask", lambda: case(x, mask=x[:, 1:] > 0))
-    _assert_raises(ShapeError, "mask", lambda: case(x, mask=x.expand(2, 3, -1) > 0))
+    _assert_raises(case, ShapeError, "0-d", lambda: case(x[0, 0]))
+    _assert_raises(case, ShapeError, "class", lambda: case(x[:, :0]))
+    _assert_raises(case, ShapeError, "dim", lambda: case(x, dim=2))
+    _assert_raises(case, ShapeError, "dim", lambda: case(x, dim=-3))
+    _assert_raises(case, DtypeError, "bool", lambda: case(x, mask=torch.ones_like(x)))
+    _assert_raises(case, ShapeError, "mask", lambda: case(x, mask=x[:, 1:] > 0))
+    _assert_raises(case, ShapeError, "mask", lambda: case(x, mask=x.expand(2, 3, -1) > 0))
 
 
-def _assert_raises(kind: type[StraightThroughError], text: str, call: Callable[[], object]) -> None:
+def _assert_raises(
+    case: Case, kind: type[StraightThroughError], text: str, call: Callable[[], object]
+) -> None:
     try:
         call()
     except Exception as error:
         if isinstance(error, kind) and text in str(error):
             return
         raise AssertionError(
-            f"{type(error).__name__}, not a {kind.__name__} about {text!r}: {error}"
+            f"{case}: {type(error).__name__}, not a {kind.__name__} about {text!r}: {error}"
         ) from error
-    raise AssertionError(f"no {kind.__name__} about {text!r}")
+    raise AssertionError(f"{case}: no {kind.__name__} about {text!r}")
 
 
 @check()
@@ -87,7 +89,7 @@ def check_strict(case: Case) -> None:
         x[1, 2] = math.nan
         place = "(1,)" if case.record.rows else "(1, 2)"
         if case.record.rows or case.record.samples:
-            _assert_raises(ArgumentError, place, lambda: case(x))
+            _assert_raises(case, ArgumentError, place, lambda: case(x))
         else:
             case(x)
 
@@ -124,13 +126,13 @@ def check_rule_object(case: Case) -> None:
     """A rule is a value: frozen, hashable, equal to its copies; its repr makes it again."""
     rule = case.rule
     assert isinstance(rule, Rule)
-    kind = type(rule)
-    copies = {
-        "pickle": pickle.loads(pickle.dumps(rule)),
-        "deepcopy": copy.deepcopy(rule),
-        "repr": eval(repr(rule), {kind.__name__: kind}),
+    copiers: dict[str, Callable[[Rule], object]] = {
+        "pickle": lambda rule: pickle.loads(pickle.dumps(rule)),
+        "deepcopy": copy.deepcopy,
+        "repr": lambda rule: eval(repr(rule), {type(rule).__name__: type(rule)}),
     }
-    for how, twin in copies.items():
+    for how, copier in copiers.items():
+        twin = copier(rule)
         assert twin == rule, f"{case}: not equal to its copy by {how}, {twin!r}"
         assert hash(twin) == hash(rule), f"{case}: another hash than its copy by {how}"
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
 
 from ..core.errors import ArgumentError, StraightThroughError
 from ..core.rules import Derivative
@@ -91,7 +92,7 @@ def check_double_backward(case: Case) -> None:
 
     try:
         torch.autograd.gradcheck(along, points, eps=1e-6, atol=1e-5, rtol=1e-4)
-    except torch.autograd.gradcheck.GradcheckError as error:  # type: ignore[attr-defined]
+    except GradcheckError as error:
         raise AssertionError(f"{case}: second derivative against differences: {error}") from error
 
 
