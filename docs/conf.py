@@ -60,17 +60,28 @@ napoleon_use_rtype = False
 # An exception's text is part of an example, so no flag that ignores it.
 doctest_default_flags = doctest.ELLIPSIS
 doctest_global_setup = """
+import sys, types
 import torch
 import straightthrough as st
 torch.manual_seed(0)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=100)
+# A page is a module, so that a class defined in an example can be pickled.
+__name__ = "page"
+sys.modules[__name__] = types.ModuleType(__name__)
+def __getattr__(name, names=globals()):
+    if name in names:
+        return names[name]
+    raise AttributeError(name)
+sys.modules[__name__].__getattr__ = __getattr__
 """
 
 LEAD_IN = re.compile(r"(^|(?<=\. ))(Forward|Backward|Value|Edge cases|Higher order|Cost): ")
 
 
-def emphasise_lead_ins(app, what, name, obj, options, lines):
-    """Set "Edge cases:" and its like in bold: they are run-in headings of a docstring."""
+def set_docstring(app, what, name, obj, options, lines):
+    """Set "Edge cases:" and its like in bold, and leave out what a module inherits from torch."""
+    if name.startswith("straightthrough.nn.") and obj.__doc__ is None:
+        lines.clear()
     lines[:] = [LEAD_IN.sub(r"**\2:** ", line) for line in lines]
 
 
@@ -83,5 +94,5 @@ def mark_examples(app, doctree):
 
 def setup(app):
     app.connect("builder-inited", lambda app: generate.write_pages(HERE / "_generated"))
-    app.connect("autodoc-process-docstring", emphasise_lead_ins)
+    app.connect("autodoc-process-docstring", set_docstring)
     app.connect("doctree-read", mark_examples)

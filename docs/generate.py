@@ -4,8 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import plots
+from typer.main import get_command
 
 import straightthrough as st
+from straightthrough.cli.app import app
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.core.rules import Derivative
 
@@ -28,6 +30,7 @@ def write_pages(folder: Path) -> None:
     """Write every generated page and picture."""
     for name in ("operators", *FORMS):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    write(folder / "command_line.md", command_line_page())
     write_operators(folder / "operators")
     for form in FORMS:
         write_rules(folder / form, form)
@@ -118,6 +121,24 @@ def rule_page(record, form: str) -> str:
     members = "derivative, primitive" if form == "surrogates" else "vjp"
     docs = autodoc("autoclass", f"straightthrough.{form}.{name}", members)
     return f"# `st.{form}.{name}`\n\n![{name}]({record.name}.svg)\n\n{facts}\n\n{docs}"
+
+
+def command_line_page() -> str:
+    """Return the help of every command."""
+    sections = []
+
+    def visit(command, path: str, parent=None) -> None:
+        context = command.context_class(command, info_name=path.split()[-1], parent=parent)
+        sections.append(f"## `{path}`\n\n```text\n{command.get_help(context)}\n```")
+        for name, child in getattr(command, "commands", {}).items():
+            visit(child, f"{path} {name}", context)
+
+    visit(get_command(app), "straightthrough")
+    introduction = (
+        "It comes with `pip install 'straightthrough[studies]'`. Every command has `--json`, for "
+        "scripts, and exits with 0 (fine), 1 (failed) or 2 (wrong use)."
+    )
+    return f"# Command line\n\n{introduction}\n\n" + "\n\n".join(sections)
 
 
 def form_of(record) -> str:
