@@ -131,8 +131,11 @@ def test_a_rule_without_a_default_shows_how_to_make_it() -> None:
 
 def test_rules_that_fit_an_operator() -> None:
     names = {record.name for record in OPERATORS["categorical"].rules()}
-    assert names == {"straight_through", "gumbel", "reinmax"}
-    assert {record.name for record in OPERATORS["topk"].rules()} == {"softmax"}
+    assert {"straight_through", "gumbel", "reinmax"} <= names
+    assert "softmax" not in names
+    selections = {record.name for record in OPERATORS["topk"].rules()}
+    assert "softmax" in selections
+    assert "reinmax" not in selections
     assert "tanh" in {record.name for record in OPERATORS["bernoulli"].rules()}
     assert all(record.summary.endswith(".") for record in RULES.values())
 
