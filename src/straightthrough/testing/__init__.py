@@ -88,6 +88,9 @@ __all__ = [
 def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     """Run every check that applies to `rule`, with every operator that takes its form.
 
+    Each `Derivative` is also compared with the slope of its primitive, if it has one. A rule must
+    be a frozen dataclass of an importable module, as it is pickled.
+
     Args:
         rule: a `Derivative`, a `Relaxation` or an `Estimator`, registered or not.
         device: where the inputs lie.
@@ -96,17 +99,13 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
         AssertionError: at the first check that fails, naming operator, rule, dtype and values.
         ArgumentError: if no operator takes a rule of this form.
 
+    Cost: seconds; each operator is compiled once or twice, by the backend "aot_eager".
+
     Example:
-        >>> from dataclasses import dataclass
-        >>> from straightthrough.core.rules import Derivative
+        The test of a third party's rule is one line; here with a rule of this library.
+
         >>> from straightthrough.testing import check_rule
-        >>> @dataclass(frozen=True)
-        ... class Cosine(Derivative):
-        ...     width: float = 2.0
-        ...
-        ...     def derivative(self, x):
-        ...         return torch.where(x.abs() < self.width, torch.cos(x / self.width), 0)
-        >>> check_rule(Cosine())
+        >>> check_rule(st.estimators.Softmax(tau=0.5))
     """
     takers = [record for record in OPERATORS.values() if isinstance(rule, record.fits)]
     if not takers:

@@ -44,7 +44,8 @@ class Case:
     soft: bool = False
 
     def __str__(self) -> str:
-        return f"{self.record.name}-{self.rule or 'default'}"
+        mode = "soft " if self.soft else ""
+        return f"{mode}{self.record.name}-{self.rule or 'default'}"
 
     @property
     def options(self) -> dict[str, Any]:

@@ -132,7 +132,10 @@ def check_rule_object(case: Case) -> None:
         "repr": lambda rule: eval(repr(rule), {type(rule).__name__: type(rule)}),
     }
     for how, copier in copiers.items():
-        twin = copier(rule)
+        try:
+            twin = copier(rule)
+        except Exception as error:
+            raise AssertionError(f"{case}: no copy by {how}: {error}") from error
         assert twin == rule, f"{case}: not equal to its copy by {how}, {twin!r}"
         assert hash(twin) == hash(rule), f"{case}: another hash than its copy by {how}"
     try:
