@@ -22,7 +22,8 @@ from .. import report
 from ..core.errors import ArgumentError
 from ..studies import mask as mask_study
 from ..studies import vae as vae_study
-from ..studies.record import Notify, Progress, to_json
+from ..studies.record import to_json
+from ..studies.training import Notify, Progress
 from .console import Json, inform, names, print_json, print_table, writable
 
 app = typer.Typer(

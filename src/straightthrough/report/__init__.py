@@ -20,27 +20,14 @@ LAYOUTS = {"vae": vae.layout, "mask": mask.layout}
 
 
 def render(result: dict[str, Any]) -> str:
-    """Return the HTML page of a result.
-
-    Args:
-        result: a study's result as plain JSON values.
-
-    Raises:
-        ArgumentError: if it is no result of a study.
-    """
-    try:
-        layout = LAYOUTS[result["header"]["study"]]
-        return layout(result)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ArgumentError(
-            f"this is not a result of a study ({', '.join(LAYOUTS)}): "
-            f"{type(error).__name__} {error}"
-        ) from error
+    """Return the HTML page of a study's result, given as plain JSON values."""
+    return LAYOUTS[result["header"]["study"]](result)
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
     """Write `result.json` and `report.html` into `folder`, and return the page's path."""
-    (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+    text = json.dumps(result, indent=1, allow_nan=False)
+    (folder / "result.json").write_text(text, encoding="utf-8")
     return write_page(result, folder)
 
 
@@ -55,10 +42,16 @@ def read(folder: Path) -> dict[str, Any]:
     """Read the `result.json` in `folder`.
 
     Raises:
-        ArgumentError: if there is none, or it is not JSON.
+        ArgumentError: if there is none, or it is not the result of a study.
     """
     path = folder / "result.json"
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ArgumentError(f"{path} cannot be read: {error}") from error
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = result["header"]["study"] in LAYOUTS
+    except OSError as error:
+        raise ArgumentError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError):
+        known = False
+    if not known:
+        raise ArgumentError(f"{path} is not the result of a study ({', '.join(LAYOUTS)})")
+    return result

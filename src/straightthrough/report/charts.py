@@ -73,7 +73,8 @@ def lines(series: Sequence[Line], x: str, y: str, theme: Theme) -> bytes:
         )
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
+    if series:
+        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9, ncols=2)
     return _save(figure)
 
 

@@ -63,7 +63,7 @@ def _training(page: Page, groups: Groups) -> None:
     page.heading("Training")
     error = [
         *lines(groups, "test_error", suffix="test", first=1),
-        *lines(groups, "train_error", suffix="train", first=1),
+        *lines(groups, "train_error", suffix="train", dashed=True, first=1),
     ]
     page.chart(
         partial(charts.lines, error, "epoch", "error (%)"),

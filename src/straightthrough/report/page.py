@@ -89,7 +89,7 @@ class Page:
             f"<h2>How this was made</h2><pre><code>{escape(self._header['command'])}</code></pre>"
             f"<dl>{items}</dl>"
         )
-        style = files(__package__).joinpath("page.css").read_text()
+        style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
         return (
             "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
             "<meta name=viewport content='width=device-width, initial-scale=1'>"

@@ -35,8 +35,10 @@ def rows(groups: Groups, fields: dict[str, int]) -> list[list[str]]:
     return table
 
 
-def lines(groups: Groups, field: str, *, suffix: str = "", first: int = 0) -> list[Line]:
-    """Return one line a group from its `first` checkpoint on, dashed for train.
+def lines(
+    groups: Groups, field: str, *, suffix: str = "", dashed: bool = False, first: int = 0
+) -> list[Line]:
+    """Return one line a group from its `first` checkpoint on.
 
     Its points are means over the seeds that got as far.
     """
@@ -49,7 +51,7 @@ def lines(groups: Groups, field: str, *, suffix: str = "", first: int = 0) -> li
             for i in range(first, first + len(epochs))
         ]
         values = [average(numbers) for numbers in reached]
-        series.append(Line(f"{name} {suffix}".strip(), slot, epochs, values, suffix == "train"))
+        series.append(Line(f"{name} {suffix}".strip(), slot, epochs, values, dashed))
     return series
 
 

@@ -61,25 +61,28 @@ def _lead(result: dict[str, Any], groups: Groups) -> str:
 
 def _training(page: Page, groups: Groups) -> None:
     page.heading("Training")
-    elbo = [*_elbo(groups, "test"), *_elbo(groups, "train")]
+    # The untrained model, checkpoint 0, is far above the others.
+    elbo = [
+        *lines(groups, "test", suffix="test", first=1),
+        *lines(groups, "train", suffix="train", dashed=True, first=1),
+    ]
     page.chart(
         partial(charts.lines, elbo, "epoch", "-ELBO (nats an image)"),
         "Negative ELBO over epochs, one line an estimator, for train and test",
     )
     page.heading(
         "How good is the gradient?",
-        "The cosine of a one-draw gradient to the exact one, each on the model that the "
-        "estimator has trained by then.",
+        "Cosine to the exact gradient, each on the model that the estimator has trained by then: "
+        "of one draw, which noise and bias turn away, and of the mean, which only bias does.",
     )
+    cosine = [
+        *lines(groups, "cosine", suffix="one draw"),
+        *lines(groups, "mean_cosine", suffix="mean", dashed=True),
+    ]
     page.chart(
-        partial(charts.lines, lines(groups, "cosine"), "epoch", "cosine to the exact gradient"),
-        "Cosine of the gradient to the exact gradient over epochs, one line an estimator",
+        partial(charts.lines, cosine, "epoch", "cosine to the exact gradient"),
+        "Cosine to the exact gradient over epochs, one line an estimator, for one draw and mean",
     )
-
-
-def _elbo(groups: Groups, part: str) -> list[charts.Line]:
-    """Return the lines from the first trained checkpoint on: before it all are far above."""
-    return lines(groups, part, suffix=part, first=1)
 
 
 def _images(page: Page, groups: Groups, originals: dict[str, Any]) -> None:

@@ -15,29 +15,29 @@ from torch import Tensor, nn
 
 import straightthrough as st
 
-from ..core.errors import ArgumentError
 from .data import Data, load
-from .record import Header, Notify, Pictures, Progress, pictures, silent
+from .record import Header, Pictures, pictures, recording
+from .training import Notify, Progress, check_epochs, silent, threads, train
 
 BATCH = 100
-CHECKPOINTS = 20
 OPEN_AT_START = 0.9
 TAU, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is fitted to the size of the images; `price` is the loss of one open gate."""
+    """What is fitted to the size of the images; `price` is what one open gate costs."""
 
     hidden: tuple[int, int]
     epochs: int
     rate: float
     gate_rate: float
     price: float
+    threads: int | None
 
 
-SMALL = Shape(hidden=(128, 64), epochs=120, rate=2e-3, gate_rate=5e-2, price=1e-4)
-LARGE = Shape(hidden=(300, 100), epochs=20, rate=1e-3, gate_rate=1e-2, price=4e-6)
+SMALL = Shape(hidden=(128, 64), epochs=120, rate=2e-3, gate_rate=5e-2, price=1e-4, threads=1)
+LARGE = Shape(hidden=(300, 100), epochs=20, rate=1e-3, gate_rate=1e-2, price=4e-6, threads=None)
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ class _Trainer:
 
     def __init__(self, data: Data, shape: Shape, network: str, seed: int) -> None:
         torch.manual_seed(seed)
+        self.label = f"{network}, seed {seed}"
         self.data, self.shape = data, shape
         sizes = (data.pixels, *shape.hidden, data.classes)
         self.layers = [NETWORKS[network](*pair) for pair in itertools.pairwise(sizes)]
@@ -163,7 +164,7 @@ class _Trainer:
         self.seconds += time.perf_counter() - start
 
     @torch.no_grad()
-    def checkpoint(self, epoch: int) -> None:
+    def checkpoint(self, epoch: int) -> str:
         self.model.eval()
         live = [layer.live() for layer in self.layers]
         point = Point(
@@ -176,6 +177,7 @@ class _Trainer:
         inputs = live[0].float().mean(0).reshape(1, *self.data.train.shape[1:])
         self.run.inputs = pictures(inputs)
         self.run.points.append(point)
+        return f"test error {point.test_error:.1f} %, live {point.live:.1f} %"
 
     def _error(self, images: Tensor, labels: Tensor) -> float:
         wrong = self.model(images).argmax(-1) != labels
@@ -191,37 +193,19 @@ def run(settings: Settings, notify: Notify = silent) -> Result:
         ArgumentError: if the data is unknown or epochs is below 1.
         DataError: if the data cannot be read.
     """
-    start = time.perf_counter()
-    if settings.epochs is not None and settings.epochs < 1:
-        raise ArgumentError(f"epochs must be at least 1, got {settings.epochs}")
+    check_epochs(settings.epochs)
     data = load(settings.data, settings.folder)
     shape = SMALL if data.pixels < 28 * 28 else LARGE
     epochs = settings.epochs or shape.epochs
-    result = Result(Header("mask"), replace(settings, epochs=epochs))
-    try:
-        result.costs = measure(notify)
-        for seed, network in itertools.product(settings.seeds, NETWORKS):
-            trainer = _Trainer(data, shape, network, seed)
-            result.runs.append(trainer.run)
-            _train(trainer, epochs, notify)
-        result.header.complete = True
-    except KeyboardInterrupt:
-        pass
-    result.header.seconds = time.perf_counter() - start
+    with threads(shape.threads):
+        result = Result(Header("mask"), replace(settings, epochs=epochs))
+        with recording(result.header):
+            result.costs = measure(notify)
+            for seed, network in itertools.product(settings.seeds, NETWORKS):
+                trainer = _Trainer(data, shape, network, seed)
+                result.runs.append(trainer.run)
+                train(trainer, epochs, notify)
     return result
-
-
-def _train(trainer: _Trainer, epochs: int, notify: Notify) -> None:
-    label = f"{trainer.run.network}, seed {trainer.run.seed}"
-    every = -(-epochs // CHECKPOINTS)
-    trainer.checkpoint(0)
-    for epoch in range(1, epochs + 1):
-        trainer.epoch()
-        if epoch % every == 0 or epoch == epochs:
-            trainer.checkpoint(epoch)
-        last = trainer.run.points[-1]
-        text = f"test error {last.test_error:.1f} %, live {last.live:.1f} %"
-        notify(Progress(label, epoch, epochs, text))
 
 
 def measure(

@@ -8,7 +8,9 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,23 +20,6 @@ import torch
 from torch import Tensor
 
 import straightthrough as st
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one run of a study is."""
-
-    run: str
-    done: int
-    total: int
-    text: str
-
-
-Notify = Callable[[Progress], None]
-
-
-def silent(progress: Progress) -> None:
-    """Take a study's progress and show nothing."""
 
 
 def environment() -> dict[str, str | int]:
@@ -72,6 +57,19 @@ class Header:
     environment: dict[str, str | int] = field(default_factory=environment)
     seconds: float = 0.0
     complete: bool = False
+
+
+@contextmanager
+def recording(header: Header) -> Iterator[None]:
+    """Time what is inside; Ctrl-C ends it and leaves the header marked as incomplete."""
+    start = time.perf_counter()
+    try:
+        yield
+        header.complete = True
+    except KeyboardInterrupt:
+        pass
+    finally:
+        header.seconds = time.perf_counter() - start
 
 
 @dataclass(frozen=True)

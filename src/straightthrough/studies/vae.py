@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 import straightthrough as st
 
-from ..core.errors import ArgumentError
 from ..core.registry import resolve
 from .data import Data, load
-from .record import Header, Notify, Pictures, Progress, pictures, silent
+from .record import Header, Pictures, pictures, recording
+from .training import Notify, check_epochs, silent, threads, train
 
 LATENTS, CATEGORIES = 4, 8
 OUTCOMES = CATEGORIES**LATENTS
 BATCH = 100
-CHECKPOINTS = 15
 
 TUNED = {
     "straight_through": (1e-3, st.estimators.StraightThrough(tau=1.3)),
@@ -37,16 +36,17 @@ DEFAULT_RATE = 5e-4
 
 @dataclass(frozen=True)
 class Shape:
-    """What is fitted to the size of the images."""
+    """What is fitted to the size of the images; small layers lose time to a second thread."""
 
     hidden: tuple[int, int]
     epochs: int
     rate_factor: float
+    threads: int | None
 
 
 # Digits give 15 steps an epoch where MNIST gives 600, so they take larger steps.
-SMALL = Shape(hidden=(128, 64), epochs=250, rate_factor=4.0)
-LARGE = Shape(hidden=(512, 256), epochs=20, rate_factor=1.0)
+SMALL = Shape(hidden=(128, 64), epochs=250, rate_factor=4.0, threads=1)
+LARGE = Shape(hidden=(512, 256), epochs=20, rate_factor=1.0, threads=None)
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ class _Trainer:
 
     def __init__(self, data: Data, shape: Shape, name: str, seed: int) -> None:
         torch.manual_seed(seed)
+        self.label = f"{name}, seed {seed}"
         rate, self.rule = _tuned(name)
         self.train, self.test = data.train.flatten(1), data.test.flatten(1)
         self.size = data.train.shape[1:]
@@ -213,7 +214,7 @@ class _Trainer:
             self.optimizer.step()
         self.seconds += time.perf_counter() - start
 
-    def checkpoint(self, epoch: int) -> None:
+    def checkpoint(self, epoch: int) -> str:
         shown = self.test[:AUDITED]
         cosine, mean_cosine = gradient_cosines(self.model, shown, self.rule)
         point = Point(
@@ -229,6 +230,7 @@ class _Trainer:
             prior = torch.zeros(64, LATENTS, CATEGORIES)
             self.run.samples = self._decode(st.categorical(prior, seed=0))
         self.run.points.append(point)
+        return f"test -ELBO {point.test:.2f}"
 
     def _decode(self, code: Tensor) -> Pictures:
         return pictures(self.model.decoder(code).sigmoid().reshape(-1, *self.size))
@@ -248,35 +250,19 @@ def run(settings: Settings, notify: Notify = silent) -> Result:
         ArgumentError: if an estimator or the data is unknown, or epochs is below 1.
         DataError: if the data cannot be read.
     """
-    start = time.perf_counter()
+    check_epochs(settings.epochs)
     for name in settings.estimators:
         _tuned(name)
-    if settings.epochs is not None and settings.epochs < 1:
-        raise ArgumentError(f"epochs must be at least 1, got {settings.epochs}")
     data = load(settings.data, settings.folder)
     shape = SMALL if data.pixels < 28 * 28 else LARGE
     epochs = settings.epochs or shape.epochs
-    result = Result(Header("vae"), replace(settings, epochs=epochs))
-    result.originals = pictures(data.test[:AUDITED])
-    try:
-        for name, seed in itertools.product(settings.estimators, settings.seeds):
-            trainer = _Trainer(data, shape, name, seed)
-            result.parameters = sum(p.numel() for p in trainer.model.parameters())
-            result.runs.append(trainer.run)
-            _train(trainer, epochs, notify)
-        result.header.complete = True
-    except KeyboardInterrupt:
-        pass
-    result.header.seconds = time.perf_counter() - start
+    with threads(shape.threads):
+        result = Result(Header("vae"), replace(settings, epochs=epochs))
+        result.originals = pictures(data.test[:AUDITED])
+        with recording(result.header):
+            for name, seed in itertools.product(settings.estimators, settings.seeds):
+                trainer = _Trainer(data, shape, name, seed)
+                result.parameters = sum(p.numel() for p in trainer.model.parameters())
+                result.runs.append(trainer.run)
+                train(trainer, epochs, notify)
     return result
-
-
-def _train(trainer: _Trainer, epochs: int, notify: Notify) -> None:
-    label = f"{trainer.run.estimator}, seed {trainer.run.seed}"
-    every = -(-epochs // CHECKPOINTS)
-    trainer.checkpoint(0)
-    for epoch in range(1, epochs + 1):
-        trainer.epoch()
-        if epoch % every == 0 or epoch == epochs:
-            trainer.checkpoint(epoch)
-        notify(Progress(label, epoch, epochs, f"test -ELBO {trainer.run.points[-1].test:.2f}"))
