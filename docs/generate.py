@@ -171,7 +171,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def autodoc(directive: str, target: str, members: str = "") -> str:
     """Return a block that has Sphinx set the docstring of `target`."""
-    option = f"\n   :members: {members}\n   :inherited-members:" if members else ""
+    option = f"\n   :members: {members}" if members else ""
     return f"```{{eval-rst}}\n.. {directive}:: {target}{option}\n```"
 
 
