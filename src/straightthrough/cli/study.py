@@ -91,9 +91,15 @@ def _run(
     json: bool,
 ) -> None:
     """Run a study with a live display, then print and write what came of it."""
-    folder = writable(output)
-    with _bars() as bars:
+    folder, bars = writable(output), _bars()
+    try:
         result = to_json(study(_notifier(bars)))
+    except KeyboardInterrupt:
+        inform("interrupted before anything was measured")
+        raise typer.Exit(1) from None
+    finally:
+        if bars.tasks:
+            bars.stop()
     page = report.write(result, folder)
     if json:
         print_json(result)
@@ -119,10 +125,11 @@ def _bars() -> Bars:
 
 
 def _notifier(bars: Bars) -> Notify:
-    """Return what turns a study's progress into one bar a run."""
+    """Return what turns a study's progress into one bar a run; the first starts the display."""
     tasks: dict[str, TaskID] = {}
 
     def notify(progress: Progress) -> None:
+        bars.start()
         if progress.run not in tasks:
             tasks[progress.run] = bars.add_task(progress.run, total=progress.total, text="")
         bars.update(tasks[progress.run], completed=progress.done, text=progress.text)

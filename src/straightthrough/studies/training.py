@@ -46,9 +46,9 @@ class Trainer(Protocol):
 def train(trainer: Trainer, epochs: int, notify: Notify) -> None:
     """Train for so many epochs, with checkpoints evenly among them, the first before all."""
     every = -(-epochs // CHECKPOINTS)
-    text = trainer.checkpoint(0)
-    for epoch in range(1, epochs + 1):
-        trainer.epoch()
+    for epoch in range(epochs + 1):
+        if epoch:
+            trainer.epoch()
         if epoch % every == 0 or epoch == epochs:
             text = trainer.checkpoint(epoch)
         notify(Progress(trainer.label, epoch, epochs, text))
