@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RESULTS ?= results
+KERNELS := hatch_build.py $(wildcard src/straightthrough/core/*.h src/straightthrough/ops/*/cpu.cpp)
 
 .PHONY: study test lint types tests doctests docs format clean
 
@@ -30,16 +31,18 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# torch comes first: its headers are what the CPU kernels are built against.
 .venv/pip: constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	touch $@
 
-# An editable install, once an extra; `pip` is told the constraints for build requirements too.
-.venv/studies: .venv/pip pyproject.toml
+# An editable install, once an extra.
+.venv/studies: .venv/pip pyproject.toml $(KERNELS)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[studies]'
 	touch $@
 
-.venv/dev: .venv/pip pyproject.toml
+.venv/dev: .venv/pip pyproject.toml $(KERNELS)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/studies
 

@@ -336,7 +336,9 @@ def test_compiles_whole_and_once_a_value(name, training):
     constant = not training and name in RULE_IDLE_IN_EVAL
     for frames in (1, 1 if constant else 2):
         for _ in range(2):
-            pairs = zip(value_and_gradient(compiled), value_and_gradient(module), strict=True)
-            assert all(torch.equal(a, b) for a, b in pairs)
+            value, gradient = value_and_gradient(compiled)
+            eager_value, eager_gradient = value_and_gradient(module)
+            torch.testing.assert_close(value, eager_value)  # a kernel rounds its own way
+            torch.testing.assert_close(gradient, eager_gradient)
         assert counter.frame_count == frames
         st.nn.step_schedules(module)

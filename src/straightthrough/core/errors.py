@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -120,10 +120,13 @@ def strict() -> Iterator[None]:
         _strict.reset(token)
 
 
-def check_outcomes(name: str, invalid: Tensor) -> None:
-    """Inside `strict()`, raise if any entry of `invalid` (one a row) is true."""
-    if not torch.compiler.is_compiling() and _strict.get() and bool(invalid.any()):
-        row = tuple(int(i) for i in invalid.nonzero()[0])
+def check_outcomes(name: str, invalid: Callable[[], Tensor]) -> None:
+    """Inside `strict()`, raise if any entry of `invalid()` (one a row) is true."""
+    if torch.compiler.is_compiling() or not _strict.get():
+        return
+    rows = invalid().nonzero()
+    if len(rows):
+        row = tuple(int(i) for i in rows[0])
         raise ArgumentError(
             f"{name}: row {row} has no valid outcome: it holds a NaN or an infinity, "
             f"or too few of its classes are allowed; mend the logits or the mask of that row"

@@ -121,15 +121,15 @@ def resolve(argument: str, given: object, *fits: type[Rule]) -> Any:
     """
     if isinstance(given, fits):
         return given
-    known = [name for name, record in RULES.items() if issubclass(record.type, fits)]
-    if given not in known:
+    record = RULES.get(given) if isinstance(given, str) else None
+    if record is None or not issubclass(record.type, fits):
+        known = [name for name, record in RULES.items() if issubclass(record.type, fits)]
         close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ArgumentError(
             f"{argument}={given!r} is unknown here; {hint}"
             f"known: {', '.join(known)}, or an instance of {' or '.join(f.__name__ for f in fits)}"
         )
-    record = RULES[str(given)]
     try:
         return record.type()
     except TypeError:

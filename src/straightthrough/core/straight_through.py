@@ -42,16 +42,16 @@ class Operation(ABC):
 
 def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Run `operation`: its value first, then its residuals."""
-    # Dynamo refuses any Function that defines jvp, so compiled code takes the class without it;
-    # and where no gradient is wanted it miscounts the arguments of a forward with *inputs.
+    # Three forms of one Function. Dynamo refuses a Function that defines jvp; functorch wants
+    # setup_context, for which torch inspects the signature at each call (30 us).
     if torch.compiler.is_compiling():
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-            return _Engine.apply(operation, *inputs)
-        return operation.forward(*inputs)
-    return _EngineWithJvp.apply(operation, *inputs)
+        return _Traced.apply(operation, *inputs)
+    if torch._C._are_functorch_transforms_active():
+        return _Transformed.apply(operation, *inputs)
+    return _Eager.apply(operation, *inputs)
 
 
-class _Engine(torch.autograd.Function):
+class _Traced(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -64,10 +64,10 @@ class _Engine(torch.autograd.Function):
         _, *residuals = output
         ctx.operation = operation
         ctx.arity = len(tensors)
+        ctx.residuals = len(residuals)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*residuals)
-        kept = operation.keep(tensors, residuals)
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*operation.keep(tensors, residuals))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -76,18 +76,28 @@ class _Engine(torch.autograd.Function):
         return (None, *ctx.operation.backward(grad, *ctx.saved_tensors))
 
 
-class _EngineWithJvp(_Engine):
+class _Transformed(_Traced):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _Engine.setup_context(ctx, inputs, output)
+        _Traced.setup_context(ctx, inputs, output)
         operation, *tensors = inputs
-        ctx.residuals = len(output) - 1
         ctx.save_for_forward(*operation.keep(tensors, output[1:]))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         tangent = ctx.operation.jvp(tangents, *ctx.saved_tensors)
         return (tangent, *(None,) * ctx.residuals)
+
+
+class _Eager(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
+        output = operation.forward(*inputs)
+        _Transformed.setup_context(ctx, (operation, *inputs), output)
+        return output
+
+    backward = _Transformed.backward
+    jvp = _Transformed.jvp
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         >>> step = st.wrap(lambda x: x > 0, torch.sigmoid)
         >>> x = torch.tensor([0.0, 2.0], requires_grad=True)
         >>> step(x)
-        tensor([0., 1.], grad_fn=<_EngineWithJvpBackward>)
+        tensor([0., 1.], grad_fn=<_EagerBackward>)
     """
     if soft is None:
         raise ArgumentError("wrap needs soft: st.wrap(hard, soft) or @st.wrap(soft=soft)")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import ArgumentError, ShapeError, check_floating
+from ..core.kernels import serves
 from ..core.noise import Seed, make_seed
 from ..core.rules import Rule, compute_dtype
 
@@ -22,6 +23,7 @@ class Estimator(Rule):
     """
 
     draws_noise: ClassVar[bool] = False
+    compiled: ClassVar[bool] = False  # whether the gradients are kernels, which take halves too
 
     @abstractmethod
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
@@ -71,13 +73,24 @@ class Estimator(Rule):
         if index.numel() and not bool(((index >= 0) & (index < classes)).all()):
             raise ArgumentError(f"index must lie in [0, {classes - 1}], got {index.tolist()}")
         own = Seed(*make_seed(seed, None, logits.device)) if self.draws_noise else Seed(0)
-        return widened(self.gradient, logits, index, grad, own)
+        return self.pull(logits, index, grad, own)
 
+    def pull(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        """Return `gradient` in the logits' dtype, half precision computed in float32.
 
-def widened(gradient, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:  # type: ignore[no-untyped-def]
-    """Call `gradient` with half precision widened to float32, and narrow its result."""
-    wide = compute_dtype(x.dtype)
-    return gradient(x.to(wide), outcome, grad.to(wide), seed).to(x.dtype)
+        An index of -1 marks a row without an outcome, whose gradient its logits make NaN.
+        """
+        if self.compiled and serves(logits):
+            return self.gradient(logits, index, grad, seed)
+        wide, index = compute_dtype(logits.dtype), index.clamp(min=0)
+        return self.gradient(logits.to(wide), index, grad.to(wide), seed).to(logits.dtype)
+
+    def binary_pull(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        """Return `binary_gradient` in the dtype of `x`, half precision computed in float32."""
+        if self.compiled and serves(x):
+            return self.binary_gradient(x, outcome, grad, seed)
+        wide = compute_dtype(x.dtype)
+        return self.binary_gradient(x.to(wide), outcome, grad.to(wide), seed).to(x.dtype)
 
 
 def one_hot(index: Tensor, like: Tensor) -> Tensor:

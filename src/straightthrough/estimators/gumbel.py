@@ -8,10 +8,55 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import check_positive
+from ..core.kernels import kernel
 from ..core.noise import CONDITIONAL, Seed, class_uniform, element_uniform, exponential, in_blocks
 from ..core.registry import rule
 from ..core.straight_through import held
 from .base import Estimator, softmax_vjp
+
+
+@kernel(
+    "(Tensor logits, Tensor index, Tensor grad, float tau, int samples, Tensor seed, int offset)"
+    " -> Tensor"
+)
+def gumbel_st(
+    logits: Tensor,
+    index: Tensor,
+    grad: Tensor,
+    tau: float,
+    samples: int,
+    seed: Tensor,
+    offset: int,
+) -> Tensor:
+    """The mean over `samples` conditional draws of `J(y) g / tau`."""
+    classes = logits.shape[-1]
+
+    def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+        total = torch.zeros_like(grad)
+        for sample in range(samples):
+            own = Seed(seed, offset + first)
+            perturbed = conditional_gumbels(logits.detach(), index, own, sample)
+            y = F.softmax(held(perturbed, logits) / tau, -1)
+            total = total + softmax_vjp(y, grad)
+        return total / (tau * samples)
+
+    rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
+    return in_blocks(block, *rows).reshape(logits.shape)
+
+
+@kernel("(Tensor x, Tensor outcome, Tensor grad, float tau, Tensor seed, int offset) -> Tensor")
+def binary_gumbel_st(
+    x: Tensor, outcome: Tensor, grad: Tensor, tau: float, seed: Tensor, offset: int
+) -> Tensor:
+    """`g s (1 - s) / tau`, s the sigmoid of `x` plus conditional logistic noise over `tau`."""
+
+    def block(first: int, x: Tensor, outcome: Tensor, grad: Tensor) -> Tensor:
+        perturbed = conditional_logistic(x.detach(), outcome, Seed(seed, offset + first))
+        y = held(perturbed, x) / tau
+        return torch.sigmoid(y) * torch.sigmoid(-y) * grad / tau
+
+    flat = (x.reshape(-1), outcome.reshape(-1), grad.reshape(-1))
+    return in_blocks(block, *flat).reshape(x.shape)
 
 
 @rule("gumbel")
@@ -45,33 +90,16 @@ class GumbelST(Estimator):
 
     tau: float = 1.0
     draws_noise: ClassVar[bool] = True
+    compiled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        classes = logits.shape[-1]
-
-        def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
-            perturbed = conditional_gumbels(
-                logits.detach(), index, Seed(seed.value, seed.offset + first)
-            )
-            y = F.softmax(held(perturbed, logits) / self.tau, -1)
-            return softmax_vjp(y, grad) / self.tau
-
-        rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
-        return in_blocks(block, *rows).reshape(logits.shape)
+        return gumbel_st(logits, index, grad, self.tau, 1, seed.tensor(logits.device), seed.offset)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        def block(first: int, x: Tensor, outcome: Tensor, grad: Tensor) -> Tensor:
-            perturbed = conditional_logistic(
-                x.detach(), outcome, Seed(seed.value, seed.offset + first)
-            )
-            y = held(perturbed, x) / self.tau
-            return torch.sigmoid(y) * torch.sigmoid(-y) * grad / self.tau
-
-        flat = (x.reshape(-1), outcome.reshape(-1), grad.reshape(-1))
-        return in_blocks(block, *flat).reshape(x.shape)
+        return binary_gumbel_st(x, outcome, grad, self.tau, seed.tensor(x.device), seed.offset)
 
 
 def conditional_gumbels(logits: Tensor, index: Tensor, seed: Seed, sample: int = 0) -> Tensor:

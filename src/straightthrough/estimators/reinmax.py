@@ -1,14 +1,39 @@
 """ReinMax: second-order accurate, at the cost of the plain estimator."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
+from ..core.kernels import kernel
 from ..core.noise import Seed
 from ..core.registry import rule
 from .base import Estimator, one_hot, softmax_vjp, tempered
+
+
+@kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
+def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
+    """`2 J((p_tau + D) / 2) g - J(p) g / 2`; the closed form where tau is 1."""
+    p = tempered(logits, 1.0)
+    if tau == 1:
+        chosen = index.unsqueeze(-1)
+        grad_x = grad.gather(-1, chosen)
+        at_outcome = 0.5 * (grad_x - (p * grad).sum(-1, keepdim=True))
+        return (0.5 * p * (grad - grad_x)).scatter_add(-1, chosen, at_outcome)
+    middle = 0.5 * (tempered(logits, tau) + one_hot(index, p))
+    return 2 * softmax_vjp(middle, grad) - 0.5 * softmax_vjp(p, grad)
+
+
+@kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
+def binary_reinmax(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tensor:
+    """The same between logits 0 and `x`; `g (1 - p) / 2` or `g p / 2` where tau is 1."""
+    p, q = torch.sigmoid(x), torch.sigmoid(-x)
+    if tau == 1:
+        return 0.5 * torch.where(outcome, q, p) * grad
+    middle = 0.5 * torch.sigmoid(x / tau) + 0.5 * outcome
+    return (2 * middle * (1 - middle) - 0.5 * p * q) * grad
 
 
 @rule("reinmax")
@@ -39,23 +64,13 @@ class ReinMax(Estimator):
     """
 
     tau: float = 1.0
+    compiled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        p = tempered(logits, 1.0)
-        if self.tau == 1:
-            chosen = index.unsqueeze(-1)
-            grad_x = grad.gather(-1, chosen)
-            at_outcome = 0.5 * (grad_x - (p * grad).sum(-1, keepdim=True))
-            return (0.5 * p * (grad - grad_x)).scatter_add(-1, chosen, at_outcome)
-        middle = 0.5 * (tempered(logits, self.tau) + one_hot(index, p))
-        return 2 * softmax_vjp(middle, grad) - 0.5 * softmax_vjp(p, grad)
+        return reinmax(logits, index, grad, self.tau)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        p, q = torch.sigmoid(x), torch.sigmoid(-x)
-        if self.tau == 1:
-            return 0.5 * torch.where(outcome, q, p) * grad
-        middle = 0.5 * torch.sigmoid(x / self.tau) + 0.5 * outcome
-        return (2 * middle * (1 - middle) - 0.5 * p * q) * grad
+        return binary_reinmax(x, outcome, grad, self.tau)

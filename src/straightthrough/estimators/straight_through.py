@@ -1,14 +1,28 @@
 """The plain straight-through estimator of a categorical draw."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
+from ..core.kernels import kernel
 from ..core.noise import Seed
 from ..core.registry import rule
 from .base import Estimator, softmax_vjp, tempered
+
+
+@kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
+def straight_through(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
+    """`J(p_tau) g / tau`."""
+    return softmax_vjp(tempered(logits, tau), grad) / tau
+
+
+@kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
+def binary_straight_through(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tensor:
+    """`g s (1 - s) / tau`, s the sigmoid of `x / tau`."""
+    return torch.sigmoid(x / tau) * torch.sigmoid(-x / tau) * grad / tau
 
 
 @rule("straight_through")
@@ -36,13 +50,13 @@ class StraightThrough(Estimator):
     """
 
     tau: float = 1.0
+    compiled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        return softmax_vjp(tempered(logits, self.tau), grad) / self.tau
+        return straight_through(logits, index, grad, self.tau)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        p, q = torch.sigmoid(x / self.tau), torch.sigmoid(-x / self.tau)
-        return p * q * grad / self.tau
+        return binary_straight_through(x, outcome, grad, self.tau)

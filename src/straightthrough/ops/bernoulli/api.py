@@ -115,7 +115,7 @@ def bernoulli(
     rule = resolve("estimator", estimator, Estimator, Derivative)
     value, offset = make_seed(seed, generator, x.device)
     y, _ = apply(Draw(rule, offset, of_probs), x, value)
-    check_outcomes("bernoulli", y.isnan())
+    check_outcomes("bernoulli", lambda: y.isnan())
     return y
 
 
@@ -175,7 +175,7 @@ def binary_concrete(
     x, of_probs = parameter(logits, probs)
     value, offset = make_seed(seed, generator, x.device)
     y = apply(Concrete(tau, 0.0, 1.0, hard, offset, of_probs), x, value)[0]
-    check_outcomes("binary_concrete", y.isnan())
+    check_outcomes("binary_concrete", lambda: y.isnan())
     return y
 
 
@@ -245,7 +245,7 @@ def hard_concrete(
     x, of_probs = parameter(logits, probs)
     value, offset = make_seed(seed, generator, x.device)
     y = apply(Concrete(tau, gamma, zeta, hard, offset, of_probs), x, value)[0]
-    check_outcomes("hard_concrete", y.isnan())
+    check_outcomes("hard_concrete", lambda: y.isnan())
     return y
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.kernels import kernel
 from ...core.noise import Seed, element_uniform, in_blocks, logistic
 from ...core.rules import Derivative, compute_dtype
 from ...core.straight_through import Operation
@@ -52,6 +53,16 @@ def gradient(
     return Estimator.binary_gradient(rule, x.double(), y > 0, grad.double(), seed)
 
 
+@kernel("(Tensor x, Tensor seed, int offset, bool of_probs) -> (Tensor, Tensor)")
+def binary_draw(x: Tensor, seed: Tensor, offset: int, of_probs: bool) -> tuple[Tensor, Tensor]:
+    """Return `1[u < p]` in the dtype of `x`, NaN where p is none, and the same as bool."""
+    wide = x.to(compute_dtype(x.dtype))
+    p = wide if of_probs else torch.sigmoid(wide)
+    outcome = uniform_like(x, seed, offset) < p
+    valid = (p >= 0) & (p <= 1)
+    return torch.where(valid, outcome.to(x.dtype), torch.nan), outcome
+
+
 @dataclass(frozen=True)
 class Draw(Operation):
     """A 0/1 draw forward, the rule backward; `x` is a probability or its logit."""
@@ -61,32 +72,78 @@ class Draw(Operation):
     of_probs: bool
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        wide = x.to(compute_dtype(x.dtype))
-        p = wide if self.of_probs else torch.sigmoid(wide)
-        outcome = uniform_like(x, seed, self.offset) < p
-        valid = (p >= 0) & (p <= 1)
-        return torch.where(valid, outcome.to(x.dtype), torch.nan), outcome
+        return binary_draw(x, seed, self.offset, self.of_probs)
 
     def backward(
         self, grad: Tensor, x: Tensor, seed: Tensor, outcome: Tensor
     ) -> tuple[Tensor, None]:
         if isinstance(self.rule, Derivative):
             return self.rule.vjp(x, grad), None
-        wide, own = compute_dtype(x.dtype), Seed(seed, self.offset)
-        parameter, grad = x.to(wide), grad.to(wide)
-        logits = logit(parameter) if self.of_probs else parameter
-        gradient = self.rule.binary_gradient(logits, outcome, grad, own)
-        if self.of_probs:
-            gradient = gradient * logit_slope(parameter)
-        return gradient.to(x.dtype), None
+        own = Seed(seed, self.offset)
+        if not self.of_probs:
+            return self.rule.binary_pull(x, outcome, grad, own), None
+        probs = x.to(compute_dtype(x.dtype))
+        gradient = self.rule.binary_pull(logit(probs), outcome, grad.to(probs.dtype), own)
+        return (gradient * logit_slope(probs)).to(x.dtype), None
+
+
+GATE = "float tau, float gamma, float zeta, bool hard, bool of_probs"
+
+
+@kernel(f"(Tensor x, Tensor seed, int offset, {GATE}) -> Tensor")
+def concrete(
+    x: Tensor,
+    seed: Tensor,
+    offset: int,
+    tau: float,
+    gamma: float,
+    zeta: float,
+    hard: bool,
+    of_probs: bool,
+) -> Tensor:
+    """`clamp(s (zeta - gamma) + gamma, 0, 1)`, or 1 where logit + noise > 0."""
+    noisy = _noisy(x, seed, offset, of_probs)
+    if hard:
+        value = (noisy > 0).to(noisy.dtype)
+        return torch.where(noisy.isnan(), noisy, value).to(x.dtype)
+    return stretch(torch.sigmoid(noisy / tau), gamma, zeta).to(x.dtype)
+
+
+@kernel(f"(Tensor x, Tensor grad, Tensor seed, int offset, {GATE}) -> Tensor")
+def concrete_backward(
+    x: Tensor,
+    grad: Tensor,
+    seed: Tensor,
+    offset: int,
+    tau: float,
+    gamma: float,
+    zeta: float,
+    hard: bool,
+    of_probs: bool,
+) -> Tensor:
+    """`g` times the derivative of the soft gate, which is 0 outside the clamp."""
+    noisy = _noisy(x, seed, offset, of_probs) / tau
+    s, rest = torch.sigmoid(noisy), torch.sigmoid(-noisy)
+    gate = s * (zeta - gamma) + gamma
+    inside = (gate >= 0) & (gate <= 1)
+    slope = s * rest * ((zeta - gamma) / tau)
+    if of_probs:
+        slope = slope * logit_slope(x.to(slope.dtype))
+    slope = torch.where(inside | gate.isnan(), slope, 0)
+    return (grad.to(slope.dtype) * slope).to(x.dtype)
+
+
+def _noisy(x: Tensor, seed: Tensor, offset: int, of_probs: bool) -> Tensor:
+    wide = x.to(compute_dtype(x.dtype))
+    logits = logit(wide) if of_probs else wide
+    return logits + logistic(uniform_like(x, seed, offset))
 
 
 @dataclass(frozen=True)
 class Concrete(Operation):
     """The (hard) concrete gate, its noise made again in backward.
 
-    Soft: `clamp(s (zeta - gamma) + gamma, 0, 1)`, `s = sigmoid((logit + logistic noise) / tau)`.
-    Hard: 1 where logit + noise > 0. Backward is that of the soft value in both.
+    Backward is that of the soft value, whether the value is hard or soft.
     """
 
     tau: float
@@ -97,33 +154,16 @@ class Concrete(Operation):
     of_probs: bool
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor]:
-        noisy = self._noisy(x, seed)
-        if self.hard:
-            value = (noisy > 0).to(noisy.dtype)
-            return (torch.where(noisy.isnan(), noisy, value).to(x.dtype),)
-        return (stretch(torch.sigmoid(noisy / self.tau), self.gamma, self.zeta).to(x.dtype),)
+        return (concrete(x, seed, self.offset, *self._gate()),)
 
     def backward(self, grad: Tensor, x: Tensor, seed: Tensor) -> tuple[Tensor, None]:
-        slope = self._slope(x, seed)
-        return (grad.to(slope.dtype) * slope).to(x.dtype), None
+        return concrete_backward(x, grad, seed, self.offset, *self._gate()), None
 
     def jvp(self, tangents: Sequence[Tensor], x: Tensor, seed: Tensor) -> Tensor:
         return self.backward(tangents[0], x, seed)[0]
 
-    def _noisy(self, x: Tensor, seed: Tensor) -> Tensor:
-        wide = x.to(compute_dtype(x.dtype))
-        logits = logit(wide) if self.of_probs else wide
-        return logits + logistic(uniform_like(x, seed, self.offset))
-
-    def _slope(self, x: Tensor, seed: Tensor) -> Tensor:
-        noisy = self._noisy(x, seed) / self.tau
-        s, rest = torch.sigmoid(noisy), torch.sigmoid(-noisy)
-        gate = s * (self.zeta - self.gamma) + self.gamma
-        inside = (gate >= 0) & (gate <= 1)
-        slope = s * rest * ((self.zeta - self.gamma) / self.tau)
-        if self.of_probs:
-            slope = slope * logit_slope(x.to(slope.dtype))
-        return torch.where(inside | gate.isnan(), slope, 0)
+    def _gate(self) -> tuple[float, float, float, bool, bool]:
+        return self.tau, self.gamma, self.zeta, self.hard, self.of_probs
 
 
 def soft_gradient(

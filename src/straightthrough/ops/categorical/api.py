@@ -103,7 +103,7 @@ def categorical(
     rows, dim = _rows("logits", logits, dim, mask)
     value, offset = make_seed(seed, generator, logits.device)
     y, index = apply(Draw(rule, offset), rows, value)
-    check_outcomes("categorical", index < 0)
+    check_outcomes("categorical", lambda: index < 0)
     return y.movedim(-1, dim)
 
 
@@ -151,7 +151,7 @@ def argmax(
     relaxation: Relaxation = Softmax(tau)
     rows, dim = _rows("logits", logits, dim, mask)
     y, index = apply(Argmax(relaxation), rows)
-    check_outcomes("argmax", index < 0)
+    check_outcomes("argmax", lambda: index < 0)
     return y.movedim(-1, dim)
 
 
@@ -222,7 +222,7 @@ def gumbel_softmax(
     value, offset = make_seed(seed, generator, logits.device)
     wide = rows.to(compute_dtype(rows.dtype))
     soft = F.softmax((wide + reference.gumbel_noise(rows, value, offset)) / tau, -1)
-    check_outcomes("gumbel_softmax", soft.isnan().any(-1))
+    check_outcomes("gumbel_softmax", lambda: soft.isnan().any(-1))
     return soft.to(logits.dtype).movedim(-1, dim)
 
 
@@ -285,5 +285,5 @@ def categorical_lookup(
         )
     value, offset = make_seed(seed, generator, logits.device)
     y, index = apply(Lookup(rule, offset), rows, table, value)
-    check_outcomes("categorical_lookup", index < 0)
+    check_outcomes("categorical_lookup", lambda: index < 0)
     return y

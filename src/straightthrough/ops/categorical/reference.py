@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.kernels import kernel
 from ...core.noise import Seed, class_uniform, gumbel, in_blocks, row_uniform
 from ...core.rules import Relaxation, compute_dtype
 from ...core.straight_through import Operation
-from ...estimators.base import Estimator, widened
+from ...estimators.base import Estimator
 
 
+@kernel("(Tensor logits, Tensor seed, int offset) -> Tensor")
 def draw_index(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
     """Draw a class a row from `softmax(logits)` by inverse CDF; -1 where a row has none.
 
@@ -45,6 +47,13 @@ def one_hot(index: Tensor, logits: Tensor) -> Tensor:
     base = torch.where(invalid, torch.nan, zero)
     source = torch.where(invalid, torch.nan, zero + one)
     return base.expand(logits.shape).scatter(-1, index.clamp(min=0).unsqueeze(-1), source)
+
+
+@kernel("(Tensor logits, Tensor seed, int offset) -> (Tensor, Tensor)")
+def draw(logits: Tensor, seed: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Return the one-hot of a drawn class a row, and the class."""
+    index = draw_index(logits, seed, offset)
+    return one_hot(index, logits), index
 
 
 def gumbel_noise(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
@@ -93,14 +102,13 @@ class Draw(Operation):
     offset: int
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(logits, seed, self.offset)
-        return one_hot(index, logits), index
+        return draw(logits, seed, self.offset)
 
     def backward(
         self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, None]:
         own = Seed(seed, self.offset)
-        return widened(self.estimator.gradient, logits, index.clamp(min=0), grad, own), None
+        return self.estimator.pull(logits, index, grad, own), None
 
 
 @dataclass(frozen=True)
@@ -118,13 +126,12 @@ class Lookup(Operation):
     def backward(
         self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        index = index.clamp(min=0)
-        rows = grad.reshape(-1, grad.shape[-1])
-        to_table = torch.zeros_like(table).index_add(0, index.reshape(-1), rows)
+        rows, picks = grad.reshape(-1, grad.shape[-1]), index.reshape(-1).clamp(min=0)
+        to_table = torch.zeros_like(table).index_add(0, picks, rows)
         own = Seed(seed, self.offset)
         with torch.autocast(grad.device.type, enabled=False):
             to_one_hot = grad @ table.T
-        to_logits = widened(self.estimator.gradient, logits, index, to_one_hot, own)
+        to_logits = self.estimator.pull(logits, index, to_one_hot, own)
         return to_logits, to_table, None
 
 

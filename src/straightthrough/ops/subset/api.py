@@ -87,5 +87,5 @@ def topk(
         raise ArgumentError(f"tau={tau} belongs to estimator='softmax'; {relaxation} has its own")
     rows = apply_mask("scores", scores, mask).movedim(dim, -1)
     y, invalid = apply(TopK(k, relaxation), rows)
-    check_outcomes("topk", invalid)
+    check_outcomes("topk", lambda: invalid)
     return y.movedim(-1, dim)

@@ -1,0 +1,80 @@
+"""Compiled kernels: which library serves, and the operators that it implements.
+
+A kernel is a `torch.library` operator: its schema and its reference stand here and in
+`reference.py`, its CPU implementation in the room's `cpu.cpp`. The reference runs on other
+devices, in compiled code, inside functorch transforms, and where gradients are recorded.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+VARIABLE = "STRAIGHTTHROUGH_KERNELS"
+LEVELS = ("avx512", "avx2", "baseline")
+FOLDER = Path(__file__).parent.parent / "_kernels"
+
+_library = torch.library.Library("straightthrough", "FRAGMENT")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def kernel(schema: str) -> Callable[[_Function], _Function]:
+    """Make the decorated reference an operator of `schema`, served by its kernel where it can be.
+
+    All tensors of the schema are passed contiguous. The kernel reads and writes half precision.
+    """
+
+    def register(reference: _Function) -> _Function:
+        name = reference.__name__
+        _library.define(name + schema)
+        _library.impl(name, reference, "CompositeExplicitAutograd")
+        compiled = getattr(torch.ops.straightthrough, name).default
+
+        @functools.wraps(reference)
+        def call(*args: Any) -> Any:
+            if not serves(args[0]):
+                return reference(*args)
+            return compiled(*(a.contiguous() if isinstance(a, Tensor) else a for a in args))
+
+        return call  # type: ignore[return-value]  # the same signature as the reference
+
+    return register
+
+
+def serves(x: Tensor) -> bool:
+    """Whether kernels serve a call on `x` here and now."""
+    return (
+        level is not None
+        and not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _load() -> tuple[str | None, str]:
+    """Load the best library that was built and that the machine can run; say which and why."""
+    asked = os.environ.get(VARIABLE, "")
+    if asked == "off":
+        return None, f"{VARIABLE}=off"
+    if asked and asked not in LEVELS:
+        return None, f"{VARIABLE}={asked} is none of off, {', '.join(LEVELS)}"
+    if not FOLDER.exists():
+        return None, "not built: there was no C++ compiler, or no torch, at install"
+    capability = torch.backends.cpu.get_cpu_capability()
+    best = {"AVX512": 0, "AVX2": 1}.get(capability, 2)
+    for name in [asked] if asked else LEVELS[best:]:
+        library = FOLDER / f"{name}.so"
+        if LEVELS.index(name) >= best and library.exists():
+            torch.ops.load_library(library)
+            return name, f"the machine has {capability}"
+    return None, f"{asked or 'no library'} cannot run on a machine with {capability}"
+
+
+level, reason = _load()
