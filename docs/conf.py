@@ -27,7 +27,6 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 default_role = "code"  # single backticks in docstrings
-nitpicky = False
 
 html_theme = "furo"
 html_title = f"straightthrough {release}"
@@ -60,19 +59,10 @@ napoleon_use_rtype = False
 # An exception's text is part of an example, so no flag that ignores it.
 doctest_default_flags = doctest.ELLIPSIS
 doctest_global_setup = """
-import sys, types
 import torch
 import straightthrough as st
 torch.manual_seed(0)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=100)
-# A page is a module, so that a class defined in an example can be pickled.
-__name__ = "page"
-sys.modules[__name__] = types.ModuleType(__name__)
-def __getattr__(name, names=globals()):
-    if name in names:
-        return names[name]
-    raise AttributeError(name)
-sys.modules[__name__].__getattr__ = __getattr__
 """
 
 LEAD_IN = re.compile(r"(^|(?<=\. ))(Forward|Backward|Value|Edge cases|Higher order|Cost): ")

@@ -49,7 +49,7 @@ class Case:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of a call: the record's own, and the rule."""
+        """The keyword arguments of a call, those of the record and the rule."""
         chosen = {} if self.rule is None else {str(self.record.rule): self.rule}
         return {**self.record.arguments, **chosen}
 
