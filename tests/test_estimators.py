@@ -137,6 +137,13 @@ def test_softmax_is_the_relaxation_of_the_straight_through_estimator() -> None:
     torch.testing.assert_close(rule.vjp(logits, float64((4, 0, 8))), float64((0, -0.5, 0.5)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_low_temperature_does_not_overflow(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    soft = Softmax(tau=0.1).soft(torch.tensor([largest, -largest, 0.0], dtype=dtype))
+    assert soft.tolist() == [1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("rule", [StraightThrough, GumbelST, ReinMax, Softmax])
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
 def test_temperature_must_be_above_0(rule: type[Rule], tau: float) -> None:
