@@ -45,6 +45,9 @@ def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
     # Three forms of one Function. Dynamo refuses a Function that defines jvp; functorch wants
     # setup_context, for which torch inspects the signature at each call (30 us).
     if torch.compiler.is_compiling():
+        # Where no gradient is wanted, Dynamo miscounts the arguments of a forward with *inputs.
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
+            return operation.forward(*inputs)
         return _Traced.apply(operation, *inputs)
     if torch._C._are_functorch_transforms_active():
         return _Transformed.apply(operation, *inputs)
