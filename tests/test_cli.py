@@ -10,6 +10,7 @@ import pytest
 
 import straightthrough as st
 from straightthrough.cli import __main__ as entry
+from straightthrough.core import kernels
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.studies import mask, vae
 
@@ -56,16 +57,25 @@ def test_list_shows_every_operator_and_rule(cli):
     assert {*OPERATORS, *RULES, *(record.room for record in OPERATORS.values())} <= set(words)
 
 
-def test_env_shows_versions_and_what_serves_each_room(cli):
+def test_env_shows_versions_and_what_serves_each_room(cli, monkeypatch):
     code, out, err = cli("env --json")
     assert (code, err) == (0, "")
     shown = json.loads(out)
     assert shown["environment"]["straightthrough"] == st.__version__
     assert shown["environment"]["threads"] == 1
-    assert set(shown["implementations"]) == {record.room for record in OPERATORS.values()}
+    served = shown["implementations"]
+    assert set(served) == {record.room for record in OPERATORS.values()}
+    assert served["pointwise"] == {"serves": "reference", "why": "this room has no kernels"}
+    level = kernels.level
+    assert served["categorical"]["serves"] == (f"{level} kernels" if level else "reference")
+
+    monkeypatch.setattr(kernels, "level", None)
+    monkeypatch.setattr(kernels, "reason", "not built: no compiler")
     code, out, _ = cli("env")
     assert code == 0
     assert st.__version__ in out
+    (line,) = [line for line in out.splitlines() if line.startswith("categorical")]
+    assert line.strip().split(maxsplit=2) == ["categorical", "reference", "not built: no compiler"]
 
 
 def test_audit_reproduces_the_published_row(cli, tmp_path):

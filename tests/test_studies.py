@@ -107,6 +107,13 @@ def test_a_seed_fixes_a_run():
     assert one.samples == two.samples
 
 
+@pytest.fixture
+def no_timing(monkeypatch):
+    """Leave out the timing of masks, which takes seconds and has a test of its own."""
+    monkeypatch.setattr(mask, "measure", lambda notify: [])
+
+
+@pytest.mark.usefixtures("no_timing")
 @pytest.mark.parametrize("study", [vae, mask])
 def test_interrupted_studies_keep_what_they_have(study):
     def notify(progress):
@@ -130,6 +137,7 @@ def test_an_unknown_estimator_is_named_before_anything_is_read():
         vae.run(vae.Settings(data="no such data", estimators=["reinmix"]))
 
 
+@pytest.mark.usefixtures("no_timing")
 def test_the_masked_network_learns_with_fewer_weights():
     result = mask.run(mask.Settings(epochs=10))
     masked, dense = result.runs

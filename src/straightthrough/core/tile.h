@@ -75,6 +75,12 @@ class Tile {
     return out;
   }
 
+  // Set the value at class `chosen` (one a lane).
+  void set(T* to, IntVec<T> chosen, Vec<T> value) const {
+    const int each = Across ? lanes<T> : 1;
+    for (int r = 0; r < each; ++r) to[Across ? chosen[r] * lanes<T> + r : chosen[r]] = value[r];
+  }
+
   // One uniform a class into `to`, those of row `first + lane`, or all of row `first`.
   void uniforms(uint64_t seed, int64_t first, uint32_t tag, T* to) const {
     constexpr int width = philox::per_block<T>;

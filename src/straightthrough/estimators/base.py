@@ -98,6 +98,15 @@ def one_hot(index: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(like).scatter(-1, index.unsqueeze(-1), 1)
 
 
+def relative_to(index: Tensor, grad: Tensor) -> Tensor:
+    """Return `grad` less its entry at the outcome.
+
+    No rule's gradient changes by a constant in `grad`; without it a row whose outcome is all but
+    certain loses no digits to `g - <p, g>`.
+    """
+    return grad - grad.gather(-1, index.unsqueeze(-1))
+
+
 def softmax_vjp(p: Tensor, grad: Tensor) -> Tensor:
     """Return `J(p) grad = p (grad - <p, grad>)`, the softmax's Jacobian times `grad`."""
     return p * (grad - (p * grad).sum(-1, keepdim=True))

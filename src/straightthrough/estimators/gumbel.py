@@ -12,7 +12,7 @@ from ..core.kernels import kernel
 from ..core.noise import CONDITIONAL, Seed, class_uniform, element_uniform, exponential, in_blocks
 from ..core.registry import rule
 from ..core.straight_through import held
-from .base import Estimator, softmax_vjp
+from .base import Estimator, relative_to, softmax_vjp
 
 
 @kernel(
@@ -37,7 +37,7 @@ def gumbel_st(
             own = Seed(seed, offset + first)
             perturbed = conditional_gumbels(logits.detach(), index, own, sample)
             y = F.softmax(held(perturbed, logits) / tau, -1)
-            total = total + softmax_vjp(y, grad)
+            total = total + softmax_vjp(y, relative_to(index, grad))
         return total / (tau * samples)
 
     rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))

@@ -10,20 +10,18 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Seed
 from ..core.registry import rule
-from .base import Estimator, one_hot, softmax_vjp, tempered
+from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
 def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`2 J((p_tau + D) / 2) g - J(p) g / 2`; the closed form where tau is 1."""
-    p = tempered(logits, 1.0)
+    p, difference = tempered(logits, 1.0), relative_to(index, grad)
     if tau == 1:
-        chosen = index.unsqueeze(-1)
-        grad_x = grad.gather(-1, chosen)
-        at_outcome = 0.5 * (grad_x - (p * grad).sum(-1, keepdim=True))
-        return (0.5 * p * (grad - grad_x)).scatter_add(-1, chosen, at_outcome)
+        others = 0.5 * p * difference
+        return others.scatter_add(-1, index.unsqueeze(-1), -others.sum(-1, keepdim=True))
     middle = 0.5 * (tempered(logits, tau) + one_hot(index, p))
-    return 2 * softmax_vjp(middle, grad) - 0.5 * softmax_vjp(p, grad)
+    return 2 * softmax_vjp(middle, difference) - 0.5 * softmax_vjp(p, difference)
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
@@ -42,8 +40,8 @@ class ReinMax(Estimator):
     """`2 J((p_tau + D) / 2) g - J(p) g / 2`, D the outcome: Heun's method for the expectation.
 
     With `tau = 1` this is `(J(p) g + (D - p)(g_x - <p, g>)) / 2`, the mean of the straight-through
-    and the DARN estimator, that is `(p (g - g_x) + D (g_x - <p, g>)) / 2`, and it is unbiased for
-    quadratic losses.
+    and the DARN estimator, that is `p_j (g_j - g_x) / 2` for the classes that were not drawn and
+    minus their sum for the one that was, and it is unbiased for quadratic losses.
 
     Args:
         tau: temperature, >= 1 in practice; larger trades variance for bias (1.1 to 1.5 used).

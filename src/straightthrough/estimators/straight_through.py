@@ -10,13 +10,13 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Seed
 from ..core.registry import rule
-from .base import Estimator, softmax_vjp, tempered
+from .base import Estimator, relative_to, softmax_vjp, tempered
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
 def straight_through(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`J(p_tau) g / tau`."""
-    return softmax_vjp(tempered(logits, tau), grad) / tau
+    return softmax_vjp(tempered(logits, tau), relative_to(index, grad)) / tau
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")

@@ -11,7 +11,7 @@ import torch
 
 from ..core.errors import ArgumentError
 
-CHECKPOINTS = 15
+CHECKPOINTS = 10
 
 
 @dataclass(frozen=True)

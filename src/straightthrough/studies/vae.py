@@ -191,6 +191,9 @@ def gradient_cosines(
 AUDITED = 8
 """Test images whose exact gradient is taken; as many are shown."""
 
+EVALUATED = 10_000
+"""Training images whose exact loss is taken, at most."""
+
 
 class _Trainer:
     """One run: the model, its optimizer, and the record that grows with it."""
@@ -219,7 +222,7 @@ class _Trainer:
         cosine, mean_cosine = gradient_cosines(self.model, shown, self.rule)
         point = Point(
             epoch=epoch,
-            train=self.model.exact_loss(self.train),
+            train=self.model.exact_loss(self.train[:EVALUATED]),
             test=self.model.exact_loss(self.test),
             cosine=cosine,
             mean_cosine=mean_cosine,

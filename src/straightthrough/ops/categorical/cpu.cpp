@@ -113,7 +113,7 @@ template <class T, bool Across>
 struct Row {
   const Tile<T, Across>& t;
   T* x;          // logits in, the formula's own afterwards
-  const T* g;    // the gradient to the one-hot
+  const T* g;    // the gradient to the one-hot, less its entry at the outcome
   T* out;
   T* scratch;
   IntVec<T> chosen;
@@ -148,9 +148,9 @@ struct StraightThrough {
   template <class T, bool Across>
   void operator()(const Row<T, Across>& r) const {
     const Vec<T> scale = softmax(r.t, r.x, static_cast<T>(tau), r.x);
-    const Vec<T> mean = dot(r.t, r.x, r.g) * scale;
+    const Vec<T> mean = dot(r.t, r.x, r.g) * scale, factor = scale / T(tau);
     for (int64_t i = 0; i < r.t.size(); ++i)
-      r.t.put(r.out, i, r.t.at(r.x, i) * (scale / T(tau)) * (r.t.at(r.g, i) - mean));
+      r.t.put(r.out, i, r.t.at(r.x, i) * factor * (r.t.at(r.g, i) - mean));
   }
 };
 
@@ -158,22 +158,23 @@ struct ReinMax {
   double tau;
   template <class T, bool Across>
   void operator()(const Row<T, Across>& r) const {
-    const Vec<T> at_x = r.t.pick(r.g, r.chosen);
-    if (tau != 1) return general(r, at_x);
-    const Vec<T> scale = softmax(r.t, r.x, T(1), r.x);
-    const Vec<T> extra = T(0.5) * (at_x - dot(r.t, r.x, r.g) * scale);
+    if (tau != 1) return general(r);
+    const Vec<T> scale = softmax(r.t, r.x, T(1), r.x) * T(0.5);
+    Sum<T, Across> others;
     for (int64_t i = 0; i < r.t.size(); ++i) {
-      const Vec<T> other = T(0.5) * scale * r.t.at(r.x, i) * (r.t.at(r.g, i) - at_x);
-      r.t.put(r.out, i, r.t.classes_at(i) == r.chosen ? other + extra : other);
+      const Vec<T> other = scale * r.t.at(r.x, i) * r.t.at(r.g, i);
+      others.add(other);
+      r.t.put(r.out, i, other);
     }
+    r.t.set(r.out, r.chosen, -others.value());
   }
 
  private:
   template <class T, bool Across>
-  void general(const Row<T, Across>& r, Vec<T> at_x) const {
+  void general(const Row<T, Across>& r) const {
     const Vec<T> warm = softmax(r.t, r.x, T(tau), r.scratch) * T(0.5);
     const Vec<T> scale = softmax(r.t, r.x, T(1), r.x);
-    const Vec<T> middle_mean = dot(r.t, r.scratch, r.g) * warm + T(0.5) * at_x;
+    const Vec<T> middle_mean = dot(r.t, r.scratch, r.g) * warm;
     const Vec<T> mean = dot(r.t, r.x, r.g) * scale;
     for (int64_t i = 0; i < r.t.size(); ++i) {
       const Vec<T> g = r.t.at(r.g, i), m = r.t.at(r.scratch, i) * warm;
@@ -245,6 +246,8 @@ void backward_tiles(const Formula& formula, const S* x, const S* g, const int64_
     } else {
       chosen = chosen + static_cast<typename Traits<T>::Int>(std::max<int64_t>(index[row], 0));
     }
+    const Vec<T> at_x = t.pick(a + size, chosen);
+    for (int64_t i = 0; i < t.size(); ++i) t.put(a + size, i, t.at(a + size, i) - at_x);
     formula(Row<T, Across>{t, a, a + size, a + 2 * size, a + 3 * size, chosen, seed, offset + row});
     t.store(out + row * classes, rows, a + 2 * size);
   }

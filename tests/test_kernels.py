@@ -1,0 +1,136 @@
+"""Every kernel against its reference, at every instruction set that this machine has."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from straightthrough.core import kernels
+from straightthrough.estimators import gumbel, reinmax, straight_through
+from straightthrough.ops.bernoulli import reference as binary
+from straightthrough.ops.categorical import reference as categorical
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+SHAPES = [(1,), (7, 3), (40, 16), (3, 5, 10), (65, 64), (33, 65), (4, 1000), (2, 70001), (0, 5)]
+SEED = torch.tensor(0x123456789ABCDEF)
+OFFSET = 5
+TOLERANCE = {  # of the largest gradient of a row, in the dtype that it is computed or stored in
+    torch.float32: 2e-6,
+    torch.float64: 1e-13,
+    torch.bfloat16: 2.0**-7,
+    torch.float16: 2.0**-10,
+}
+COMPILED = [level for level in kernels.LEVELS if (kernels.FOLDER / f"{level}.so").exists()]
+
+
+def rows(shape, dtype):
+    """Logits over +-80 with what is special: NaN, infinities, ties, classes left out."""
+    generator = torch.Generator().manual_seed(len(shape) + shape[-1])
+    x = (torch.rand(shape, generator=generator) * 160 - 80).to(dtype)
+    x[..., 1:2] = -torch.inf
+    flat = x.reshape(-1, shape[-1])
+    if len(flat) > 3:
+        flat[0, 0] = torch.nan
+        flat[1] = -torch.inf
+        flat[2] = 0
+        flat[3, 0] = torch.inf
+        flat[4:] /= 20
+    return x, torch.randn(shape, generator=generator).to(dtype)
+
+
+def widened(argument):
+    halves = (torch.float16, torch.bfloat16)
+    return argument.float() if getattr(argument, "dtype", None) in halves else argument
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.no_grad():
+        yield
+
+
+def assert_agrees(operator, *arguments, exact=False):
+    """The kernel's result is that of the reference, which is given no half precision."""
+    dtype = arguments[0].dtype
+    assert kernels.serves(arguments[0]) == (kernels.level is not None)
+    wide = [widened(argument) for argument in arguments]
+    given, expected = operator(*arguments), operator.__wrapped__(*wide)
+    expected = expected.to(dtype) if expected.is_floating_point() else expected
+    assert given.shape == expected.shape
+    assert given.dtype == expected.dtype
+    assert torch.equal(given.isnan(), expected.isnan())
+    if exact:
+        assert torch.equal(given.nan_to_num(7), expected.nan_to_num(7))
+        return
+    given, expected = given.double().nan_to_num(0), expected.double().nan_to_num(0)
+    scale = expected.abs().amax(-1, keepdim=True) if expected.numel() else expected
+    assert ((given - expected).abs() <= TOLERANCE[dtype] * scale + 1e-38).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+class TestAgreement:
+    def test_categorical_draws(self, shape, dtype):
+        x, _ = rows(shape, dtype)
+        assert_agrees(categorical.draw_index, x, SEED, OFFSET, exact=True)
+        y, index = categorical.draw(x, SEED, OFFSET)
+        expected, expected_index = categorical.draw.__wrapped__(x, SEED, OFFSET)
+        assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
+        assert torch.equal(index, expected_index)
+
+    @pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
+    def test_categorical_gradients(self, shape, dtype, tau):
+        x, grad = rows(shape, dtype)
+        index = categorical.draw_index(x, SEED, OFFSET).clamp(min=0)
+        assert_agrees(straight_through.straight_through, x, index, grad, tau)
+        assert_agrees(reinmax.reinmax, x, index, grad, tau)
+        for samples in (1, 3):
+            assert_agrees(gumbel.gumbel_st, x, index, grad, tau, samples, SEED, OFFSET)
+
+    @pytest.mark.parametrize("of_probs", [False, True])
+    def test_binary_draws(self, shape, dtype, of_probs):
+        x, _ = rows(shape, dtype)
+        x = torch.sigmoid(x) if of_probs else x
+        y, outcome = binary.binary_draw(x, SEED, OFFSET, of_probs)
+        expected, bits = binary.binary_draw.__wrapped__(x, SEED, OFFSET, of_probs)
+        assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
+        assert torch.equal(outcome, bits)
+
+    @pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
+    def test_binary_gradients(self, shape, dtype, tau):
+        x, grad = rows(shape, dtype)
+        outcome = binary.binary_draw(x, SEED, OFFSET, False)[1]
+        assert_agrees(straight_through.binary_straight_through, x, outcome, grad, tau)
+        assert_agrees(reinmax.binary_reinmax, x, outcome, grad, tau)
+        assert_agrees(gumbel.binary_gumbel_st, x, outcome, grad, tau, SEED, OFFSET)
+
+    @pytest.mark.parametrize("of_probs", [False, True])
+    @pytest.mark.parametrize("hard", [False, True])
+    def test_gates(self, shape, dtype, of_probs, hard):
+        x, grad = rows(shape, dtype)
+        x = torch.sigmoid(x / 8) if of_probs else x / 8
+        gate = (2 / 3, -0.1, 1.1, hard, of_probs)
+        assert_agrees(binary.concrete, x, SEED, OFFSET, *gate, exact=hard)
+        assert_agrees(binary.concrete_backward, x, grad, SEED, OFFSET, *gate)
+
+
+@pytest.mark.parametrize("level", [level for level in COMPILED if level != kernels.level])
+def test_other_levels_agree(level):
+    environment = os.environ | {kernels.VARIABLE: level}
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "Agreement"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+def test_off_means_off():
+    environment = os.environ | {kernels.VARIABLE: "off"}
+    code = "from straightthrough.core import kernels; print(kernels.level, kernels.reason)"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert run.stdout.decode().strip() == f"None {kernels.VARIABLE}=off"
+
+
+def test_reference_serves_where_gradients_are_recorded():
+    with torch.enable_grad():
+        assert not kernels.serves(torch.zeros(3))
