@@ -2,7 +2,11 @@
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -11,6 +15,7 @@ from hypothesis import strategies
 
 import straightthrough as st
 from straightthrough import testing
+from straightthrough.core import kernels
 from straightthrough.core.noise import Seed
 from straightthrough.core.registry import OPERATORS, RULES, OperatorRecord
 from straightthrough.core.rules import Derivative, Relaxation, Rule
@@ -66,8 +71,8 @@ SOFT = [
         saved_bytes=lambda numel, itemsize, rows: numel * max(itemsize, 4),
     ),
 ]
-FIRST_OF_ROOM = {record.room: record for record in reversed(OPERATORS.values())}
 MATRIX = [(check, case) for case in HARD + SOFT for check in testing.applicable(case)]
+FIRST_OF_ROOM = {record.room: record for record in reversed(OPERATORS.values())}
 
 
 def name(value: object) -> str:
@@ -77,6 +82,35 @@ def name(value: object) -> str:
 @pytest.mark.parametrize(("check", "case"), MATRIX, ids=name)
 def test_conformance(check, case):
     check(case)
+
+
+def other_implementations() -> list[str]:
+    """The reference, and every kernel library that was built for less than this machine has."""
+    served = kernels.LEVELS.index(kernels.level) if kernels.level else len(kernels.LEVELS)
+    lower = kernels.LEVELS[served + 1 :]
+    return ["off", *(level for level in lower if (kernels.FOLDER / f"{level}.so").exists())]
+
+
+def check_draws() -> None:
+    """Run the part of the matrix that kernels serve: draws, in eager calls."""
+    for check, case in MATRIX:
+        if case.record.samples and check is not testing.check_compiled:
+            check(case)
+
+
+@pytest.mark.parametrize("level", other_implementations())
+def test_conformance_of_the_other_implementations(level):
+    lines = (
+        "from straightthrough.core import kernels",
+        f"assert (kernels.level or 'off') == {level!r}, kernels.reason",
+        "from test_conformance import check_draws",
+        "check_draws()",
+    )
+    command = [sys.executable, "-c", "; ".join(lines)]
+    environment = {**os.environ, kernels.VARIABLE: level, "OMP_NUM_THREADS": "1"}
+    here = Path(__file__).parent
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_operator_and_every_rule_is_in_the_matrix():
