@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import image as png
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 
@@ -55,7 +56,7 @@ MARKERS = "osD^v"
 
 
 def lines(series: Sequence[Line], x: str, y: str, theme: Theme) -> bytes:
-    """Draw lines over a common axis."""
+    """Draw lines over a common axis of whole numbers."""
     figure, axes = _canvas(theme, height=3.6)
     for line in series:
         slot = line.group % len(theme.lines)
@@ -71,6 +72,7 @@ def lines(series: Sequence[Line], x: str, y: str, theme: Theme) -> bytes:
             markerfacecolor=theme.background if line.dashed else theme.lines[slot],
             linewidth=1.8,
         )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if series:
