@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from ..core import kernels
 from ..core.registry import OPERATORS
 from ..studies.record import environment
 from .console import Json, print_json, print_table
-
-REFERENCE = "reference (plain torch, any device)"
 
 
 def main(json: Json = False) -> None:
     """Show versions, device and threads, and which implementation serves what."""
     facts = environment()
-    served = {record.room: REFERENCE for record in OPERATORS.values()}
+    served = {record.room: implementation(record.room) for record in OPERATORS.values()}
     if json:
         print_json({"environment": facts, "implementations": served})
         return
     print_table(("Environment", ""), [(key, str(value)) for key, value in facts.items()])
-    print_table(("Room", "Served by"), list(served.items()))
-    print("This version has no kernels of its own, so the reference serves every operator.")
+    rows = [(room, row["serves"], row["why"]) for room, row in served.items()]
+    print_table(("Room", "Served on the CPU by", "Because"), rows)
+    print("The reference, plain torch, serves other devices, compiled code and transforms.")
+
+
+def implementation(room: str) -> dict[str, str]:
+    """Return what serves a room on the CPU, and why."""
+    if not any(f".ops.{room}." in module for module in kernels.MODULES):
+        return {"serves": "reference", "why": "this room has no kernels"}
+    name = f"{kernels.level} kernels" if kernels.level else "reference"
+    return {"serves": name, "why": kernels.reason}

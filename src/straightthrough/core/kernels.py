@@ -20,6 +20,9 @@ VARIABLE = "STRAIGHTTHROUGH_KERNELS"
 LEVELS = ("avx512", "avx2", "baseline")
 FOLDER = Path(__file__).parent.parent / "_kernels"
 
+MODULES: set[str] = set()
+"""The modules whose references have kernels."""
+
 _library = torch.library.Library("straightthrough", "FRAGMENT")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -32,6 +35,7 @@ def kernel(schema: str) -> Callable[[_Function], _Function]:
 
     def register(reference: _Function) -> _Function:
         name = reference.__name__
+        MODULES.add(reference.__module__)
         _library.define(name + schema)
         _library.impl(name, reference, "CompositeExplicitAutograd")
         compiled = getattr(torch.ops.straightthrough, name).default
