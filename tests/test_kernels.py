@@ -116,6 +116,16 @@ class TestAgreement:
         assert_agrees(binary.concrete_backward, x, grad, SEED, OFFSET, *gate)
 
 
+def test_any_strides():
+    x, grad = rows((10, 3, 5), torch.float32)
+    x, grad = x.movedim(0, -1), grad.movedim(0, -1)
+    index = categorical.draw_index(x, SEED, OFFSET)
+    assert torch.equal(index, categorical.draw_index.__wrapped__(x, SEED, OFFSET))
+    gradient = reinmax.reinmax(x, index.clamp(min=0), grad, 1.0)
+    ordered = reinmax.reinmax(x.contiguous(), index.clamp(min=0), grad.contiguous(), 1.0)
+    assert torch.equal(gradient.nan_to_num(7), ordered.nan_to_num(7))
+
+
 @pytest.mark.parametrize("level", [level for level in COMPILED if level != kernels.level])
 def test_other_levels_agree(level):
     environment = os.environ | {kernels.VARIABLE: level}

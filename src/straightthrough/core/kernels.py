@@ -30,7 +30,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def kernel(schema: str) -> Callable[[_Function], _Function]:
     """Make the decorated reference an operator of `schema`, served by its kernel where it can be.
 
-    All tensors of the schema are passed contiguous. The kernel reads and writes half precision.
+    The first argument is the tensor whose device and dtype count. A kernel takes half precision as
+    it is and tensors of any strides.
     """
 
     def register(reference: _Function) -> _Function:
@@ -41,10 +42,8 @@ def kernel(schema: str) -> Callable[[_Function], _Function]:
         compiled = getattr(torch.ops.straightthrough, name).default
 
         @functools.wraps(reference)
-        def call(*args: Any) -> Any:
-            if not serves(args[0]):
-                return reference(*args)
-            return compiled(*(a.contiguous() if isinstance(a, Tensor) else a for a in args))
+        def call(x: Tensor, *rest: Any) -> Any:
+            return compiled(x, *rest) if serves(x) else reference(x, *rest)
 
         return call  # type: ignore[return-value]  # the same signature as the reference
 
@@ -55,10 +54,10 @@ def serves(x: Tensor) -> bool:
     """Whether kernels serve a call on `x` here and now."""
     return (
         level is not None
-        and not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
+        and x.is_cpu
         and not torch.is_grad_enabled()
         and not torch._C._are_functorch_transforms_active()
+        and not torch.compiler.is_compiling()
     )
 
 

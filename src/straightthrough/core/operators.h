@@ -26,6 +26,11 @@ inline uint64_t key_of(const Tensor& seed) {
   return static_cast<uint64_t>(*static_cast<const int64_t*>(seed.const_data_ptr()));
 }
 
+// The same tensor with its elements in order; a copy only where it has other strides.
+inline Tensor ordered(const Tensor& x) {
+  return x.is_contiguous() ? x : torch::stable::contiguous(x);
+}
+
 template <class S>
 const S* in(const Tensor& x) {
   return static_cast<const S*>(x.const_data_ptr());

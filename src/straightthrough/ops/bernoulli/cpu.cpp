@@ -49,8 +49,9 @@ V logit_slope(V p, bool of_probs) {
 
 // ---- the draw ----
 
-std::tuple<Tensor, Tensor> binary_draw(const Tensor& x, const Tensor& seed, int64_t offset,
-                                     bool of_probs) {
+std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, int64_t offset,
+                                       bool of_probs) {
+  const Tensor x = ordered(given);
   Tensor y = torch::stable::empty_like(x);
   Tensor outcome = torch::stable::new_empty(x, x.sizes(), ScalarType::Bool);
   const uint64_t key = key_of(seed);
@@ -130,8 +131,9 @@ struct Gumbel {
 };
 
 template <class Rule>
-Tensor backward(const Rule& rule, const Tensor& x, const Tensor& outcome, const Tensor& grad,
-                uint64_t key, int64_t offset) {
+Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outcome,
+                const Tensor& given_grad, uint64_t key, int64_t offset) {
+  const Tensor x = ordered(given), outcome = ordered(given_outcome), grad = ordered(given_grad);
   Tensor result = torch::stable::empty_like(x);
   const auto* bit = static_cast<const uint8_t*>(outcome.const_data_ptr());
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
@@ -199,7 +201,8 @@ struct Gate {
 };
 
 template <class F>
-Tensor over_gates(const Tensor& x, const Tensor& seed, int64_t offset, const F& f) {
+Tensor over_gates(const Tensor& given, const Tensor& seed, int64_t offset, const F& f) {
+  const Tensor x = ordered(given);
   Tensor result = torch::stable::empty_like(x);
   const uint64_t key = key_of(seed);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
@@ -223,8 +226,10 @@ Tensor concrete(const Tensor& x, const Tensor& seed, int64_t offset, double tau,
                     [&](auto v, auto u, int64_t, int64_t, auto) { return gate.value(v, u); });
 }
 
-Tensor concrete_backward(const Tensor& x, const Tensor& grad, const Tensor& seed, int64_t offset,
-                         double tau, double gamma, double zeta, bool hard, bool of_probs) {
+Tensor concrete_backward(const Tensor& x, const Tensor& given_grad, const Tensor& seed,
+                         int64_t offset, double tau, double gamma, double zeta, bool hard,
+                         bool of_probs) {
+  const Tensor grad = ordered(given_grad);
   const Gate gate{tau, gamma, zeta, hard, of_probs};
   return over_gates(x, seed, offset, [&](auto v, auto u, int64_t i, int64_t n, auto stored) {
     using T = Lane<decltype(v)>;

@@ -28,7 +28,8 @@ def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Ten
     """Return the logits with their classes last and masked, and the dim they came from."""
     check_floating(name, logits)
     dim = check_rows(name, logits, dim)
-    return apply_mask(name, logits, mask).movedim(dim, -1), dim
+    rows = apply_mask(name, logits, mask)
+    return rows if dim == -1 else rows.movedim(dim, -1), dim
 
 
 def _logits_and_index(numel: int, itemsize: int, rows: int) -> int:
@@ -104,7 +105,7 @@ def categorical(
     value, offset = make_seed(seed, generator, logits.device)
     y, index = apply(Draw(rule, offset), rows, value)
     check_outcomes("categorical", lambda: index < 0)
-    return y.movedim(-1, dim)
+    return y if dim == -1 else y.movedim(-1, dim)
 
 
 @operator(
@@ -152,7 +153,7 @@ def argmax(
     rows, dim = _rows("logits", logits, dim, mask)
     y, index = apply(Argmax(relaxation), rows)
     check_outcomes("argmax", lambda: index < 0)
-    return y.movedim(-1, dim)
+    return y if dim == -1 else y.movedim(-1, dim)
 
 
 @operator(

@@ -265,7 +265,8 @@ void over_rows(int64_t rows, int64_t classes, const F& f) {
   torch::stable::parallel_for(0, rows, grain(classes), f);
 }
 
-Tensor draw_index(const Tensor& logits, const Tensor& seed, int64_t offset) {
+Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
+  const Tensor logits = ordered(given);
   const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
   const std::vector<int64_t> shape(logits.sizes().begin(), logits.sizes().end() - 1);
   Tensor index = torch::stable::new_empty(logits, shape, ScalarType::Long);
@@ -280,7 +281,8 @@ Tensor draw_index(const Tensor& logits, const Tensor& seed, int64_t offset) {
   return index;
 }
 
-std::tuple<Tensor, Tensor> draw(const Tensor& logits, const Tensor& seed, int64_t offset) {
+std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t offset) {
+  const Tensor logits = ordered(given);
   const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
   const std::vector<int64_t> shape(logits.sizes().begin(), logits.sizes().end() - 1);
   Tensor y = torch::stable::empty_like(logits);
@@ -299,8 +301,9 @@ std::tuple<Tensor, Tensor> draw(const Tensor& logits, const Tensor& seed, int64_
 }
 
 template <class Formula>
-Tensor backward(const Formula& formula, const Tensor& logits, const Tensor& index,
-                const Tensor& grad, uint64_t key, int64_t offset) {
+Tensor backward(const Formula& formula, const Tensor& given, const Tensor& given_index,
+                const Tensor& given_grad, uint64_t key, int64_t offset) {
+  const Tensor logits = ordered(given), index = ordered(given_index), grad = ordered(given_grad);
   const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
   Tensor result = torch::stable::empty_like(logits);
   const auto* chosen = in<int64_t>(index);
