@@ -1,0 +1,102 @@
+"""What people write without this library: each operator with its default rule, in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def substitute(hard: Tensor, soft: Tensor) -> Tensor:
+    """Return the usual snippet: about the value of `hard`, with the gradient of `soft`."""
+    return soft + (hard - soft).detach()
+
+
+def sign(x: Tensor) -> Tensor:
+    """The sign with the clipped identity's gradient."""
+    return substitute(x.sign(), x.clamp(-1, 1))
+
+
+def ternary(x: Tensor, threshold: float) -> Tensor:
+    """The sign with a dead zone, with the clipped identity's gradient."""
+    return substitute(x.sign() * (x.abs() > threshold), x.clamp(-1, 1))
+
+
+def heaviside(x: Tensor, threshold: float) -> Tensor:
+    """A step with the gradient of a sigmoid of slope 4."""
+    return substitute((x > threshold).to(x.dtype), torch.sigmoid(4 * (x - threshold)))
+
+
+def unchanged_gradient(hard: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `hard` with the gradient of the identity."""
+    return lambda x, **arguments: substitute(hard(x, **arguments), x)
+
+
+def argmax(logits: Tensor) -> Tensor:
+    """The one-hot of the largest entry with the gradient of a softmax."""
+    hard = torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+    return substitute(hard, logits.softmax(-1))
+
+
+def topk(scores: Tensor, k: int) -> Tensor:
+    """The k-hot of the largest entries with the gradient of k times a softmax."""
+    hard = torch.zeros_like(scores).scatter(-1, scores.topk(k).indices, 1.0)
+    return substitute(hard, k * scores.softmax(-1))
+
+
+def categorical(logits: Tensor) -> Tensor:
+    """A one-hot draw: there is no other differentiable one in torch."""
+    return F.gumbel_softmax(logits, hard=True)
+
+
+def categorical_lookup(logits: Tensor, table: Tensor) -> Tensor:
+    """The row of a table that a draw names, as a matrix product."""
+    return categorical(logits) @ table
+
+
+def bernoulli(logits: Tensor) -> Tensor:
+    """A 0/1 draw with the sigmoid's gradient."""
+    p = torch.sigmoid(logits)
+    return substitute((torch.rand_like(p) < p).to(p.dtype), p)
+
+
+def binary_concrete(logits: Tensor, tau: float, hard: bool) -> Tensor:
+    """The relaxed Bernoulli, made hard where it is asked for."""
+    uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+    soft = torch.sigmoid((logits + uniform.log() - (1 - uniform).log()) / tau)
+    return substitute((soft > 0.5).to(soft.dtype), soft) if hard else soft
+
+
+def hard_concrete(logits: Tensor, tau: float, gamma: float, zeta: float, hard: bool) -> Tensor:
+    """The stretched and clamped gate, made hard where it is asked for."""
+    soft = binary_concrete(logits, tau, hard=False)
+    gate = (soft * (zeta - gamma) + gamma).clamp(0, 1)
+    return substitute((soft > 0.5).to(soft.dtype), gate) if hard else gate
+
+
+def masked_linear(logits: Tensor, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """A linear layer whose weights are multiplied by soft hard-concrete gates."""
+    return F.linear(x, weight * hard_concrete(logits, 2 / 3, -0.1, 1.1, hard=False), bias)
+
+
+PLAIN: dict[str, Callable[..., Any]] = {
+    "sign": sign,
+    "heaviside": heaviside,
+    "round": unchanged_gradient(torch.round),
+    "floor": unchanged_gradient(torch.floor),
+    "ceil": unchanged_gradient(torch.ceil),
+    "trunc": unchanged_gradient(torch.trunc),
+    "clamp": unchanged_gradient(torch.clamp),
+    "ternary": ternary,
+    "categorical": categorical,
+    "argmax": argmax,
+    "gumbel_softmax": F.gumbel_softmax,
+    "bernoulli": bernoulli,
+    "binary_concrete": binary_concrete,
+    "hard_concrete": hard_concrete,
+    "topk": topk,
+}
+"""By operator; each takes the tensor and the arguments of the operator's record."""

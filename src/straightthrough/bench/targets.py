@@ -1,0 +1,152 @@
+"""What the kernels are meant to reach, and whether a run shows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .cases import BOTH, COMPILED, FORWARD, LAYER, LOOKUP, MAIN, OURS, PLAIN, WIDTH, Shape
+from .results import Record, Results
+
+ROW_BYTES = 24
+"""What a row may cost besides its value and its gradient."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A quantity of one case in one mode at one shape, and its bound.
+
+    Attributes:
+        work: what it is, in words.
+        ways: what has to be measured for it, ours first.
+        value: computes it from the records of those ways.
+        bound: the target, a lower one where `at_least`.
+        unit: written after both.
+    """
+
+    work: str
+    case: str
+    mode: str
+    shape: Shape
+    ways: tuple[str, ...]
+    value: Callable[..., float]
+    bound: float
+    at_least: bool = True
+    unit: str = "x"
+    of_memory: bool = False
+
+    def measured(self, results: Results, threads: int) -> float | None:
+        """Return the quantity on so many threads; memory is the same on any number of them."""
+        for job, records in results.items():
+            key = (job.case, job.mode, job.shape)
+            if key != (self.case, self.mode, self.shape):
+                continue
+            if job.threads == (1 if self.of_memory else threads) and set(self.ways) <= set(records):
+                return self.value(*(records[way] for way in self.ways))
+        return None
+
+    def met(self, value: float) -> bool:
+        """Whether a value reaches the bound."""
+        return value >= self.bound if self.at_least else value <= self.bound
+
+    @property
+    def asked(self) -> str:
+        """The bound in words."""
+        return f"{'≥' if self.at_least else '≤'} {self.bound:.3g} {self.unit}"
+
+
+def speedup(ours: Record, other: Record) -> float:
+    """Return how many times faster ours is."""
+    return other.median / ours.median
+
+
+def slowdown(ours: Record, other: Record) -> float:
+    """Return our time as a multiple of the other's."""
+    return ours.median / other.median
+
+
+def share(with_mask: Record, without: Record) -> float:
+    """Return the percentage of a time that a mask costs."""
+    return 100 * (1 - without.median / with_mask.median)
+
+
+def row_bytes(ours: Record) -> float:
+    """Return the bytes a row beyond value and gradient."""
+    return (_extra(ours) - 2 * 4 * math.prod(ours.shape)) / ours.shape[0]
+
+
+def lookup_share(ours: Record) -> float:
+    """Return the bytes beyond value and gradients, as a share of the logits' own."""
+    rows, classes = ours.shape
+    due = 4 * (rows * classes + classes * WIDTH + rows * WIDTH)
+    return (_extra(ours) - due) / (4 * rows * classes)
+
+
+def saved_share(ours: Record) -> float:
+    """Return the bytes saved for backward, as a share of the input's own."""
+    assert ours.saved_bytes is not None, "memory is measured on one thread"
+    return ours.saved_bytes / (4 * math.prod(ours.shape))
+
+
+def _extra(record: Record) -> int:
+    assert record.extra_bytes is not None, "memory is measured on one thread"
+    return record.extra_bytes
+
+
+def _time(
+    case: str,
+    mode: str,
+    than: str,
+    bound: float,
+    shape: Shape = MAIN,
+    value: Callable[..., float] = speedup,
+    unit: str = "x as fast",
+) -> Target:
+    work = f"{case} {list(shape)}, {mode}, against {than}"
+    at_least = value is speedup
+    return Target(work, case, mode, shape, (OURS, than), value, bound, at_least, unit)
+
+
+def _memory(
+    case: str, work: str, value: Callable[..., float], bound: float, unit: str, shape: Shape = MAIN
+) -> Target:
+    work = f"{case} {list(shape)}, {BOTH}, {work}"
+    return Target(work, case, BOTH, shape, (OURS,), value, bound, False, unit, of_memory=True)
+
+
+_SLOWER: Any = {"value": slowdown, "unit": "x its time"}
+
+TARGETS: tuple[Target, ...] = (
+    _time("categorical-reinmax", FORWARD, "torch.argmax", 0.75, **_SLOWER),
+    _time("categorical-reinmax", FORWARD, PLAIN, 40),
+    _time("categorical-straight_through", BOTH, PLAIN, 20),
+    _time("categorical-reinmax", BOTH, PLAIN, 20),
+    _time("categorical-gumbel", BOTH, PLAIN, 10),
+    _time("categorical-reinmax", BOTH, PLAIN, 12, shape=(65536, 16)),
+    _time("categorical-straight_through", BOTH, COMPILED, 6),
+    _time("categorical-reinmax", BOTH, COMPILED, 6),
+    _time("categorical-gumbel", BOTH, COMPILED, 6),
+    _time("gumbel_softmax-relaxed", BOTH, PLAIN, 6),
+    _time("categorical_lookup", FORWARD, PLAIN, 20, shape=LOOKUP),
+    _memory(
+        "categorical_lookup",
+        "beyond value and gradients",
+        lookup_share,
+        0.5,
+        "of the logits' bytes",
+        LOOKUP,
+    ),
+    _time("bernoulli", FORWARD, "torch.bernoulli", 20),
+    _time("bernoulli", BOTH, PLAIN, 6),
+    _time("hard_concrete", BOTH, PLAIN, 8),
+    _time("sign", BOTH, "aten", 1.2, **_SLOWER),
+    _memory("sign", "saved for backward", saved_share, 1 / 32, "of the input's bytes"),
+    _time("masked_linear", FORWARD, "no mask", 6, LAYER, share, "% is the mask's"),
+    _memory(
+        "categorical-reinmax", "beyond value and gradient", row_bytes, ROW_BYTES, "bytes a row"
+    ),
+    _time("categorical-gumbel", BOTH, PLAIN, 1 / 0.6, shape=(32, 10)),
+)
+"""Plain torch is `F.gumbel_softmax(hard=True)` for a draw, times the table for a lookup."""

@@ -1,0 +1,53 @@
+"""Time: several ways in turn, round by round, so that all of them see the same machine."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+
+from .cases import Call
+
+SAMPLE = 1e-3
+"""A sample lasts at least about so many seconds; a shorter call is repeated."""
+
+FEWEST, MOST = 5, 200
+"""Rounds."""
+
+
+def interleave(calls: Mapping[str, Call], budget: float) -> dict[str, list[float]]:
+    """Return the seconds a call took, a sample a round, by name.
+
+    There are as many rounds as fit into `budget` seconds, within `FEWEST` and `MOST`; every other
+    one goes backwards, so that nothing always follows the same neighbour.
+    """
+    repeats = {name: _repeats(call) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for done in range(MOST):
+            if done >= FEWEST and time.perf_counter() - start > budget:
+                break
+            for name in order:
+                times[name].append(_seconds(calls[name], repeats[name]))
+            order.reverse()
+    finally:
+        gc.enable()
+    return times
+
+
+def _repeats(call: Call) -> int:
+    """Warm the call up, and return how often it fits into a sample."""
+    call()
+    once = min(_seconds(call, 1) for _ in range(3))
+    return max(1, round(SAMPLE / once))
+
+
+def _seconds(call: Call, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
