@@ -19,7 +19,7 @@ from ...core.registry import operator, resolve
 from ...core.rules import Derivative, compute_dtype
 from ...core.straight_through import apply
 from ...estimators import Estimator, ReinMax
-from . import reference
+from . import reference, specification
 from .reference import Concrete, Draw
 
 
@@ -51,8 +51,8 @@ def _input_and_seed(numel: int, itemsize: int, rows: int) -> int:
 
 @operator(
     room="bernoulli",
-    hard=reference.probability,
-    gradient=reference.gradient,
+    hard=specification.probability,
+    gradient=specification.gradient,
     rule="estimator",
     fits=(Estimator, Derivative),
     default=ReinMax(),
@@ -121,8 +121,8 @@ def bernoulli(
 
 @operator(
     room="bernoulli",
-    hard=reference.probability,
-    gradient=reference.soft_gradient,
+    hard=specification.probability,
+    gradient=specification.soft_gradient,
     saved_bytes=_input_and_seed,
     arguments={"hard": True, "tau": 0.5},
     samples=True,
@@ -181,8 +181,8 @@ def binary_concrete(
 
 @operator(
     room="bernoulli",
-    hard=reference.probability,
-    gradient=reference.soft_gradient,
+    hard=specification.probability,
+    gradient=specification.soft_gradient,
     saved_bytes=_input_and_seed,
     arguments={"hard": True, "tau": 0.5, "gamma": -0.1, "zeta": 1.1},
     samples=True,

@@ -1,4 +1,4 @@
-"""Binary operators: the specification, in plain torch."""
+"""Binary operators in plain torch: every forward with its backward."""
 
 from __future__ import annotations
 
@@ -34,23 +34,6 @@ def logit_slope(p: Tensor) -> Tensor:
     """Return the derivative of `logit`, kept finite at 0 and 1."""
     tiny = torch.finfo(p.dtype).tiny
     return 1 / (p * (1 - p)).clamp(min=tiny)
-
-
-def probability(logits: Tensor, **_: object) -> Tensor:
-    """Return the mean of a draw, in float64."""
-    return torch.sigmoid(logits.double())
-
-
-def gradient(
-    rule: Estimator | Derivative, x: Tensor, y: Tensor, grad: Tensor, seed: Seed
-) -> Tensor:
-    """The surrogate's derivative, or the estimator's formula on the classes 0 and `x`."""
-    if isinstance(rule, Derivative):
-        return grad.double() * rule.derivative(x.double())
-    if rule.draws_noise:
-        wide = compute_dtype(x.dtype)
-        return rule.binary_gradient(x.to(wide), y > 0, grad.to(wide), seed).double()
-    return Estimator.binary_gradient(rule, x.double(), y > 0, grad.double(), seed)
 
 
 @kernel("(Tensor x, Tensor seed, int offset, bool of_probs) -> (Tensor, Tensor)")
@@ -164,27 +147,6 @@ class Concrete(Operation):
 
     def _gate(self) -> tuple[float, float, float, bool, bool]:
         return self.tau, self.gamma, self.zeta, self.hard, self.of_probs
-
-
-def soft_gradient(
-    rule: None,
-    x: Tensor,
-    y: Tensor,
-    grad: Tensor,
-    seed: Seed,
-    *,
-    hard: bool,
-    tau: float,
-    gamma: float = 0.0,
-    zeta: float = 1.0,
-) -> Tensor:
-    """The gradient of the soft gate under the same noise."""
-    noise = logistic(uniform_like(x, seed.tensor(x.device), seed.offset)).double()
-
-    def soft(logits: Tensor) -> Tensor:
-        return stretch(torch.sigmoid((logits + noise) / tau), gamma, zeta)
-
-    return torch.func.vjp(soft, x.double())[1](grad.double())[0]
 
 
 def stretch(s: Tensor, gamma: float, zeta: float) -> Tensor:

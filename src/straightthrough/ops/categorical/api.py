@@ -20,7 +20,7 @@ from ...core.registry import operator, resolve
 from ...core.rules import Relaxation, compute_dtype
 from ...core.straight_through import apply
 from ...estimators import Estimator, GumbelST, ReinMax, Softmax
-from . import reference
+from . import reference, specification
 from .reference import Argmax, Draw, Lookup
 
 
@@ -38,8 +38,8 @@ def _logits_and_index(numel: int, itemsize: int, rows: int) -> int:
 
 @operator(
     room="categorical",
-    hard=reference.probabilities,
-    gradient=reference.gradient,
+    hard=specification.probabilities,
+    gradient=specification.gradient,
     rule="estimator",
     fits=(Estimator,),
     default=ReinMax(),
@@ -110,8 +110,8 @@ def categorical(
 
 @operator(
     room="categorical",
-    hard=reference.first_largest,
-    gradient=reference.softmax_gradient,
+    hard=specification.first_largest,
+    gradient=specification.softmax_gradient,
     default=Softmax(),
     saved_bytes=lambda numel, itemsize, rows: numel * itemsize,
     rows=True,
@@ -158,8 +158,8 @@ def argmax(
 
 @operator(
     room="categorical",
-    hard=reference.probabilities,
-    gradient=reference.gradient,
+    hard=specification.probabilities,
+    gradient=specification.gradient,
     default=GumbelST(),
     saved_bytes=_logits_and_index,
     arguments={"hard": True},

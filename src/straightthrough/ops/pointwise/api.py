@@ -10,7 +10,7 @@ from ...core.registry import operator, resolve
 from ...core.rules import Derivative
 from ...core.straight_through import apply
 from ...surrogates import Clipped, Identity, Sigmoid
-from . import reference
+from . import reference, specification
 from .reference import Pointwise
 
 
@@ -28,7 +28,7 @@ _COMMON = {
     "room": "pointwise",
     "rule": "surrogate",
     "fits": (Derivative,),
-    "gradient": reference.gradient,
+    "gradient": specification.gradient,
     "saved_bytes": _input_only,
 }
 
@@ -73,7 +73,7 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
     hard=reference.heaviside,
     default=Sigmoid(),
     arguments={"threshold": 0.3},
-    **_COMMON | {"gradient": reference.gradient_at_threshold},
+    **_COMMON | {"gradient": specification.gradient_at_threshold},
 )
 def heaviside(
     x: Tensor, threshold: float = 0.0, *, surrogate: Derivative | str = Sigmoid()

@@ -1,4 +1,4 @@
-"""Pointwise operators: the specification, in plain torch."""
+"""Pointwise operators in plain torch: every forward with its backward."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.noise import Seed
 from ...core.rules import Derivative, compute_dtype
 from ...core.straight_through import Operation
 
@@ -26,20 +25,6 @@ def heaviside(x: Tensor, threshold: float) -> Tensor:
 def ternary(x: Tensor, threshold: float) -> Tensor:
     """sign(x) where |x| > threshold, else 0."""
     return torch.where(x.abs() > threshold, sign(x), 0)
-
-
-def gradient(
-    rule: Derivative, x: Tensor, y: Tensor, grad: Tensor, seed: Seed, **_: float
-) -> Tensor:
-    """`grad * derivative(x)`."""
-    return grad.double() * rule.derivative(x.double())
-
-
-def gradient_at_threshold(
-    rule: Derivative, x: Tensor, y: Tensor, grad: Tensor, seed: Seed, *, threshold: float
-) -> Tensor:
-    """`grad * derivative(x - threshold)`."""
-    return grad.double() * rule.derivative(x.double() - threshold)
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from ...core.registry import operator, resolve
 from ...core.rules import Relaxation
 from ...core.straight_through import apply
 from ...estimators import Softmax
-from . import reference
+from . import specification
 from .reference import TopK
 
 
 @operator(
     room="subset",
-    hard=reference.first_largest,
-    gradient=reference.gradient,
+    hard=specification.first_largest,
+    gradient=specification.gradient,
     rule="estimator",
     fits=(Relaxation,),
     default=Softmax(),

@@ -1,4 +1,4 @@
-"""Subset operators: the specification, in plain torch."""
+"""Subset operators in plain torch: every forward with its backward."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.noise import Seed
 from ...core.rules import Relaxation
 from ...core.straight_through import Operation
 
@@ -26,21 +25,6 @@ def topk_hot(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     chosen = above | (tied & (tied.cumsum(-1) <= room))
     invalid = largest[..., :1].isnan() | least.isneginf()
     return torch.where(invalid, torch.nan, chosen.to(scores.dtype)), invalid.squeeze(-1)
-
-
-def first_largest(scores: Tensor, k: int) -> Tensor:
-    """The k-hot of the first k of a stable sort, NaN where a row has none."""
-    order = torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
-    y = torch.zeros_like(scores).scatter(-1, order, 1)
-    invalid = scores.isnan().any(-1) | (scores.isneginf().logical_not().sum(-1) < k)
-    return y.masked_fill(invalid.unsqueeze(-1), torch.nan)
-
-
-def gradient(
-    rule: Relaxation, scores: Tensor, y: Tensor, grad: Tensor, seed: Seed, *, k: int
-) -> Tensor:
-    """The gradient of `k * soft`."""
-    return k * torch.func.vjp(rule.soft, scores.double())[1](grad.double())[0]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""What binary operators are held against: the mean of a draw, and gradients in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.noise import Seed, logistic
+from ...core.rules import Derivative, compute_dtype
+from ...estimators import Estimator
+from .reference import stretch, uniform_like
+
+
+def probability(logits: Tensor, **_: object) -> Tensor:
+    """Return the mean of a draw, in float64."""
+    return torch.sigmoid(logits.double())
+
+
+def gradient(
+    rule: Estimator | Derivative, x: Tensor, y: Tensor, grad: Tensor, seed: Seed
+) -> Tensor:
+    """The surrogate's derivative, or the estimator's formula on the classes 0 and `x`."""
+    if isinstance(rule, Derivative):
+        return grad.double() * rule.derivative(x.double())
+    if rule.draws_noise:
+        wide = compute_dtype(x.dtype)
+        return rule.binary_gradient(x.to(wide), y > 0, grad.to(wide), seed).double()
+    return Estimator.binary_gradient(rule, x.double(), y > 0, grad.double(), seed)
+
+
+def soft_gradient(
+    rule: None,
+    x: Tensor,
+    y: Tensor,
+    grad: Tensor,
+    seed: Seed,
+    *,
+    hard: bool,
+    tau: float,
+    gamma: float = 0.0,
+    zeta: float = 1.0,
+) -> Tensor:
+    """The gradient of the soft gate under the same noise."""
+    noise = logistic(uniform_like(x, seed.tensor(x.device), seed.offset)).double()
+
+    def soft(logits: Tensor) -> Tensor:
+        return stretch(torch.sigmoid((logits + noise) / tau), gamma, zeta)
+
+    return torch.func.vjp(soft, x.double())[1](grad.double())[0]

@@ -1,0 +1,38 @@
+"""What categorical operators are held against: values, means, and gradients in float64."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.noise import Seed
+from ...core.rules import Relaxation, compute_dtype
+from ...estimators import Estimator
+
+
+def probabilities(logits: Tensor, **_: object) -> Tensor:
+    """Return the mean of a draw, in float64."""
+    return logits.double().softmax(-1)
+
+
+def gradient(
+    rule: Estimator, logits: Tensor, y: Tensor, grad: Tensor, seed: Seed, **_: object
+) -> Tensor:
+    """The estimator's formula at the outcome that `y` shows."""
+    wide = compute_dtype(logits.dtype) if rule.draws_noise else torch.float64
+    return rule.gradient(logits.to(wide), y.argmax(-1), grad.to(wide), seed).double()
+
+
+def first_largest(logits: Tensor) -> Tensor:
+    """The one-hot of the first largest class, NaN where a row has none."""
+    y = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    invalid = logits.isnan().any(-1) | logits.isneginf().all(-1)
+    return y.masked_fill(invalid.unsqueeze(-1), torch.nan)
+
+
+def softmax_gradient(
+    rule: Relaxation, logits: Tensor, y: Tensor, grad: Tensor, seed: Seed
+) -> Tensor:
+    """The relaxation's own gradient."""
+    return torch.func.vjp(rule.soft, logits.double())[1](grad.double())[0]

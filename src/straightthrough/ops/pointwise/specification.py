@@ -1,0 +1,22 @@
+"""What pointwise operators are held against: gradients in float64."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...core.noise import Seed
+from ...core.rules import Derivative
+
+
+def gradient(
+    rule: Derivative, x: Tensor, y: Tensor, grad: Tensor, seed: Seed, **_: float
+) -> Tensor:
+    """`grad * derivative(x)`."""
+    return grad.double() * rule.derivative(x.double())
+
+
+def gradient_at_threshold(
+    rule: Derivative, x: Tensor, y: Tensor, grad: Tensor, seed: Seed, *, threshold: float
+) -> Tensor:
+    """`grad * derivative(x - threshold)`."""
+    return grad.double() * rule.derivative(x.double() - threshold)

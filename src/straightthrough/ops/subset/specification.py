@@ -1,0 +1,24 @@
+"""What subset operators are held against: values, and gradients in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.noise import Seed
+from ...core.rules import Relaxation
+
+
+def first_largest(scores: Tensor, k: int) -> Tensor:
+    """The k-hot of the first k of a stable sort, NaN where a row has none."""
+    order = torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
+    y = torch.zeros_like(scores).scatter(-1, order, 1)
+    invalid = scores.isnan().any(-1) | (scores.isneginf().logical_not().sum(-1) < k)
+    return y.masked_fill(invalid.unsqueeze(-1), torch.nan)
+
+
+def gradient(
+    rule: Relaxation, scores: Tensor, y: Tensor, grad: Tensor, seed: Seed, *, k: int
+) -> Tensor:
+    """The gradient of `k * soft`."""
+    return k * torch.func.vjp(rule.soft, scores.double())[1](grad.double())[0]
