@@ -1,4 +1,8 @@
-"""The three forms of a backward rule: frozen dataclasses, hashable, printable, picklable."""
+"""Backward rules: frozen dataclasses, hashable, printable, picklable.
+
+Of their three forms `Derivative` and `Relaxation` stand here; the third, which needs noise, is
+`Estimator` in `estimators/base.py`.
+"""
 
 from __future__ import annotations
 

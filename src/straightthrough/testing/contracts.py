@@ -36,7 +36,7 @@ def check_errors(case: Case) -> None:
     x = case.input()
     _assert_raises(case, DtypeError, "int64", lambda: case(x.long()))
     _assert_raises(case, DtypeError, "complex64", lambda: case(x.to(torch.complex64)))
-    _assert_raises(case, DtypeError, "list", lambda: case([1.0, 2.0]))  # type: ignore[arg-type]
+    _assert_raises(case, DtypeError, "list", lambda: case([1.0, 2.0]))  # type: ignore[arg-type]  # wrong on purpose
     parameters = inspect.signature(case.record.function).parameters
     for name in REFUSED.keys() & parameters.keys():
         for value in REFUSED[name]:
@@ -139,7 +139,7 @@ def check_rule_object(case: Case) -> None:
         assert twin == rule, f"{case}: not equal to its copy by {how}, {twin!r}"
         assert hash(twin) == hash(rule), f"{case}: another hash than its copy by {how}"
     try:
-        rule.tau = rule.width = 0.0  # type: ignore[attr-defined]
+        rule.tau = rule.width = 0.0  # type: ignore[attr-defined]  # wrong on purpose
     except AttributeError:
         return
     raise AssertionError(f"{case}: not frozen; declare it with @dataclass(frozen=True)")

@@ -17,7 +17,7 @@ from ...core.errors import (
 )
 from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
-from ...core.rules import Relaxation, compute_dtype
+from ...core.rules import compute_dtype
 from ...core.straight_through import apply
 from ...estimators import Estimator, GumbelST, ReinMax, Softmax
 from . import reference, specification
@@ -149,7 +149,7 @@ def argmax(
         >>> st.argmax(torch.tensor([1.0, 3.0, 3.0]))
         tensor([0., 1., 0.])
     """
-    relaxation: Relaxation = Softmax(tau)
+    relaxation = Softmax(tau)
     rows, dim = _rows("logits", logits, dim, mask)
     y, index = apply(Argmax(relaxation), rows)
     check_outcomes("argmax", lambda: index < 0)
