@@ -38,7 +38,7 @@ def test_every_command_has_help(cli, command):
     assert out.startswith(f"Usage: straightthrough {command}".strip())
 
 
-def test_list_shows_every_operator_and_rule(cli):
+def test_list_shows_every_operator_rule_and_function(cli):
     code, out, err = cli("list --json")
     assert (code, err) == (0, "")
     listed = json.loads(out)
@@ -50,11 +50,15 @@ def test_list_shows_every_operator_and_rule(cli):
     assert {"clipped", "tanh", "identity"} <= set(sign["rules"])
     reinmax = next(row for row in listed["rules"] if row["name"] == "reinmax")
     assert reinmax["fits"] == ["bernoulli", "categorical"]
+    others = ["categorical_lookup", "hard_concrete_mean", "l0_norm"]
+    others += ["straight_through", "strict", "wrap"]
+    assert [row["name"] for row in listed["functions"]] == others
 
     code, out, err = cli("list")
     assert (code, err) == (0, "")
     words = out.replace(",", " ").split()
-    assert {*OPERATORS, *RULES, *(record.room for record in OPERATORS.values())} <= set(words)
+    rooms = {record.room for record in OPERATORS.values()}
+    assert {*OPERATORS, *RULES, *rooms, *others} <= set(words)
 
 
 def test_env_shows_versions_and_what_serves_each_room(cli, monkeypatch):

@@ -1,20 +1,24 @@
-"""`straightthrough list`: every operator and rule, from the registry."""
+"""`straightthrough list`: every operator and rule, from the registry, and the other functions."""
 
 from __future__ import annotations
 
+import inspect
 from itertools import groupby
 from typing import Any
+
+import straightthrough as st
 
 from ..core.registry import OPERATORS, RULES
 from .console import Json, print_json, print_table
 
 
 def main(json: Json = False) -> None:
-    """List every operator, the rules that fit it, and every rule."""
+    """List every operator, the rules that fit it, every rule, and the other functions."""
     operators = [_operator(name) for name in OPERATORS]
     rules = [_rule(name) for name in RULES]
+    functions = _functions()
     if json:
-        print_json({"operators": operators, "rules": rules})
+        print_json({"operators": operators, "rules": rules, "functions": functions})
         return
     print_table(
         ("Operator", "Room", "Default rule", "What it is"),
@@ -31,6 +35,10 @@ def main(json: Json = False) -> None:
     print_table(
         ("Rule", "Class", "What it is"),
         [(row["name"], row["class"], row["summary"]) for row in rules],
+    )
+    print_table(
+        ("Also", "What it does"),
+        [(row["name"], row["summary"]) for row in functions],
     )
 
 
@@ -61,3 +69,13 @@ def _rule(name: str) -> dict[str, Any]:
         ],
         "summary": record.summary,
     }
+
+
+def _functions() -> list[dict[str, str]]:
+    """Return the public functions that are no operators of the registry."""
+    others = {name: getattr(st, name) for name in st.__all__ if name not in OPERATORS}
+    return [
+        {"name": name, "summary": (inspect.getdoc(value) or "").partition("\n")[0]}
+        for name, value in others.items()
+        if inspect.isfunction(value)
+    ]
