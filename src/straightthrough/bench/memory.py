@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -40,7 +39,7 @@ class Memory:
 def measure(case: str, way: str, mode: str, shape: Shape) -> Memory:
     """Run one way of a case, by their names, on one thread in a new process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, f"{__package__}.preload"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, case, way, mode, shape))
     process.start()
@@ -55,8 +54,6 @@ def measure(case: str, way: str, mode: str, shape: Shape) -> Memory:
 
 
 def _child(sender: Connection, name: str, way: str, mode: str, shape: Shape) -> None:
-    # The profiler speaks on stderr when it starts and stops.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     torch.set_num_threads(1)
     case = cases()[name]
     work = case.ways()[way]
@@ -78,10 +75,10 @@ def _child(sender: Connection, name: str, way: str, mode: str, shape: Shape) -> 
 def _peak(trace: profile) -> int:
     """Return the largest sum of allocations less deallocations, in the order they came."""
     recorded: list[Any] = trace.profiler.kineto_results.events()  # type: ignore[union-attr]  # it ran
-    events = sorted((e.start_ns(), e.nbytes()) for e in recorded if e.name() == "[memory]")
+    changes = [event for event in recorded if event.name() == "[memory]"]
     held = peak = 0
-    for _, size in events:
-        held += size
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
         peak = max(peak, held)
     return peak
 

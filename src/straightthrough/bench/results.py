@@ -24,7 +24,7 @@ class Record:
         seconds: quantiles of the time of a call, by percent.
         rounds: samples that they are taken from.
         extra_bytes, saved_bytes, resident_bytes: `memory.Memory`; None where not measured.
-        level: the kernels that served ours; None for the reference.
+        level: the kernels that served ours; None where the reference did.
         environment: machine and versions.
     """
 
@@ -48,9 +48,14 @@ class Record:
         return self.seconds["50"]
 
     @property
+    def elements(self) -> int:
+        """How many elements the shape has."""
+        return math.prod(self.shape)
+
+    @property
     def nanoseconds(self) -> float:
         """Median time an element."""
-        return 1e9 * self.median / math.prod(self.shape)
+        return 1e9 * self.median / self.elements
 
     @property
     def job(self) -> Job:
@@ -67,6 +72,11 @@ class Job:
     shape: Shape
     dtype: str
     threads: int
+
+    @property
+    def alone(self) -> Job:
+        """The same on one thread."""
+        return dataclasses.replace(self, threads=1)
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..core import kernels
 from ..core.errors import ArgumentError
 from ..studies.record import environment
-from ..studies.training import threads
-from .cases import COMPILED, MAIN, MODES, Call, Case, Shape, Way
+from ..studies.training import Notify, Progress, threads
+from .cases import COMPILED, MAIN, MODES, SHAPES, Call, Case, Shape, Way
 from .gate import disagreement
 from .memory import AVAILABLE, Memory, measure
 from .results import QUANTILES, Job, Record
+from .targets import TARGETS
 from .timing import interleave
 
-DTYPE = torch.float32
+DTYPE = "float32"
+"""Of every measurement: what `cases.normal` makes."""
+
+Jobs = dict[Job, list[str]]
+"""Every job with the names of the ways to do it."""
 
 Say = Callable[[str], None]
 
@@ -28,58 +32,75 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        shapes: of every case that has none of its own.
-        threads: numbers of threads, each a run of its own.
+        threads: numbers of threads, each a measurement of its own.
+        shapes: of every case; None for `cases.SHAPES`, or a case's own where it has some.
         budget: seconds a job, at least (see `timing.FEWEST`).
         memory: whether memory is measured.
-        compiled: whether torch.compile is timed, at `cases.MAIN`.
+        compiled: whether torch.compile is timed, at `cases.MAIN` and at a case's own shapes.
     """
 
-    shapes: Sequence[Shape]
     threads: Sequence[int]
+    shapes: Sequence[Shape] | None = None
     budget: float = 1.5
     memory: bool = True
     compiled: bool = True
 
-    def jobs(self, cases: Iterable[Case], own_shapes: bool) -> dict[Job, list[str]]:
-        """Return every job with its ways; `own_shapes` of a case go before the plan's."""
+    def jobs(self, cases: Iterable[Case]) -> Jobs:
+        """Return every job with its ways."""
         found = {}
         for case in cases:
-            shapes = case.shapes if own_shapes and case.shapes else self.shapes
-            for shape in shapes:
-                ways = [
-                    way
-                    for way in case.ways()
-                    if way != COMPILED or (self.compiled and shape in (MAIN, *(case.shapes or ())))
-                ]
+            for shape in self.shapes or case.shapes or SHAPES:
+                compiled = self.compiled and shape in (MAIN, *(case.shapes or ()))
+                ways = [way for way in case.ways() if compiled or way != COMPILED]
                 for mode in MODES:
-                    for number in self.threads:
-                        found[job(case, mode, shape, number)] = ways
+                    found.update(self._on_threads(case.name, mode, shape, ways))
         return found
 
+    def target_jobs(self, cases: Container[str]) -> Jobs:
+        """Return the jobs and ways that the targets of these cases need."""
+        found: Jobs = {}
+        for target in TARGETS:
+            if target.case in cases:
+                for job in self._on_threads(target.case, target.mode, target.shape, []):
+                    ways = found.setdefault(job, [])
+                    wanted = [way for way in target.ways if self.compiled or way != COMPILED]
+                    ways += [way for way in wanted if way not in ways]
+        return found
 
-def job(case: Case, mode: str, shape: Shape, threads: int) -> Job:
-    """Return a job in the one dtype that is timed."""
-    return Job(case.name, mode, shape, str(DTYPE).removeprefix("torch."), threads)
+    def _on_threads(self, case: str, mode: str, shape: Shape, ways: list[str]) -> Jobs:
+        return {Job(case, mode, shape, DTYPE, threads): ways for threads in self.threads}
 
 
-def checked(cases: dict[str, Case], jobs: Iterable[Job]) -> dict[str, str]:
+def check(cases: dict[str, Case], jobs: Iterable[Job], notify: Notify) -> dict[str, str]:
     """Return what is wrong with each case that must not be timed, by its name."""
     shapes: dict[str, dict[Shape, None]] = {}
     for each in jobs:
         shapes.setdefault(each.case, {})[each.shape] = None
-    found = {name: disagreement(cases[name], tuple(listed)) for name, listed in shapes.items()}
-    return {name: wrong for name, wrong in found.items() if wrong is not None}
+    found = {}
+    for done, (name, listed) in enumerate(shapes.items(), 1):
+        wrong = disagreement(cases[name], tuple(listed))
+        if wrong is not None:
+            found[name] = wrong
+        notify(Progress("correctness", done, len(shapes), name))
+    return found
 
 
-def run(case: Case, job: Job, names: Sequence[str], plan: Plan, say: Say) -> Iterator[Record]:
-    """Measure a case in the ways that are named; a way that fails is left out, and said so."""
-    ways = {name: way for name, way in case.ways().items() if name in names}
+def run(
+    cases: dict[str, Case], jobs: Jobs, plan: Plan, notify: Notify, say: Say
+) -> Iterator[Record]:
+    """Measure every job in the ways named; one that fails is left out, which is said."""
+    for done, (each, names) in enumerate(jobs.items()):
+        notify(Progress("measurements", done, len(jobs), str(each)))
+        ways = {name: way for name, way in cases[each.case].ways().items() if name in names}
+        yield from _measure(cases[each.case], each, ways, plan, say)
+    notify(Progress("measurements", len(jobs), len(jobs), ""))
+
+
+def _measure(case: Case, job: Job, ways: dict[str, Way], plan: Plan, say: Say) -> Iterator[Record]:
     facts = environment()
-    del facts["threads"]
+    del facts["threads"]  # a field of its own
     with threads(job.threads):
-        calls = dict(_calls(case, job, ways, say))
-        times = interleave(calls, plan.budget)
+        times = interleave(dict(_calls(case, job, ways, say)), plan.budget)
     for name, samples in times.items():
         quantiles = np.quantile(samples, [percent / 100 for percent in QUANTILES])
         memory = _memory(job, name) if plan.memory else None
@@ -123,7 +144,7 @@ def _memory(job: Job, way: str) -> Memory | None:
 
 
 def select(cases: dict[str, Case], names: Sequence[str]) -> dict[str, Case]:
-    """Return the cases whose name, or the part before the rule, is one of `names`.
+    """Return the cases whose name, or the part of it before a hyphen, is one of `names`.
 
     Raises:
         ArgumentError: if a name is no case's.

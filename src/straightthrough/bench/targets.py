@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .cases import BOTH, COMPILED, FORWARD, LAYER, LOOKUP, MAIN, OURS, PLAIN, WIDTH, Shape
-from .results import Record, Results
+from .results import Record, by_job
 
 ROW_BYTES = 24
 """What a row may cost besides its value and its gradient."""
+
+ITEM = 4
+"""Bytes an element."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +33,16 @@ class Target:
     mode: str
     shape: Shape
     ways: tuple[str, ...]
-    value: Callable[..., float]
+    value: Callable[..., float | None]
     bound: float
     at_least: bool = True
     unit: str = "x"
-    of_memory: bool = False
 
-    def measured(self, results: Results, threads: int) -> float | None:
-        """Return the quantity on so many threads; memory is the same on any number of them."""
-        for job, records in results.items():
-            key = (job.case, job.mode, job.shape)
-            if key != (self.case, self.mode, self.shape):
-                continue
-            if job.threads == (1 if self.of_memory else threads) and set(self.ways) <= set(records):
-                return self.value(*(records[way] for way in self.ways))
-        return None
+    def measured(self, records: Mapping[str, Record]) -> float | None:
+        """Return the quantity, from the records of one job by way."""
+        if not set(self.ways) <= set(records):
+            return None
+        return self.value(*(records[way] for way in self.ways))
 
     def met(self, value: float) -> bool:
         """Whether a value reaches the bound."""
@@ -72,27 +69,25 @@ def share(with_mask: Record, without: Record) -> float:
     return 100 * (1 - without.median / with_mask.median)
 
 
-def row_bytes(ours: Record) -> float:
+def row_bytes(ours: Record) -> float | None:
     """Return the bytes a row beyond value and gradient."""
-    return (_extra(ours) - 2 * 4 * math.prod(ours.shape)) / ours.shape[0]
+    if ours.extra_bytes is None:
+        return None
+    return (ours.extra_bytes - 2 * ITEM * ours.elements) / ours.shape[0]
 
 
-def lookup_share(ours: Record) -> float:
+def lookup_share(ours: Record) -> float | None:
     """Return the bytes beyond value and gradients, as a share of the logits' own."""
+    if ours.extra_bytes is None:
+        return None
     rows, classes = ours.shape
-    due = 4 * (rows * classes + classes * WIDTH + rows * WIDTH)
-    return (_extra(ours) - due) / (4 * rows * classes)
+    due = ITEM * (rows * classes + classes * WIDTH + rows * WIDTH)
+    return (ours.extra_bytes - due) / (ITEM * ours.elements)
 
 
-def saved_share(ours: Record) -> float:
+def saved_share(ours: Record) -> float | None:
     """Return the bytes saved for backward, as a share of the input's own."""
-    assert ours.saved_bytes is not None, "memory is measured on one thread"
-    return ours.saved_bytes / (4 * math.prod(ours.shape))
-
-
-def _extra(record: Record) -> int:
-    assert record.extra_bytes is not None, "memory is measured on one thread"
-    return record.extra_bytes
+    return None if ours.saved_bytes is None else ours.saved_bytes / (ITEM * ours.elements)
 
 
 def _time(
@@ -110,10 +105,15 @@ def _time(
 
 
 def _memory(
-    case: str, work: str, value: Callable[..., float], bound: float, unit: str, shape: Shape = MAIN
+    case: str,
+    work: str,
+    value: Callable[..., float | None],
+    bound: float,
+    unit: str,
+    shape: Shape = MAIN,
 ) -> Target:
     work = f"{case} {list(shape)}, {BOTH}, {work}"
-    return Target(work, case, BOTH, shape, (OURS,), value, bound, False, unit, of_memory=True)
+    return Target(work, case, BOTH, shape, (OURS,), value, bound, False, unit)
 
 
 _SLOWER: Any = {"value": slowdown, "unit": "x its time"}
@@ -150,3 +150,31 @@ TARGETS: tuple[Target, ...] = (
     _time("categorical-gumbel", BOTH, PLAIN, 1 / 0.6, shape=(32, 10)),
 )
 """Plain torch is `F.gumbel_softmax(hard=True)` for a draw, times the table for a lookup."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target and what was measured, by number of threads; `met` on all of them."""
+
+    target: Target
+    values: Mapping[int, float]
+
+    @property
+    def met(self) -> bool | None:
+        """None where nothing was measured."""
+        return all(map(self.target.met, self.values.values())) if self.values else None
+
+
+def judge(records: Iterable[Record]) -> list[Verdict]:
+    """Return every target with what a run shows of it."""
+    results = by_job(records)
+    found = []
+    for target in TARGETS:
+        values = {
+            job.threads: target.measured(ways)
+            for job, ways in results.items()
+            if (job.case, job.mode, job.shape) == (target.case, target.mode, target.shape)
+        }
+        known = {threads: value for threads, value in values.items() if value is not None}
+        found.append(Verdict(target, known))
+    return found

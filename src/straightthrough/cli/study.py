@@ -8,23 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
 
 from .. import report
 from ..core.errors import ArgumentError
 from ..studies import mask as mask_study
 from ..studies import vae as vae_study
 from ..studies.record import to_json
-from ..studies.training import Notify, Progress
+from ..studies.training import Notify
 from .console import Json, inform, names, print_json, print_table, writable
+from .progress import live
 
 app = typer.Typer(
     help="Train on real data, and write a report.", no_args_is_help=True, rich_markup_mode=None
@@ -91,15 +83,13 @@ def _run(
     json: bool,
 ) -> None:
     """Run a study with a live display, then print and write what came of it."""
-    folder, bars = writable(output), _bars()
+    folder = writable(output)
     try:
-        result = to_json(study(_notifier(bars)))
+        with live() as notify:
+            result = to_json(study(notify))
     except KeyboardInterrupt:
         inform("interrupted before anything was measured")
         raise typer.Exit(1) from None
-    finally:
-        if bars.tasks:
-            bars.stop()
     page = report.write(result, folder)
     if json:
         print_json(result)
@@ -111,27 +101,3 @@ def _run(
     if not result["header"]["complete"]:
         inform(f"interrupted: the report is partial, {page}")
         raise typer.Exit(1)
-
-
-def _bars() -> Bars:
-    return Bars(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[text]}"),
-        console=Console(stderr=True),
-    )
-
-
-def _notifier(bars: Bars) -> Notify:
-    """Return what turns a study's progress into one bar a run; the first starts the display."""
-    tasks: dict[str, TaskID] = {}
-
-    def notify(progress: Progress) -> None:
-        bars.start()
-        if progress.run not in tasks:
-            tasks[progress.run] = bars.add_task(progress.run, total=progress.total, text="")
-        bars.update(tasks[progress.run], completed=progress.done, text=progress.text)
-
-    return notify

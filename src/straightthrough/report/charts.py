@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,30 @@ def bars(series: Sequence[Bar], x: str, theme: Theme) -> bytes:
     return _save(figure)
 
 
+def dots(
+    rows: Sequence[str], series: Mapping[str, Sequence[float | None]], x: str, theme: Theme
+) -> bytes:
+    """Draw a row a name, the first on top, with one marker a series on a logarithmic axis."""
+    figure, axes = _canvas(theme, height=1.4 + 0.3 * len(rows))
+    for slot, (label, values) in enumerate(series.items()):
+        axes.plot(
+            [np.nan if value is None else value for value in values],
+            rows,
+            MARKERS[slot % len(MARKERS)],
+            label=label,
+            color=theme.lines[slot % len(theme.lines)],
+            markersize=6,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.invert_yaxis()
+    axes.set_xlabel(x)
+    figure.legend(
+        loc="upper center", frameon=False, labelcolor=theme.ink, fontsize=9, ncols=len(series)
+    )
+    return _save(figure, top=1 - 0.35 / figure.get_figheight())
+
+
 def grid(images: NDArray[np.uint8], columns: int, gap: int = 1) -> bytes:
     """Draw `(N, height, width)` images in rows of `columns`, pixel for pixel, dark on white."""
     count, height, width = images.shape
@@ -135,8 +159,8 @@ def _canvas(theme: Theme, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(figure: Figure) -> bytes:
-    figure.tight_layout()
+def _save(figure: Figure, top: float = 1.0) -> bytes:
+    figure.tight_layout(rect=(0, 0, 1, top))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

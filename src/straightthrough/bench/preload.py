@@ -1,0 +1,13 @@
+"""For the process that those which measure memory are forked from, and for no other.
+
+Starting torch's profiler takes seconds and is done here once. It writes to stderr whenever it
+starts or stops, so this process and its children have none.
+"""
+
+import os
+
+from torch.profiler import ProfilerActivity, profile
+
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+with profile(activities=[ProfilerActivity.CPU]):
+    pass
