@@ -1,8 +1,5 @@
 // Philox4x32-10, the words and the meaning of the counter as in noise.py, sixteen blocks at once.
 #pragma once
-#if defined(__SSE4_1__)
-#include <immintrin.h>
-#endif
 #include "simd.h"
 
 namespace philox {
@@ -16,7 +13,7 @@ struct Block {
 };
 
 // The high and the low halves of the sixteen products of 32-bit words.
-inline void multiply(Words a, uint32_t m, Words& high, Words& low) {
+ALWAYS_INLINE void multiply(Words a, uint32_t m, Words& high, Words& low) {
   using Wide = simd::LongWords;
   const Wide even_in = simd::bits_of<Wide>(a) & 0xffffffffu;
   const Wide odd_in = simd::bits_of<Wide>(a) >> 32;
@@ -34,7 +31,7 @@ inline void multiply(Words a, uint32_t m, Words& high, Words& low) {
   high = simd::bits_of<Words>(highs);
 }
 
-inline Block blocks(uint64_t seed, Words c0, Words c1, Words c2, Words c3) {
+ALWAYS_INLINE Block blocks(uint64_t seed, Words c0, Words c1, Words c2, Words c3) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
     Words high0, low0, high1, low1;
@@ -50,14 +47,14 @@ inline Block blocks(uint64_t seed, Words c0, Words c1, Words c2, Words c3) {
   return {{c0, c1, c2, c3}};
 }
 
-inline Words iota(uint32_t first) {
+ALWAYS_INLINE Words iota(uint32_t first) {
   Words out;
   for (int i = 0; i < 16; ++i) out[i] = first + i;
   return out;
 }
 
 // The blocks of sixteen positions from `first` on.
-inline Block at_positions(uint64_t seed, int64_t first, uint32_t group, uint32_t tag) {
+ALWAYS_INLINE Block at_positions(uint64_t seed, int64_t first, uint32_t group, uint32_t tag) {
   Words low, high;
   for (int i = 0; i < 16; ++i) {
     low[i] = static_cast<uint32_t>(first + i);
@@ -67,19 +64,19 @@ inline Block at_positions(uint64_t seed, int64_t first, uint32_t group, uint32_t
 }
 
 // The blocks of sixteen groups of classes of one row, from `group` on.
-inline Block at_groups(uint64_t seed, int64_t row, uint32_t group, uint32_t tag) {
+ALWAYS_INLINE Block at_groups(uint64_t seed, int64_t row, uint32_t group, uint32_t tag) {
   const uint64_t position = static_cast<uint64_t>(row);
   return blocks(seed, Words{} + static_cast<uint32_t>(position),
                 Words{} + static_cast<uint32_t>(position >> 32), iota(group), Words{} + tag);
 }
 
 // Odd multiples of 2^-53 in (0, 1).
-inline double unit53(uint32_t high, uint32_t low) {
+ALWAYS_INLINE double unit53(uint32_t high, uint32_t low) {
   const uint64_t bits = ((static_cast<uint64_t>(high) << 20) ^ (low >> 12)) << 1 | 1;
   return static_cast<double>(bits) * 0x1p-53;
 }
 
-inline simd::Vec<float> unit24(Words w) {
+ALWAYS_INLINE simd::Vec<float> unit24(Words w) {
   const simd::Vec<float> u = (__builtin_convertvector(w, simd::Vec<float>) + 0.5f) * 0x1p-32f;
   const simd::Vec<float> most = simd::broadcast(1.0f - 0x1p-24f);
   return u < most ? u : most;
@@ -91,16 +88,16 @@ constexpr int per_block = sizeof(T) == 4 ? 4 : 2;
 template <class T>
 constexpr int per_sixteen = 16 * per_block<T>;
 
-inline simd::Vec<float> interleave_low(simd::Vec<float> a, simd::Vec<float> b) {
+ALWAYS_INLINE simd::Vec<float> interleave_low(simd::Vec<float> a, simd::Vec<float> b) {
   return __builtin_shuffle(a, b,
                            simd::IntVec<float>{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
 }
-inline simd::Vec<float> interleave_high(simd::Vec<float> a, simd::Vec<float> b) {
+ALWAYS_INLINE simd::Vec<float> interleave_high(simd::Vec<float> a, simd::Vec<float> b) {
   return __builtin_shuffle(
       a, b, simd::IntVec<float>{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
 }
 
-inline void uniforms(const Block& b, float* to) {
+ALWAYS_INLINE void uniforms(const Block& b, float* to) {
   const simd::Vec<float> w0 = unit24(b.w[0]), w1 = unit24(b.w[1]);
   const simd::Vec<float> w2 = unit24(b.w[2]), w3 = unit24(b.w[3]);
   const simd::Vec<float> even_low = interleave_low(w0, w2), odd_low = interleave_low(w1, w3);
@@ -111,7 +108,7 @@ inline void uniforms(const Block& b, float* to) {
   std::memcpy(to, out, sizeof(out));
 }
 
-inline void uniforms(const Block& b, double* to) {
+ALWAYS_INLINE void uniforms(const Block& b, double* to) {
   for (int i = 0; i < 16; ++i) {
     to[2 * i] = unit53(b.w[0][i], b.w[1][i]);
     to[2 * i + 1] = unit53(b.w[2][i], b.w[3][i]);

@@ -1,11 +1,17 @@
 // Vectors of 64 bytes by the compiler's own extension: one source for every instruction set.
 // Where a register is narrower the compiler splits them; the file is compiled once a level.
 #pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <type_traits>
+
+// Vectors that pass through a real call go by memory; everything small is inlined.
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 namespace simd {
 
@@ -37,14 +43,14 @@ template <class V>
 using Lane = std::remove_reference_t<decltype(V{}[0])>;
 
 template <class To, class From>
-inline To bits_of(From x) {
+ALWAYS_INLINE To bits_of(From x) {
   To to;
   std::memcpy(&to, &x, sizeof(To));
   return to;
 }
 
 template <class T>
-inline Vec<T> broadcast(T x) {
+ALWAYS_INLINE Vec<T> broadcast(T x) {
   return Vec<T>{} + x;
 }
 
@@ -55,10 +61,10 @@ struct bfloat16 {
 };
 using float16 = _Float16;
 
-inline float widen(float x) { return x; }
-inline double widen(double x) { return x; }
-inline float widen(float16 x) { return static_cast<float>(x); }
-inline float widen(bfloat16 x) {
+ALWAYS_INLINE float widen(float x) { return x; }
+ALWAYS_INLINE double widen(double x) { return x; }
+ALWAYS_INLINE float widen(float16 x) { return static_cast<float>(x); }
+ALWAYS_INLINE float widen(bfloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
   float y;
   std::memcpy(&y, &bits, 4);
@@ -66,34 +72,43 @@ inline float widen(bfloat16 x) {
 }
 
 template <class S>
-inline S narrow(float x) {
+ALWAYS_INLINE S narrow(float x) {
   return static_cast<S>(x);
 }
 template <class S>
-inline S narrow(double x) {
+ALWAYS_INLINE S narrow(double x) {
   return static_cast<S>(x);
 }
 template <>
-inline bfloat16 narrow<bfloat16>(float x) {
+ALWAYS_INLINE bfloat16 narrow<bfloat16>(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
   if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40)};
   return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
+typedef uint16_t ShortWords __attribute__((vector_size(32)));
+typedef float16 Halves __attribute__((vector_size(32)));
+
 template <class T, class S>
-inline Vec<T> load(const S* from) {
+ALWAYS_INLINE Vec<T> load(const S* from) {
   Vec<T> out;
   if constexpr (sizeof(S) == sizeof(T)) {
     std::memcpy(&out, from, 64);
+    return out;
+  } else if constexpr (std::is_same_v<S, bfloat16>) {
+    ShortWords bits;
+    std::memcpy(&bits, from, 32);
+    return bits_of<Vec<float>>(__builtin_convertvector(bits, Words) << 16);
   } else {
-    for (int i = 0; i < lanes<T>; ++i) out[i] = widen(from[i]);
+    Halves halves;
+    std::memcpy(&halves, from, 32);
+    return __builtin_convertvector(halves, Vec<float>);
   }
-  return out;
 }
 
 template <class T, class S>
-inline Vec<T> load(const S* from, int64_t count, T rest) {
+ALWAYS_INLINE Vec<T> load(const S* from, int64_t count, T rest) {
   if (count >= lanes<T>) return load<T>(from);
   Vec<T> out = broadcast(rest);
   for (int i = 0; i < count; ++i) out[i] = widen(from[i]);
@@ -101,50 +116,81 @@ inline Vec<T> load(const S* from, int64_t count, T rest) {
 }
 
 template <class S, class V>
-inline void store(S* to, V x, int64_t count) {
+ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   using T = Lane<V>;
-  if constexpr (sizeof(S) == sizeof(T)) {
-    if (count >= lanes<T>) {
-      std::memcpy(to, &x, 64);
-      return;
-    }
+  if (count < lanes<T>) {
+    for (int i = 0; i < count; ++i) to[i] = narrow<S>(x[i]);
+  } else if constexpr (sizeof(S) == sizeof(T)) {
+    std::memcpy(to, &x, 64);
+  } else if constexpr (std::is_same_v<S, bfloat16>) {
+    const Words bits = bits_of<Words>(x);
+    const Words even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (bits >> 16) | 0x40;
+    const auto out = __builtin_convertvector(x == x ? even : nan, ShortWords);
+    std::memcpy(to, &out, 32);
+  } else {
+    const auto out = __builtin_convertvector(x, Halves);
+    std::memcpy(to, &out, 32);
   }
-  const int n = count < lanes<T> ? static_cast<int>(count) : lanes<T>;
-  for (int i = 0; i < n; ++i) to[i] = narrow<S>(x[i]);
+}
+
+// Whether each lane is true, as bytes.
+template <class I>
+ALWAYS_INLINE void store_bytes(uint8_t* to, I truth, int64_t count) {
+  constexpr int n = sizeof(I) / sizeof(truth[0]);
+  typedef int8_t Each __attribute__((vector_size(n)));
+  const Each bytes = __builtin_convertvector(-truth, Each);
+  std::memcpy(to, &bytes, count < n ? count : n);
+}
+
+template <class T>
+ALWAYS_INLINE IntVec<T> load_bytes(const uint8_t* from, int64_t count) {
+  typedef int8_t Each __attribute__((vector_size(lanes<T>)));
+  Each bytes{};
+  std::memcpy(&bytes, from, count < lanes<T> ? count : lanes<T>);
+  return __builtin_convertvector(bytes, IntVec<T>);
 }
 
 // ---- across lanes ----
 
 template <class V>
-inline V max(V a, V b) {
+ALWAYS_INLINE V max(V a, V b) {
   return a > b ? a : b;  // a NaN in a gives b: NaNs are found by their sums
 }
 
 template <class V>
-inline Lane<V> largest(V x) {
+ALWAYS_INLINE Lane<V> largest(V x) {
   Lane<V> out = x[0];
   for (int i = 1; i < lanes<Lane<V>>; ++i) out = x[i] > out ? x[i] : out;
   return out;
 }
 
-inline double sum(Doubles x) {
+ALWAYS_INLINE double sum(Doubles x) {
   return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
 }
 
-typedef float HalfVector __attribute__((vector_size(32)));
-
-inline Doubles low(Vec<float> x) {
-  return __builtin_convertvector(bits_of<HalfVector>(x), Doubles);
+// The lower and the upper eight lanes, in double precision.
+#if defined(__AVX512F__)
+ALWAYS_INLINE Doubles low(Vec<float> x) {
+  return (Doubles)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x));
 }
-inline Doubles high(Vec<float> x) {
-  HalfVector half;
-  std::memcpy(&half, reinterpret_cast<const char*>(&x) + 32, 32);
+ALWAYS_INLINE Doubles high(Vec<float> x) {
+  return (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1));
+}
+#else
+typedef float HalfVector __attribute__((vector_size(32)));
+ALWAYS_INLINE Doubles low(Vec<float> x) {
+  const HalfVector half = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
   return __builtin_convertvector(half, Doubles);
 }
+ALWAYS_INLINE Doubles high(Vec<float> x) {
+  const HalfVector half = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+  return __builtin_convertvector(half, Doubles);
+}
+#endif
 
 // ---- exp and log ----
 
-inline Vec<float> exp(Vec<float> x) {
+ALWAYS_INLINE Vec<float> exp(Vec<float> x) {
   // 2^n e^r with |r| <= ln 2 / 2; the power of 2 is applied in two halves, so that subnormal
   // results are reached. Inputs are at most 88.
   x = x < -104.0f ? broadcast(-104.0f) : x;
@@ -165,7 +211,7 @@ inline Vec<float> exp(Vec<float> x) {
   return p * bits_of<Vec<float>>(first) * bits_of<Vec<float>>(second);
 }
 
-inline Vec<float> log(Vec<float> x) {
+ALWAYS_INLINE Vec<float> log(Vec<float> x) {
   // x = 2^k m with m in [sqrt(1/2), sqrt(2)); positive normal numbers, 0 and infinity.
   const Vec<float> given = x;
   IntVec<float> bits = bits_of<IntVec<float>>(x);
@@ -187,18 +233,18 @@ inline Vec<float> log(Vec<float> x) {
   return given < infinity ? out : given;  // infinity and NaN are their own logarithms
 }
 
-inline Vec<double> exp(Vec<double> x) {
+ALWAYS_INLINE Vec<double> exp(Vec<double> x) {
   for (int i = 0; i < lanes<double>; ++i) x[i] = std::exp(x[i]);
   return x;
 }
-inline Vec<double> log(Vec<double> x) {
+ALWAYS_INLINE Vec<double> log(Vec<double> x) {
   for (int i = 0; i < lanes<double>; ++i) x[i] = std::log(x[i]);
   return x;
 }
 
 // s = sigmoid(x) and rest = sigmoid(-x), both to their last digit.
 template <class V>
-inline void sigmoids(V x, V& s, V& rest) {
+ALWAYS_INLINE void sigmoids(V x, V& s, V& rest) {
   using T = Lane<V>;
   const V e = exp(x < T(0) ? x : -x), one = T(1) / (T(1) + e);
   s = x < T(0) ? e * one : one;
@@ -209,7 +255,7 @@ inline void sigmoids(V x, V& s, V& rest) {
 
 // log(1 - u) for u in (0, 1), exact near 0 too: Kahan's correction of the rounded 1 - u.
 template <class V>
-inline V log1m(V u) {
+ALWAYS_INLINE V log1m(V u) {
   using T = Lane<V>;
   const V w = T(1) - u;
   const V corrected = log(w) * (u / (T(1) - w));

@@ -47,6 +47,14 @@ V logit_slope(V p, bool of_probs) {
   return T(1) / (variance < tiny ? V{} + tiny : variance);
 }
 
+// u < sigmoid(x), without the division. (Beyond 88 the exponential is not needed: u >= 2^-33.)
+template <class V>
+auto below_sigmoid(V u, V x) {
+  using T = Lane<V>;
+  const V most = V{} + T(88);
+  return u + u * exp(-x < most ? -x : most) < T(1);
+}
+
 // ---- the draw ----
 
 std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, int64_t offset,
@@ -63,12 +71,12 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, 
     S* to = out<S>(y);
     over_elements(x.numel(), [&](int64_t begin, int64_t end) {
       with_uniforms<T>(begin, end, key, offset, philox::kDraw, [&](int64_t i, int64_t n, Vec<T> u) {
-        Vec<T> p = simd::load<T>(from + i, n, T(0)), rest;
-        if (!of_probs) sigmoids(p, p, rest);
-        const Vec<T> drawn = u < p ? broadcast(T(1)) : Vec<T>{};
+        const Vec<T> v = simd::load<T>(from + i, n, T(0));
+        const auto drawn = of_probs ? u < v : below_sigmoid(u, v);
+        const auto valid = of_probs ? (v >= T(0)) & (v <= T(1)) : v == v;
         const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
-        simd::store<S>(to + i, (p >= T(0)) & (p <= T(1)) ? drawn : nan, n);
-        for (int64_t k = 0; k < n; ++k) bit[i + k] = drawn[k] != 0;
+        simd::store<S>(to + i, valid ? (drawn ? broadcast(T(1)) : Vec<T>{}) : nan, n);
+        store_bytes(bit + i, drawn, n);
       });
     });
   });
@@ -80,8 +88,8 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, 
 struct StraightThrough {
   double tau;
   static constexpr bool noisy = false;
-  template <class V>
-  V operator()(V x, V, V) const {
+  template <class V, class I>
+  V operator()(V x, I, V) const {
     using T = Lane<V>;
     V s, rest;
     sigmoids(x / T(tau), s, rest);
@@ -92,15 +100,15 @@ struct StraightThrough {
 struct ReinMax {
   double tau;
   static constexpr bool noisy = false;
-  template <class V>
-  V operator()(V x, V outcome, V) const {
+  template <class V, class I>
+  V operator()(V x, I outcome, V) const {
     using T = Lane<V>;
     V p, q;
     sigmoids(x, p, q);
-    if (tau == 1) return T(0.5) * (outcome > T(0) ? q : p);
+    if (tau == 1) return T(0.5) * (outcome ? q : p);
     V warm, rest;
     sigmoids(x / T(tau), warm, rest);
-    const V middle = T(0.5) * (warm + outcome);
+    const V middle = T(0.5) * (outcome ? warm + T(1) : warm);
     return T(2) * middle * (T(1) - middle) - T(0.5) * p * q;
   }
 };
@@ -108,10 +116,10 @@ struct ReinMax {
 struct Gumbel {
   double tau;
   static constexpr bool noisy = true;
-  template <class V>
-  V operator()(V x, V outcome, V u) const {
+  template <class V, class I>
+  V operator()(V x, I outcome, V u) const {
     using T = Lane<V>;
-    const V toward = (outcome > T(0) ? x : -x) + log1m(u);
+    const V toward = (outcome ? x : -x) + log1m(u);
     // softplus(toward) - log u, the distance of logit + noise from 0
     const V size = toward < T(0) ? toward : -toward;
     const V distance = (toward < T(0) ? V{} : toward) + log1p(exp(size)) - log(u);
@@ -142,8 +150,7 @@ Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outco
     const S *from = in<S>(x), *g = in<S>(grad);
     S* to = out<S>(result);
     const auto vector = [&](int64_t i, int64_t n, Vec<T> u) {
-      Vec<T> drawn{};
-      for (int64_t k = 0; k < n; ++k) drawn[k] = bit[i + k];
+      const auto drawn = load_bytes<T>(bit + i, n) != 0;
       const Vec<T> slope = rule(simd::load<T>(from + i, n, T(0)), drawn, u);
       simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
     };
@@ -182,8 +189,12 @@ struct Gate {
   template <class V>
   V value(V x, V u) const {
     using T = Lane<V>;
+    if (hard) {
+      const V opened = of_probs ? (u < x ? V{} + T(1) : V{}) : (below_sigmoid(u, x) ? V{} + T(1) : V{});
+      const auto valid = of_probs ? (x >= T(0)) & (x <= T(1)) : x == x;
+      return valid ? opened : V{} + std::numeric_limits<T>::quiet_NaN();
+    }
     const V z = noisy(x, u);
-    if (hard) return z == z ? (z > T(0) ? V{} + T(1) : V{}) : z;
     V s, rest;
     sigmoids(z / T(tau), s, rest);
     const V gate = s * T(zeta - gamma) + T(gamma);

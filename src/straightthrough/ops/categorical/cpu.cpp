@@ -9,11 +9,18 @@ using namespace tile;
 
 // ---- forward: the index by inverse CDF, in double sums ----
 
+template <class V>
+int64_t last_positive(V weight) {
+  int64_t i = lanes<Lane<V>> - 1;
+  while (i > 0 && !(weight[i] > 0)) --i;
+  return i;
+}
+
 // One row: sums of blocks first, then a walk through the block that holds the target.
 template <class T, class S>
 int64_t draw_long(const S* x, int64_t classes, double uniform) {
   constexpr int64_t most = 1024;
-  const int64_t block = std::max<int64_t>(64, (classes / most / 64 + 1) * 64);
+  const int64_t block = (classes / most / 256 + 1) * 256;
   const T rest = -std::numeric_limits<T>::infinity();
   Vec<T> top = broadcast(rest);
   for (int64_t j = 0; j < classes; j += lanes<T>)
@@ -38,7 +45,15 @@ int64_t draw_long(const S* x, int64_t classes, double uniform) {
   int64_t last = -1;
   for (int64_t j = b * block; j < classes; j += lanes<T>) {
     const Vec<T> weight = exp(simd::load<T>(x + j, classes - j, rest) - peak);
-    for (int64_t i = 0; i < lanes<T> && j + i < classes; ++i) {
+    Sum<T, false> sum;
+    sum.add(weight);
+    const double whole = sum.total();
+    if (whole > 0 && running + whole <= target) {
+      running += whole;
+      last = j + last_positive(weight);
+      continue;
+    }
+    for (int64_t i = 0; i < lanes<T>; ++i) {
       if (weight[i] > 0) last = j + i;
       running += weight[i];
       if (running > target) return j + i;
