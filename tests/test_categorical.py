@@ -16,6 +16,7 @@ from gof import FAILURE_RATE, assert_frequencies, assert_rate, assert_same_law
 from straightthrough.core.errors import FLOATING
 from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
 from straightthrough.ops.categorical import reference
+from straightthrough.testing.values import saved_tensors
 
 NAN, INFINITY = math.nan, math.inf
 DTYPES = pytest.mark.parametrize("dtype", FLOATING)
@@ -268,13 +269,7 @@ def test_lookup_returns_rows_bit_for_bit() -> None:
 def test_lookup_saves_no_one_hot() -> None:
     logits = torch.randn(64, 50, requires_grad=True)
     table = torch.randn(50, 2, requires_grad=True)
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with saved_tensors() as saved:
         st.categorical_lookup(logits, table, seed=0)
     shapes = sorted(tuple(tensor.shape) for tensor in saved)
     assert shapes == [(), (50, 2), (64,), (64, 50)]  # seed, table, index, logits

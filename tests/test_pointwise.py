@@ -12,6 +12,7 @@ from torch import Tensor
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
 from straightthrough.surrogates import Atan, Clipped, Identity, Sigmoid, Tanh
+from straightthrough.testing.values import saved_tensors
 
 NAN, INFINITY = math.nan, math.inf
 Operator = Callable[..., Tensor]
@@ -212,13 +213,7 @@ def test_identity_saves_nothing_and_others_the_input(
     operator: Operator, values: list[tuple[float, float]]
 ) -> None:
     x = torch.randn(5, requires_grad=True)
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with saved_tensors() as saved:
         operator(x, surrogate="identity")
         assert saved == []
         operator(x, surrogate="tanh")
