@@ -13,7 +13,7 @@ from .console import Json, print_json, print_table
 
 
 def main(json: Json = False) -> None:
-    """List every operator, the rules that fit it, every rule, and the other functions."""
+    """List every operator, every rule, and the other functions."""
     operators = [_operator(name) for name in OPERATORS]
     rules = [_rule(name) for name in RULES]
     functions = _functions()
