@@ -7,9 +7,12 @@ import plots
 from typer.main import get_command
 
 import straightthrough as st
+from straightthrough.bench import results, tables
 from straightthrough.cli.app import app
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.core.rules import Derivative
+
+RUNS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 FORMS = {
     "surrogates": (
@@ -31,6 +34,7 @@ def write_pages(folder: Path) -> None:
     for name in ("operators", *FORMS):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write(folder / "command_line.md", command_line_page())
+    write_speed(folder)
     write_operators(folder / "operators")
     for form in FORMS:
         write_rules(folder / form, form)
@@ -139,6 +143,25 @@ def command_line_page() -> str:
         "scripts, and exits with 0 (fine), 1 (failed) or 2 (wrong use)."
     )
     return f"# Command line\n\n{introduction}\n\n" + "\n\n".join(sections)
+
+
+def write_speed(folder: Path) -> None:
+    """Write the page of the last committed run, which is named by its date, and its pictures."""
+    runs = sorted(RUNS.glob("*.jsonl"))
+    body = "No run has been committed yet."
+    if runs:
+        records = results.read(runs[-1])
+        for name, png in tables.pictures(records).items():
+            (folder / f"speed-{name}.png").write_bytes(png)
+        body = f"Measured on {runs[-1].stem}. {tables.markdown(records, 'speed-{}.png')}"
+    introduction = (
+        "Every operator against the same work in plain torch, in one run in which all ways take "
+        "turns, so that ratios hold on a busy machine too. An operator whose value or gradient is "
+        "wrong is not timed. `straightthrough bench` measures it on yours:\n\n"
+        "```text\nstraightthrough bench --quick\n"
+        "straightthrough bench --output benchmarks/results/$(date -I).jsonl\n```"
+    )
+    write(folder / "speed.md", f"# Speed\n\n{introduction}\n\n{body}")
 
 
 def form_of(record) -> str:

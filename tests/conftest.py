@@ -1,10 +1,13 @@
-"""What every test starts from: one seed, one number of threads, poisoned memory."""
+"""What every test starts from: one seed, one number of threads, poisoned memory; and `cli`."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
+from straightthrough.cli import __main__ as entry
 
 THREADS = 1  # the tensors are small; more would only wait for each other
 
@@ -33,3 +36,19 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: its exit code, stdout and stderr."""
+
+    def run(line: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["straightthrough", *line.split(), *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            entry.main()
+        code = caught.value.code
+        return (0 if code is None else code), *capsys.readouterr()
+
+    return run

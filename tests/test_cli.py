@@ -14,21 +14,7 @@ from straightthrough.core import kernels
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.studies import mask, vae
 
-COMMANDS = ["list", "audit", "env", "report", "study", "study vae", "study mask"]
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run a command in this process: its exit code, stdout and stderr."""
-
-    def run(line, *arguments):
-        monkeypatch.setattr(sys, "argv", ["straightthrough", *line.split(), *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            entry.main()
-        code = caught.value.code
-        return (0 if code is None else code), *capsys.readouterr()
-
-    return run
+COMMANDS = ["list", "audit", "bench", "env", "report", "study", "study vae", "study mask"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -27,6 +27,7 @@ Call = Callable[[], object]
 OURS, REFERENCE, PLAIN, COMPILED = "ours", "reference", "plain torch", "torch.compile"
 FORWARD, BOTH = "forward", "forward + backward"
 MODES = (FORWARD, BOTH)
+SHORT = {FORWARD: "fwd", BOTH: "fwd+bwd"}
 
 SHAPES: tuple[Shape, ...] = ((32, 10), (65536, 16), (4096, 1000), (256, 131072), (1048576, 8))
 MAIN: Shape = (4096, 1000)
@@ -46,6 +47,11 @@ WIDTH = 64
 
 BATCH = 256
 """Rows that the masked layer is applied to."""
+
+
+def written(shape: Shape) -> str:
+    """Return `4096x1000`, which `--shapes` takes too."""
+    return "x".join(map(str, shape))
 
 
 @dataclass(frozen=True)
@@ -172,11 +178,11 @@ def _of_operator(record: OperatorRecord) -> list[Case]:
 def _case(
     record: OperatorRecord, name: str, conformance: testing.Case, rule: dict[str, Any]
 ) -> Case:
-    written = plain.PLAIN.get(record.name)
+    snippet = plain.PLAIN.get(record.name)
     return Case(
         name,
         partial(record.function, **record.arguments, **rule),
-        partial(written, **record.arguments) if written else None,
+        partial(snippet, **record.arguments) if snippet else None,
         samples=record.samples,
         rows=record.rows,
         others={**_OTHERS.get(record.name, {}), **_peer(name)},

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..report import charts
 from ..report.charts import LIGHT
 from ..report.page import Table
-from .cases import BOTH, COMPILED, MAIN, OURS, PLAIN, REFERENCE, Shape
+from .cases import BOTH, COMPILED, MAIN, OURS, PLAIN, REFERENCE, SHORT, written
 from .compare import Change
 from .results import Job, Record, Results, by_job
 from .targets import judge
@@ -17,10 +17,12 @@ WAYS = (OURS, REFERENCE, PLAIN, COMPILED)
 """Ways with a column each; the others, which few cases have, share the last one."""
 
 NOTE = (
-    "Times in ns an element: medians of one run in which the ways take turns. Ratio: the time of "
-    "plain torch over ours, both in this run; also: the time of another way over ours. Bytes an "
-    "element: the peak of what torch's allocator holds beyond inputs and incoming gradient."
+    "Medians of one run in which the ways take turns, in ns an element. Ratio: the time of plain "
+    "torch over ours. Scaling: our time on one thread over ours here. Bytes an element: the peak "
+    "of what torch's allocator holds beyond the inputs and the incoming gradient, ours / plain "
+    "torch."
 )
+OTHERS_NOTE = "Ratio: their time over ours, in the same run."
 TARGETS_NOTE = (
     "From medians of interleaved rounds; met if so on every number of threads. Memory is measured "
     "on one."
@@ -30,52 +32,62 @@ VERDICTS = {True: "met", False: "missed", None: "not measured"}
 MISSING = "–"
 
 
-def tables(records: Sequence[Record]) -> dict[int, Table]:
-    """Return one table for each number of threads."""
+def tables(records: Sequence[Record]) -> dict[str, Table]:
+    """Return, by title, a table for each number of threads, and those of the other ways."""
     results = by_job(records)
-    return {count: _table(results, count) for count in sorted({job.threads for job in results})}
-
-
-def _table(results: Results, threads: int) -> Table:
-    columns = ["Case", "Shape", "Mode", *WAYS, "ratio", "bytes: ours", "plain torch"]
-    if threads > 1:
-        columns[-2:] = ["x 1 thread"]
-    rows = []
-    for job, ways in results.items():
-        if job.threads != threads:
-            continue
-        times = [_number(ways[way].nanoseconds if way in ways else None) for way in WAYS]
-        last = [_scaling(results, job)] if threads > 1 else _bytes(ways)
-        also = ", ".join(
-            f"{name} {_number(record.median / ways[OURS].median)}"
-            for name, record in ways.items()
-            if name not in WAYS and OURS in ways
-        )
-        rows.append([job.case, shape_text(job.shape), job.mode, *times, _ratio(ways), *last, also])
-    return Table([*columns, "also"], rows, NOTE)
-
-
-def _bytes(ways: dict[str, Record]) -> list[str]:
-    found = []
-    for way in (OURS, PLAIN):
-        extra = ways[way].extra_bytes if way in ways else None
-        elements = ways[way].elements if way in ways else 1
-        found.append(MISSING if extra is None else f"{extra / elements:.1f}")
+    found = {}
+    for count in sorted({job.threads for job in results}):
+        here = {job: ways for job, ways in results.items() if job.threads == count}
+        found[f"On {on_threads(count)}"] = _table(here, results)
+        others = _others(here)
+        if others.rows:
+            found[f"Against others, on {on_threads(count)}"] = others
     return found
 
 
-def _scaling(results: Results, job: Job) -> str:
-    alone = results.get(job.alone, {}).get(OURS)
-    here = results[job].get(OURS)
-    return _number(alone.median / here.median if alone and here else None)
+def _table(here: Results, everywhere: Results) -> Table:
+    columns = ["Case", "Shape", "Mode", *WAYS, "Ratio", "Scaling", "Bytes"]
+    rows = []
+    for job, ways in here.items():
+        times = [_number(ways[way].nanoseconds if way in ways else None) for way in WAYS]
+        alone = everywhere.get(job.alone, {})
+        scaling = _ratio(alone.get(OURS), ways.get(OURS)) if job.threads > 1 else None
+        ratio = _ratio(ways.get(PLAIN), ways.get(OURS))
+        rows.append([*_names(job), *times, _number(ratio), _number(scaling), _bytes(ways)])
+    return _without_empty_columns(Table(columns, rows, NOTE))
 
 
-def _ratio(ways: dict[str, Record]) -> str:
-    return _number(_speedup(ways))
+def _others(here: Results) -> Table:
+    rows = [
+        [*_names(job), way, _number(record.nanoseconds), _number(_ratio(record, ways.get(OURS)))]
+        for job, ways in here.items()
+        for way, record in ways.items()
+        if way not in WAYS
+    ]
+    return Table(["Case", "Shape", "Mode", "Other", "Its time", "Ratio"], rows, OTHERS_NOTE)
 
 
-def _speedup(ways: dict[str, Record]) -> float | None:
-    return ways[PLAIN].median / ways[OURS].median if {OURS, PLAIN} <= set(ways) else None
+def _names(job: Job) -> list[str]:
+    return [job.case, written(job.shape), SHORT[job.mode]]
+
+
+def _without_empty_columns(table: Table) -> Table:
+    kept = [i for i in range(len(table.columns)) if any(row[i] != MISSING for row in table.rows)]
+    rows = [[row[i] for i in kept] for row in table.rows]
+    return Table([table.columns[i] for i in kept], rows, table.note)
+
+
+def _bytes(ways: dict[str, Record]) -> str:
+    found = [
+        record.extra_bytes / record.elements
+        for record in (ways.get(OURS), ways.get(PLAIN))
+        if record is not None and record.extra_bytes is not None
+    ]
+    return " / ".join(f"{value:.1f}" for value in found) or MISSING
+
+
+def _ratio(other: Record | None, ours: Record | None) -> float | None:
+    return other.median / ours.median if other and ours else None
 
 
 def _number(value: float | None) -> str:
@@ -83,11 +95,6 @@ def _number(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def shape_text(shape: Shape) -> str:
-    """Return `4096x1000`, which `--shapes` takes too."""
-    return "x".join(map(str, shape))
 
 
 def targets(records: Sequence[Record]) -> Table:
@@ -126,29 +133,32 @@ def changes(found: Sequence[Change]) -> Table:
 
 
 def pictures(records: Sequence[Record]) -> dict[str, bytes]:
-    """Return the pictures as PNG, by a name: `time` an element by way, `ratio` by shape."""
-    results = by_job(records)
-    threads = max(job.threads for job in results)
-    chosen = {
-        job: ways for job, ways in results.items() if (job.mode, job.threads) == (BOTH, threads)
-    }
+    """Return the pictures as PNG, by a name: `time` an element by way, `ratio` by shape.
+
+    Both show forward and backward together, on the largest number of threads.
+    """
+    threads = max(record.threads for record in records)
+    chosen = by_job(r for r in records if (r.mode, r.threads) == (BOTH, threads))
     shapes = list(dict.fromkeys(job.shape for job in chosen))
+    work = f"{BOTH}, {on_threads(threads)}"
     shown = MAIN if MAIN in shapes else shapes[-1]
     at_shape = {job.case: ways for job, ways in chosen.items() if job.shape == shown}
     times = {
         way: [ways[way].nanoseconds if way in ways else None for ways in at_shape.values()]
         for way in WAYS
+        if any(way in ways for ways in at_shape.values())
     }
-    work = f"{BOTH}, {on_threads(threads)}"
-    x = f"ns an element at {shape_text(shown)}, {work}"
-    cases = list(dict.fromkeys(job.case for job in chosen))
-    ratios: dict[str, list[float | None]] = {}
-    for shape in shapes:
-        by_case = {job.case: _speedup(ways) for job, ways in chosen.items() if job.shape == shape}
-        ratios[shape_text(shape)] = [by_case.get(case) for case in cases]
+    ratios = {
+        (job.case, job.shape): _ratio(ways.get(PLAIN), ways.get(OURS))
+        for job, ways in chosen.items()
+    }
+    cases = list(dict.fromkeys(case for case, _ in ratios))
+    by_shape = {written(shape): [ratios.get((case, shape)) for case in cases] for shape in shapes}
     return {
-        "time": charts.dots(list(at_shape), times, x, LIGHT),
-        "ratio": charts.dots(cases, ratios, f"times as fast as {PLAIN}, {work}", LIGHT),
+        "time": charts.dots(
+            list(at_shape), times, f"ns an element at {written(shown)}, {work}", LIGHT
+        ),
+        "ratio": charts.dots(cases, by_shape, f"times as fast as {PLAIN}, {work}", LIGHT),
     }
 
 
@@ -156,9 +166,8 @@ def markdown(records: Sequence[Record], pictures: str) -> str:
     """Return the tables and links to the pictures, which lie at `pictures` with `{}` their name."""
     parts = [_machine(records[-1])]
     parts += [f"![{name}]({pictures.format(name)})" for name in ("time", "ratio")]
-    parts += ["## Targets", _markdown(targets(records))]
-    for count, table in tables(records).items():
-        parts += [f"## On {on_threads(count)}", _markdown(table)]
+    for title, table in {"Targets": targets(records), **tables(records)}.items():
+        parts += [f"## {title}", _markdown(table)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import BOTH, COMPILED, FORWARD, LAYER, LOOKUP, MAIN, OURS, PLAIN, WIDTH, Shape
+from .cases import (
+    BOTH,
+    COMPILED,
+    FORWARD,
+    LAYER,
+    LOOKUP,
+    MAIN,
+    OURS,
+    PLAIN,
+    SHORT,
+    WIDTH,
+    Shape,
+    written,
+)
 from .results import Record, by_job
 
 ROW_BYTES = 24
@@ -99,7 +112,7 @@ def _time(
     value: Callable[..., float] = speedup,
     unit: str = "x as fast",
 ) -> Target:
-    work = f"{case} {list(shape)}, {mode}, against {than}"
+    work = f"{case} {written(shape)} {SHORT[mode]} vs {than}"
     at_least = value is speedup
     return Target(work, case, mode, shape, (OURS, than), value, bound, at_least, unit)
 
@@ -112,7 +125,7 @@ def _memory(
     unit: str,
     shape: Shape = MAIN,
 ) -> Target:
-    work = f"{case} {list(shape)}, {BOTH}, {work}"
+    work = f"{case} {written(shape)} {SHORT[BOTH]}, {work}"
     return Target(work, case, BOTH, shape, (OURS,), value, bound, False, unit)
 
 

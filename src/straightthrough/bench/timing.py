@@ -42,7 +42,7 @@ def interleave(calls: Mapping[str, Call], budget: float) -> dict[str, list[float
 def _repeats(call: Call) -> int:
     """Warm the call up, and return how often it fits into a sample."""
     call()
-    once = min(_seconds(call, 1) for _ in range(3))
+    once = min(_seconds(call, 1) for _ in range(2))
     return max(1, round(SAMPLE / once))
 
 

@@ -19,8 +19,8 @@ from ..report import Table
 from .console import Json, inform, names, print_json, print_table, writable
 from .progress import live
 
-QUICK: tuple[Shape, ...] = ((32, 10), (1024, 1000))
-QUICK_BUDGET = 0.15
+QUICK: tuple[Shape, ...] = ((32, 10), (256, 1000))
+QUICK_BUDGET = 0.1
 
 
 def main(
@@ -156,8 +156,9 @@ def _show(records: Sequence[Record], only_targets: bool, json: bool) -> None:
     if json:
         print_json(_verdicts(records) if only_targets else list(map(dataclasses.asdict, records)))
         return
-    shown = [tables.targets(records)] if only_targets else tables.tables(records).values()
-    for table in shown:
+    shown = {"Targets": tables.targets(records)} if only_targets else tables.tables(records)
+    for title, table in shown.items():
+        print(f"{title}\n")
         _print(table)
 
 
