@@ -39,20 +39,19 @@ def argmax_index(logits: Tensor) -> Tensor:
     return torch.where(value.isnan() | value.isneginf(), -1, index)
 
 
-def one_hot(index: Tensor, logits: Tensor) -> Tensor:
+def one_hot_rows(index: Tensor, logits: Tensor) -> Tensor:
     """Return the one-hot of `index` in the logits' shape and dtype, a NaN row for -1."""
     invalid = (index < 0).unsqueeze(-1)
-    zero, one = torch.zeros((), dtype=logits.dtype, device=logits.device), 1.0
-    base = torch.where(invalid, torch.nan, zero)
-    source = torch.where(invalid, torch.nan, zero + one)
-    return base.expand(logits.shape).scatter(-1, index.clamp(min=0).unsqueeze(-1), source)
+    zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
+    off, on = torch.where(invalid, torch.nan, zero), torch.where(invalid, torch.nan, zero + 1)
+    return off.expand(logits.shape).scatter(-1, index.clamp(min=0).unsqueeze(-1), on)
 
 
 @kernel("(Tensor logits, Tensor seed, int offset) -> (Tensor, Tensor)")
 def draw(logits: Tensor, seed: Tensor, offset: int) -> tuple[Tensor, Tensor]:
     """Return the one-hot of a drawn class a row, and the class."""
     index = draw_index(logits, seed, offset)
-    return one_hot(index, logits), index
+    return one_hot_rows(index, logits), index
 
 
 def gumbel_noise(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
@@ -115,7 +114,7 @@ class Argmax(Operation):
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         index = argmax_index(logits)
-        return one_hot(index, logits), index
+        return one_hot_rows(index, logits), index
 
     def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
