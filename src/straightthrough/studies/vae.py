@@ -21,7 +21,6 @@ from .record import Header, Pictures, pictures, recording
 from .training import Notify, check_epochs, silent, threads, train
 
 LATENTS, CATEGORIES = 4, 8
-OUTCOMES = CATEGORIES**LATENTS
 BATCH = 100
 
 TUNED = {
