@@ -9,7 +9,7 @@ from typer.main import get_command
 import straightthrough as st
 from straightthrough.bench import results, tables
 from straightthrough.cli.app import app
-from straightthrough.core.registry import OPERATORS, RULES
+from straightthrough.core.registry import OPERATORS, RULES, first_line
 from straightthrough.core.rules import Derivative
 
 RUNS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -178,11 +178,6 @@ def in_a_room(name: str, value: object) -> bool:
 def room_of(function) -> str:
     """Return the package under `ops` that holds a function."""
     return function.__module__.split(".")[2]
-
-
-def first_line(function) -> str:
-    """Return the first line of a docstring."""
-    return function.__doc__.strip().splitlines()[0]
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import straightthrough as st
 
-from ..core.registry import OPERATORS, RULES
+from ..core.registry import OPERATORS, RULES, first_line
 from .console import Json, print_json, print_table
 
 
@@ -75,7 +75,7 @@ def _functions() -> list[dict[str, str]]:
     """Return the public functions that are no operators of the registry."""
     others = {name: getattr(st, name) for name in st.__all__ if name not in OPERATORS}
     return [
-        {"name": name, "summary": (inspect.getdoc(value) or "").partition("\n")[0]}
+        {"name": name, "summary": first_line(value)}
         for name, value in others.items()
         if inspect.isfunction(value)
     ]

@@ -14,6 +14,11 @@ from .errors import ArgumentError
 from .rules import Rule
 
 
+def first_line(documented: object) -> str:
+    """Return the first line of a docstring, which says what a thing is."""
+    return (documented.__doc__ or "").strip().partition("\n")[0]
+
+
 @dataclass(frozen=True)
 class RuleRecord:
     """A backward rule under its shorthand name."""
@@ -24,7 +29,7 @@ class RuleRecord:
     @property
     def summary(self) -> str:
         """The first line of the rule's docstring."""
-        return (self.type.__doc__ or "").strip().splitlines()[0]
+        return first_line(self.type)
 
     @property
     def example(self) -> Rule:
@@ -78,7 +83,7 @@ class OperatorRecord:
     @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
-        return (self.function.__doc__ or "").strip().splitlines()[0]
+        return first_line(self.function)
 
     def rules(self) -> list[RuleRecord]:
         """The registered rules that fit this operator."""
