@@ -153,7 +153,8 @@ def test_ways_take_turns():
         "b": timing.FEWEST,
     }
     blocks = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
-    # Both are warmed up, the first way begins, and in each round the other takes over once.
+    # Each is called once to see how long it takes; then the first begins, and in each round
+    # the other takes over once.
     assert len(blocks) == 3 + timing.FEWEST
 
 
@@ -261,6 +262,8 @@ def test_targets_name_cases_and_ways_that_there_are():
         ("--threads 0", "threads must be such as 1,2,4"),
         ("--input nowhere.jsonl", "nowhere.jsonl cannot be read"),
         ("--input nowhere.jsonl --quick", "--input measures nothing"),
+        ("--compare a.jsonl b.jsonl --quick", "--compare measures nothing"),
+        ("--targets --operators topk", "no target is about topk"),
         ("--compare nowhere.jsonl nowhere.jsonl", "nowhere.jsonl cannot be read"),
         ("--quick --output /dev/null/x", "cannot write"),
     ],
@@ -287,6 +290,11 @@ def test_files_without_a_common_job_do_not_compare(cli, tmp_path):
     code, _, err = cli("bench --compare", old, new)
     assert code == 2
     assert "no job was measured in both" in err
+
+
+def test_pictures_of_forward_alone():
+    found = tables.pictures([dataclasses.replace(record(), mode=FORWARD)])
+    assert all(png.startswith(b"\x89PNG") for png in found.values())
 
 
 def test_tables_show_ratios_and_scaling():

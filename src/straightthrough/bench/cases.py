@@ -192,7 +192,9 @@ def _case(
 
 def _declared() -> list[Case]:
     """Return the cases that are no operator's of the registry."""
-    relaxed = Case("gumbel_softmax-relaxed", gumbel_softmax, F.gumbel_softmax, True, True)
+    relaxed = Case(
+        "gumbel_softmax-relaxed", gumbel_softmax, F.gumbel_softmax, samples=True, rows=True
+    )
     lookup = Case(
         "categorical_lookup",
         categorical_lookup,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ArgumentError
-from .cases import Shape
+from .cases import SHORT, Shape, written
 
 QUANTILES = (10, 50, 90)
 
@@ -80,7 +80,7 @@ class Job:
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.case} {self.mode} {list(self.shape)} {self.dtype}, {threads}"
+        return f"{self.case} {written(self.shape)} {SHORT[self.mode]} {self.dtype}, {threads}"
 
 
 Results = dict[Job, dict[str, Record]]

@@ -34,7 +34,7 @@ class Plan:
     Attributes:
         threads: numbers of threads, each a measurement of its own.
         shapes: of every case; None for `cases.SHAPES`, or a case's own where it has some.
-        budget: seconds a job, at least (see `timing.FEWEST`).
+        budget: seconds a job, if `timing.FEWEST` rounds take no longer.
         memory: whether memory is measured.
         compiled: whether torch.compile is timed, at `cases.MAIN` and at a case's own shapes.
     """

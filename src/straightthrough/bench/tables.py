@@ -8,13 +8,13 @@ from pathlib import Path
 from ..report import charts
 from ..report.charts import LIGHT
 from ..report.page import Table
-from .cases import BOTH, COMPILED, MAIN, OURS, PLAIN, REFERENCE, SHORT, written
+from .cases import BOTH, COMPILED, FORWARD, MAIN, OURS, PLAIN, REFERENCE, SHORT, written
 from .compare import Change
 from .results import Job, Record, Results, by_job
 from .targets import judge
 
 WAYS = (OURS, REFERENCE, PLAIN, COMPILED)
-"""Ways with a column each; the others, which few cases have, share the last one."""
+"""Ways with a column each; the others, which few cases have, are in a table of their own."""
 
 NOTE = (
     "Medians of one run in which the ways take turns, in ns an element. Ratio: the time of plain "
@@ -135,12 +135,13 @@ def changes(found: Sequence[Change]) -> Table:
 def pictures(records: Sequence[Record]) -> dict[str, bytes]:
     """Return the pictures as PNG, by a name: `time` an element by way, `ratio` by shape.
 
-    Both show forward and backward together, on the largest number of threads.
+    Both show forward and backward together if anything does, on the largest number of threads.
     """
-    threads = max(record.threads for record in records)
-    chosen = by_job(r for r in records if (r.mode, r.threads) == (BOTH, threads))
+    mode = BOTH if any(record.mode == BOTH for record in records) else FORWARD
+    threads = max(record.threads for record in records if record.mode == mode)
+    chosen = by_job(r for r in records if (r.mode, r.threads) == (mode, threads))
     shapes = list(dict.fromkeys(job.shape for job in chosen))
-    work = f"{BOTH}, {on_threads(threads)}"
+    work = f"{mode}, {on_threads(threads)}"
     shown = MAIN if MAIN in shapes else shapes[-1]
     at_shape = {job.case: ways for job, ways in chosen.items() if job.shape == shown}
     times = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .cases import (
     BOTH,
@@ -48,8 +47,8 @@ class Target:
     ways: tuple[str, ...]
     value: Callable[..., float | None]
     bound: float
-    at_least: bool = True
-    unit: str = "x"
+    at_least: bool
+    unit: str
 
     def measured(self, records: Mapping[str, Record]) -> float | None:
         """Return the quantity, from the records of one job by way."""
@@ -103,18 +102,20 @@ def saved_share(ours: Record) -> float | None:
     return None if ours.saved_bytes is None else ours.saved_bytes / (ITEM * ours.elements)
 
 
+UNITS = {speedup: "x as fast", slowdown: "x its time", share: "% is the mask's"}
+
+
 def _time(
     case: str,
     mode: str,
     than: str,
     bound: float,
     shape: Shape = MAIN,
-    value: Callable[..., float] = speedup,
-    unit: str = "x as fast",
+    value: Callable[[Record, Record], float] = speedup,
 ) -> Target:
     work = f"{case} {written(shape)} {SHORT[mode]} vs {than}"
     at_least = value is speedup
-    return Target(work, case, mode, shape, (OURS, than), value, bound, at_least, unit)
+    return Target(work, case, mode, shape, (OURS, than), value, bound, at_least, UNITS[value])
 
 
 def _memory(
@@ -129,10 +130,8 @@ def _memory(
     return Target(work, case, BOTH, shape, (OURS,), value, bound, False, unit)
 
 
-_SLOWER: Any = {"value": slowdown, "unit": "x its time"}
-
 TARGETS: tuple[Target, ...] = (
-    _time("categorical-reinmax", FORWARD, "torch.argmax", 0.75, **_SLOWER),
+    _time("categorical-reinmax", FORWARD, "torch.argmax", 0.75, value=slowdown),
     _time("categorical-reinmax", FORWARD, PLAIN, 40),
     _time("categorical-straight_through", BOTH, PLAIN, 20),
     _time("categorical-reinmax", BOTH, PLAIN, 20),
@@ -154,9 +153,9 @@ TARGETS: tuple[Target, ...] = (
     _time("bernoulli", FORWARD, "torch.bernoulli", 20),
     _time("bernoulli", BOTH, PLAIN, 6),
     _time("hard_concrete", BOTH, PLAIN, 8),
-    _time("sign", BOTH, "aten", 1.2, **_SLOWER),
+    _time("sign", BOTH, "aten", 1.2, value=slowdown),
     _memory("sign", "saved for backward", saved_share, 1 / 32, "of the input's bytes"),
-    _time("masked_linear", FORWARD, "no mask", 6, LAYER, share, "% is the mask's"),
+    _time("masked_linear", FORWARD, "no mask", 6, LAYER, share),
     _memory(
         "categorical-reinmax", "beyond value and gradient", row_bytes, ROW_BYTES, "bytes a row"
     ),

@@ -16,7 +16,7 @@ FEWEST, MOST = 5, 200
 
 
 def interleave(calls: Mapping[str, Call], budget: float) -> dict[str, list[float]]:
-    """Return the seconds a call took, a sample a round, by name.
+    """Return the seconds a call took, a sample a round, by name; the calls are warm.
 
     There are as many rounds as fit into `budget` seconds, within `FEWEST` and `MOST`; every other
     one goes backwards, so that nothing always follows the same neighbour.
@@ -40,10 +40,8 @@ def interleave(calls: Mapping[str, Call], budget: float) -> dict[str, list[float
 
 
 def _repeats(call: Call) -> int:
-    """Warm the call up, and return how often it fits into a sample."""
-    call()
-    once = min(_seconds(call, 1) for _ in range(2))
-    return max(1, round(SAMPLE / once))
+    """Return how often the call fits into a sample."""
+    return max(1, round(SAMPLE / _seconds(call, 1)))
 
 
 def _seconds(call: Call, repeats: int) -> float:

@@ -60,10 +60,12 @@ def main(
 
     An operator whose value or gradient is wrong is not timed, and the command fails.
     """
+    measuring = any((operators, shapes, threads, quick, output))
+    if files and (measuring or source or only_targets):
+        raise ArgumentError("--compare measures nothing; it goes with --json alone")
     if files:
         return _compare(*files, json)
-    measuring = (operators, shapes, threads, quick, output)
-    if source and any(measuring):
+    if source and measuring:
         raise ArgumentError("--input measures nothing; it goes with --targets and --json alone")
     if source:
         return _show(results.read(source), only_targets, json)
@@ -71,6 +73,8 @@ def main(
     chosen = suite.select(every, names(operators)) if operators else every
     plan = _plan(shapes, threads, quick)
     jobs = plan.target_jobs(chosen) if only_targets else plan.jobs(chosen.values())
+    if not jobs:
+        raise ArgumentError(f"no target is about {operators}")
     records, complete = _measure(chosen, jobs, plan, output)
     if records:
         _show(records, only_targets, json)
