@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from straightthrough.core import kernels
+from straightthrough.core.registry import RULES
+from straightthrough.core.rules import Derivative
 from straightthrough.estimators import gumbel, reinmax, straight_through
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
@@ -114,6 +116,44 @@ class TestAgreement:
         gate = (2 / 3, -0.1, 1.1, hard, of_probs)
         assert_agrees(binary.concrete, x, SEED, OFFSET, *gate, exact=hard)
         assert_agrees(binary.concrete_backward, x, grad, SEED, OFFSET, *gate)
+
+
+SURROGATES = [r.example for r in RULES.values() if issubclass(r.type, Derivative)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rule", SURROGATES, ids=repr)
+class TestSurrogateAgreement:
+    def test_derivatives(self, rule, dtype):
+        special = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, torch.inf, -torch.inf, torch.nan, 80.0, -1e4]
+        x = torch.cat([torch.tensor(special), torch.linspace(-3, 3, 4002)]).to(dtype)
+        grad = torch.linspace(1, 2, len(x)).to(dtype)
+        given = rule.vjp(x, grad)
+        with kernels.disabled():
+            expected = rule.vjp(x, grad)
+        assert given.dtype == dtype
+        assert torch.equal(given.isnan(), expected.isnan())
+        given, expected = given.double().nan_to_num(0), expected.double().nan_to_num(0)
+        # Where a rule changes its sign, its terms cancel, and their size is what counts.
+        size = expected.abs().max() if (expected < 0).any() else expected.abs()
+        close = (given - expected).abs() <= TOLERANCE[dtype] * size + torch.finfo(dtype).tiny
+        assert close.all(), x[~close]
+
+    def test_which_are_fused(self, rule, dtype):
+        assert (rule.kernel is None) == (type(rule).__name__ in ("Identity", "SquareWave"))
+
+
+def test_gradient_of_another_dtype_is_left_to_the_reference():
+    x, grad = rows((7, 3), torch.float16)
+    index = categorical.draw_index(x, SEED, OFFSET).clamp(min=0)
+    for rule in (straight_through.StraightThrough(), reinmax.ReinMax(), gumbel.GumbelST()):
+        given = rule.vjp(x, index, grad.float(), seed=0)
+        with kernels.disabled():
+            assert torch.equal(
+                given.nan_to_num(7), rule.vjp(x, index, grad.float(), seed=0).nan_to_num(7)
+            )
+    with pytest.raises(RuntimeError, match="dtype"):
+        torch.ops.straightthrough.reinmax(x, index, grad.float(), 1.0)
 
 
 def test_any_strides():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from .. import ops
 from ..core import kernels
 from ..core.registry import OPERATORS
 from ..studies.record import environment
@@ -23,7 +26,7 @@ def main(json: Json = False) -> None:
 
 def implementation(room: str) -> dict[str, str]:
     """Return what serves a room on the CPU, and why."""
-    if not any(f".ops.{room}." in module for module in kernels.MODULES):
+    if not (Path(ops.__file__).parent / room / "cpu.cpp").exists():
         return {"serves": "reference", "why": "this room has no kernels"}
     name = f"{kernels.level} kernels" if kernels.level else "reference"
     return {"serves": name, "why": kernels.reason}

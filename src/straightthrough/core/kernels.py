@@ -21,9 +21,6 @@ VARIABLE = "STRAIGHTTHROUGH_KERNELS"
 LEVELS = ("avx512", "avx2", "baseline")
 FOLDER = Path(__file__).parent.parent / "_kernels"
 
-MODULES: set[str] = set()
-"""The modules whose references have kernels."""
-
 _library = torch.library.Library("straightthrough", "FRAGMENT")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -36,11 +33,7 @@ def kernel(schema: str) -> Callable[[_Function], _Function]:
     """
 
     def register(reference: _Function) -> _Function:
-        name = reference.__name__
-        MODULES.add(reference.__module__)
-        _library.define(name + schema)
-        _library.impl(name, reference, "CompositeExplicitAutograd")
-        compiled = getattr(torch.ops.straightthrough, name).default
+        compiled = define(reference.__name__, schema, reference)
 
         @functools.wraps(reference)
         def call(x: Tensor, *rest: Any) -> Any:
@@ -51,11 +44,20 @@ def kernel(schema: str) -> Callable[[_Function], _Function]:
     return register
 
 
-def serves(x: Tensor) -> bool:
-    """Whether kernels serve a call on `x` here and now."""
+def define(name: str, schema: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+    """Define the operator `straightthrough::name`; a loaded library implements it on the CPU."""
+    _library.define(name + schema)
+    _library.impl(name, reference, "CompositeExplicitAutograd")
+    overload: Callable[..., Any] = getattr(torch.ops.straightthrough, name).default
+    return overload
+
+
+def serves(x: Tensor, grad: Tensor | None = None) -> bool:
+    """Whether kernels serve a call on `x`, and on a gradient of its dtype, here and now."""
     return (
         level is not None
         and x.is_cpu
+        and (grad is None or grad.dtype == x.dtype)
         and not torch.is_grad_enabled()
         and not torch._C._are_functorch_transforms_active()
         and not torch.compiler.is_compiling()

@@ -31,6 +31,13 @@ inline Tensor ordered(const Tensor& x) {
   return x.is_contiguous() ? x : torch::stable::contiguous(x);
 }
 
+// The gradient with its elements in order, of the same dtype and size as `x`.
+inline Tensor ordered_like(const Tensor& x, const Tensor& grad) {
+  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && grad.numel() == x.numel(),
+                  "the gradient must have the dtype and the size of the input");
+  return ordered(grad);
+}
+
 template <class S>
 const S* in(const Tensor& x) {
   return static_cast<const S*>(x.const_data_ptr());

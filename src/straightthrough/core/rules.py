@@ -6,13 +6,16 @@ Of their three forms `Derivative` and `Relaxation` stand here; the third, which 
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import ArgumentError
+from .kernels import define, serves
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -31,6 +34,7 @@ class Derivative(Rule):
     """
 
     saves_input: ClassVar[bool] = True
+    kernel: ClassVar[Callable[..., Tensor] | None] = None  # of `vjp`, set by `fused`
 
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:
@@ -44,12 +48,30 @@ class Derivative(Rule):
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return `grad * derivative(x)`, computed in float32 for half precision."""
+        if self.kernel is not None and serves(x, grad):
+            return self.kernel(x, grad, *vars(self).values())
         wide = compute_dtype(x.dtype)
         return (grad.to(wide) * self.derivative(x.to(wide))).to(x.dtype)
 
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return `derivative(x) * tangent`: a diagonal Jacobian is its own transpose."""
         return self.vjp(x, tangent)
+
+
+_Derivative = TypeVar("_Derivative", bound=type[Derivative])
+
+
+def fused(cls: _Derivative) -> _Derivative:
+    """Serve the rule's `vjp` by the kernel of the class's name; its arguments are the fields."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # every rule is a dataclass
+    arguments = "".join(f", float {field.name}" for field in fields)
+
+    def reference(x: Tensor, grad: Tensor, *values: float) -> Tensor:
+        return cls(*values).vjp(x, grad)
+
+    schema = f"(Tensor x, Tensor grad{arguments}) -> Tensor"
+    cls.kernel = staticmethod(define(cls.__name__, schema, reference))
+    return cls
 
 
 class Relaxation(Rule):

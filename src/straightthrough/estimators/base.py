@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_floating
+from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating
 from ..core.kernels import serves
 from ..core.noise import Seed, make_seed
 from ..core.rules import Rule, compute_dtype
@@ -69,6 +69,8 @@ class Estimator(Rule):
                 f"logits and grad must be (..., C) and index (...), got logits "
                 f"{tuple(logits.shape)}, index {tuple(index.shape)}, grad {tuple(grad.shape)}"
             )
+        if index.dtype != torch.int64:
+            raise DtypeError(f"index must be int64, got {index.dtype}; use index.long()")
         classes = logits.shape[-1]
         if index.numel() and not bool(((index >= 0) & (index < classes)).all()):
             raise ArgumentError(f"index must lie in [0, {classes - 1}], got {index.tolist()}")
@@ -80,14 +82,14 @@ class Estimator(Rule):
 
         An index of -1 marks a row without an outcome, whose gradient its logits make NaN.
         """
-        if self.compiled and serves(logits):
+        if self.compiled and serves(logits, grad):
             return self.gradient(logits, index, grad, seed)
         wide, index = compute_dtype(logits.dtype), index.clamp(min=0)
         return self.gradient(logits.to(wide), index, grad.to(wide), seed).to(logits.dtype)
 
     def binary_pull(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
         """Return `binary_gradient` in the dtype of `x`, half precision computed in float32."""
-        if self.compiled and serves(x):
+        if self.compiled and serves(x, grad):
             return self.binary_gradient(x, outcome, grad, seed)
         wide = compute_dtype(x.dtype)
         return self.binary_gradient(x.to(wide), outcome, grad.to(wide), seed).to(x.dtype)

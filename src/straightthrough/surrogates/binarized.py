@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.registry import rule
-from ..core.rules import Derivative
+from ..core.rules import Derivative, fused
 
 
 @rule("approx_sign")
+@fused
 @dataclass(frozen=True)
 class ApproxSign(Derivative):
     """The piecewise quadratic sign of Bi-Real nets.
@@ -35,6 +36,7 @@ class ApproxSign(Derivative):
 
 
 @rule("swish_sign")
+@fused
 @dataclass(frozen=True)
 class SwishSign(Derivative):
     """The sign-swish: steeper at 0 than the sign's own gradient, slightly negative beyond.
@@ -72,6 +74,7 @@ class SwishSign(Derivative):
 
 
 @rule("error_decay")
+@fused
 @dataclass(frozen=True)
 class ErrorDecay(Derivative):
     """The error decay estimator of IR-Net: from the identity to the sign as `t` grows.

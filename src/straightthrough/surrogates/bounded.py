@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.registry import rule
-from ..core.rules import Derivative
+from ..core.rules import Derivative, fused
 
 
 @rule("clipped")
+@fused
 @dataclass(frozen=True)
 class Clipped(Derivative):
     """Pass the gradient where `|x| <= width`: the "hard tanh" rule of binarized nets.
@@ -42,6 +43,7 @@ class Clipped(Derivative):
 
 
 @rule("rectangle")
+@fused
 @dataclass(frozen=True)
 class Rectangle(Derivative):
     """A box of area 1: the density of a uniform threshold.
@@ -74,6 +76,7 @@ class Rectangle(Derivative):
 
 
 @rule("leaky_rectangle")
+@fused
 @dataclass(frozen=True)
 class LeakyRectangle(Derivative):
     """A box that leaks: no unit is ever dead.

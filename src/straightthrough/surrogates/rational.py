@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.registry import rule
-from ..core.rules import Derivative
+from ..core.rules import Derivative, fused
 
 
 @rule("fast_sigmoid")
+@fused
 @dataclass(frozen=True)
 class FastSigmoid(Derivative):
     """The fast sigmoid of spiking nets, with height 1.
@@ -42,6 +43,7 @@ class FastSigmoid(Derivative):
 
 
 @rule("super_spike")
+@fused
 @dataclass(frozen=True)
 class SuperSpike(Derivative):
     """The SuperSpike rule: width 1, height `alpha`.
@@ -72,6 +74,7 @@ class SuperSpike(Derivative):
 
 
 @rule("soft_sign")
+@fused
 @dataclass(frozen=True)
 class SoftSign(Derivative):
     """The soft sign, scaled to rise from 0 to 1.

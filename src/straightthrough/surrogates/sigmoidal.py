@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.registry import rule
-from ..core.rules import Derivative
+from ..core.rules import Derivative, fused
 
 
 @rule("tanh")
+@fused
 @dataclass(frozen=True)
 class Tanh(Derivative):
     """The hyperbolic tangent, the natural partner of `sign`.
@@ -44,6 +45,7 @@ class Tanh(Derivative):
 
 
 @rule("sigmoid")
+@fused
 @dataclass(frozen=True)
 class Sigmoid(Derivative):
     """The logistic function, the natural partner of `heaviside`.
@@ -76,6 +78,7 @@ class Sigmoid(Derivative):
 
 
 @rule("atan")
+@fused
 @dataclass(frozen=True)
 class Atan(Derivative):
     """The arc tangent: heavy tails, so that far units still learn.
@@ -108,6 +111,7 @@ class Atan(Derivative):
 
 
 @rule("erf")
+@fused
 @dataclass(frozen=True)
 class Erf(Derivative):
     """The Gaussian distribution function: the density of a normal threshold.

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..core.errors import ArgumentError, check_positive
 from ..core.registry import rule
-from ..core.rules import Derivative
+from ..core.rules import Derivative, fused
 
 
 @rule("triangle")
+@fused
 @dataclass(frozen=True)
 class Triangle(Derivative):
     """A triangle of area 1.
@@ -45,6 +46,7 @@ class Triangle(Derivative):
 
 
 @rule("exponential")
+@fused
 @dataclass(frozen=True)
 class Exponential(Derivative):
     """Two exponential flanks: the density of a Laplace threshold.
@@ -76,6 +78,7 @@ class Exponential(Derivative):
 
 
 @rule("multi_gaussian")
+@fused
 @dataclass(frozen=True)
 class MultiGaussian(Derivative):
     """A Gaussian with a negative bump on either side.

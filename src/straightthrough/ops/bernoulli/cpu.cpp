@@ -141,7 +141,8 @@ struct Gumbel {
 template <class Rule>
 Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outcome,
                 const Tensor& given_grad, uint64_t key, int64_t offset) {
-  const Tensor x = ordered(given), outcome = ordered(given_outcome), grad = ordered(given_grad);
+  const Tensor x = ordered(given), outcome = ordered(given_outcome);
+  const Tensor grad = ordered_like(given, given_grad);
   Tensor result = torch::stable::empty_like(x);
   const auto* bit = static_cast<const uint8_t*>(outcome.const_data_ptr());
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
@@ -240,7 +241,7 @@ Tensor concrete(const Tensor& x, const Tensor& seed, int64_t offset, double tau,
 Tensor concrete_backward(const Tensor& x, const Tensor& given_grad, const Tensor& seed,
                          int64_t offset, double tau, double gamma, double zeta, bool hard,
                          bool of_probs) {
-  const Tensor grad = ordered(given_grad);
+  const Tensor grad = ordered_like(x, given_grad);
   const Gate gate{tau, gamma, zeta, hard, of_probs};
   return over_gates(x, seed, offset, [&](auto v, auto u, int64_t i, int64_t n, auto stored) {
     using T = Lane<decltype(v)>;

@@ -318,7 +318,8 @@ std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t
 template <class Formula>
 Tensor backward(const Formula& formula, const Tensor& given, const Tensor& given_index,
                 const Tensor& given_grad, uint64_t key, int64_t offset) {
-  const Tensor logits = ordered(given), index = ordered(given_index), grad = ordered(given_grad);
+  const Tensor logits = ordered(given), index = ordered(given_index);
+  const Tensor grad = ordered_like(given, given_grad);
   const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
   Tensor result = torch::stable::empty_like(logits);
   const auto* chosen = in<int64_t>(index);
