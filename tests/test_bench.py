@@ -109,6 +109,23 @@ def test_the_gate_compares_what_serves_with_the_reference(monkeypatch, broken):
     assert kernels.level == "broken"
 
 
+def test_the_reference_is_timed_without_kernels(monkeypatch):
+    monkeypatch.setattr(kernels, "level", "fast")
+    served = []
+
+    def function(x):
+        served.append(kernels.level)
+        return x + 1
+
+    ways = cases.Case("watched", function, None).ways()
+    for mode in cases.MODES:
+        for way, level in {OURS: "fast", REFERENCE: None}.items():
+            call = ways[way].call(mode, cases.normal((2, 3)))
+            served.clear()
+            call()
+            assert served == [level]
+
+
 def test_a_wrong_operator_is_left_out_and_fails_the_command(cli, wrong_round):
     code, out, err = cli(f"{TINY} --operators round,sign --json")
     assert code == 1
