@@ -170,3 +170,29 @@ def test_vjp_says_what_is_wrong(
 ) -> None:
     with pytest.raises(error, match=message):
         ReinMax().vjp(*arguments)
+
+
+@dataclass(frozen=True)
+class Steeper(ReinMax):
+    """A user's variant of a rule that has kernels."""
+
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: st.Seed) -> Tensor:
+        assert logits.dtype == torch.float32
+        return 10 * super().gradient(logits, index, grad, seed)
+
+
+@dataclass(frozen=True)
+class Sevenfold(st.surrogates.Tanh):
+    """A user's variant of a surrogate that has a kernel."""
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, 7.0)
+
+
+def test_a_variant_is_not_served_by_its_parents_kernel() -> None:
+    logits, grad = torch.randn(5, 4).bfloat16(), torch.randn(5, 4).bfloat16()
+    index = torch.zeros(5, dtype=torch.int64)
+    with torch.no_grad():
+        got, parents = Steeper().vjp(logits, index, grad), ReinMax().vjp(logits, index, grad)
+        torch.testing.assert_close(got, 10 * parents, rtol=2**-6, atol=1e-3)
+        assert torch.equal(Sevenfold().vjp(logits, grad), 7 * grad)

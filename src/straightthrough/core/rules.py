@@ -36,6 +36,9 @@ class Derivative(Rule):
     saves_input: ClassVar[bool] = True
     kernel: ClassVar[Callable[..., Tensor] | None] = None  # of `vjp`, set by `fused`
 
+    def __init_subclass__(cls) -> None:
+        cls.kernel = None  # a parent's kernel has the parent's derivative
+
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:
         """Return the surrogate's derivative at `x`, elementwise."""

@@ -25,6 +25,9 @@ class Estimator(Rule):
     draws_noise: ClassVar[bool] = False
     compiled: ClassVar[bool] = False  # whether the gradients are kernels, which take halves too
 
+    def __init_subclass__(cls) -> None:
+        cls.compiled = vars(cls).get("compiled", False)  # its own gradients, not a parent's
+
     @abstractmethod
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
         """Return the gradient to `logits`.
