@@ -21,8 +21,8 @@ def topk_hot(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     largest = scores.topk(k, -1).values
     least = largest[..., -1:]
     above, tied = scores > least, scores == least
-    room = k - above.sum(-1, keepdim=True)
-    chosen = above | (tied & (tied.cumsum(-1) <= room))
+    room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
+    chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
     invalid = largest[..., :1].isnan() | least.isneginf()
     return torch.where(invalid, torch.nan, chosen.to(scores.dtype)), invalid.squeeze(-1)
 
