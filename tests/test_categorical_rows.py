@@ -76,7 +76,7 @@ def test_errors(name: str) -> None:
         call(torch.zeros(3, 0))
     with pytest.raises(st.ShapeError, match=r"dim must lie in \[-2, 1\].*got 2"):
         call(torch.zeros(2, 2), dim=2)
-    with pytest.raises(st.DtypeError, match="mask must be bool"):
+    with pytest.raises(st.DtypeError, match="mask must be a bool tensor"):
         call(torch.zeros(2, 2), mask=torch.ones(2, 2))
     with pytest.raises(st.ShapeError, match="does not broadcast"):
         call(torch.zeros(2, 2), mask=torch.ones(3, dtype=torch.bool))

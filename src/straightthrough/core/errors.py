@@ -51,7 +51,12 @@ def check_positive(name: str, value: float) -> None:
 
 def check_number(name: str, value: object) -> None:
     """Raise `ArgumentError` unless `value` is a finite real number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not -math.inf < value < math.inf
+    ):
         raise ArgumentError(f"{name} must be a finite number, got {value!r}")
 
 
@@ -79,8 +84,12 @@ def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:
     """Put -inf where `mask` (True = allowed) is False."""
     if mask is None:
         return tensor
-    if mask.dtype != torch.bool:
-        raise DtypeError(f"mask must be bool (True = allowed), got {mask.dtype}; use mask.bool()")
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise DtypeError(
+            f"mask must be a bool tensor (True = allowed), got {kind}; "
+            f"use torch.as_tensor(mask).bool()"
+        )
     try:
         shape = torch.broadcast_shapes(mask.shape, tensor.shape)
     except RuntimeError:

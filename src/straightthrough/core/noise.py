@@ -78,6 +78,10 @@ def make_seed(
             raise ArgumentError("seed= and generator= exclude each other; pass one of them")
         given = seed if isinstance(seed, Seed) else Seed(seed)
         return given.tensor(device), given.offset
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ArgumentError(
+            f"generator must be a torch.Generator, got {generator!r}; pass an int as seed="
+        )
     if torch.compiler.is_compiling():
         return fresh_seed(torch.empty(0, device=device)), 0
     return _randint(device, generator), 0

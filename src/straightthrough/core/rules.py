@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -93,4 +93,17 @@ class Relaxation(Rule):
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return `J tangent`, J the Jacobian of `soft` at `x`."""
         wide = compute_dtype(x.dtype)
-        return torch.func.jvp(self.soft, (x.to(wide),), (tangent.to(wide),))[1].to(x.dtype)
+        return push_forward(self.soft, (x.to(wide),), (tangent.to(wide),)).to(x.dtype)
+
+
+def push_forward(
+    function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: tuple[Any, ...]
+) -> Tensor:
+    """Return `J tangents`, J the Jacobian of `function`, by reverse mode twice.
+
+    `torch.func.jvp` cannot be used inside the dual levels of `torch.autograd.forward_ad`.
+    """
+    value, pull = torch.func.vjp(function, *primals)[:2]
+    push = torch.func.vjp(pull, torch.zeros_like(value))[1]
+    moved: Tensor = push(tangents)[0]
+    return moved

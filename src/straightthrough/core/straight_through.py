@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch import eager_transforms
 
 from .errors import DtypeError, ShapeError, StraightThroughError, check_floating
 
@@ -45,6 +46,10 @@ def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
     # Three forms of one Function. Dynamo refuses a Function that defines jvp; functorch wants
     # setup_context, for which torch inspects the signature at each call (30 us).
     if torch.compiler.is_compiling():
+        if torch._C._are_functorch_transforms_active():
+            _refuse_forward_mode()
+            # Dynamo knows that a transform wants a gradient of the results of operations only.
+            inputs = tuple(tensor.view_as(tensor) for tensor in inputs)
         # Where no gradient is wanted, Dynamo miscounts the arguments of a forward with *inputs.
         if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
             return operation.forward(*inputs)
@@ -52,6 +57,19 @@ def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
     if torch._C._are_functorch_transforms_active():
         return _Transformed.apply(operation, *inputs)
     return _Eager.apply(operation, *inputs)
+
+
+def _refuse_forward_mode() -> None:
+    if _forward_mode():
+        raise StraightThroughError(
+            "torch.func.jvp and jacfwd do not work inside torch.compile: Dynamo would give zeros. "
+            "Compile what is inside them, or use reverse mode (torch.func.vjp, grad, jacrev)"
+        )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # as torch has it
+def _forward_mode() -> bool:
+    return eager_transforms.JVP_NESTING > 0
 
 
 class _Traced(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .errors import ArgumentError, DtypeError, ShapeError
+from .rules import push_forward
 from .straight_through import Operation, apply
 
 P = ParamSpec("P")
@@ -67,7 +68,7 @@ class _Wrapped(Operation):
         function, primals = self._of_smooth(moving, tensors)
         with _random_state(self.random_state):
             directions = tuple(tangents[i] for i in moving)
-            return torch.func.jvp(function, tuple(primals), directions)[1]
+            return push_forward(function, primals, directions)
 
     def _of_smooth(
         self, chosen: list[int], tensors: Sequence[Tensor]

@@ -1,0 +1,88 @@
+"""Transforms inside transforms: compiled gradients, dual numbers, numbers that change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.autograd.forward_ad as fwd
+from torch import Tensor
+
+import straightthrough as st
+
+Function = Callable[[Tensor], Tensor]
+
+OPERATORS: dict[str, Function] = {
+    "sign": lambda x: st.sign(x, surrogate="tanh"),
+    "argmax": st.argmax,
+    "topk": lambda x: st.topk(x, 2, tau=0.7),
+    "categorical": lambda x: st.categorical(x, seed=2),
+    "bernoulli": lambda x: st.bernoulli(x, seed=2),
+    "wrap": st.wrap(torch.sign, torch.tanh),
+}
+DETERMINISTIC = ["sign", "argmax", "topk", "wrap"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo() -> None:
+    torch._dynamo.reset()
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+def example() -> Tensor:
+    return torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_compiled_grad_is_the_eager_one(name: str) -> None:
+    weight = torch.arange(5.0)
+    gradient = torch.func.grad(lambda x: (OPERATORS[name](x) * weight).sum())
+    wanted = gradient(example())
+    assert wanted.abs().max() > 0.01
+    torch.testing.assert_close(compiled(gradient)(example()), wanted)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_compiled_forward_mode_is_refused(name: str) -> None:
+    push = compiled(lambda x: torch.func.jvp(OPERATORS[name], (x,), (x,))[1])
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="StraightThroughError"):
+        push(example())
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_dual_numbers(name: str) -> None:
+    x, tangent = example().double(), example().double().cos()
+    jacobian = torch.autograd.functional.jacobian(OPERATORS[name], x)
+    with fwd.dual_level():
+        moved = fwd.unpack_dual(OPERATORS[name](fwd.make_dual(x, tangent))).tangent
+    assert moved.abs().max() > 0.01
+    torch.testing.assert_close(moved, torch.einsum("abij,ij->ab", jacobian, tangent))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, tau: st.argmax(x, tau=tau),
+        lambda x, tau: st.gumbel_softmax(x, tau, hard=True, seed=1),
+        lambda x, tau: st.hard_concrete(x, tau=tau, seed=1),
+        lambda x, tau: st.sign(x, surrogate=st.surrogates.Tanh(tau)),
+    ],
+)
+def test_a_temperature_that_changes_under_compile(function: Callable[..., Tensor]) -> None:
+    weight, anneal = torch.arange(5.0), compiled(function)
+    for tau in (1.0, 0.9, 0.8, 0.7):
+        ours, theirs = example().requires_grad_(), example().requires_grad_()
+        (anneal(ours, tau) * weight).sum().backward()
+        (function(theirs, tau) * weight).sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_arguments_of_the_wrong_kind() -> None:
+    with pytest.raises(st.DtypeError, match=r"mask must be a bool tensor .* got list"):
+        st.categorical(torch.zeros(2), mask=[True, False])  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(st.ArgumentError, match=r"generator must be a torch\.Generator, got 5"):
+        st.categorical(torch.zeros(2), generator=5)  # type: ignore[arg-type]  # on purpose
