@@ -168,12 +168,23 @@ def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line)
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("line", ["nothing", "study vae --epochs 0", "audit --size 0", "list --x"])
+@pytest.mark.parametrize(
+    "line",
+    ["nothing", "study vae --epochs 0", "audit --size 0", "audit --size 3000000", "list --x"],
+)
 def test_unknown_words_and_numbers_out_of_range_show_the_usage(cli, line):
     code, out, err = cli(line)
     assert (code, out) == (2, "")
     assert err.startswith("Usage: ")
     assert "Traceback" not in err
+
+
+def test_ctrl_c_in_an_audit_is_one_line_and_exit_1(cli, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("straightthrough.cli.audit.compare", interrupt)
+    assert cli("audit") == (1, "", "error: interrupted\n")
 
 
 @pytest.mark.parametrize("study", [vae, mask])

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from ..core.errors import StraightThroughError
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
 EXTRA = ("typer", "rich", "matplotlib", "sklearn")
 
 
@@ -23,6 +24,10 @@ def main() -> None:
         _exit(2, str(error))
     except KeyboardInterrupt:
         _exit(1, "interrupted")
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            _exit(1, "interrupted")
+        raise
 
 
 def _exit(code: int, message: str) -> None:

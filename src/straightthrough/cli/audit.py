@@ -22,7 +22,7 @@ def main(
     estimators: Annotated[
         str, typer.Option(help="Comma-separated, each a NAME or NAME:TAU.")
     ] = "straight_through,reinmax,reinmax:1.5,gumbel:0.1",
-    size: Annotated[int, typer.Option(min=1, help="Classes of the one variable.")] = 4,
+    size: Annotated[int, typer.Option(min=1, max=4096, help="Classes of the one variable.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the quadratic and of the noise.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="Of a rule's own noise, an outcome.")] = 1024,
     rescale: Annotated[
