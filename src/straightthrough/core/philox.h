@@ -1,9 +1,13 @@
 // Philox4x32-10, the words and the meaning of the counter as in noise.py, sixteen blocks at once.
 #pragma once
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 #include "simd.h"
 
 namespace philox {
 
+using simd::LongWords;
 using simd::Words;
 
 constexpr uint32_t kDraw = 0, kConditional = 1;
@@ -12,39 +16,56 @@ struct Block {
   Words w[4];
 };
 
-// The high and the low halves of the sixteen products of 32-bit words.
-ALWAYS_INLINE void multiply(Words a, uint32_t m, Words& high, Words& low) {
-  using Wide = simd::LongWords;
-  const Wide even_in = simd::bits_of<Wide>(a) & 0xffffffffu;
-  const Wide odd_in = simd::bits_of<Wide>(a) >> 32;
-  Wide even, odd;
+// The 64-bit products of the lower halves of the lanes.
+ALWAYS_INLINE LongWords products(LongWords a, uint32_t m) {
 #if defined(__AVX512F__)
-  even = (Wide)_mm512_mul_epu32((__m512i)even_in, _mm512_set1_epi64(m));
-  odd = (Wide)_mm512_mul_epu32((__m512i)odd_in, _mm512_set1_epi64(m));
+  return (LongWords)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
+#elif defined(__AVX2__)
+  __m256i parts[2];
+  std::memcpy(parts, &a, 64);
+  for (auto& part : parts) part = _mm256_mul_epu32(part, _mm256_set1_epi64x(m));
+  std::memcpy(&a, parts, 64);
+  return a;
+#elif defined(__SSE2__)
+  __m128i parts[4];
+  std::memcpy(parts, &a, 64);
+  for (auto& part : parts) part = _mm_mul_epu32(part, _mm_set1_epi64x(m));
+  std::memcpy(&a, parts, 64);
+  return a;
 #else
-  even = even_in * static_cast<uint64_t>(m);
-  odd = odd_in * static_cast<uint64_t>(m);
+  return (a & 0xffffffffu) * static_cast<uint64_t>(m);
 #endif
-  const Wide lows = (even & 0xffffffffu) | (odd << 32);
-  const Wide highs = (even >> 32) | (odd & 0xffffffff00000000u);
-  low = simd::bits_of<Words>(lows);
-  high = simd::bits_of<Words>(highs);
+}
+
+// Eight blocks, a word in the lower half of each lane; the upper halves hold what products leave.
+struct Eight {
+  LongWords c0, c1, c2, c3;
+
+  ALWAYS_INLINE void round(uint32_t k0, uint32_t k1) {
+    const LongWords p0 = products(c0, 0xD2511F53u), p1 = products(c2, 0xCD9E8D57u);
+    c0 = (p1 >> 32) ^ c1 ^ k0;
+    c1 = p1;
+    c2 = (p0 >> 32) ^ c3 ^ k1;
+    c3 = p0;
+  }
+};
+
+ALWAYS_INLINE LongWords even(Words w) { return simd::bits_of<LongWords>(w); }
+ALWAYS_INLINE LongWords odd(Words w) { return simd::bits_of<LongWords>(w) >> 32; }
+ALWAYS_INLINE Words together(LongWords even, LongWords odd) {
+  return simd::bits_of<Words>((even & 0xffffffffu) | (odd << 32));
 }
 
 ALWAYS_INLINE Block blocks(uint64_t seed, Words c0, Words c1, Words c2, Words c3) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  Eight a{even(c0), even(c1), even(c2), even(c3)}, b{odd(c0), odd(c1), odd(c2), odd(c3)};
   for (int round = 0; round < 10; ++round) {
-    Words high0, low0, high1, low1;
-    multiply(c0, 0xD2511F53u, high0, low0);
-    multiply(c2, 0xCD9E8D57u, high1, low1);
-    c0 = high1 ^ c1 ^ k0;
-    c1 = low1;
-    c2 = high0 ^ c3 ^ k1;
-    c3 = low0;
+    a.round(k0, k1);
+    b.round(k0, k1);
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return {{c0, c1, c2, c3}};
+  return {{together(a.c0, b.c0), together(a.c1, b.c1), together(a.c2, b.c2), together(a.c3, b.c3)}};
 }
 
 ALWAYS_INLINE Words iota(uint32_t first) {

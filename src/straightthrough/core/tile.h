@@ -126,7 +126,7 @@ class Sum<float, Across> {
     low_ += low(x);
     high_ += high(x);
   }
-  double total() const { return sum(low_) + sum(high_); }
+  double total() const { return sum(low_ + high_); }
   void totals(double* to) const {
     std::memcpy(to, &low_, 64);
     std::memcpy(to + 8, &high_, 64);

@@ -30,8 +30,9 @@ def binary_reinmax(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tens
     p, q = torch.sigmoid(x), torch.sigmoid(-x)
     if tau == 1:
         return 0.5 * torch.where(outcome, q, p) * grad
-    middle = 0.5 * torch.sigmoid(x / tau) + 0.5 * outcome
-    return (2 * middle * (1 - middle) - 0.5 * p * q) * grad
+    above = torch.sigmoid(x / tau) + outcome
+    below = torch.sigmoid(-x / tau) + ~outcome
+    return 0.5 * (above * below - p * q) * grad
 
 
 @rule("reinmax")

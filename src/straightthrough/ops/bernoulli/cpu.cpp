@@ -92,8 +92,8 @@ struct StraightThrough {
   V operator()(V x, I, V) const {
     using T = Lane<V>;
     V s, rest;
-    sigmoids(x / T(tau), s, rest);
-    return s * rest / T(tau);
+    sigmoids(x * T(1 / tau), s, rest);
+    return s * rest * T(1 / tau);
   }
 };
 
@@ -107,9 +107,9 @@ struct ReinMax {
     sigmoids(x, p, q);
     if (tau == 1) return T(0.5) * (outcome ? q : p);
     V warm, rest;
-    sigmoids(x / T(tau), warm, rest);
-    const V middle = T(0.5) * (outcome ? warm + T(1) : warm);
-    return T(2) * middle * (T(1) - middle) - T(0.5) * p * q;
+    sigmoids(x * T(1 / tau), warm, rest);
+    const V above = outcome ? warm + T(1) : warm, below = outcome ? rest : rest + T(1);
+    return T(0.5) * (above * below - p * q);
   }
 };
 
@@ -124,8 +124,8 @@ struct Gumbel {
     const V size = toward < T(0) ? toward : -toward;
     const V distance = (toward < T(0) ? V{} : toward) + log1p(exp(size)) - log(u);
     V s, rest;
-    sigmoids(distance / T(tau), s, rest);
-    return s * rest / T(tau);
+    sigmoids(distance * T(1 / tau), s, rest);
+    return s * rest * T(1 / tau);
   }
 
  private:
@@ -197,7 +197,7 @@ struct Gate {
     }
     const V z = noisy(x, u);
     V s, rest;
-    sigmoids(z / T(tau), s, rest);
+    sigmoids(z * T(1 / tau), s, rest);
     const V gate = s * T(zeta - gamma) + T(gamma);
     return gate < T(0) ? V{} : (gate > T(1) ? V{} + T(1) : gate);
   }
@@ -205,7 +205,7 @@ struct Gate {
   V slope(V x, V u) const {
     using T = Lane<V>;
     V s, rest;
-    sigmoids(noisy(x, u) / T(tau), s, rest);
+    sigmoids(noisy(x, u) * T(1 / tau), s, rest);
     const V gate = s * T(zeta - gamma) + T(gamma);
     const V inside = s * rest * T((zeta - gamma) / tau) * logit_slope(x, of_probs);
     return (gate < T(0)) | (gate > T(1)) ? V{} : inside;

@@ -142,9 +142,10 @@ Vec<T> softmax(const Tile<T, Across>& t, const T* x, T tau, T* to) {
   Vec<T> peak = t.at(x, 0);
   for (int64_t i = 1; i < t.size(); ++i) peak = max(t.at(x, i), peak);
   peak = t.reduce_max(peak);
+  const T inverse = T(1) / tau;
   Sum<T, Across> total;
   for (int64_t i = 0; i < t.size(); ++i) {
-    const Vec<T> e = exp((t.at(x, i) - peak) / tau);
+    const Vec<T> e = exp((t.at(x, i) - peak) * inverse);
     t.put(to, i, e);
     total.add(e);
   }
@@ -216,7 +217,7 @@ struct Gumbel {
       Sum<T, Across> total, weighted;
       for (int64_t i = 0; i < r.t.size(); ++i) {
         const Vec<T> part = least * (r.t.at(r.x, i) * scale);
-        const Vec<T> ratio = part / (part - log1m(r.t.at(r.scratch, i)));
+        const Vec<T> ratio = part * reciprocal(part - log1m(r.t.at(r.scratch, i)));
         Vec<T> y = power(ratio);
         y = r.t.classes_at(i) == r.chosen ? broadcast(T(1)) : y;
         r.t.put(r.scratch, i, y);
