@@ -54,6 +54,16 @@ def test_compiled_forward_mode_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
+def test_compiled_vmap_gives_values_and_refuses_gradients(name: str) -> None:
+    batch = torch.stack([example(), 2 * example()])
+    mapped = compiled(torch.func.vmap(OPERATORS[name]))
+    with torch.no_grad():
+        assert torch.equal(mapped(batch), torch.func.vmap(OPERATORS[name])(batch))
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="StraightThroughError"):
+        mapped(batch.requires_grad_())
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_dual_numbers(name: str) -> None:
     x, tangent = example().double(), example().double().cos()
     jacobian = torch.autograd.functional.jacobian(OPERATORS[name], x)

@@ -48,6 +48,7 @@ def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
     if torch.compiler.is_compiling():
         if torch._C._are_functorch_transforms_active():
             _refuse_forward_mode()
+            _refuse_vmap()
             # Dynamo knows that a transform wants a gradient of the results of operations only.
             inputs = tuple(tensor.view_as(tensor) for tensor in inputs)
         # Where no gradient is wanted, Dynamo miscounts the arguments of a forward with *inputs.
@@ -65,6 +66,21 @@ def _refuse_forward_mode() -> None:
             "torch.func.jvp and jacfwd do not work inside torch.compile: Dynamo would give zeros. "
             "Compile what is inside them, or use reverse mode (torch.func.vjp, grad, jacrev)"
         )
+
+
+def _refuse_vmap() -> None:
+    if torch.is_grad_enabled() and _vmapped():
+        raise StraightThroughError(
+            "torch.vmap inside torch.compile loses the gradients of an operator: Dynamo does not "
+            "show it what requires them. Put the compile inside the vmap, write the batch "
+            "dimension out, or use torch.no_grad() where only values are wanted"
+        )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # as torch has it
+def _vmapped() -> bool:
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # as torch has it
