@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.registry import rule
-from ..core.rules import Relaxation
-from .base import tempered
+from ..core.rules import Relaxation, compute_dtype
+from .base import softmax_vjp, tempered
 
 
 @rule("softmax")
@@ -30,3 +30,11 @@ class Softmax(Relaxation):
 
     def soft(self, x: Tensor) -> Tensor:
         return tempered(x, self.tau)
+
+    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
+        wide = compute_dtype(x.dtype)
+        p = self.soft(x.to(wide))
+        return (softmax_vjp(p, grad.to(wide)) / self.tau).to(x.dtype)
+
+    def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
+        return self.vjp(x, tangent)  # the Jacobian is symmetric
