@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ...core.rules import Derivative, compute_dtype
@@ -14,7 +13,7 @@ from ...core.straight_through import Operation
 
 def sign(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1."""
-    return torch.where(x >= 0, torch.ones((), dtype=x.dtype, device=x.device), -1)
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
 def heaviside(x: Tensor, threshold: float) -> Tensor:
@@ -24,7 +23,7 @@ def heaviside(x: Tensor, threshold: float) -> Tensor:
 
 def ternary(x: Tensor, threshold: float) -> Tensor:
     """sign(x) where |x| > threshold, else 0."""
-    return torch.where(x.abs() > threshold, sign(x), 0)
+    return (x > threshold).to(x.dtype) - (x < -threshold).to(x.dtype)
 
 
 @dataclass(frozen=True)
