@@ -96,3 +96,13 @@ def test_arguments_of_the_wrong_kind() -> None:
         st.categorical(torch.zeros(2), mask=[True, False])  # type: ignore[arg-type]  # on purpose
     with pytest.raises(st.ArgumentError, match=r"generator must be a torch\.Generator, got 5"):
         st.categorical(torch.zeros(2), generator=5)  # type: ignore[arg-type]  # on purpose
+
+
+@pytest.mark.parametrize("name", ["argmax", "topk"])
+def test_backward_under_saved_tensor_hooks(name: str) -> None:
+    x = example().requires_grad_()
+    with torch.autograd.graph.save_on_cpu():
+        (wanted,) = torch.autograd.grad(OPERATORS[name](x)[..., 0].sum(), x)
+    (plain,) = torch.autograd.grad(OPERATORS[name](x)[..., 0].sum(), x)
+    assert plain.abs().max() > 0.01
+    assert torch.equal(wanted, plain)
