@@ -90,10 +90,10 @@ def compile_level(target: Path, level: str, flags: list[str]) -> subprocess.Comp
     torch = torch_folder()
     link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-ltorch_cpu"]
     command = [
-        *(compiler(), "-O2", "-std=c++17", "-fPIC", "-shared", *flags),
+        *(compiler(), "-O3", "-std=c++17", "-fPIC", "-shared", *flags),
         *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
         *(f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", f"-I{torch / 'include'}"),
-        *map(str, sorted(PACKAGE.glob("ops/*/cpu.cpp"))),
+        *map(str, sorted(PACKAGE.glob("ops/*/cpu*.cpp"))),
         *("-o", str(target / f"{level}.so"), f"-L{torch / 'lib'}", *link),
     ]
     return subprocess.run(command, capture_output=True, text=True)

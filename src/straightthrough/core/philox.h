@@ -7,14 +7,20 @@
 
 namespace philox {
 
+using simd::bits_of;
 using simd::LongWords;
 using simd::Words;
 
 constexpr uint32_t kDraw = 0, kConditional = 1;
 
+// Sixteen counters, or what they give: a word of each in a vector.
 struct Block {
   Words w[4];
 };
+
+// Enough to keep the multipliers busy: one alone waits for its own products.
+constexpr int kAtOnce = 2;
+using Blocks = std::array<Block, kAtOnce>;
 
 // The 64-bit products of the lower halves of the lanes.
 ALWAYS_INLINE LongWords products(LongWords a, uint32_t m) {
@@ -41,7 +47,7 @@ ALWAYS_INLINE LongWords products(LongWords a, uint32_t m) {
 struct Eight {
   LongWords c0, c1, c2, c3;
 
-  ALWAYS_INLINE void round(uint32_t k0, uint32_t k1) {
+  ALWAYS_INLINE void round(LongWords k0, LongWords k1) {
     const LongWords p0 = products(c0, 0xD2511F53u), p1 = products(c2, 0xCD9E8D57u);
     c0 = (p1 >> 32) ^ c1 ^ k0;
     c1 = p1;
@@ -50,45 +56,58 @@ struct Eight {
   }
 };
 
-ALWAYS_INLINE LongWords even(Words w) { return simd::bits_of<LongWords>(w); }
-ALWAYS_INLINE LongWords odd(Words w) { return simd::bits_of<LongWords>(w) >> 32; }
+ALWAYS_INLINE LongWords even(Words w) { return bits_of<LongWords>(w); }
+ALWAYS_INLINE LongWords odd(Words w) { return bits_of<LongWords>(w) >> 32; }
 ALWAYS_INLINE Words together(LongWords even, LongWords odd) {
-  return simd::bits_of<Words>((even & 0xffffffffu) | (odd << 32));
+  return bits_of<Words>((even & 0xffffffffu) | (odd << 32));
 }
 
-ALWAYS_INLINE Block blocks(uint64_t seed, Words c0, Words c1, Words c2, Words c3) {
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  Eight a{even(c0), even(c1), even(c2), even(c3)}, b{odd(c0), odd(c1), odd(c2), odd(c3)};
+template <size_t N>
+ALWAYS_INLINE std::array<Block, N> blocks(uint64_t seed, const std::array<Block, N>& counters) {
+  // What the keys carry beyond their 32 bits falls into the upper halves.
+  LongWords k0 = LongWords{} + static_cast<uint32_t>(seed), k1 = LongWords{} + (seed >> 32);
+  Eight eights[2 * N];
+#pragma GCC unroll 4
+  for (size_t i = 0; i < N; ++i) {
+    const Words* w = counters[i].w;
+    eights[2 * i] = {even(w[0]), even(w[1]), even(w[2]), even(w[3])};
+    eights[2 * i + 1] = {odd(w[0]), odd(w[1]), odd(w[2]), odd(w[3])};
+  }
+#pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
-    a.round(k0, k1);
-    b.round(k0, k1);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 2 * N; ++i) eights[i].round(k0, k1);
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return {{together(a.c0, b.c0), together(a.c1, b.c1), together(a.c2, b.c2), together(a.c3, b.c3)}};
-}
-
-ALWAYS_INLINE Words iota(uint32_t first) {
-  Words out;
-  for (int i = 0; i < 16; ++i) out[i] = first + i;
+  std::array<Block, N> out;
+#pragma GCC unroll 4
+  for (size_t i = 0; i < N; ++i) {
+    const Eight &a = eights[2 * i], &b = eights[2 * i + 1];
+    out[i] = {together(a.c0, b.c0), together(a.c1, b.c1), together(a.c2, b.c2),
+              together(a.c3, b.c3)};
+  }
   return out;
 }
 
-// The blocks of sixteen positions from `first` on.
-ALWAYS_INLINE Block at_positions(uint64_t seed, int64_t first, uint32_t group, uint32_t tag) {
-  Words low, high;
-  for (int i = 0; i < 16; ++i) {
-    low[i] = static_cast<uint32_t>(first + i);
-    high[i] = static_cast<uint32_t>(static_cast<uint64_t>(first + i) >> 32);
-  }
-  return blocks(seed, low, high, Words{} + group, Words{} + tag);
+ALWAYS_INLINE Words iota(uint32_t first) {
+  return Words{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + first;
 }
 
-// The blocks of sixteen groups of classes of one row, from `group` on.
-ALWAYS_INLINE Block at_groups(uint64_t seed, int64_t row, uint32_t group, uint32_t tag) {
+// The counters of sixteen positions from `first` on.
+ALWAYS_INLINE Block positions(int64_t first, uint32_t group, uint32_t tag) {
+  const uint64_t position = static_cast<uint64_t>(first);
+  const Words low = iota(static_cast<uint32_t>(position));
+  const auto carried = low < static_cast<uint32_t>(position);  // -1 where it is
+  const Words high = static_cast<uint32_t>(position >> 32) - bits_of<Words>(carried);
+  return {low, high, Words{} + group, Words{} + tag};
+}
+
+// The counters of sixteen groups of classes of one row, from `group` on.
+ALWAYS_INLINE Block groups(int64_t row, uint32_t group, uint32_t tag) {
   const uint64_t position = static_cast<uint64_t>(row);
-  return blocks(seed, Words{} + static_cast<uint32_t>(position),
-                Words{} + static_cast<uint32_t>(position >> 32), iota(group), Words{} + tag);
+  return {Words{} + static_cast<uint32_t>(position),
+          Words{} + static_cast<uint32_t>(position >> 32), iota(group), Words{} + tag};
 }
 
 // Odd multiples of 2^-53 in (0, 1).
@@ -103,36 +122,43 @@ ALWAYS_INLINE simd::Vec<float> unit24(Words w) {
   return u < most ? u : most;
 }
 
-// The uniforms that sixteen blocks hold, in order: 64 in single precision, 32 in double.
 template <class T>
 constexpr int per_block = sizeof(T) == 4 ? 4 : 2;
 template <class T>
 constexpr int per_sixteen = 16 * per_block<T>;
 
-ALWAYS_INLINE simd::Vec<float> interleave_low(simd::Vec<float> a, simd::Vec<float> b) {
-  return __builtin_shuffle(a, b,
-                           simd::IntVec<float>{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
-}
-ALWAYS_INLINE simd::Vec<float> interleave_high(simd::Vec<float> a, simd::Vec<float> b) {
-  return __builtin_shuffle(
-      a, b, simd::IntVec<float>{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
-}
-
-ALWAYS_INLINE void uniforms(const Block& b, float* to) {
-  const simd::Vec<float> w0 = unit24(b.w[0]), w1 = unit24(b.w[1]);
-  const simd::Vec<float> w2 = unit24(b.w[2]), w3 = unit24(b.w[3]);
-  const simd::Vec<float> even_low = interleave_low(w0, w2), odd_low = interleave_low(w1, w3);
-  const simd::Vec<float> even_high = interleave_high(w0, w2), odd_high = interleave_high(w1, w3);
-  const simd::Vec<float> out[4] = {
-      interleave_low(even_low, odd_low), interleave_high(even_low, odd_low),
-      interleave_low(even_high, odd_high), interleave_high(even_high, odd_high)};
-  std::memcpy(to, out, sizeof(out));
+// The uniforms that each lane's block holds, one a vector: four in single precision, two in double.
+template <class T>
+ALWAYS_INLINE std::array<simd::Vec<T>, 4> columns(const Block& b) {
+  if constexpr (sizeof(T) == 4) {
+    return {unit24(b.w[0]), unit24(b.w[1]), unit24(b.w[2]), unit24(b.w[3])};
+  } else {
+    std::array<simd::Vec<T>, 4> out{};
+    for (int i = 0; i < 8; ++i) {
+      out[0][i] = unit53(b.w[0][i], b.w[1][i]);
+      out[1][i] = unit53(b.w[2][i], b.w[3][i]);
+    }
+    return out;
+  }
 }
 
-ALWAYS_INLINE void uniforms(const Block& b, double* to) {
-  for (int i = 0; i < 16; ++i) {
-    to[2 * i] = unit53(b.w[0][i], b.w[1][i]);
-    to[2 * i + 1] = unit53(b.w[2][i], b.w[3][i]);
+// The uniforms that sixteen blocks hold, in order: four vectors in single or in double precision.
+template <class T>
+ALWAYS_INLINE std::array<simd::Vec<T>, 4> uniforms(const Block& b) {
+  using simd::interleave_high, simd::interleave_low;
+  if constexpr (sizeof(T) == 4) {
+    const auto [w0, w1, w2, w3] = columns<T>(b);
+    const auto even_low = interleave_low(w0, w2), odd_low = interleave_low(w1, w3);
+    const auto even_high = interleave_high(w0, w2), odd_high = interleave_high(w1, w3);
+    return {interleave_low(even_low, odd_low), interleave_high(even_low, odd_low),
+            interleave_low(even_high, odd_high), interleave_high(even_high, odd_high)};
+  } else {
+    std::array<simd::Vec<T>, 4> out;
+    for (int i = 0; i < 16; ++i) {
+      out[i / 4][2 * (i % 4)] = unit53(b.w[0][i], b.w[1][i]);
+      out[i / 4][2 * (i % 4) + 1] = unit53(b.w[2][i], b.w[3][i]);
+    }
+    return out;
   }
 }
 

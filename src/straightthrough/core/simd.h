@@ -4,6 +4,7 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -107,9 +108,14 @@ ALWAYS_INLINE Vec<T> load(const S* from) {
   }
 }
 
+// The first `count` elements, then `rest`.
 template <class T, class S>
 ALWAYS_INLINE Vec<T> load(const S* from, int64_t count, T rest) {
   if (count >= lanes<T>) return load<T>(from);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>)
+    return (Vec<T>)_mm512_mask_loadu_ps((__m512)broadcast(rest), (1u << count) - 1, from);
+#endif
   Vec<T> out = broadcast(rest);
   for (int i = 0; i < count; ++i) out[i] = widen(from[i]);
   return out;
@@ -119,6 +125,10 @@ template <class S, class V>
 ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   using T = Lane<V>;
   if (count < lanes<T>) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<S, float>)
+      return _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)x);
+#endif
     for (int i = 0; i < count; ++i) to[i] = narrow<S>(x[i]);
   } else if constexpr (sizeof(S) == sizeof(T)) {
     std::memcpy(to, &x, 64);
@@ -152,39 +162,83 @@ ALWAYS_INLINE IntVec<T> load_bytes(const uint8_t* from, int64_t count) {
 
 // ---- across lanes ----
 
+// The lower, or the upper, halves of two vectors, element by element in turn.
+ALWAYS_INLINE Vec<float> interleave_low(Vec<float> a, Vec<float> b) {
+  return __builtin_shuffle(
+      a, b, IntVec<float>{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+}
+ALWAYS_INLINE Vec<float> interleave_high(Vec<float> a, Vec<float> b) {
+  return __builtin_shuffle(
+      a, b, IntVec<float>{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+}
+ALWAYS_INLINE Vec<double> interleave_low(Vec<double> a, Vec<double> b) {
+  return __builtin_shuffle(a, b, IntVec<double>{0, 8, 1, 9, 2, 10, 3, 11});
+}
+ALWAYS_INLINE Vec<double> interleave_high(Vec<double> a, Vec<double> b) {
+  return __builtin_shuffle(a, b, IntVec<double>{4, 12, 5, 13, 6, 14, 7, 15});
+}
+
+// As many vectors as they have lanes: element j of vector i becomes element i of vector j.
+template <class V>
+ALWAYS_INLINE void transpose(V* x) {
+  constexpr int n = lanes<Lane<V>>;
+  for (int step = 1; step < n; step *= 2) {
+    V y[n];
+    for (int i = 0; i < n / 2; ++i) {
+      y[2 * i] = interleave_low(x[i], x[i + n / 2]);
+      y[2 * i + 1] = interleave_high(x[i], x[i + n / 2]);
+    }
+    std::memcpy(x, y, sizeof(y));
+  }
+}
+
 template <class V>
 ALWAYS_INLINE V max(V a, V b) {
   return a > b ? a : b;  // a NaN in a gives b: NaNs are found by their sums
 }
 
+// Every lane with the one `step` further on, by halves down to one lane.
+template <int step, class V, class F>
+ALWAYS_INLINE Lane<V> reduce(V x, const F& f) {
+  if constexpr (step == 0) return x[0];
+  typename Traits<Lane<V>>::Ints from;
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<Lane<V>>; ++i) from[i] = (i + step) % lanes<Lane<V>>;
+  return reduce<step / 2>(f(__builtin_shuffle(x, from), x), f);
+}
 template <class V>
 ALWAYS_INLINE Lane<V> largest(V x) {
-  Lane<V> out = x[0];
-  for (int i = 1; i < lanes<Lane<V>>; ++i) out = x[i] > out ? x[i] : out;
-  return out;
+  return reduce<lanes<Lane<V>> / 2>(x, [](V a, V b) { return max(a, b); });
 }
-
 ALWAYS_INLINE double sum(Doubles x) {
-  return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+  return reduce<4>(x, [](Doubles a, Doubles b) { return a + b; });
 }
 
-// The lower and the upper eight lanes, in double precision.
+// The lanes in double precision, and back.
+template <class T>
+using Wide = std::array<Doubles, lanes<T> / 8>;
+ALWAYS_INLINE Wide<double> widen(Doubles x) { return {x}; }
+ALWAYS_INLINE Doubles narrow(const Wide<double>& x) { return x[0]; }
 #if defined(__AVX512F__)
-ALWAYS_INLINE Doubles low(Vec<float> x) {
-  return (Doubles)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x));
+ALWAYS_INLINE Wide<float> widen(Vec<float> x) {
+  return {(Doubles)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x)),
+          (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1))};
 }
-ALWAYS_INLINE Doubles high(Vec<float> x) {
-  return (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1));
+ALWAYS_INLINE Vec<float> narrow(const Wide<float>& x) {
+  const __m512 out = _mm512_castps256_ps512(_mm512_cvtpd_ps((__m512d)x[0]));
+  return (Vec<float>)_mm512_insertf32x8(out, _mm512_cvtpd_ps((__m512d)x[1]), 1);
 }
 #else
 typedef float HalfVector __attribute__((vector_size(32)));
-ALWAYS_INLINE Doubles low(Vec<float> x) {
-  const HalfVector half = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
-  return __builtin_convertvector(half, Doubles);
+ALWAYS_INLINE Wide<float> widen(Vec<float> x) {
+  const HalfVector low = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
+  const HalfVector high = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {__builtin_convertvector(low, Doubles), __builtin_convertvector(high, Doubles)};
 }
-ALWAYS_INLINE Doubles high(Vec<float> x) {
-  const HalfVector half = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-  return __builtin_convertvector(half, Doubles);
+ALWAYS_INLINE Vec<float> narrow(const Wide<float>& x) {
+  const HalfVector low = __builtin_convertvector(x[0], HalfVector);
+  const HalfVector high = __builtin_convertvector(x[1], HalfVector);
+  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 #endif
 
@@ -228,11 +282,9 @@ ALWAYS_INLINE Vec<float> exp(Vec<float> x) {
   return scale(p, n);
 }
 
-// The logarithm: x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), log(1 + f) to 7e-9.
-ALWAYS_INLINE Vec<float> log(Vec<float> x) {
-  const Vec<float> given = x;
-  const auto small = x < std::numeric_limits<float>::min();
-  x = small ? x * 8388608.0f : x;
+// The logarithm of a normal number above 0, plus `more` times log 2: x = 2^k (1 + f) with 1 + f in
+// [sqrt(1/2), sqrt(2)), log(1 + f) to 7e-9.
+ALWAYS_INLINE Vec<float> log_normal(Vec<float> x, Vec<float> more = Vec<float>{}) {
   const IntVec<float> bits = bits_of<IntVec<float>>(x), k = (bits - 0x3f3504f3) >> 23;
   const Vec<float> f = bits_of<Vec<float>>(bits - (k << 23)) - 1.0f;
   Vec<float> q = broadcast(-0.0736285787f);
@@ -243,10 +295,15 @@ ALWAYS_INLINE Vec<float> log(Vec<float> x) {
   q = q * f + 0.199998266f;
   q = q * f - 0.250008519f;
   q = q * f + 0.33333354f;
-  const Vec<float> converted = __builtin_convertvector(k, Vec<float>);
-  const Vec<float> e = small ? converted - 23.0f : converted, f2 = f * f;
+  const Vec<float> e = __builtin_convertvector(k, Vec<float>) + more, f2 = f * f;
   const Vec<float> rest = f2 * (f * q - 0.5f) + e * 1.42860677e-6f;
-  Vec<float> out = e * 0.693145752f + (f + rest);
+  return e * 0.693145752f + (f + rest);
+}
+
+ALWAYS_INLINE Vec<float> log(Vec<float> given) {
+  const auto small = given < std::numeric_limits<float>::min();
+  const Vec<float> x = small ? given * 8388608.0f : given;
+  Vec<float> out = log_normal(x, small ? broadcast(-23.0f) : Vec<float>{});
   const float infinity = std::numeric_limits<float>::infinity();
   out = given == 0.0f ? broadcast(-infinity) : out;
   out = given < 0.0f ? broadcast(std::numeric_limits<float>::quiet_NaN()) : out;
@@ -261,6 +318,7 @@ ALWAYS_INLINE Vec<double> log(Vec<double> x) {
   for (int i = 0; i < lanes<double>; ++i) x[i] = std::log(x[i]);
   return x;
 }
+ALWAYS_INLINE Vec<double> log_normal(Vec<double> x) { return log(x); }
 
 // s = sigmoid(x) and rest = sigmoid(-x), both to their last digit.
 template <class V>
@@ -278,7 +336,7 @@ template <class V>
 ALWAYS_INLINE V log1m(V u) {
   using T = Lane<V>;
   const V w = T(1) - u, lost = u - (T(1) - w);
-  return log(w) - (lost + lost * u);
+  return log_normal(w) - (lost + lost * u);
 }
 
 }  // namespace simd

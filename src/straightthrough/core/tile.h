@@ -1,7 +1,8 @@
-// A tile is what a row formula is written over: n vectors whose lanes are either sixteen classes
-// of one long row, or one class of sixteen short rows. Reductions give a value a lane either way.
+// What a row formula is written over: n vectors whose lanes are either sixteen classes of one long
+// row, or one class of sixteen short rows. Reductions give a value a lane either way.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "philox.h"
@@ -12,6 +13,31 @@ using namespace simd;
 
 constexpr int64_t kShort = 64;  // rows of at most so many classes are worked on across rows
 
+// A sum of vectors held in double precision; what is added may be a sum of four vectors already,
+// whose rounding is that of their elements.
+template <class T, bool Across>
+class Sum {
+ public:
+  ALWAYS_INLINE void add(Vec<T> x) {
+    const Wide<T> wide = widen(x);
+    for (size_t i = 0; i < wide.size(); ++i) lanes_[i] += wide[i];
+  }
+  // Each lane's own, or all of them together.
+  const Wide<T>& lanes() const { return lanes_; }
+  double total() const {
+    Doubles all = lanes_[0];
+    for (size_t i = 1; i < lanes_.size(); ++i) all += lanes_[i];
+    return sum(all);
+  }
+  ALWAYS_INLINE Vec<T> value() const {
+    if constexpr (Across) return narrow(lanes_);
+    return broadcast(static_cast<T>(total()));
+  }
+
+ private:
+  Wide<T> lanes_{};
+};
+
 template <class T, bool Across>
 class Tile {
  public:
@@ -19,47 +45,50 @@ class Tile {
   explicit Tile(int64_t classes)
       : classes_(classes), n_(Across ? classes : (classes + lanes<T> - 1) / lanes<T>) {}
 
+  int64_t classes() const { return classes_; }
   int64_t size() const { return n_; }
   int64_t padded() const { return n_ * lanes<T>; }
 
-  template <class S>
-  void load(const S* from, int rows, T rest, T* to) const {
-    if constexpr (Across) {
-      for (int r = 0; r < lanes<T>; ++r)
-        for (int64_t j = 0; j < n_; ++j)
-          to[j * lanes<T> + r] = r < rows ? widen(from[r * classes_ + j]) : rest;
-    } else {
-      for (int64_t i = 0; i < n_; ++i)
-        put(to, i, simd::load<T>(from + i * lanes<T>, classes_ - i * lanes<T>, rest));
-    }
-  }
-
-  template <class S>
-  void store(S* to, int rows, const T* from) const {
-    if constexpr (Across) {
-      for (int r = 0; r < rows; ++r)
-        for (int64_t j = 0; j < n_; ++j)
-          to[r * classes_ + j] = narrow<S>(from[j * lanes<T> + r]);
-    } else {
-      for (int64_t i = 0; i < n_; ++i)
-        simd::store<S>(to + i * lanes<T>, at(from, i), classes_ - i * lanes<T>);
-    }
-  }
-
-  static Vec<T> at(const T* from, int64_t i) {
+  ALWAYS_INLINE static Vec<T> at(const T* from, int64_t i) {
     Vec<T> x;
     std::memcpy(&x, from + i * lanes<T>, 64);
     return x;
   }
-  static void put(T* to, int64_t i, Vec<T> x) { std::memcpy(to + i * lanes<T>, &x, 64); }
+  ALWAYS_INLINE static void put(T* to, int64_t i, Vec<T> x) { std::memcpy(to + i * lanes<T>, &x, 64); }
 
-  static Vec<T> reduce_max(Vec<T> x) {
-    if constexpr (Across) return x;
-    return broadcast(largest(x));
+  // The largest f(i) over the classes; a NaN may be passed over, and is found by a sum.
+  template <class F>
+  ALWAYS_INLINE Vec<T> most(const F& f) const {
+    Vec<T> top[4] = {f(0), f(0), f(0), f(0)};
+    int64_t i = 0;
+    for (; i + 4 <= n_; i += 4)
+      for (int k = 0; k < 4; ++k) top[k] = max(f(i + k), top[k]);
+    for (; i < n_; ++i) top[0] = max(f(i), top[0]);
+    const Vec<T> all = max(max(top[0], top[1]), max(top[2], top[3]));
+    if constexpr (Across) return all;
+    return broadcast(largest(all));
+  }
+
+  // The sums of the K vectors that f(i) returns, over the classes.
+  template <size_t K, class F>
+  ALWAYS_INLINE std::array<Vec<T>, K> sums(const F& f) const {
+    Sum<T, Across> sum[K];
+    int64_t i = 0;
+    for (; i + 4 <= n_; i += 4) {
+      const std::array<Vec<T>, K> a = f(i), b = f(i + 1), c = f(i + 2), d = f(i + 3);
+      for (size_t k = 0; k < K; ++k) sum[k].add((a[k] + b[k]) + (c[k] + d[k]));
+    }
+    for (; i < n_; ++i) {
+      const std::array<Vec<T>, K> a = f(i);
+      for (size_t k = 0; k < K; ++k) sum[k].add(a[k]);
+    }
+    std::array<Vec<T>, K> out;
+    for (size_t k = 0; k < K; ++k) out[k] = sum[k].value();
+    return out;
   }
 
   // The class that each lane of vector i stands for.
-  static IntVec<T> classes_at(int64_t i) {
+  ALWAYS_INLINE static IntVec<T> classes_at(int64_t i) {
     using I = typename Traits<T>::Int;
     IntVec<T> out{};
     if constexpr (Across) return out + static_cast<I>(i);
@@ -75,86 +104,104 @@ class Tile {
     return out;
   }
 
-  // Set the value at class `chosen` (one a lane).
-  void set(T* to, IntVec<T> chosen, Vec<T> value) const {
-    const int each = Across ? lanes<T> : 1;
-    for (int r = 0; r < each; ++r) to[Across ? chosen[r] * lanes<T> + r : chosen[r]] = value[r];
-  }
-
-  // One uniform a class into `to`, those of row `first + lane`, or all of row `first`.
-  void uniforms(uint64_t seed, int64_t first, uint32_t tag, T* to) const {
-    constexpr int width = philox::per_block<T>;
-    if constexpr (Across) {
-      for (int64_t j = 0; j < n_; j += width) {
-        const auto b = philox::at_positions(seed, first, static_cast<uint32_t>(j / width), tag);
-        for (int k = 0; k < width && j + k < n_; ++k) put(to, j + k, unit(b, k));
+  // Call f(i, u) for every i, u holding one uniform a class: of row `first + lane`, or of row `first`.
+  template <class F>
+  ALWAYS_INLINE void with_uniforms(uint64_t seed, int64_t first, uint32_t tag, const F& f) const {
+    constexpr int64_t width = philox::per_block<T>, each = Across ? width : 4;
+    for (int64_t i = 0; i < n_; i += philox::kAtOnce * each) {
+      philox::Blocks counters;
+      for (int k = 0; k < philox::kAtOnce; ++k) {
+        const auto group = static_cast<uint32_t>((i + k * each) * (Across ? 1 : lanes<T>) / width);
+        counters[k] = Across ? philox::positions(first, group, tag) : philox::groups(first, group, tag);
       }
-    } else {
-      for (int64_t j = 0; j < padded(); j += philox::per_sixteen<T>) {
-        T chunk[philox::per_sixteen<T>];
-        philox::uniforms(
-            philox::at_groups(seed, first, static_cast<uint32_t>(j / width), tag), chunk);
-        const int64_t count = std::min<int64_t>(padded() - j, philox::per_sixteen<T>);
-        std::memcpy(to + j, chunk, count * sizeof(T));
+      const philox::Blocks drawn = philox::blocks(seed, counters);
+#pragma GCC unroll 2
+      for (int k = 0; k < philox::kAtOnce; ++k) {
+        const int64_t from = i + k * each, count = std::min(each, n_ - from);
+        const auto u = Across ? philox::columns<T>(drawn[k]) : philox::uniforms<T>(drawn[k]);
+        if (count == each)
+          for (int64_t j = 0; j < each; ++j) f(from + j, u[j]);
+        else
+          for (int64_t j = 0; j < count; ++j) f(from + j, u[j]);
       }
     }
   }
 
  private:
-  static Vec<T> unit(const philox::Block& b, int k) {
-    if constexpr (sizeof(T) == 4) {
-      return philox::unit24(b.w[k]);
-    } else {
-      Vec<T> out;
-      for (int r = 0; r < lanes<T>; ++r)
-        out[r] = philox::unit53(b.w[2 * k][r], b.w[2 * k + 1][r]);
-      return out;
-    }
-  }
-
   int64_t classes_, n_;
 };
 
-// A sum of vectors held in double precision.
-template <class T, bool Across>
-class Sum;
-
-template <bool Across>
-class Sum<float, Across> {
+// The rows that a formula reads: long ones in place, short ones transposed into `memory`.
+template <class T, bool Across, class S>
+class Source {
  public:
-  void add(Vec<float> x) {
-    low_ += low(x);
-    high_ += high(x);
+  Source(const Tile<T, Across>& t, const S* from, int rows, T rest, T* memory)
+      : t_(t), from_(from), rest_(rest), memory_(memory) {
+    if constexpr (Across)
+      for (int64_t j = 0; j < t.size(); j += lanes<T>) {
+        Vec<T> block[lanes<T>];
+        for (int r = 0; r < lanes<T>; ++r)
+          block[r] = r < rows ? simd::load<T>(from + r * t.classes() + j, t.classes() - j, rest)
+                              : broadcast(rest);
+        transpose(block);
+        std::memcpy(memory + j * lanes<T>, block, std::min<int64_t>(lanes<T>, t.size() - j) * 64);
+      }
   }
-  double total() const { return sum(low_ + high_); }
-  void totals(double* to) const {
-    std::memcpy(to, &low_, 64);
-    std::memcpy(to + 8, &high_, 64);
+
+  ALWAYS_INLINE Vec<T> operator[](int64_t i) const {
+    if constexpr (Across) return t_.at(memory_, i);
+    return simd::load<T>(from_ + i * lanes<T>, t_.classes() - i * lanes<T>, rest_);
   }
-  Vec<float> value() const {
-    if constexpr (!Across) return broadcast(static_cast<float>(total()));
-    Vec<float> out;
-    for (int i = 0; i < 8; ++i) {
-      out[i] = static_cast<float>(low_[i]);
-      out[i + 8] = static_cast<float>(high_[i]);
-    }
-    return out;
+
+  // The value at class `chosen` (one a lane).
+  ALWAYS_INLINE Vec<T> pick(IntVec<T> chosen) const {
+    if constexpr (Across) return t_.pick(memory_, chosen);
+    return broadcast<T>(widen(from_[chosen[0]]));
   }
 
  private:
-  Doubles low_{}, high_{};
+  const Tile<T, Across>& t_;
+  const S* from_;
+  T rest_;
+  T* memory_;
 };
 
-template <bool Across>
-class Sum<double, Across> {
+// The rows that a formula writes: long ones in place, short ones into `memory` until `finish`.
+template <class T, bool Across, class S>
+class Sink {
  public:
-  void add(Doubles x) { total_ += x; }
-  double total() const { return sum(total_); }
-  void totals(double* to) const { std::memcpy(to, &total_, 64); }
-  Doubles value() const { return Across ? total_ : broadcast(sum(total_)); }
+  Sink(const Tile<T, Across>& t, S* to, T* memory) : t_(t), to_(to), memory_(memory) {}
+
+  ALWAYS_INLINE void put(int64_t i, Vec<T> x) const {
+    if constexpr (Across)
+      t_.put(memory_, i, x);
+    else
+      simd::store<S>(to_ + i * lanes<T>, x, t_.classes() - i * lanes<T>);
+  }
+
+  // Set the value at class `chosen` (one a lane).
+  void set(IntVec<T> chosen, Vec<T> value) const {
+    if constexpr (Across)
+      for (int r = 0; r < lanes<T>; ++r) memory_[chosen[r] * lanes<T> + r] = value[r];
+    else
+      to_[chosen[0]] = narrow<S>(value[0]);
+  }
+
+  void finish(int rows) const {
+    if constexpr (Across)
+      for (int64_t j = 0; j < t_.size(); j += lanes<T>) {
+        Vec<T> block[lanes<T>];
+        std::memcpy(block, memory_ + j * lanes<T>, std::min<int64_t>(lanes<T>, t_.size() - j) * 64);
+        transpose(block);
+        for (int r = 0; r < rows; ++r)
+          simd::store<S>(to_ + r * t_.classes() + j, block[r], t_.classes() - j);
+      }
+  }
 
  private:
-  Doubles total_{};
+  const Tile<T, Across>& t_;
+  S* to_;
+  T* memory_;
 };
 
 }  // namespace tile

@@ -9,23 +9,43 @@ namespace {
 using namespace operators;
 using namespace simd;
 
-// Call f(element, count, uniforms) for vectors of the elements in [begin, end).
+// Call f(element, count, noise(uniforms)) for vectors of the elements in [begin, end). The noise of
+// a chunk is made before any f, as two short chains of instructions overlap better than a long one.
+template <class T, class Noise, class F>
+void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
+                const Noise& noise, const F& f) {
+  constexpr int64_t width = philox::per_block<T>, each = philox::per_sixteen<T>;
+  constexpr int64_t most = philox::kAtOnce * each;
+  for (int64_t i = begin; i < end;) {
+    const int64_t group = (offset + i) / width, skip = (offset + i) % width;
+    philox::Blocks counters;
+    for (int k = 0; k < philox::kAtOnce; ++k)
+      counters[k] = philox::positions(group + 16 * k, 0, stream);
+    const philox::Blocks drawn = philox::blocks(seed, counters);
+    std::array<Vec<T>, 4> u[philox::kAtOnce];
+#pragma GCC unroll 2
+    for (int k = 0; k < philox::kAtOnce; ++k) u[k] = philox::uniforms<T>(drawn[k]);
+    for (auto& four : u)
+      for (auto& each : four) each = noise(each);
+    if (skip == 0 && i + most <= end) {
+#pragma GCC unroll 1  // more would crowd the constants of f out of the registers
+      for (int k = 0; k < 4 * philox::kAtOnce; ++k, i += lanes<T>) f(i, lanes<T>, u[k / 4][k % 4]);
+      continue;
+    }
+    const int64_t stop = std::min(end, i + most - skip);
+    const T* from = reinterpret_cast<const T*>(u) + skip;
+    for (; i < stop; i += lanes<T>, from += lanes<T>) {
+      const int64_t count = std::min<int64_t>(lanes<T>, stop - i);
+      f(i, count, simd::load<T>(from, count, T(0.5)));
+    }
+    i = stop;
+  }
+}
+
 template <class T, class F>
 void with_uniforms(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
                    const F& f) {
-  constexpr int width = philox::per_block<T>;
-  for (int64_t i = begin; i < end;) {
-    T chunk[philox::per_sixteen<T> + lanes<T>];
-    const int64_t group = (offset + i) / width;
-    philox::uniforms(philox::at_positions(seed, group, 0, stream), chunk);
-    const int64_t skip = (offset + i) % width;
-    const int64_t stop = std::min(end, i + philox::per_sixteen<T> - skip);
-    for (const T* u = chunk + skip; i < stop; u += lanes<T>) {
-      const int64_t count = std::min<int64_t>(lanes<T>, stop - i);
-      f(i, count, simd::load<T>(u, count, T(0.5)));
-      i += count;
-    }
-  }
+  with_noise<T>(begin, end, seed, offset, stream, [](Vec<T> u) { return u; }, f);
 }
 
 template <class F>
@@ -35,13 +55,12 @@ void over_elements(int64_t count, const F& f) {
 
 // The logit of x and its derivative, x being a logit already or a probability.
 template <class V>
-V logit(V x, bool of_probs) {
+ALWAYS_INLINE V logit(V x, bool of_probs) {
   return of_probs ? log(x) - log1m(x) : x;
 }
 template <class V>
-V logit_slope(V p, bool of_probs) {
+ALWAYS_INLINE V logit_slope(V p) {
   using T = Lane<V>;
-  if (!of_probs) return V{} + T(1);
   const V variance = p * (T(1) - p);
   const T tiny = std::numeric_limits<T>::min();
   return T(1) / (variance < tiny ? V{} + tiny : variance);
@@ -49,7 +68,7 @@ V logit_slope(V p, bool of_probs) {
 
 // u < sigmoid(x), without the division. (Beyond 88 the exponential is not needed: u >= 2^-33.)
 template <class V>
-auto below_sigmoid(V u, V x) {
+ALWAYS_INLINE auto below_sigmoid(V u, V x) {
   using T = Lane<V>;
   const V most = V{} + T(88);
   return u + u * exp(-x < most ? -x : most) < T(1);
@@ -122,7 +141,7 @@ struct Gumbel {
     const V toward = (outcome ? x : -x) + log1m(u);
     // softplus(toward) - log u, the distance of logit + noise from 0
     const V size = toward < T(0) ? toward : -toward;
-    const V distance = (toward < T(0) ? V{} : toward) + log1p(exp(size)) - log(u);
+    const V distance = (toward < T(0) ? V{} : toward) + log1p(exp(size)) - log_normal(u);
     V s, rest;
     sigmoids(distance * T(1 / tau), s, rest);
     return s * rest * T(1 / tau);
@@ -133,7 +152,7 @@ struct Gumbel {
   static V log1p(V e) {
     using T = Lane<V>;
     const V w = T(1) + e;
-    const V corrected = log(w) * (e / (w - T(1)));
+    const V corrected = log_normal(w) * (e / (w - T(1)));
     return w == T(1) ? e : corrected;
   }
 };
@@ -179,75 +198,86 @@ Tensor binary_gumbel_st(const Tensor& x, const Tensor& outcome, const Tensor& gr
 
 // ---- the concrete gates ----
 
+template <class T>
 struct Gate {
-  double tau, gamma, zeta;
-  bool hard, of_probs;
+  T inverse_tau, gamma, stretch;
+  bool of_probs;
 
-  template <class V>
-  V noisy(V x, V u) const {
-    return logit(x, of_probs) + log1m(u) - log(u);
+  Gate(double tau, double gamma, double zeta, bool of_probs)
+      : inverse_tau(1 / tau), gamma(gamma), stretch(zeta - gamma), of_probs(of_probs) {}
+
+  static ALWAYS_INLINE Vec<T> logistic(Vec<T> u) {
+    return log_normal((T(1) - u) * reciprocal(u));
   }
-  template <class V>
-  V value(V x, V u) const {
-    using T = Lane<V>;
-    if (hard) {
-      const V opened = of_probs ? (u < x ? V{} + T(1) : V{}) : (below_sigmoid(u, x) ? V{} + T(1) : V{});
-      const auto valid = of_probs ? (x >= T(0)) & (x <= T(1)) : x == x;
-      return valid ? opened : V{} + std::numeric_limits<T>::quiet_NaN();
-    }
-    const V z = noisy(x, u);
-    V s, rest;
-    sigmoids(z * T(1 / tau), s, rest);
-    const V gate = s * T(zeta - gamma) + T(gamma);
-    return gate < T(0) ? V{} : (gate > T(1) ? V{} + T(1) : gate);
+  ALWAYS_INLINE Vec<T> hard_value(Vec<T> x, Vec<T> u) const {
+    const auto opened = of_probs ? u < x : below_sigmoid(u, x);
+    const auto valid = of_probs ? (x >= T(0)) & (x <= T(1)) : x == x;
+    const Vec<T> value = opened ? broadcast(T(1)) : Vec<T>{};
+    return valid ? value : broadcast(std::numeric_limits<T>::quiet_NaN());
   }
-  template <class V>
-  V slope(V x, V u) const {
-    using T = Lane<V>;
-    V s, rest;
-    sigmoids(noisy(x, u) * T(1 / tau), s, rest);
-    const V gate = s * T(zeta - gamma) + T(gamma);
-    const V inside = s * rest * T((zeta - gamma) / tau) * logit_slope(x, of_probs);
-    return (gate < T(0)) | (gate > T(1)) ? V{} : inside;
+  ALWAYS_INLINE Vec<T> soft_value(Vec<T> x, Vec<T> noise) const {
+    const Vec<T> zero{}, one = broadcast(T(1));
+    Vec<T> s, rest;
+    sigmoids((logit(x, of_probs) + noise) * inverse_tau, s, rest);
+    const Vec<T> gate = s * stretch + gamma;
+    return gate < T(0) ? zero : (gate > T(1) ? one : gate);
+  }
+  ALWAYS_INLINE Vec<T> slope(Vec<T> x, Vec<T> noise) const {
+    Vec<T> s, rest;
+    sigmoids((logit(x, of_probs) + noise) * inverse_tau, s, rest);
+    const Vec<T> gate = s * stretch + gamma;
+    Vec<T> inside = s * rest * (stretch * inverse_tau);
+    if (of_probs) inside *= logit_slope(x);
+    return (gate < T(0)) | (gate > T(1)) ? Vec<T>{} : inside;
   }
 };
 
-template <class F>
-Tensor over_gates(const Tensor& given, const Tensor& seed, int64_t offset, const F& f) {
+Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double tau, double gamma,
+                double zeta, bool hard, bool of_probs) {
   const Tensor x = ordered(given);
   Tensor result = torch::stable::empty_like(x);
   const uint64_t key = key_of(seed);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
+    const Gate<T> gate(tau, gamma, zeta, of_probs);
     const S* from = in<S>(x);
     S* to = out<S>(result);
-    over_elements(x.numel(), [&](int64_t begin, int64_t end) {
-      with_uniforms<T>(begin, end, key, offset, philox::kDraw, [&](int64_t i, int64_t n, Vec<T> u) {
-        simd::store<S>(to + i, f(simd::load<T>(from + i, n, T(0)), u, i, n, stored), n);
-      });
+    const auto draw = [=](int64_t i, int64_t n, Vec<T> u) {
+      simd::store<S>(to + i, gate.hard_value(simd::load<T>(from + i, n, T(0)), u), n);
+    };
+    const auto relax = [=](int64_t i, int64_t n, Vec<T> noise) {
+      simd::store<S>(to + i, gate.soft_value(simd::load<T>(from + i, n, T(0)), noise), n);
+    };
+    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+      if (hard) return with_uniforms<T>(begin, end, key, offset, philox::kDraw, draw);
+      with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, relax);
     });
   });
   return result;
 }
 
-Tensor concrete(const Tensor& x, const Tensor& seed, int64_t offset, double tau, double gamma,
-                double zeta, bool hard, bool of_probs) {
-  const Gate gate{tau, gamma, zeta, hard, of_probs};
-  return over_gates(x, seed, offset,
-                    [&](auto v, auto u, int64_t, int64_t, auto) { return gate.value(v, u); });
-}
-
-Tensor concrete_backward(const Tensor& x, const Tensor& given_grad, const Tensor& seed,
-                         int64_t offset, double tau, double gamma, double zeta, bool hard,
+Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Tensor& seed,
+                         int64_t offset, double tau, double gamma, double zeta, bool,
                          bool of_probs) {
-  const Tensor grad = ordered_like(x, given_grad);
-  const Gate gate{tau, gamma, zeta, hard, of_probs};
-  return over_gates(x, seed, offset, [&](auto v, auto u, int64_t i, int64_t n, auto stored) {
-    using T = Lane<decltype(v)>;
+  const Tensor x = ordered(given), grad = ordered_like(given, given_grad);
+  Tensor result = torch::stable::empty_like(x);
+  const uint64_t key = key_of(seed);
+  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+    using T = decltype(compute);
     using S = decltype(stored);
-    return simd::load<T>(in<S>(grad) + i, n, T(0)) * gate.slope(v, u);
+    const Gate<T> gate(tau, gamma, zeta, of_probs);
+    const S *from = in<S>(x), *g = in<S>(grad);
+    S* to = out<S>(result);
+    const auto pull = [=](int64_t i, int64_t n, Vec<T> noise) {
+      const Vec<T> slope = gate.slope(simd::load<T>(from + i, n, T(0)), noise);
+      simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
+    };
+    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+      with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, pull);
+    });
   });
+  return result;
 }
 
 }  // namespace

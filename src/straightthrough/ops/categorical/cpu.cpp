@@ -20,20 +20,21 @@ int64_t last_positive(V weight) {
 template <class T, class S>
 int64_t draw_long(const S* x, int64_t classes, double uniform) {
   constexpr int64_t most = 1024;
-  const int64_t block = (classes / most / 256 + 1) * 256;
+  const Tile<T, false> t(classes);
   const T rest = -std::numeric_limits<T>::infinity();
-  Vec<T> top = broadcast(rest);
-  for (int64_t j = 0; j < classes; j += lanes<T>)
-    top = max(simd::load<T>(x + j, classes - j, rest), top);
-  const T peak = largest(top);
+  const Source<T, false, S> row(t, x, 1, rest, nullptr);
+  const T peak = t.most([&](int64_t i) { return row[i]; })[0];
+  const auto weight = [&](int64_t i) { return exp(row[i] - peak); };
 
-  double sums[most + 1], total = 0;
+  const int64_t block = (t.size() / most / 8 + 1) * 8;
+  double sums[most], total = 0;
   int64_t blocks = 0;
-  for (int64_t j = 0; j < classes; j += block, ++blocks) {
-    const int64_t end = std::min(classes, j + block);
+  for (int64_t i = 0; i < t.size(); i += block, ++blocks) {
     Sum<T, false> sum;
-    for (int64_t i = j; i < end; i += lanes<T>)
-      sum.add(exp(simd::load<T>(x + i, end - i, rest) - peak));
+    int64_t k = i;
+    for (; k + 4 <= std::min(t.size(), i + block); k += 4)
+      sum.add((weight(k) + weight(k + 1)) + (weight(k + 2) + weight(k + 3)));
+    for (; k < std::min(t.size(), i + block); ++k) sum.add(weight(k));
     total += sums[blocks] = sum.total();
   }
   if (total != total) return -1;
@@ -43,20 +44,20 @@ int64_t draw_long(const S* x, int64_t classes, double uniform) {
   int64_t b = 0;
   while (b + 1 < blocks && running + sums[b] <= target) running += sums[b++];
   int64_t last = -1;
-  for (int64_t j = b * block; j < classes; j += lanes<T>) {
-    const Vec<T> weight = exp(simd::load<T>(x + j, classes - j, rest) - peak);
+  for (int64_t i = b * block; i < t.size(); ++i) {
+    const Vec<T> w = weight(i);
     Sum<T, false> sum;
-    sum.add(weight);
+    sum.add(w);
     const double whole = sum.total();
     if (whole > 0 && running + whole <= target) {
       running += whole;
-      last = j + last_positive(weight);
+      last = i * lanes<T> + last_positive(w);
       continue;
     }
-    for (int64_t i = 0; i < lanes<T>; ++i) {
-      if (weight[i] > 0) last = j + i;
-      running += weight[i];
-      if (running > target) return j + i;
+    for (int64_t k = 0; k < lanes<T>; ++k) {
+      if (w[k] > 0) last = i * lanes<T> + k;
+      running += w[k];
+      if (running > target) return i * lanes<T> + k;
     }
   }
   return last;
@@ -68,28 +69,28 @@ void draw_short(const S* x, int64_t classes, int rows, uint64_t seed, int64_t fi
                 int64_t* index) {
   const Tile<T, true> t(classes);
   alignas(64) T weight[kShort * lanes<T>];
-  t.load(x, rows, T(0), weight);
-  Vec<T> peak = t.at(weight, 0);
-  for (int64_t j = 1; j < classes; ++j) peak = max(t.at(weight, j), peak);
+  const Source<T, true, S> row(t, x, rows, T(0), weight);
+  const Vec<T> peak = t.most([&](int64_t j) { return row[j]; });
   Sum<T, true> sum;
   for (int64_t j = 0; j < classes; ++j) {
-    const Vec<T> w = exp(t.at(weight, j) - peak);
+    const Vec<T> w = exp(row[j] - peak);
     t.put(weight, j, w);
     sum.add(w);
   }
-  const philox::Block b = philox::at_positions(seed, first, 0, philox::kDraw);
-  alignas(64) double target[lanes<T>], running[lanes<T>]{};
-  sum.totals(target);
-  for (int r = 0; r < lanes<T>; ++r) {
-    index[r] = target[r] == target[r] ? 0 : -classes - 1;
-    target[r] *= philox::unit53(b.w[0][r], b.w[1][r]);
-  }
-  for (int64_t j = 0; j < classes; ++j)
-    for (int r = 0; r < lanes<T>; ++r) {
-      running[r] += weight[j * lanes<T> + r];
-      index[r] += running[r] <= target[r];
+  const auto [b] = philox::blocks<1>(seed, {philox::positions(first, 0, philox::kDraw)});
+  Wide<T> target = sum.lanes(), running{};
+  std::array<IntVec<double>, target.size()> passed{};
+  for (int r = 0; r < lanes<T>; ++r)
+    target[r / 8][r % 8] *= philox::unit53(b.w[0][r], b.w[1][r]);
+  for (int64_t j = 0; j < classes; ++j) {
+    const Wide<T> w = widen(t.at(weight, j));
+    for (size_t k = 0; k < w.size(); ++k) {
+      running[k] += w[k];
+      passed[k] -= running[k] <= target[k];
     }
-  for (int r = 0; r < lanes<T>; ++r) index[r] = index[r] < 0 ? -1 : index[r];
+  }
+  for (int r = 0; r < lanes<T>; ++r)
+    index[r] = target[r / 8][r % 8] == target[r / 8][r % 8] ? passed[r / 8][r % 8] : -1;
 }
 
 template <class T, class S>
@@ -104,7 +105,7 @@ void draw_rows(const S* x, int64_t classes, int64_t begin, int64_t end, uint64_t
       std::copy(drawn, drawn + rows, index + row);
     }
   for (; row < end; row += 16) {
-    const philox::Block b = philox::at_positions(seed, offset + row, 0, philox::kDraw);
+    const auto [b] = philox::blocks<1>(seed, {philox::positions(offset + row, 0, philox::kDraw)});
     for (int64_t r = 0; r < 16 && row + r < end; ++r)
       index[row + r] = draw_long<T>(x + (row + r) * classes, classes,
                                     philox::unit53(b.w[0][r], b.w[1][r]));
@@ -124,79 +125,74 @@ void one_hot_rows(const int64_t* index, int64_t classes, int64_t begin, int64_t 
 
 // ---- backward: one formula an estimator, over a tile ----
 
-template <class T, bool Across>
+template <class T, bool Across, class S>
 struct Row {
   const Tile<T, Across>& t;
-  T* x;          // logits in, the formula's own afterwards
-  const T* g;    // the gradient to the one-hot, less its entry at the outcome
-  T* out;
-  T* scratch;
+  const Source<T, Across, S>& logits;
+  const Source<T, Across, S>& grad;
+  const Sink<T, Across, S>& out;
+  T* scratch[3];
   IntVec<T> chosen;
   uint64_t seed;
   int64_t position;
+  Vec<T> peak, grad_chosen;
+
+  Vec<T> weight(int64_t i) const { return exp(logits[i] - peak); }
+  Vec<T> weight(int64_t i, T inverse_tau) const { return exp((logits[i] - peak) * inverse_tau); }
+  // The gradient to the one-hot, less its entry at the outcome.
+  Vec<T> g(int64_t i) const { return grad[i] - grad_chosen; }
 };
-
-// Put exp((x - max x) / tau) into `to`; return one over its sum.
-template <class T, bool Across>
-Vec<T> softmax(const Tile<T, Across>& t, const T* x, T tau, T* to) {
-  Vec<T> peak = t.at(x, 0);
-  for (int64_t i = 1; i < t.size(); ++i) peak = max(t.at(x, i), peak);
-  peak = t.reduce_max(peak);
-  const T inverse = T(1) / tau;
-  Sum<T, Across> total;
-  for (int64_t i = 0; i < t.size(); ++i) {
-    const Vec<T> e = exp((t.at(x, i) - peak) * inverse);
-    t.put(to, i, e);
-    total.add(e);
-  }
-  return T(1) / total.value();
-}
-
-template <class T, bool Across>
-Vec<T> dot(const Tile<T, Across>& t, const T* a, const T* b) {
-  Sum<T, Across> sum;
-  for (int64_t i = 0; i < t.size(); ++i) sum.add(t.at(a, i) * t.at(b, i));
-  return sum.value();
-}
 
 struct StraightThrough {
   double tau;
-  template <class T, bool Across>
-  void operator()(const Row<T, Across>& r) const {
-    const Vec<T> scale = softmax(r.t, r.x, static_cast<T>(tau), r.x);
-    const Vec<T> mean = dot(r.t, r.x, r.g) * scale, factor = scale / T(tau);
-    for (int64_t i = 0; i < r.t.size(); ++i)
-      r.t.put(r.out, i, r.t.at(r.x, i) * factor * (r.t.at(r.g, i) - mean));
+  template <class T, bool Across, class S>
+  void operator()(const Row<T, Across, S>& r) const {
+    T* e = r.scratch[0];
+    const T inverse = T(1) / T(tau);
+    const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
+      const Vec<T> w = r.weight(i, inverse);
+      r.t.put(e, i, w);
+      return std::array<Vec<T>, 2>{w, w * r.g(i)};
+    });
+    const Vec<T> mean = weighted / total, factor = inverse / total;
+    for (int64_t i = 0; i < r.t.size(); ++i) r.out.put(i, r.t.at(e, i) * factor * (r.g(i) - mean));
   }
 };
 
 struct ReinMax {
   double tau;
-  template <class T, bool Across>
-  void operator()(const Row<T, Across>& r) const {
+  template <class T, bool Across, class S>
+  void operator()(const Row<T, Across, S>& r) const {
     if (tau != 1) return general(r);
-    const Vec<T> scale = softmax(r.t, r.x, T(1), r.x) * T(0.5);
-    Sum<T, Across> others;
-    for (int64_t i = 0; i < r.t.size(); ++i) {
-      const Vec<T> other = scale * r.t.at(r.x, i) * r.t.at(r.g, i);
-      others.add(other);
-      r.t.put(r.out, i, other);
-    }
-    r.t.set(r.out, r.chosen, -others.value());
+    T* others = r.scratch[0];
+    const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
+      const Vec<T> w = r.weight(i), other = w * r.g(i);
+      r.t.put(others, i, other);
+      return std::array<Vec<T>, 2>{w, other};
+    });
+    const Vec<T> factor = T(0.5) / total;
+    for (int64_t i = 0; i < r.t.size(); ++i) r.out.put(i, r.t.at(others, i) * factor);
+    r.out.set(r.chosen, -weighted * factor);
   }
 
  private:
-  template <class T, bool Across>
-  void general(const Row<T, Across>& r) const {
-    const Vec<T> warm = softmax(r.t, r.x, T(tau), r.scratch) * T(0.5);
-    const Vec<T> scale = softmax(r.t, r.x, T(1), r.x);
-    const Vec<T> middle_mean = dot(r.t, r.scratch, r.g) * warm;
-    const Vec<T> mean = dot(r.t, r.x, r.g) * scale;
+  template <class T, bool Across, class S>
+  void general(const Row<T, Across, S>& r) const {
+    T *e = r.scratch[0], *warm = r.scratch[1];
+    const T inverse = T(1) / T(tau);
+    const auto [total, weighted, warm_total, warm_weighted] =
+        r.t.template sums<4>([&](int64_t i) {
+          const Vec<T> w = r.weight(i), h = r.weight(i, inverse), g = r.g(i);
+          r.t.put(e, i, w);
+          r.t.put(warm, i, h);
+          return std::array<Vec<T>, 4>{w, w * g, h, h * g};
+        });
+    const Vec<T> factor = T(0.5) / total, mean = weighted / total;
+    const Vec<T> warm_factor = T(0.5) / warm_total, middle_mean = T(0.5) * warm_weighted / warm_total;
     for (int64_t i = 0; i < r.t.size(); ++i) {
-      const Vec<T> g = r.t.at(r.g, i), m = r.t.at(r.scratch, i) * warm;
+      const Vec<T> g = r.g(i), m = r.t.at(warm, i) * warm_factor;
       const Vec<T> middle = r.t.classes_at(i) == r.chosen ? m + T(0.5) : m;
-      const Vec<T> p = r.t.at(r.x, i) * scale;
-      r.t.put(r.out, i, T(2) * middle * (g - middle_mean) - T(0.5) * p * (g - mean));
+      r.out.put(i, T(2) * middle * (g - middle_mean) - r.t.at(e, i) * factor * (g - mean));
     }
   }
 };
@@ -206,29 +202,34 @@ struct ReinMax {
 struct Gumbel {
   double tau;
   int64_t samples;
-  template <class T, bool Across>
-  void operator()(const Row<T, Across>& r) const {
-    const Vec<T> scale = softmax(r.t, r.x, T(1), r.x);
-    for (int64_t i = 0; i < r.t.size(); ++i) r.t.put(r.out, i, Vec<T>{});
+  template <class T, bool Across, class S>
+  void operator()(const Row<T, Across, S>& r) const {
+    T *e = r.scratch[0], *noise = r.scratch[1], *so_far = r.scratch[2];
+    const auto [total] = r.t.template sums<1>([&](int64_t i) {
+      const Vec<T> w = r.weight(i);
+      r.t.put(e, i, w);
+      return std::array<Vec<T>, 1>{w};
+    });
     for (int64_t k = 0; k < samples; ++k) {
       const auto tag = static_cast<uint32_t>(philox::kConditional + 256 * k);
-      r.t.uniforms(r.seed, r.position, tag, r.scratch);
-      const Vec<T> least = -log1m(r.t.pick(r.scratch, r.chosen));
-      Sum<T, Across> total, weighted;
-      for (int64_t i = 0; i < r.t.size(); ++i) {
-        const Vec<T> part = least * (r.t.at(r.x, i) * scale);
-        const Vec<T> ratio = part * reciprocal(part - log1m(r.t.at(r.scratch, i)));
-        Vec<T> y = power(ratio);
+      r.t.with_uniforms(r.seed, r.position, tag,
+                        [&](int64_t i, Vec<T> u) { r.t.put(noise, i, -log1m(u)); });
+      const Vec<T> least = r.t.pick(noise, r.chosen) / total;
+      const auto [sum, weighted] = r.t.template sums<2>([&](int64_t i) {
+        const Vec<T> part = least * r.t.at(e, i);
+        Vec<T> y = power(part * reciprocal(part + r.t.at(noise, i)));
         y = r.t.classes_at(i) == r.chosen ? broadcast(T(1)) : y;
-        r.t.put(r.scratch, i, y);
-        total.add(y);
-        weighted.add(y * r.t.at(r.g, i));
-      }
-      const Vec<T> inverse = T(1) / total.value(), mean = weighted.value() * inverse;
-      const Vec<T> factor = inverse * T(1 / (tau * samples));
+        r.t.put(noise, i, y);
+        return std::array<Vec<T>, 2>{y, y * r.g(i)};
+      });
+      const Vec<T> mean = weighted / sum, factor = T(1 / (tau * samples)) / sum;
       for (int64_t i = 0; i < r.t.size(); ++i) {
-        const Vec<T> add = r.t.at(r.scratch, i) * factor * (r.t.at(r.g, i) - mean);
-        r.t.put(r.out, i, r.t.at(r.out, i) + add);
+        const Vec<T> own = r.t.at(noise, i) * factor * (r.g(i) - mean);
+        const Vec<T> all = k == 0 ? own : r.t.at(so_far, i) + own;
+        if (k + 1 < samples)
+          r.t.put(so_far, i, all);
+        else
+          r.out.put(i, all);
       }
     }
   }
@@ -248,24 +249,26 @@ void backward_tiles(const Formula& formula, const S* x, const S* g, const int64_
                     S* out) {
   const Tile<T, Across> t(classes);
   const int64_t step = Across ? lanes<T> : 1, size = t.padded();
-  std::vector<T> memory(4 * size + 16);
+  std::vector<T> memory((Across ? 6 : 3) * size + 16);
   void* start = memory.data();
   size_t space = memory.size() * sizeof(T);
-  T* a = static_cast<T*>(std::align(64, 4 * size * sizeof(T), start, space));
+  T* a = static_cast<T*>(std::align(64, 3 * size * sizeof(T), start, space));
   for (int64_t row = begin; row < end; row += step) {
     const int rows = static_cast<int>(std::min(step, end - row));
-    t.load(x + row * classes, rows, -std::numeric_limits<T>::infinity(), a);
-    t.load(g + row * classes, rows, T(0), a + size);
+    const T rest = -std::numeric_limits<T>::infinity();
+    const Source<T, Across, S> logits(t, x + row * classes, rows, rest, a + 3 * size);
+    const Source<T, Across, S> grad(t, g + row * classes, rows, T(0), a + 4 * size);
+    const Sink<T, Across, S> to(t, out + row * classes, a + 5 * size);
     IntVec<T> chosen{};
     if constexpr (Across) {
       for (int r = 0; r < rows; ++r) chosen[r] = std::max<int64_t>(index[row + r], 0);
     } else {
       chosen = chosen + static_cast<typename Traits<T>::Int>(std::max<int64_t>(index[row], 0));
     }
-    const Vec<T> at_x = t.pick(a + size, chosen);
-    for (int64_t i = 0; i < t.size(); ++i) t.put(a + size, i, t.at(a + size, i) - at_x);
-    formula(Row<T, Across>{t, a, a + size, a + 2 * size, a + 3 * size, chosen, seed, offset + row});
-    t.store(out + row * classes, rows, a + 2 * size);
+    const Vec<T> peak = t.most([&](int64_t i) { return logits[i]; });
+    formula(Row<T, Across, S>{t, logits, grad, to, {a, a + size, a + 2 * size}, chosen, seed,
+                              offset + row, peak, grad.pick(chosen)});
+    to.finish(rows);
   }
 }
 
