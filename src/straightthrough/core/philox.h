@@ -1,4 +1,4 @@
-// Philox4x32-10, the words and the meaning of the counter as in noise.py, sixteen blocks at once.
+// Philox4x32-10, the words and the meaning of the counter as in noise.py, a block a lane.
 #pragma once
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -12,8 +12,9 @@ using simd::LongWords;
 using simd::Words;
 
 constexpr uint32_t kDraw = 0, kConditional = 1;
+constexpr int kLanes = simd::lanes<float>;
 
-// Sixteen counters, or what they give: a word of each in a vector.
+// As many counters as a vector has lanes, or what they give: a word of each in a vector.
 struct Block {
   Words w[4];
 };
@@ -27,24 +28,16 @@ ALWAYS_INLINE LongWords products(LongWords a, uint32_t m) {
 #if defined(__AVX512F__)
   return (LongWords)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
 #elif defined(__AVX2__)
-  __m256i parts[2];
-  std::memcpy(parts, &a, 64);
-  for (auto& part : parts) part = _mm256_mul_epu32(part, _mm256_set1_epi64x(m));
-  std::memcpy(&a, parts, 64);
-  return a;
+  return (LongWords)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
 #elif defined(__SSE2__)
-  __m128i parts[4];
-  std::memcpy(parts, &a, 64);
-  for (auto& part : parts) part = _mm_mul_epu32(part, _mm_set1_epi64x(m));
-  std::memcpy(&a, parts, 64);
-  return a;
+  return (LongWords)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
 #else
   return (a & 0xffffffffu) * static_cast<uint64_t>(m);
 #endif
 }
 
-// Eight blocks, a word in the lower half of each lane; the upper halves hold what products leave.
-struct Eight {
+// Half of them, a word in the lower half of each lane; the upper halves hold what products leave.
+struct Half {
   LongWords c0, c1, c2, c3;
 
   ALWAYS_INLINE void round(LongWords k0, LongWords k1) {
@@ -66,24 +59,24 @@ template <size_t N>
 ALWAYS_INLINE std::array<Block, N> blocks(uint64_t seed, const std::array<Block, N>& counters) {
   // What the keys carry beyond their 32 bits falls into the upper halves.
   LongWords k0 = LongWords{} + static_cast<uint32_t>(seed), k1 = LongWords{} + (seed >> 32);
-  Eight eights[2 * N];
+  Half halves[2 * N];
 #pragma GCC unroll 4
   for (size_t i = 0; i < N; ++i) {
     const Words* w = counters[i].w;
-    eights[2 * i] = {even(w[0]), even(w[1]), even(w[2]), even(w[3])};
-    eights[2 * i + 1] = {odd(w[0]), odd(w[1]), odd(w[2]), odd(w[3])};
+    halves[2 * i] = {even(w[0]), even(w[1]), even(w[2]), even(w[3])};
+    halves[2 * i + 1] = {odd(w[0]), odd(w[1]), odd(w[2]), odd(w[3])};
   }
 #pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
 #pragma GCC unroll 4
-    for (size_t i = 0; i < 2 * N; ++i) eights[i].round(k0, k1);
+    for (size_t i = 0; i < 2 * N; ++i) halves[i].round(k0, k1);
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
   std::array<Block, N> out;
 #pragma GCC unroll 4
   for (size_t i = 0; i < N; ++i) {
-    const Eight &a = eights[2 * i], &b = eights[2 * i + 1];
+    const Half &a = halves[2 * i], &b = halves[2 * i + 1];
     out[i] = {together(a.c0, b.c0), together(a.c1, b.c1), together(a.c2, b.c2),
               together(a.c3, b.c3)};
   }
@@ -91,10 +84,13 @@ ALWAYS_INLINE std::array<Block, N> blocks(uint64_t seed, const std::array<Block,
 }
 
 ALWAYS_INLINE Words iota(uint32_t first) {
-  return Words{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + first;
+  Words out{};
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) out[i] = i;
+  return out + first;
 }
 
-// The counters of sixteen positions from `first` on.
+// The counters of the positions from `first` on.
 ALWAYS_INLINE Block positions(int64_t first, uint32_t group, uint32_t tag) {
   const uint64_t position = static_cast<uint64_t>(first);
   const Words low = iota(static_cast<uint32_t>(position));
@@ -103,7 +99,7 @@ ALWAYS_INLINE Block positions(int64_t first, uint32_t group, uint32_t tag) {
   return {low, high, Words{} + group, Words{} + tag};
 }
 
-// The counters of sixteen groups of classes of one row, from `group` on.
+// The counters of the groups of classes of one row from `group` on.
 ALWAYS_INLINE Block groups(int64_t row, uint32_t group, uint32_t tag) {
   const uint64_t position = static_cast<uint64_t>(row);
   return {Words{} + static_cast<uint32_t>(position),
@@ -124,8 +120,6 @@ ALWAYS_INLINE simd::Vec<float> unit24(Words w) {
 
 template <class T>
 constexpr int per_block = sizeof(T) == 4 ? 4 : 2;
-template <class T>
-constexpr int per_sixteen = 16 * per_block<T>;
 
 // The uniforms that each lane's block holds, one a vector: four in single precision, two in double.
 template <class T>
@@ -134,7 +128,7 @@ ALWAYS_INLINE std::array<simd::Vec<T>, 4> columns(const Block& b) {
     return {unit24(b.w[0]), unit24(b.w[1]), unit24(b.w[2]), unit24(b.w[3])};
   } else {
     std::array<simd::Vec<T>, 4> out{};
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < simd::lanes<T>; ++i) {
       out[0][i] = unit53(b.w[0][i], b.w[1][i]);
       out[1][i] = unit53(b.w[2][i], b.w[3][i]);
     }
@@ -142,7 +136,7 @@ ALWAYS_INLINE std::array<simd::Vec<T>, 4> columns(const Block& b) {
   }
 }
 
-// The uniforms that sixteen blocks hold, in order: four vectors in single or in double precision.
+// The uniforms of all the blocks in order: four vectors in single or in double precision.
 template <class T>
 ALWAYS_INLINE std::array<simd::Vec<T>, 4> uniforms(const Block& b) {
   using simd::interleave_high, simd::interleave_low;
@@ -154,9 +148,10 @@ ALWAYS_INLINE std::array<simd::Vec<T>, 4> uniforms(const Block& b) {
             interleave_low(even_high, odd_high), interleave_high(even_high, odd_high)};
   } else {
     std::array<simd::Vec<T>, 4> out;
-    for (int i = 0; i < 16; ++i) {
-      out[i / 4][2 * (i % 4)] = unit53(b.w[0][i], b.w[1][i]);
-      out[i / 4][2 * (i % 4) + 1] = unit53(b.w[2][i], b.w[3][i]);
+    constexpr int n = simd::lanes<T>;
+    for (int i = 0; i < 2 * kLanes; i += 2) {
+      out[i / n][i % n] = unit53(b.w[0][i / 2], b.w[1][i / 2]);
+      out[i / n][i % n + 1] = unit53(b.w[2][i / 2], b.w[3][i / 2]);
     }
     return out;
   }

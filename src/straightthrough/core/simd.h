@@ -1,5 +1,5 @@
-// Vectors of 64 bytes by the compiler's own extension: one source for every instruction set.
-// Where a register is narrower the compiler splits them; the file is compiled once a level.
+// Vectors as wide as a register, by the compiler's own extension: one source for every instruction
+// set, compiled once a level.
 #pragma once
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -16,29 +16,37 @@
 
 namespace simd {
 
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+
 template <class T>
 struct Traits;
 template <>
 struct Traits<float> {
   using Int = int32_t;
-  typedef float Vector __attribute__((vector_size(64)));
-  typedef int32_t Ints __attribute__((vector_size(64)));
+  typedef float Vector __attribute__((vector_size(kBytes)));
+  typedef int32_t Ints __attribute__((vector_size(kBytes)));
 };
 template <>
 struct Traits<double> {
   using Int = int64_t;
-  typedef double Vector __attribute__((vector_size(64)));
-  typedef int64_t Ints __attribute__((vector_size(64)));
+  typedef double Vector __attribute__((vector_size(kBytes)));
+  typedef int64_t Ints __attribute__((vector_size(kBytes)));
 };
 
 template <class T>
-constexpr int lanes = 64 / sizeof(T);
+constexpr int lanes = kBytes / sizeof(T);
 template <class T>
 using Vec = typename Traits<T>::Vector;
 template <class T>
 using IntVec = typename Traits<T>::Ints;
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint64_t LongWords __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(kBytes)));
+typedef uint64_t LongWords __attribute__((vector_size(kBytes)));
 using Doubles = Vec<double>;
 template <class V>
 using Lane = std::remove_reference_t<decltype(V{}[0])>;
@@ -88,22 +96,22 @@ ALWAYS_INLINE bfloat16 narrow<bfloat16>(float x) {
   return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
-typedef uint16_t ShortWords __attribute__((vector_size(32)));
-typedef float16 Halves __attribute__((vector_size(32)));
+typedef uint16_t ShortWords __attribute__((vector_size(kBytes / 2)));
+typedef float16 Halves __attribute__((vector_size(kBytes / 2)));
 
 template <class T, class S>
 ALWAYS_INLINE Vec<T> load(const S* from) {
   Vec<T> out;
   if constexpr (sizeof(S) == sizeof(T)) {
-    std::memcpy(&out, from, 64);
+    std::memcpy(&out, from, kBytes);
     return out;
   } else if constexpr (std::is_same_v<S, bfloat16>) {
     ShortWords bits;
-    std::memcpy(&bits, from, 32);
+    std::memcpy(&bits, from, kBytes / 2);
     return bits_of<Vec<float>>(__builtin_convertvector(bits, Words) << 16);
   } else {
     Halves halves;
-    std::memcpy(&halves, from, 32);
+    std::memcpy(&halves, from, kBytes / 2);
     return __builtin_convertvector(halves, Vec<float>);
   }
 }
@@ -131,15 +139,15 @@ ALWAYS_INLINE void store(S* to, V x, int64_t count) {
 #endif
     for (int i = 0; i < count; ++i) to[i] = narrow<S>(x[i]);
   } else if constexpr (sizeof(S) == sizeof(T)) {
-    std::memcpy(to, &x, 64);
+    std::memcpy(to, &x, kBytes);
   } else if constexpr (std::is_same_v<S, bfloat16>) {
     const Words bits = bits_of<Words>(x);
     const Words even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (bits >> 16) | 0x40;
     const auto out = __builtin_convertvector(x == x ? even : nan, ShortWords);
-    std::memcpy(to, &out, 32);
+    std::memcpy(to, &out, kBytes / 2);
   } else {
     const auto out = __builtin_convertvector(x, Halves);
-    std::memcpy(to, &out, 32);
+    std::memcpy(to, &out, kBytes / 2);
   }
 }
 
@@ -163,19 +171,17 @@ ALWAYS_INLINE IntVec<T> load_bytes(const uint8_t* from, int64_t count) {
 // ---- across lanes ----
 
 // The lower, or the upper, halves of two vectors, element by element in turn.
-ALWAYS_INLINE Vec<float> interleave_low(Vec<float> a, Vec<float> b) {
-  return __builtin_shuffle(
-      a, b, IntVec<float>{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+template <class V>
+ALWAYS_INLINE V interleave_low(V a, V b, int first = 0) {
+  constexpr int n = lanes<Lane<V>>;
+  typename Traits<Lane<V>>::Ints from;
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) from[i] = first + i / 2 + i % 2 * n;
+  return __builtin_shuffle(a, b, from);
 }
-ALWAYS_INLINE Vec<float> interleave_high(Vec<float> a, Vec<float> b) {
-  return __builtin_shuffle(
-      a, b, IntVec<float>{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
-}
-ALWAYS_INLINE Vec<double> interleave_low(Vec<double> a, Vec<double> b) {
-  return __builtin_shuffle(a, b, IntVec<double>{0, 8, 1, 9, 2, 10, 3, 11});
-}
-ALWAYS_INLINE Vec<double> interleave_high(Vec<double> a, Vec<double> b) {
-  return __builtin_shuffle(a, b, IntVec<double>{4, 12, 5, 13, 6, 14, 7, 15});
+template <class V>
+ALWAYS_INLINE V interleave_high(V a, V b) {
+  return interleave_low(a, b, lanes<Lane<V>> / 2);
 }
 
 // As many vectors as they have lanes: element j of vector i becomes element i of vector j.
@@ -211,12 +217,12 @@ ALWAYS_INLINE Lane<V> largest(V x) {
   return reduce<lanes<Lane<V>> / 2>(x, [](V a, V b) { return max(a, b); });
 }
 ALWAYS_INLINE double sum(Doubles x) {
-  return reduce<4>(x, [](Doubles a, Doubles b) { return a + b; });
+  return reduce<lanes<double> / 2>(x, [](Doubles a, Doubles b) { return a + b; });
 }
 
 // The lanes in double precision, and back.
 template <class T>
-using Wide = std::array<Doubles, lanes<T> / 8>;
+using Wide = std::array<Doubles, lanes<T> / lanes<double>>;
 ALWAYS_INLINE Wide<double> widen(Doubles x) { return {x}; }
 ALWAYS_INLINE Doubles narrow(const Wide<double>& x) { return x[0]; }
 #if defined(__AVX512F__)
@@ -229,16 +235,18 @@ ALWAYS_INLINE Vec<float> narrow(const Wide<float>& x) {
   return (Vec<float>)_mm512_insertf32x8(out, _mm512_cvtpd_ps((__m512d)x[1]), 1);
 }
 #else
-typedef float HalfVector __attribute__((vector_size(32)));
+typedef float HalfVector __attribute__((vector_size(kBytes / 2)));
 ALWAYS_INLINE Wide<float> widen(Vec<float> x) {
-  const HalfVector low = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
-  const HalfVector high = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-  return {__builtin_convertvector(low, Doubles), __builtin_convertvector(high, Doubles)};
+  HalfVector halves[2];
+  std::memcpy(halves, &x, kBytes);
+  return {__builtin_convertvector(halves[0], Doubles), __builtin_convertvector(halves[1], Doubles)};
 }
 ALWAYS_INLINE Vec<float> narrow(const Wide<float>& x) {
-  const HalfVector low = __builtin_convertvector(x[0], HalfVector);
-  const HalfVector high = __builtin_convertvector(x[1], HalfVector);
-  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const HalfVector halves[2] = {__builtin_convertvector(x[0], HalfVector),
+                                __builtin_convertvector(x[1], HalfVector)};
+  Vec<float> out;
+  std::memcpy(&out, halves, kBytes);
+  return out;
 }
 #endif
 

@@ -1,5 +1,5 @@
-// What a row formula is written over: n vectors whose lanes are either sixteen classes of one long
-// row, or one class of sixteen short rows. Reductions give a value a lane either way.
+// What a row formula is written over: n vectors whose lanes are either classes of one long row, or
+// one class of as many short rows. Reductions give a value a lane either way.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -51,10 +51,10 @@ class Tile {
 
   ALWAYS_INLINE static Vec<T> at(const T* from, int64_t i) {
     Vec<T> x;
-    std::memcpy(&x, from + i * lanes<T>, 64);
+    std::memcpy(&x, from + i * lanes<T>, kBytes);
     return x;
   }
-  ALWAYS_INLINE static void put(T* to, int64_t i, Vec<T> x) { std::memcpy(to + i * lanes<T>, &x, 64); }
+  ALWAYS_INLINE static void put(T* to, int64_t i, Vec<T> x) { std::memcpy(to + i * lanes<T>, &x, kBytes); }
 
   // The largest f(i) over the classes; a NaN may be passed over, and is found by a sum.
   template <class F>
@@ -131,31 +131,41 @@ class Tile {
   int64_t classes_, n_;
 };
 
-// The rows that a formula reads: long ones in place, short ones transposed into `memory`.
+// Short rows into a tile's own order, a block of the transpose at a time, and back.
+template <class T, class S>
+__attribute__((noinline)) void load_short(const S* from, int64_t classes, int rows, T rest, T* to) {
+  for (int64_t j = 0; j < classes; j += lanes<T>) {
+    Vec<T> block[lanes<T>];
+    for (int r = 0; r < lanes<T>; ++r)
+      block[r] = r < rows ? simd::load<T>(from + r * classes + j, classes - j, rest)
+                          : broadcast(rest);
+    transpose(block);
+    std::memcpy(to + j * lanes<T>, block, std::min<int64_t>(lanes<T>, classes - j) * kBytes);
+  }
+}
+template <class T, class S>
+__attribute__((noinline)) void store_short(S* to, int64_t classes, int rows, const T* from) {
+  for (int64_t j = 0; j < classes; j += lanes<T>) {
+    Vec<T> block[lanes<T>];
+    std::memcpy(block, from + j * lanes<T>, std::min<int64_t>(lanes<T>, classes - j) * kBytes);
+    transpose(block);
+    for (int r = 0; r < rows; ++r) simd::store<S>(to + r * classes + j, block[r], classes - j);
+  }
+}
+
+// What a formula reads: a long row where it lies, or short rows in a tile.
 template <class T, bool Across, class S>
 class Source {
  public:
-  Source(const Tile<T, Across>& t, const S* from, int rows, T rest, T* memory)
-      : t_(t), from_(from), rest_(rest), memory_(memory) {
-    if constexpr (Across)
-      for (int64_t j = 0; j < t.size(); j += lanes<T>) {
-        Vec<T> block[lanes<T>];
-        for (int r = 0; r < lanes<T>; ++r)
-          block[r] = r < rows ? simd::load<T>(from + r * t.classes() + j, t.classes() - j, rest)
-                              : broadcast(rest);
-        transpose(block);
-        std::memcpy(memory + j * lanes<T>, block, std::min<int64_t>(lanes<T>, t.size() - j) * 64);
-      }
-  }
+  Source(const Tile<T, Across>& t, const S* from, T rest) : t_(t), from_(from), rest_(rest) {}
 
   ALWAYS_INLINE Vec<T> operator[](int64_t i) const {
-    if constexpr (Across) return t_.at(memory_, i);
+    if constexpr (Across) return t_.at(from_, i);
     return simd::load<T>(from_ + i * lanes<T>, t_.classes() - i * lanes<T>, rest_);
   }
-
   // The value at class `chosen` (one a lane).
   ALWAYS_INLINE Vec<T> pick(IntVec<T> chosen) const {
-    if constexpr (Across) return t_.pick(memory_, chosen);
+    if constexpr (Across) return t_.pick(from_, chosen);
     return broadcast<T>(widen(from_[chosen[0]]));
   }
 
@@ -163,45 +173,31 @@ class Source {
   const Tile<T, Across>& t_;
   const S* from_;
   T rest_;
-  T* memory_;
 };
 
-// The rows that a formula writes: long ones in place, short ones into `memory` until `finish`.
+// What a formula writes.
 template <class T, bool Across, class S>
 class Sink {
  public:
-  Sink(const Tile<T, Across>& t, S* to, T* memory) : t_(t), to_(to), memory_(memory) {}
+  Sink(const Tile<T, Across>& t, S* to) : t_(t), to_(to) {}
 
   ALWAYS_INLINE void put(int64_t i, Vec<T> x) const {
     if constexpr (Across)
-      t_.put(memory_, i, x);
+      t_.put(to_, i, x);
     else
       simd::store<S>(to_ + i * lanes<T>, x, t_.classes() - i * lanes<T>);
   }
-
   // Set the value at class `chosen` (one a lane).
-  void set(IntVec<T> chosen, Vec<T> value) const {
+  ALWAYS_INLINE void set(IntVec<T> chosen, Vec<T> value) const {
     if constexpr (Across)
-      for (int r = 0; r < lanes<T>; ++r) memory_[chosen[r] * lanes<T> + r] = value[r];
+      for (int r = 0; r < lanes<T>; ++r) to_[chosen[r] * lanes<T> + r] = value[r];
     else
       to_[chosen[0]] = narrow<S>(value[0]);
-  }
-
-  void finish(int rows) const {
-    if constexpr (Across)
-      for (int64_t j = 0; j < t_.size(); j += lanes<T>) {
-        Vec<T> block[lanes<T>];
-        std::memcpy(block, memory_ + j * lanes<T>, std::min<int64_t>(lanes<T>, t_.size() - j) * 64);
-        transpose(block);
-        for (int r = 0; r < rows; ++r)
-          simd::store<S>(to_ + r * t_.classes() + j, block[r], t_.classes() - j);
-      }
   }
 
  private:
   const Tile<T, Across>& t_;
   S* to_;
-  T* memory_;
 };
 
 }  // namespace tile

@@ -14,13 +14,13 @@ using namespace simd;
 template <class T, class Noise, class F>
 void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
                 const Noise& noise, const F& f) {
-  constexpr int64_t width = philox::per_block<T>, each = philox::per_sixteen<T>;
+  constexpr int64_t width = philox::per_block<T>, each = philox::kLanes * width;
   constexpr int64_t most = philox::kAtOnce * each;
   for (int64_t i = begin; i < end;) {
     const int64_t group = (offset + i) / width, skip = (offset + i) % width;
     philox::Blocks counters;
     for (int k = 0; k < philox::kAtOnce; ++k)
-      counters[k] = philox::positions(group + 16 * k, 0, stream);
+      counters[k] = philox::positions(group + philox::kLanes * k, 0, stream);
     const philox::Blocks drawn = philox::blocks(seed, counters);
     std::array<Vec<T>, 4> u[philox::kAtOnce];
 #pragma GCC unroll 2

@@ -22,7 +22,7 @@ int64_t draw_long(const S* x, int64_t classes, double uniform) {
   constexpr int64_t most = 1024;
   const Tile<T, false> t(classes);
   const T rest = -std::numeric_limits<T>::infinity();
-  const Source<T, false, S> row(t, x, 1, rest, nullptr);
+  const Source<T, false, S> row(t, x, rest);
   const T peak = t.most([&](int64_t i) { return row[i]; })[0];
   const auto weight = [&](int64_t i) { return exp(row[i] - peak); };
 
@@ -63,25 +63,26 @@ int64_t draw_long(const S* x, int64_t classes, double uniform) {
   return last;
 }
 
-// Sixteen short rows at once (eight in double precision).
+// As many short rows at once as a vector has lanes.
 template <class T, class S>
 void draw_short(const S* x, int64_t classes, int rows, uint64_t seed, int64_t first,
                 int64_t* index) {
   const Tile<T, true> t(classes);
   alignas(64) T weight[kShort * lanes<T>];
-  const Source<T, true, S> row(t, x, rows, T(0), weight);
-  const Vec<T> peak = t.most([&](int64_t j) { return row[j]; });
+  load_short<T>(x, classes, rows, T(0), weight);
+  const Vec<T> peak = t.most([&](int64_t j) { return t.at(weight, j); });
   Sum<T, true> sum;
   for (int64_t j = 0; j < classes; ++j) {
-    const Vec<T> w = exp(row[j] - peak);
+    const Vec<T> w = exp(t.at(weight, j) - peak);
     t.put(weight, j, w);
     sum.add(w);
   }
   const auto [b] = philox::blocks<1>(seed, {philox::positions(first, 0, philox::kDraw)});
+  constexpr int part = lanes<double>;
   Wide<T> target = sum.lanes(), running{};
   std::array<IntVec<double>, target.size()> passed{};
   for (int r = 0; r < lanes<T>; ++r)
-    target[r / 8][r % 8] *= philox::unit53(b.w[0][r], b.w[1][r]);
+    target[r / part][r % part] *= philox::unit53(b.w[0][r], b.w[1][r]);
   for (int64_t j = 0; j < classes; ++j) {
     const Wide<T> w = widen(t.at(weight, j));
     for (size_t k = 0; k < w.size(); ++k) {
@@ -90,7 +91,7 @@ void draw_short(const S* x, int64_t classes, int rows, uint64_t seed, int64_t fi
     }
   }
   for (int r = 0; r < lanes<T>; ++r)
-    index[r] = target[r / 8][r % 8] == target[r / 8][r % 8] ? passed[r / 8][r % 8] : -1;
+    index[r] = target[r / part][r % part] >= 0 ? passed[r / part][r % part] : -1;
 }
 
 template <class T, class S>
@@ -104,9 +105,9 @@ void draw_rows(const S* x, int64_t classes, int64_t begin, int64_t end, uint64_t
       draw_short<T>(x + row * classes, classes, rows, seed, offset + row, drawn);
       std::copy(drawn, drawn + rows, index + row);
     }
-  for (; row < end; row += 16) {
+  for (; row < end; row += philox::kLanes) {
     const auto [b] = philox::blocks<1>(seed, {philox::positions(offset + row, 0, philox::kDraw)});
-    for (int64_t r = 0; r < 16 && row + r < end; ++r)
+    for (int64_t r = 0; r < philox::kLanes && row + r < end; ++r)
       index[row + r] = draw_long<T>(x + (row + r) * classes, classes,
                                     philox::unit53(b.w[0][r], b.w[1][r]));
   }
@@ -128,9 +129,8 @@ void one_hot_rows(const int64_t* index, int64_t classes, int64_t begin, int64_t 
 template <class T, bool Across, class S>
 struct Row {
   const Tile<T, Across>& t;
-  const Source<T, Across, S>& logits;
-  const Source<T, Across, S>& grad;
-  const Sink<T, Across, S>& out;
+  Source<T, Across, S> logits, grad;
+  Sink<T, Across, S> out;
   T* scratch[3];
   IntVec<T> chosen;
   uint64_t seed;
@@ -243,32 +243,49 @@ struct Gumbel {
   }
 };
 
+// `rows` rows of a tile, or one long row where it lies.
 template <class T, bool Across, class S, class Formula>
-void backward_tiles(const Formula& formula, const S* x, const S* g, const int64_t* index,
-                    int64_t classes, int64_t begin, int64_t end, uint64_t seed, int64_t offset,
-                    S* out) {
-  const Tile<T, Across> t(classes);
-  const int64_t step = Across ? lanes<T> : 1, size = t.padded();
-  std::vector<T> memory((Across ? 6 : 3) * size + 16);
+void backward_tile(const Formula& formula, const Tile<T, Across>& t, const S* x, const S* g,
+                   const int64_t* index, int rows, uint64_t seed, int64_t position, T* scratch,
+                   S* out) {
+  const Source<T, Across, S> logits(t, x, -std::numeric_limits<T>::infinity()), grad(t, g, T(0));
+  IntVec<T> chosen{};
+  for (int r = 0; r < lanes<T>; ++r)
+    chosen[r] = r < rows || !Across ? std::max<int64_t>(index[Across ? r : 0], 0) : 0;
+  const Vec<T> peak = t.most([&](int64_t i) { return logits[i]; });
+  const int64_t size = t.padded();
+  formula(Row<T, Across, S>{t, logits, grad, Sink<T, Across, S>(t, out),
+                            {scratch, scratch + size, scratch + 2 * size}, chosen, seed, position,
+                            peak, grad.pick(chosen)});
+}
+
+template <class T, class S, class Formula>
+void backward_rows(const Formula& formula, const S* x, const S* g, const int64_t* index,
+                   int64_t classes, int64_t begin, int64_t end, uint64_t seed, int64_t offset,
+                   S* out) {
+  const bool across = classes <= kShort;
+  const int64_t size = (across ? classes : (classes + lanes<T> - 1) / lanes<T>) * lanes<T>;
+  std::vector<T> memory(6 * size + 16);
   void* start = memory.data();
   size_t space = memory.size() * sizeof(T);
-  T* a = static_cast<T*>(std::align(64, 3 * size * sizeof(T), start, space));
-  for (int64_t row = begin; row < end; row += step) {
-    const int rows = static_cast<int>(std::min(step, end - row));
+  T* scratch = static_cast<T*>(std::align(64, 6 * size * sizeof(T), start, space));
+  if (!across) {
+    const Tile<T, false> t(classes);
+    for (int64_t row = begin; row < end; ++row)
+      backward_tile<T, false, S>(formula, t, x + row * classes, g + row * classes, index + row, 1,
+                                 seed, offset + row, scratch, out + row * classes);
+    return;
+  }
+  const Tile<T, true> t(classes);
+  T *logits = scratch + 3 * size, *grad = logits + size, *result = grad + size;
+  for (int64_t row = begin; row < end; row += lanes<T>) {
+    const int rows = static_cast<int>(std::min<int64_t>(lanes<T>, end - row));
     const T rest = -std::numeric_limits<T>::infinity();
-    const Source<T, Across, S> logits(t, x + row * classes, rows, rest, a + 3 * size);
-    const Source<T, Across, S> grad(t, g + row * classes, rows, T(0), a + 4 * size);
-    const Sink<T, Across, S> to(t, out + row * classes, a + 5 * size);
-    IntVec<T> chosen{};
-    if constexpr (Across) {
-      for (int r = 0; r < rows; ++r) chosen[r] = std::max<int64_t>(index[row + r], 0);
-    } else {
-      chosen = chosen + static_cast<typename Traits<T>::Int>(std::max<int64_t>(index[row], 0));
-    }
-    const Vec<T> peak = t.most([&](int64_t i) { return logits[i]; });
-    formula(Row<T, Across, S>{t, logits, grad, to, {a, a + size, a + 2 * size}, chosen, seed,
-                              offset + row, peak, grad.pick(chosen)});
-    to.finish(rows);
+    load_short<T>(x + row * classes, classes, rows, rest, logits);
+    load_short<T>(g + row * classes, classes, rows, T(0), grad);
+    backward_tile<T, true, T>(formula, t, logits, grad, index + row, rows, seed, offset + row,
+                              scratch, result);
+    store_short(out + row * classes, classes, rows, result);
   }
 }
 
@@ -333,10 +350,7 @@ Tensor backward(const Formula& formula, const Tensor& given, const Tensor& given
     const S *x = in<S>(logits), *g = in<S>(grad);
     S* to = out<S>(result);
     over_rows(rows, classes, [&](int64_t begin, int64_t end) {
-      if (classes <= kShort)
-        backward_tiles<T, true>(formula, x, g, chosen, classes, begin, end, key, offset, to);
-      else
-        backward_tiles<T, false>(formula, x, g, chosen, classes, begin, end, key, offset, to);
+      backward_rows<T>(formula, x, g, chosen, classes, begin, end, key, offset, to);
     });
   });
   return result;
