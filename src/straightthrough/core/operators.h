@@ -38,6 +38,24 @@ inline Tensor ordered_like(const Tensor& x, const Tensor& grad) {
   return ordered(grad);
 }
 
+// A new tensor on the CPU with its elements in order. (The operators `empty_like` and `new_empty`
+// are looked up by name at every call, which takes longer than the work on a small tensor.)
+inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype) {
+  std::array<int64_t, 64> strides;  // as many dimensions as torch has
+  int64_t step = 1;
+  for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype,
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+inline Tensor fresh_like(const Tensor& x) {
+  int32_t dtype;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  return fresh(x.sizes(), dtype);
+}
+
 template <class S>
 const S* in(const Tensor& x) {
   return static_cast<const S*>(x.const_data_ptr());

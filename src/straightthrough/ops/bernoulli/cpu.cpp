@@ -79,8 +79,8 @@ ALWAYS_INLINE auto below_sigmoid(V u, V x) {
 std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, int64_t offset,
                                        bool of_probs) {
   const Tensor x = ordered(given);
-  Tensor y = torch::stable::empty_like(x);
-  Tensor outcome = torch::stable::new_empty(x, x.sizes(), ScalarType::Bool);
+  Tensor y = fresh_like(x);
+  Tensor outcome = fresh(x.sizes(), aoti_torch_dtype_bool());
   const uint64_t key = key_of(seed);
   auto* bit = static_cast<uint8_t*>(outcome.mutable_data_ptr());
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
@@ -162,7 +162,7 @@ Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outco
                 const Tensor& given_grad, uint64_t key, int64_t offset) {
   const Tensor x = ordered(given), outcome = ordered(given_outcome);
   const Tensor grad = ordered_like(given, given_grad);
-  Tensor result = torch::stable::empty_like(x);
+  Tensor result = fresh_like(x);
   const auto* bit = static_cast<const uint8_t*>(outcome.const_data_ptr());
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
@@ -235,7 +235,7 @@ struct Gate {
 Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double tau, double gamma,
                 double zeta, bool hard, bool of_probs) {
   const Tensor x = ordered(given);
-  Tensor result = torch::stable::empty_like(x);
+  Tensor result = fresh_like(x);
   const uint64_t key = key_of(seed);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
@@ -261,7 +261,7 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Te
                          int64_t offset, double tau, double gamma, double zeta, bool,
                          bool of_probs) {
   const Tensor x = ordered(given), grad = ordered_like(given, given_grad);
-  Tensor result = torch::stable::empty_like(x);
+  Tensor result = fresh_like(x);
   const uint64_t key = key_of(seed);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);

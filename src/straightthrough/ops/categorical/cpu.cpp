@@ -304,8 +304,7 @@ void over_rows(int64_t rows, int64_t classes, const F& f) {
 Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
   const Tensor logits = ordered(given);
   const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
-  const std::vector<int64_t> shape(logits.sizes().begin(), logits.sizes().end() - 1);
-  Tensor index = torch::stable::new_empty(logits, shape, ScalarType::Long);
+  Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), aoti_torch_dtype_int64());
   const uint64_t key = key_of(seed);
   int64_t* drawn = out<int64_t>(index);
   dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
@@ -320,9 +319,8 @@ Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
 std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t offset) {
   const Tensor logits = ordered(given);
   const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
-  const std::vector<int64_t> shape(logits.sizes().begin(), logits.sizes().end() - 1);
-  Tensor y = torch::stable::empty_like(logits);
-  Tensor index = torch::stable::new_empty(logits, shape, ScalarType::Long);
+  Tensor y = fresh_like(logits);
+  Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), aoti_torch_dtype_int64());
   const uint64_t key = key_of(seed);
   int64_t* drawn = out<int64_t>(index);
   dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
@@ -342,7 +340,7 @@ Tensor backward(const Formula& formula, const Tensor& given, const Tensor& given
   const Tensor logits = ordered(given), index = ordered(given_index);
   const Tensor grad = ordered_like(given, given_grad);
   const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
-  Tensor result = torch::stable::empty_like(logits);
+  Tensor result = fresh_like(logits);
   const auto* chosen = in<int64_t>(index);
   dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);

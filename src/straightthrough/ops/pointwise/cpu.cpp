@@ -187,7 +187,7 @@ template <class Rule, class... Fields>
 Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
   const Rule rule{fields...};
   const Tensor x = ordered(given), grad = ordered_like(given, given_grad);
-  Tensor result = torch::stable::empty_like(x);
+  Tensor result = fresh_like(x);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
