@@ -4,6 +4,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "simd.h"
 
 namespace operators {
@@ -38,6 +42,17 @@ inline Tensor ordered_like(const Tensor& x, const Tensor& grad) {
   return ordered(grad);
 }
 
+// Ask for huge pages under a large tensor. Where its memory is new to the process, as it mostly is,
+// to fault it in by small pages takes several times as long as to fill it.
+inline void prefer_huge_pages(void* data, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr size_t page = 4096, huge = size_t{1} << 21;
+  if (bytes < 2 * huge) return;
+  const size_t skip = (page - reinterpret_cast<uintptr_t>(data) % page) % page;
+  madvise(static_cast<char*>(data) + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
+#endif
+}
+
 // A new tensor on the CPU with its elements in order. (The operators `empty_like` and `new_empty`
 // are looked up by name at every call, which takes longer than the work on a small tensor.)
 inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype) {
@@ -47,7 +62,10 @@ inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtyp
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype,
                                                   aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  Tensor result(handle);
+  void* data = result.mutable_data_ptr();
+  prefer_huge_pages(data, result.numel() * result.element_size());
+  return result;
 }
 
 inline Tensor fresh_like(const Tensor& x) {

@@ -134,6 +134,10 @@ class Tile {
 // Short rows into a tile's own order, a block of the transpose at a time, and back.
 template <class T, class S>
 __attribute__((noinline)) void load_short(const S* from, int64_t classes, int rows, T rest, T* to) {
+  // The work on a tile is long enough for the processor to lose sight of the next one.
+  const int64_t bytes = rows * classes * sizeof(S);
+  for (int64_t i = 0; i < bytes; i += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(from) + 2 * bytes + i);
   for (int64_t j = 0; j < classes; j += lanes<T>) {
     Vec<T> block[lanes<T>];
     for (int r = 0; r < lanes<T>; ++r)
@@ -162,6 +166,12 @@ class Source {
   ALWAYS_INLINE Vec<T> operator[](int64_t i) const {
     if constexpr (Across) return t_.at(from_, i);
     return simd::load<T>(from_ + i * lanes<T>, t_.classes() - i * lanes<T>, rest_);
+  }
+  // Fetch what comes a row later, while there is more to compute than to read.
+  ALWAYS_INLINE void fetch_ahead(int64_t i) const {
+    constexpr int64_t farthest = 4096;
+    if constexpr (!Across)
+      __builtin_prefetch(from_ + i * lanes<T> + std::min(t_.classes(), farthest));
   }
   // The value at class `chosen` (one a lane).
   ALWAYS_INLINE Vec<T> pick(IntVec<T> chosen) const {

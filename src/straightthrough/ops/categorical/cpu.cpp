@@ -32,8 +32,10 @@ int64_t draw_long(const S* x, int64_t classes, double uniform) {
   for (int64_t i = 0; i < t.size(); i += block, ++blocks) {
     Sum<T, false> sum;
     int64_t k = i;
-    for (; k + 4 <= std::min(t.size(), i + block); k += 4)
+    for (; k + 4 <= std::min(t.size(), i + block); k += 4) {
+      for (int ahead = 0; ahead < 4; ++ahead) row.fetch_ahead(k + ahead);
       sum.add((weight(k) + weight(k + 1)) + (weight(k + 2) + weight(k + 3)));
+    }
     for (; k < std::min(t.size(), i + block); ++k) sum.add(weight(k));
     total += sums[blocks] = sum.total();
   }
@@ -141,6 +143,10 @@ struct Row {
   Vec<T> weight(int64_t i, T inverse_tau) const { return exp((logits[i] - peak) * inverse_tau); }
   // The gradient to the one-hot, less its entry at the outcome.
   Vec<T> g(int64_t i) const { return grad[i] - grad_chosen; }
+  void fetch_ahead(int64_t i) const {
+    logits.fetch_ahead(i);
+    grad.fetch_ahead(i);
+  }
 };
 
 struct StraightThrough {
@@ -150,6 +156,7 @@ struct StraightThrough {
     T* e = r.scratch[0];
     const T inverse = T(1) / T(tau);
     const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
+      r.fetch_ahead(i);
       const Vec<T> w = r.weight(i, inverse);
       r.t.put(e, i, w);
       return std::array<Vec<T>, 2>{w, w * r.g(i)};
@@ -166,6 +173,7 @@ struct ReinMax {
     if (tau != 1) return general(r);
     T* others = r.scratch[0];
     const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
+      r.fetch_ahead(i);
       const Vec<T> w = r.weight(i), other = w * r.g(i);
       r.t.put(others, i, other);
       return std::array<Vec<T>, 2>{w, other};
@@ -182,6 +190,7 @@ struct ReinMax {
     const T inverse = T(1) / T(tau);
     const auto [total, weighted, warm_total, warm_weighted] =
         r.t.template sums<4>([&](int64_t i) {
+          r.fetch_ahead(i);
           const Vec<T> w = r.weight(i), h = r.weight(i, inverse), g = r.g(i);
           r.t.put(e, i, w);
           r.t.put(warm, i, h);
@@ -206,6 +215,7 @@ struct Gumbel {
   void operator()(const Row<T, Across, S>& r) const {
     T *e = r.scratch[0], *noise = r.scratch[1], *so_far = r.scratch[2];
     const auto [total] = r.t.template sums<1>([&](int64_t i) {
+      r.fetch_ahead(i);
       const Vec<T> w = r.weight(i);
       r.t.put(e, i, w);
       return std::array<Vec<T>, 1>{w};
