@@ -13,6 +13,9 @@ from torch import Tensor
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_frequencies, assert_rate, assert_same_law
+from straightthrough.bench import memory
+from straightthrough.bench.cases import BOTH, OURS, WIDTH
+from straightthrough.core import noise
 from straightthrough.core.errors import FLOATING
 from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
 from straightthrough.ops.categorical import reference
@@ -243,20 +246,24 @@ def test_hard_gumbel_softmax_is_a_categorical_with_gumbel() -> None:
 # Lookup.
 
 
+@pytest.mark.parametrize("block", [noise.BLOCK, 5 * 7])
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_lookup_is_the_one_hot_times_the_table(rule: Estimator) -> None:
+def test_lookup_is_the_one_hot_times_the_table(
+    rule: Estimator, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where backward goes by blocks, here of 7 of the 24 rows."""
     logits = torch.randn(3, 8, 5, dtype=torch.float64, requires_grad=True)
     table = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(3, 8, 4, dtype=torch.float64)
     ours = st.categorical_lookup(logits, table, rule, seed=4)
     product = st.categorical(logits, rule, seed=4) @ table
     assert torch.equal(ours, product)
-    for got, wanted in zip(
-        torch.autograd.grad(ours, (logits, table), grad),
-        torch.autograd.grad(product, (logits, table), grad),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-13)
+    expected = torch.autograd.grad(product, (logits, table), grad)
+    monkeypatch.setattr(noise, "BLOCK", block)
+    for create_graph in (True, False):
+        gradients = torch.autograd.grad(ours, (logits, table), grad, create_graph=create_graph)
+        for got, wanted in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-13)
 
 
 def test_lookup_returns_rows_bit_for_bit() -> None:
@@ -274,6 +281,16 @@ def test_lookup_saves_no_one_hot() -> None:
     shapes = sorted(tuple(tensor.shape) for tensor in saved)
     assert shapes == [(), (50, 2), (64,), (64, 50)]  # seed, table, index, logits
     assert any(tensor.data_ptr() == logits.data_ptr() for tensor in saved)
+
+
+@pytest.mark.kernels
+@pytest.mark.skipif(not memory.AVAILABLE, reason="no forkserver")
+def test_lookup_backward_makes_no_one_hot_gradient() -> None:
+    """Beyond the value and both gradients: a sixteenth of the logits at a time."""
+    rows, classes = 8192, 1024
+    used = memory.measure("categorical_lookup", OURS, BOTH, (rows, classes)).extra
+    due = 4 * (rows * classes + rows * WIDTH + classes * WIDTH)
+    assert used - due < 4 * rows * classes / 4
 
 
 def test_lookup_with_dim_and_mask() -> None:

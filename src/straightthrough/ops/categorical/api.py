@@ -265,7 +265,8 @@ def categorical_lookup(
     Higher order: as `st.categorical`.
 
     Cost: forward writes no tensor of the logits' size beyond the draw's own; backward is one
-    matrix product and the estimator. Logits, table, one index a row and the seed are saved.
+    matrix product and the estimator, by blocks of rows, and writes the gradients alone. Logits,
+    table, one index a row and the seed are saved.
 
     Example:
         >>> table = torch.arange(6.0).reshape(3, 2)

@@ -97,13 +97,17 @@ class Lookup(Operation):
     def backward(
         self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        rows, picks = grad.reshape(-1, grad.shape[-1]), index.reshape(-1).clamp(min=0)
-        to_table = torch.zeros_like(table).index_add(0, picks, rows)
-        own = Seed(seed, self.offset)
-        with torch.autocast(grad.device.type, enabled=False):
-            to_one_hot = grad @ table.T
-        to_logits = self.estimator.pull(logits, index, to_one_hot, own)
-        return to_logits, to_table, None
+        index, grad = index.reshape(-1), grad.reshape(-1, grad.shape[-1])
+        to_table = torch.zeros_like(table).index_add(0, index.clamp(min=0), grad)
+
+        def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+            with torch.autocast(grad.device.type, enabled=False):
+                to_one_hot = grad @ table.T
+            own = Seed(seed, self.offset + first)
+            return self.estimator.pull(logits, index, to_one_hot, own)
+
+        to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
+        return to_logits.reshape(logits.shape), to_table, None
 
 
 @dataclass(frozen=True)
