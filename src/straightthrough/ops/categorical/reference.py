@@ -120,7 +120,7 @@ class Argmax(Operation):
         index = argmax_index(logits)
         return one_hot_rows(index, logits), index
 
-    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
 
     def backward(self, grad: Tensor, logits: Tensor) -> tuple[Tensor]:
