@@ -232,6 +232,34 @@ def test_soft_gumbel_softmax_gradient() -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-14)
 
 
+@DTYPES
+def test_soft_gumbel_softmax_saves_its_value_alone(dtype: torch.dtype) -> None:
+    """Or in half precision, where its value is too coarse, the logits and the seed."""
+    logits = torch.randn(64, 50).to(dtype).requires_grad_()
+    with saved_tensors() as saved:
+        y = st.gumbel_softmax(logits, seed=0)
+    kept = y if dtype in (torch.float32, torch.float64) else logits
+    assert saved[0].data_ptr() == kept.data_ptr()
+    assert [tuple(tensor.shape) for tensor in saved[1:]] == [()] * (kept is logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_second_derivative_of_a_soft_gumbel_softmax_in_half_precision(dtype: torch.dtype) -> None:
+    """It is that of the same numbers in float32, rounded."""
+    given = torch.randn(30, 4).to(dtype), torch.randn(30, 4).to(dtype)
+
+    def second(logits: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        inputs = logits.requires_grad_(), grad.requires_grad_()
+        y = st.gumbel_softmax(logits, 0.7, seed=2)
+        first = torch.autograd.grad(y, logits, grad, create_graph=True)[0]
+        return torch.autograd.grad(first[:, 0].sum(), inputs)
+
+    wide = second(*(tensor.float() for tensor in given))
+    for got, wanted in zip(second(*given), wide, strict=True):
+        torch.testing.assert_close(got, wanted.to(dtype))
+        assert wanted.abs().max() > 0.1
+
+
 def test_hard_gumbel_softmax_is_a_categorical_with_gumbel() -> None:
     logits = torch.randn(20, 6, requires_grad=True)
     grad = torch.randn(20, 6)
