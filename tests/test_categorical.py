@@ -13,6 +13,9 @@ from torch import Tensor
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_frequencies, assert_rate, assert_same_law
+from straightthrough.bench import memory
+from straightthrough.bench.cases import BOTH, OURS, WIDTH
+from straightthrough.core import noise
 from straightthrough.core.errors import FLOATING
 from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
 from straightthrough.ops.categorical import reference
@@ -229,6 +232,34 @@ def test_soft_gumbel_softmax_gradient() -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-14)
 
 
+@DTYPES
+def test_soft_gumbel_softmax_saves_its_value_alone(dtype: torch.dtype) -> None:
+    """Or in half precision, where its value is too coarse, the logits and the seed."""
+    logits = torch.randn(64, 50).to(dtype).requires_grad_()
+    with saved_tensors() as saved:
+        y = st.gumbel_softmax(logits, seed=0)
+    kept = y if dtype in (torch.float32, torch.float64) else logits
+    assert saved[0].data_ptr() == kept.data_ptr()
+    assert [tuple(tensor.shape) for tensor in saved[1:]] == [()] * (kept is logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_second_derivative_of_a_soft_gumbel_softmax_in_half_precision(dtype: torch.dtype) -> None:
+    """It is that of the same numbers in float32, rounded."""
+    given = torch.randn(30, 4).to(dtype), torch.randn(30, 4).to(dtype)
+
+    def second(logits: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        inputs = logits.requires_grad_(), grad.requires_grad_()
+        y = st.gumbel_softmax(logits, 0.7, seed=2)
+        first = torch.autograd.grad(y, logits, grad, create_graph=True)[0]
+        return torch.autograd.grad(first[:, 0].sum(), inputs)
+
+    wide = second(*(tensor.float() for tensor in given))
+    for got, wanted in zip(second(*given), wide, strict=True):
+        torch.testing.assert_close(got, wanted.to(dtype))
+        assert wanted.abs().max() > 0.1
+
+
 def test_hard_gumbel_softmax_is_a_categorical_with_gumbel() -> None:
     logits = torch.randn(20, 6, requires_grad=True)
     grad = torch.randn(20, 6)
@@ -243,20 +274,24 @@ def test_hard_gumbel_softmax_is_a_categorical_with_gumbel() -> None:
 # Lookup.
 
 
+@pytest.mark.parametrize("block", [noise.BLOCK, 5 * 7])
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_lookup_is_the_one_hot_times_the_table(rule: Estimator) -> None:
+def test_lookup_is_the_one_hot_times_the_table(
+    rule: Estimator, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where backward goes by blocks, here of 7 of the 24 rows."""
     logits = torch.randn(3, 8, 5, dtype=torch.float64, requires_grad=True)
     table = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(3, 8, 4, dtype=torch.float64)
     ours = st.categorical_lookup(logits, table, rule, seed=4)
     product = st.categorical(logits, rule, seed=4) @ table
     assert torch.equal(ours, product)
-    for got, wanted in zip(
-        torch.autograd.grad(ours, (logits, table), grad),
-        torch.autograd.grad(product, (logits, table), grad),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-13)
+    expected = torch.autograd.grad(product, (logits, table), grad)
+    monkeypatch.setattr(noise, "BLOCK", block)
+    for create_graph in (True, False):
+        gradients = torch.autograd.grad(ours, (logits, table), grad, create_graph=create_graph)
+        for got, wanted in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-13)
 
 
 def test_lookup_returns_rows_bit_for_bit() -> None:
@@ -274,6 +309,16 @@ def test_lookup_saves_no_one_hot() -> None:
     shapes = sorted(tuple(tensor.shape) for tensor in saved)
     assert shapes == [(), (50, 2), (64,), (64, 50)]  # seed, table, index, logits
     assert any(tensor.data_ptr() == logits.data_ptr() for tensor in saved)
+
+
+@pytest.mark.kernels
+@pytest.mark.skipif(not memory.AVAILABLE, reason="no forkserver")
+def test_lookup_backward_makes_no_one_hot_gradient() -> None:
+    """Beyond the value and both gradients: a sixteenth of the logits at a time."""
+    rows, classes = 8192, 1024
+    used = memory.measure("categorical_lookup", OURS, BOTH, (rows, classes)).extra
+    due = 4 * (rows * classes + rows * WIDTH + classes * WIDTH)
+    assert used - due < 4 * rows * classes / 4
 
 
 def test_lookup_with_dim_and_mask() -> None:

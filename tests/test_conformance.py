@@ -64,12 +64,7 @@ HARD = testing.cases() + [Case(LOOKUP, rule.example) for rule in LOOKUP.rules()]
 SOFT = [
     soft("binary_concrete"),
     soft("hard_concrete"),
-    # Autograd keeps the softmax, in what it is computed in.
-    soft(
-        "gumbel_softmax",
-        gradient=soft_gumbel_gradient,
-        saved_bytes=lambda numel, itemsize, rows: numel * max(itemsize, 4),
-    ),
+    soft("gumbel_softmax", gradient=soft_gumbel_gradient),
 ]
 MATRIX = [(check, case) for case in HARD + SOFT for check in testing.applicable(case)]
 FIRST_OF_ROOM = {record.room: record for record in reversed(OPERATORS.values())}

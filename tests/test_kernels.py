@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from straightthrough.core import kernels
+from straightthrough.core.noise import class_uniform
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative
-from straightthrough.estimators import gumbel, reinmax, straight_through
+from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
 from straightthrough.estimators.base import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
@@ -96,6 +97,14 @@ class TestAgreement:
         for samples in (1, 3):
             assert_agrees(gumbel.gumbel_st, x, index, grad, tau, samples, SEED, OFFSET)
 
+    @pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
+    def test_softmaxes(self, shape, dtype, tau):
+        x, grad = rows(shape, dtype)
+        assert_agrees(categorical.gumbel_softmax, x, SEED, OFFSET, tau)
+        y = categorical.gumbel_softmax(x, SEED, OFFSET, tau)
+        assert_agrees(softmax.softmax_backward, y, grad, tau)
+        assert_agrees(softmax.softmax_gradient, x, grad, tau)
+
     @pytest.mark.parametrize("of_probs", [False, True])
     def test_binary_draws(self, shape, dtype, of_probs):
         x, _ = rows(shape, dtype)
@@ -168,6 +177,33 @@ def test_accuracy_against_double_precision(shape, tau):
         assert (error[valid & (largest > 1e-9)] < ACCURACY).all()
 
 
+@pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
+@pytest.mark.parametrize("shape", [(400, 16), (300, 64), (40, 1000)], ids=str)
+def test_accuracy_of_softmaxes(shape, tau):
+    """The value is softmax((x + G) / tau) of the float32 uniforms, worked out in float64."""
+    x, grad = rows(shape, torch.float32)
+    x[4::2] *= 20
+    uniform = class_uniform(SEED, OFFSET, *shape, torch.float32).double()
+    noisy = x.double() - (-torch.log1p(-uniform)).log()
+    given = categorical.gumbel_softmax(x, SEED, OFFSET, tau)
+    exact = torch.softmax(noisy / tau, -1)
+    assert torch.equal(given.isnan(), exact.isnan())
+    error = (given - exact).abs() / exact.amax(-1, keepdim=True)
+    assert (error.nan_to_num(0) < ACCURACY).all()
+    # The gradients, as above.
+    for got, z in (
+        (softmax.softmax_backward(given, grad, tau), noisy),
+        (softmax.softmax_gradient(x, grad, tau), x.double()),
+    ):
+        p = torch.softmax(z / tau, -1)
+        terms = p * relative_to(p.argmax(-1), grad.double()) / tau
+        exact = terms - p * terms.sum(-1, keepdim=True)
+        largest = torch.maximum(terms.abs(), exact.abs()).amax(-1, keepdim=True)
+        error = (got - exact).abs() / largest
+        assert torch.equal(got.isnan(), exact.isnan())
+        assert (error[(largest > 1e-9).expand_as(error)] < ACCURACY).all()
+
+
 @pytest.mark.kernels
 def test_gradient_of_another_dtype_is_left_to_the_reference():
     x, grad = rows((7, 3), torch.float16)
@@ -178,6 +214,11 @@ def test_gradient_of_another_dtype_is_left_to_the_reference():
             assert torch.equal(
                 given.nan_to_num(7), rule.vjp(x, index, grad.float(), seed=0).nan_to_num(7)
             )
+    relaxation = softmax.Softmax(0.5)
+    given = relaxation.vjp(x, grad.float())
+    assert given.dtype == torch.float16
+    wide = relaxation.vjp(x.float(), grad.float())
+    assert torch.equal(given.nan_to_num(7), wide.half().nan_to_num(7))
     with pytest.raises(RuntimeError, match="dtype"):
         torch.ops.straightthrough.reinmax(x, index, grad.float(), 1.0)
 

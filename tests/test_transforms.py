@@ -18,10 +18,11 @@ OPERATORS: dict[str, Function] = {
     "argmax": st.argmax,
     "topk": lambda x: st.topk(x, 2, tau=0.7),
     "categorical": lambda x: st.categorical(x, seed=2),
+    "gumbel_softmax": lambda x: st.gumbel_softmax(x, 0.7, seed=2),
     "bernoulli": lambda x: st.bernoulli(x, seed=2),
     "wrap": st.wrap(torch.sign, torch.tanh),
 }
-DETERMINISTIC = ["sign", "argmax", "topk", "wrap"]
+FORWARD_MODE = ["sign", "argmax", "topk", "gumbel_softmax", "wrap"]
 
 
 @pytest.fixture(autouse=True)
@@ -46,14 +47,14 @@ def test_compiled_grad_is_the_eager_one(name: str) -> None:
     torch.testing.assert_close(compiled(gradient)(example()), wanted)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", FORWARD_MODE)
 def test_compiled_forward_mode_is_refused(name: str) -> None:
     push = compiled(lambda x: torch.func.jvp(OPERATORS[name], (x,), (x,))[1])
     with pytest.raises(torch._dynamo.exc.Unsupported, match="StraightThroughError"):
         push(example())
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", FORWARD_MODE)
 def test_compiled_vmap_gives_values_and_refuses_gradients(name: str) -> None:
     batch = torch.stack([example(), 2 * example()])
     mapped = compiled(torch.func.vmap(OPERATORS[name]))
@@ -63,7 +64,7 @@ def test_compiled_vmap_gives_values_and_refuses_gradients(name: str) -> None:
         mapped(batch.requires_grad_())
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", FORWARD_MODE)
 def test_dual_numbers(name: str) -> None:
     x, tangent = example().double(), example().double().cos()
     jacobian = torch.autograd.functional.jacobian(OPERATORS[name], x)
@@ -78,6 +79,7 @@ def test_dual_numbers(name: str) -> None:
     [
         lambda x, tau: st.argmax(x, tau=tau),
         lambda x, tau: st.gumbel_softmax(x, tau, hard=True, seed=1),
+        lambda x, tau: st.gumbel_softmax(x, tau, seed=1),
         lambda x, tau: st.hard_concrete(x, tau=tau, seed=1),
         lambda x, tau: st.sign(x, surrogate=st.surrogates.Tanh(tau)),
     ],
@@ -98,7 +100,7 @@ def test_arguments_of_the_wrong_kind() -> None:
         st.categorical(torch.zeros(2), generator=5)  # type: ignore[arg-type]  # on purpose
 
 
-@pytest.mark.parametrize("name", ["argmax", "topk"])
+@pytest.mark.parametrize("name", ["argmax", "topk", "gumbel_softmax"])
 def test_backward_under_saved_tensor_hooks(name: str) -> None:
     x = example().requires_grad_()
     with torch.autograd.graph.save_on_cpu():

@@ -203,9 +203,10 @@ BLOCK = 2**19
 
 
 def in_blocks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Apply `function(first row, *blocks)` to blocks of rows and concatenate the results.
+    """Apply `function(first row, *blocks)` to blocks of rows and join the results.
 
-    All tensors have the same first dimension. Compiled code takes one block, and is fused.
+    All tensors have the same first dimension. Where no graph is recorded there is never more than
+    the result and one block. Compiled code takes one block, and is fused.
     """
     rows = tensors[0].shape[0]
     width = max(1, tensors[0].numel() // max(rows, 1))
@@ -213,4 +214,12 @@ def in_blocks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or rows <= step:
         return function(0, *tensors)
     parts = zip(*(tensor.split(step) for tensor in tensors), strict=True)
-    return torch.cat([function(i * step, *part) for i, part in enumerate(parts)])
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return torch.cat([function(i * step, *part) for i, part in enumerate(parts)])
+    block = function(0, *next(parts))
+    whole = block.new_empty(rows, *block.shape[1:])
+    whole[:step] = block
+    del block
+    for i, part in enumerate(parts, 1):
+        whole[i * step : (i + 1) * step] = function(i * step, *part)
+    return whole

@@ -25,9 +25,9 @@ class Operation(ABC):
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the hard value, then what backward needs of the outcome (the residuals)."""
 
-    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Choose what is saved for backward: all of it unless the rule needs less."""
-        return (*inputs, *residuals)
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Choose what is saved for backward: inputs and residuals unless the rule needs others."""
+        return (*inputs, *outputs[1:])
 
     @abstractmethod
     def backward(self, grad: Tensor, *kept: Any, **_: Any) -> tuple[Tensor | None, ...]:
@@ -104,7 +104,7 @@ class _Traced(torch.autograd.Function):
         ctx.residuals = len(residuals)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*residuals)
-        ctx.save_for_backward(*operation.keep(tensors, residuals))
+        ctx.save_for_backward(*operation.keep(tensors, output))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -118,7 +118,7 @@ class _Transformed(_Traced):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _Traced.setup_context(ctx, inputs, output)
         operation, *tensors = inputs
-        ctx.save_for_forward(*operation.keep(tensors, output[1:]))
+        ctx.save_for_forward(*operation.keep(tensors, output))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -142,7 +142,7 @@ class _Substitute(Operation):
     def forward(self, hard: Tensor, soft: Tensor) -> tuple[Tensor]:
         return (hard.to(soft.dtype, copy=True),)
 
-    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return ()
 
     def backward(self, grad: Tensor) -> tuple[None, Tensor]:

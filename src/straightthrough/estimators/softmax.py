@@ -5,9 +5,26 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core.errors import check_positive
+from ..core.kernels import kernel, serves
 from ..core.registry import rule
 from ..core.rules import Relaxation, compute_dtype
-from .base import softmax_vjp, tempered
+from .base import relative_to, softmax_vjp, tempered
+
+
+@kernel("(Tensor y, Tensor grad, float tau) -> Tensor")
+def softmax_backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
+    """`J(y) g / tau` at a softmax y of temperature tau."""
+    return _pull(y, grad, tau)
+
+
+@kernel("(Tensor x, Tensor grad, float tau) -> Tensor")
+def softmax_gradient(x: Tensor, grad: Tensor, tau: float) -> Tensor:
+    """The same at `y = softmax(x / tau)`."""
+    return _pull(tempered(x, tau), grad, tau)
+
+
+def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
+    return softmax_vjp(y, relative_to(y.argmax(-1), grad)) / tau
 
 
 @rule("softmax")
@@ -32,9 +49,10 @@ class Softmax(Relaxation):
         return tempered(x, self.tau)
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
+        if serves(x, grad):
+            return softmax_gradient(x, grad, self.tau)
         wide = compute_dtype(x.dtype)
-        p = self.soft(x.to(wide))
-        return (softmax_vjp(p, grad.to(wide)) / self.tau).to(x.dtype)
+        return softmax_gradient(x.to(wide), grad.to(wide), self.tau).to(x.dtype)
 
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         return self.vjp(x, tangent)  # the Jacobian is symmetric

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import (
@@ -17,11 +16,10 @@ from ...core.errors import (
 )
 from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
-from ...core.rules import compute_dtype
 from ...core.straight_through import apply
 from ...estimators import Estimator, GumbelST, ReinMax, Softmax
-from . import reference, specification
-from .reference import Argmax, Draw, Lookup
+from . import specification
+from .reference import Argmax, Draw, GumbelSoftmax, Lookup
 
 
 def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, int]:
@@ -206,7 +204,8 @@ def gumbel_softmax(
     Higher order: double backward works; with `hard=True` forward mode raises.
 
     Cost: hard, that of `st.categorical`, the Gumbels being made in backward; soft, a Gumbel a
-    class and a softmax.
+    class and a softmax, of which the value alone is saved (in half precision the logits and the
+    seed, and the Gumbels are made again).
 
     Example:
         >>> st.gumbel_softmax(torch.zeros(2, 3), tau=0.5, hard=True, seed=0).sum(-1)
@@ -221,10 +220,9 @@ def gumbel_softmax(
         return categorical(logits, rule, dim=dim, mask=mask, generator=generator, seed=seed)
     rows, dim = _rows("logits", logits, dim, mask)
     value, offset = make_seed(seed, generator, logits.device)
-    wide = rows.to(compute_dtype(rows.dtype))
-    soft = F.softmax((wide + reference.gumbel_noise(rows, value, offset)) / tau, -1)
-    check_outcomes("gumbel_softmax", lambda: soft.isnan().any(-1))
-    return soft.to(logits.dtype).movedim(-1, dim)
+    (y,) = apply(GumbelSoftmax(tau, offset), rows, value)
+    check_outcomes("gumbel_softmax", lambda: y.isnan().any(-1))
+    return y if dim == -1 else y.movedim(-1, dim)
 
 
 def categorical_lookup(
@@ -265,7 +263,8 @@ def categorical_lookup(
     Higher order: as `st.categorical`.
 
     Cost: forward writes no tensor of the logits' size beyond the draw's own; backward is one
-    matrix product and the estimator. Logits, table, one index a row and the seed are saved.
+    matrix product and the estimator, by blocks of rows, and writes the gradients alone. Logits,
+    table, one index a row and the seed are saved.
 
     Example:
         >>> table = torch.arange(6.0).reshape(3, 2)

@@ -12,7 +12,8 @@ from ...core.kernels import kernel
 from ...core.noise import Seed, class_uniform, gumbel, in_blocks, row_uniform
 from ...core.rules import Relaxation, compute_dtype
 from ...core.straight_through import Operation
-from ...estimators.base import Estimator
+from ...estimators.base import Estimator, tempered
+from ...estimators.softmax import softmax_backward
 
 
 @kernel("(Tensor logits, Tensor seed, int offset) -> Tensor")
@@ -97,13 +98,17 @@ class Lookup(Operation):
     def backward(
         self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        rows, picks = grad.reshape(-1, grad.shape[-1]), index.reshape(-1).clamp(min=0)
-        to_table = torch.zeros_like(table).index_add(0, picks, rows)
-        own = Seed(seed, self.offset)
-        with torch.autocast(grad.device.type, enabled=False):
-            to_one_hot = grad @ table.T
-        to_logits = self.estimator.pull(logits, index, to_one_hot, own)
-        return to_logits, to_table, None
+        index, grad = index.reshape(-1), grad.reshape(-1, grad.shape[-1])
+        to_table = torch.zeros_like(table).index_add(0, index.clamp(min=0), grad)
+
+        def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+            with torch.autocast(grad.device.type, enabled=False):
+                to_one_hot = grad @ table.T
+            own = Seed(seed, self.offset + first)
+            return self.estimator.pull(logits, index, to_one_hot, own)
+
+        to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
+        return to_logits.reshape(logits.shape), to_table, None
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Argmax(Operation):
         index = argmax_index(logits)
         return one_hot_rows(index, logits), index
 
-    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
 
     def backward(self, grad: Tensor, logits: Tensor) -> tuple[Tensor]:
@@ -124,3 +129,41 @@ class Argmax(Operation):
 
     def jvp(self, tangents: Sequence[Tensor], logits: Tensor) -> Tensor:
         return self.relaxation.jvp(logits, tangents[0])
+
+
+@kernel("(Tensor logits, Tensor seed, int offset, float tau) -> Tensor")
+def gumbel_softmax(logits: Tensor, seed: Tensor, offset: int, tau: float) -> Tensor:
+    """Return `softmax((logits + G) / tau)`."""
+    wide = logits.to(compute_dtype(logits.dtype))
+    # Beside the largest logit, however large, no digit of the noise is lost.
+    difference = wide - wide.detach().amax(-1, keepdim=True)
+    noisy = difference + gumbel_noise(logits, seed, offset)
+    return tempered(noisy, tau).to(logits.dtype)
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax(Operation):
+    """The relaxed draw and its own gradient, which needs the value alone.
+
+    A half-precision value is too coarse for that: there the logits and the seed are kept, and the
+    value is made again.
+    """
+
+    tau: float
+    offset: int
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor]:
+        return (gumbel_softmax(logits, seed, self.offset, self.tau),)
+
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        dtype = outputs[0].dtype
+        return outputs if dtype == compute_dtype(dtype) else inputs
+
+    def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
+        wide = compute_dtype(grad.dtype)
+        y = kept[0] if len(kept) == 1 else self.forward(kept[0].to(wide), kept[1])[0]
+        gradient = softmax_backward(y, grad.to(wide), self.tau)
+        return gradient.to(grad.dtype), None
+
+    def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
+        return self.backward(tangents[0], *kept)[0]

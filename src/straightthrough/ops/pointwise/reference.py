@@ -38,7 +38,7 @@ class Pointwise(Operation):
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (self.hard(x, *self.arguments),)
 
-    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs if self.surrogate.saves_input else ()
 
     def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:

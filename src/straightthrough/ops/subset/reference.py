@@ -37,7 +37,7 @@ class TopK(Operation):
     def forward(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         return topk_hot(scores, self.k)
 
-    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
 
     def backward(self, grad: Tensor, scores: Tensor) -> tuple[Tensor]:
