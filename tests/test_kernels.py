@@ -10,11 +10,12 @@ import torch
 from straightthrough.core import kernels
 from straightthrough.core.noise import class_uniform
 from straightthrough.core.registry import RULES
-from straightthrough.core.rules import Derivative
+from straightthrough.core.rules import Derivative, Window, window_bits, window_vjp
 from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
 from straightthrough.estimators.base import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
+from straightthrough.ops.pointwise import reference as pointwise
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(1,), (7, 3), (40, 16), (3, 5, 10), (65, 64), (33, 65), (4, 1000), (2, 70001), (0, 5)]
@@ -156,7 +157,52 @@ class TestSurrogateAgreement:
         assert close.all(), x[~close]
 
     def test_which_are_fused(self, rule, dtype):
-        assert (rule.kernel is None) == (type(rule).__name__ in ("Identity", "SquareWave"))
+        unfused = isinstance(rule, Window) or type(rule).__name__ in ("Identity", "SquareWave")
+        assert (rule.kernel is None) == unfused
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 16, 33, 4001], ids=str)
+class TestPointwiseAgreement:
+    def test_hard_values(self, size, dtype):
+        special = torch.tensor([0.0, -0.0, 0.3, -0.3, torch.nan, torch.inf, -torch.inf])
+        x = torch.cat([special, torch.linspace(-3, 3, size)])[:size].to(dtype)
+        for operator, arguments in (
+            (pointwise.sign, ()),
+            (pointwise.heaviside, (0.3,)),
+            (pointwise.heaviside_or_nan, (0.3,)),
+            (pointwise.ternary, (0.3,)),
+        ):
+            assert_agrees_bit_for_bit(operator, x, *arguments)
+
+    @pytest.mark.parametrize("closed", [True, False])
+    @pytest.mark.parametrize("centre", [0.0, 0.25])
+    def test_windows(self, size, dtype, centre, closed):
+        special = torch.tensor([1.0, -1.0, 1.25, -0.75, torch.nan, torch.inf, -torch.inf])
+        x = torch.cat([special, torch.linspace(-3, 3, size)])[:size].to(dtype)
+        bits = window_bits(x, centre, 1.0, closed)
+        assert bits.shape == (-(-size // 8),)
+        assert torch.equal(bits, window_bits.__wrapped__(x, centre, 1.0, closed))
+        grad = torch.linspace(1, 2, size).to(dtype)
+        assert_agrees_bit_for_bit(window_vjp, grad, bits, 0.5, 0.25)
+
+
+def assert_agrees_bit_for_bit(operator, x, *arguments):
+    assert kernels.serves(x)
+    given, expected = operator(x, *arguments), operator.__wrapped__(x, *arguments)
+    assert given.dtype == expected.dtype
+    assert torch.equal(given.nan_to_num(7), expected.nan_to_num(7))
+    assert torch.equal(given.signbit(), expected.signbit()) or given.isnan().any()
+
+
+@pytest.mark.kernels
+def test_hard_values_keep_the_order_of_dimensions():
+    x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    for each in (x, x[:, :2], x.transpose(0, 2)):
+        y = pointwise.sign(each)
+        assert torch.equal(y, pointwise.sign.__wrapped__(each))
+    assert pointwise.sign(x).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
@@ -177,6 +223,7 @@ def test_accuracy_against_double_precision(shape, tau):
         assert (error[valid & (largest > 1e-9)] < ACCURACY).all()
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
 @pytest.mark.parametrize("shape", [(400, 16), (300, 64), (40, 1000)], ids=str)
 def test_accuracy_of_softmaxes(shape, tau):

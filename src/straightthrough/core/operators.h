@@ -4,6 +4,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -33,6 +37,20 @@ inline uint64_t key_of(const Tensor& seed) {
 // The same tensor with its elements in order; a copy only where it has other strides.
 inline Tensor ordered(const Tensor& x) {
   return x.is_contiguous() ? x : torch::stable::contiguous(x);
+}
+
+// Whether the elements fill their memory without gaps, in any order of the dimensions.
+inline bool is_dense(const Tensor& x) {
+  std::vector<std::pair<int64_t, int64_t>> steps;
+  for (int64_t d = 0; d < x.dim(); ++d)
+    if (x.size(d) != 1) steps.emplace_back(x.stride(d), x.size(d));
+  std::sort(steps.begin(), steps.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : steps) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
 }
 
 // The gradient with its elements in order, of the same dtype and size as `x`.

@@ -1,7 +1,7 @@
 // Vectors as wide as a register, by the compiler's own extension: one source for every instruction
 // set, compiled once a level.
 #pragma once
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 #include <array>
@@ -99,6 +99,22 @@ ALWAYS_INLINE bfloat16 narrow<bfloat16>(float x) {
 typedef uint16_t ShortWords __attribute__((vector_size(kBytes / 2)));
 typedef float16 Halves __attribute__((vector_size(kBytes / 2)));
 
+// GCC 12 converts half precision element by element.
+#if defined(__AVX512F__)
+ALWAYS_INLINE Vec<float> widen(Halves x) { return (Vec<float>)_mm512_cvtph_ps((__m256i)x); }
+ALWAYS_INLINE Halves narrow(Vec<float> x) {
+  return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+}
+#elif defined(__F16C__)
+ALWAYS_INLINE Vec<float> widen(Halves x) { return (Vec<float>)_mm256_cvtph_ps((__m128i)x); }
+ALWAYS_INLINE Halves narrow(Vec<float> x) {
+  return (Halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+}
+#else
+ALWAYS_INLINE Vec<float> widen(Halves x) { return __builtin_convertvector(x, Vec<float>); }
+ALWAYS_INLINE Halves narrow(Vec<float> x) { return __builtin_convertvector(x, Halves); }
+#endif
+
 template <class T, class S>
 ALWAYS_INLINE Vec<T> load(const S* from) {
   Vec<T> out;
@@ -112,7 +128,7 @@ ALWAYS_INLINE Vec<T> load(const S* from) {
   } else {
     Halves halves;
     std::memcpy(&halves, from, kBytes / 2);
-    return __builtin_convertvector(halves, Vec<float>);
+    return widen(halves);
   }
 }
 
@@ -146,7 +162,7 @@ ALWAYS_INLINE void store(S* to, V x, int64_t count) {
     const auto out = __builtin_convertvector(x == x ? even : nan, ShortWords);
     std::memcpy(to, &out, kBytes / 2);
   } else {
-    const auto out = __builtin_convertvector(x, Halves);
+    const Halves out = narrow(x);
     std::memcpy(to, &out, kBytes / 2);
   }
 }
@@ -166,6 +182,30 @@ ALWAYS_INLINE IntVec<T> load_bytes(const uint8_t* from, int64_t count) {
   Each bytes{};
   std::memcpy(&bytes, from, count < lanes<T> ? count : lanes<T>);
   return __builtin_convertvector(bytes, IntVec<T>);
+}
+
+// One bit a lane: whether it is true, and back.
+template <class I>
+ALWAYS_INLINE uint32_t mask_of(I truth) {
+  constexpr bool single = sizeof(truth[0]) == 4;
+#if defined(__AVX512F__)
+  return single ? _mm512_movepi32_mask((__m512i)truth) : _mm512_movepi64_mask((__m512i)truth);
+#elif defined(__AVX2__)
+  return single ? _mm256_movemask_ps((__m256)truth) : _mm256_movemask_pd((__m256d)truth);
+#elif defined(__SSE2__)
+  return single ? _mm_movemask_ps((__m128)truth) : _mm_movemask_pd((__m128d)truth);
+#else
+  uint32_t mask = 0;
+  for (size_t i = 0; i < sizeof(I) / sizeof(truth[0]); ++i) mask |= (truth[i] & 1u) << i;
+  return mask;
+#endif
+}
+template <class T>
+ALWAYS_INLINE IntVec<T> lanes_of(uint32_t mask) {
+  IntVec<T> place;
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<T>; ++i) place[i] = typename Traits<T>::Int(1) << i;
+  return ((IntVec<T>{} + static_cast<typename Traits<T>::Int>(mask)) & place) != 0;
 }
 
 // ---- across lanes ----

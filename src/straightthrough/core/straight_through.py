@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch import eager_transforms
+from torch.autograd import forward_ad
 
 from .errors import DtypeError, ShapeError, StraightThroughError, check_floating
 
@@ -45,19 +46,29 @@ def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Run `operation`: its value first, then its residuals."""
     # Three forms of one Function. Dynamo refuses a Function that defines jvp; functorch wants
     # setup_context, for which torch inspects the signature at each call (30 us).
-    if torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
-            _refuse_forward_mode()
-            _refuse_vmap()
-            # Dynamo knows that a transform wants a gradient of the results of operations only.
-            inputs = tuple(tensor.view_as(tensor) for tensor in inputs)
-        # Where no gradient is wanted, Dynamo miscounts the arguments of a forward with *inputs.
-        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
-            return operation.forward(*inputs)
-        return _Traced.apply(operation, *inputs)
     if torch._C._are_functorch_transforms_active():
-        return _Transformed.apply(operation, *inputs)
-    return _Eager.apply(operation, *inputs)
+        if not torch.compiler.is_compiling():
+            return _Transformed.apply(operation, *inputs)
+        _refuse_forward_mode()
+        _refuse_vmap()
+        # Dynamo knows that a transform wants a gradient of the results of operations only.
+        inputs = tuple(tensor.view_as(tensor) for tensor in inputs)
+    recording = torch.is_grad_enabled()
+    if recording and any([tensor.requires_grad for tensor in inputs]):
+        return (_Traced if torch.compiler.is_compiling() else _Eager).apply(operation, *inputs)
+    if torch.compiler.is_compiling():
+        # Dynamo would miscount a Function's arguments here.
+        return operation.forward(*inputs)
+    if _in_dual_level():
+        return _Eager.apply(operation, *inputs)
+    if not recording:
+        return operation.forward(*inputs)
+    with torch.no_grad():
+        return operation.forward(*inputs)
+
+
+def _in_dual_level() -> bool:
+    return forward_ad._current_level >= 0
 
 
 def _refuse_forward_mode() -> None:
@@ -98,12 +109,7 @@ class _Traced(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         operation, *tensors = inputs
-        _, *residuals = output
-        ctx.operation = operation
-        ctx.arity = len(tensors)
-        ctx.residuals = len(residuals)
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*residuals)
+        _describe(ctx, operation, tensors, output)
         ctx.save_for_backward(*operation.keep(tensors, output))
 
     @staticmethod
@@ -116,9 +122,13 @@ class _Traced(torch.autograd.Function):
 class _Transformed(_Traced):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _Traced.setup_context(ctx, inputs, output)
         operation, *tensors = inputs
-        ctx.save_for_forward(*operation.keep(tensors, output))
+        _describe(ctx, operation, tensors, output)
+        # Under vmap alone no derivative is due.
+        due = any(ctx.needs_input_grad) or _in_dual_level()
+        kept = operation.keep(tensors, output) if due else ()
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -130,11 +140,26 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
         output = operation.forward(*inputs)
-        _Transformed.setup_context(ctx, (operation, *inputs), output)
+        _describe(ctx, operation, inputs, output)
+        kept = operation.keep(inputs, output)
+        ctx.save_for_backward(*kept)
+        if _in_dual_level():
+            ctx.save_for_forward(*kept)
         return output
 
     backward = _Transformed.backward
     jvp = _Transformed.jvp
+
+
+def _describe(
+    ctx: Any, operation: Operation, inputs: Sequence[Any], output: tuple[Tensor, ...]
+) -> None:
+    _, *residuals = output
+    ctx.operation = operation
+    ctx.arity = len(inputs)
+    ctx.residuals = len(residuals)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*residuals)
 
 
 @dataclass(frozen=True)

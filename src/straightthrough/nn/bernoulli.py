@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ..core.errors import ArgumentError, check_number
 from ..core.rules import Derivative
+from ..core.straight_through import apply
 from ..estimators import Estimator, GumbelST
 from ..ops.bernoulli import api
-from ..ops.pointwise.api import heaviside
+from ..ops.pointwise.reference import Pointwise, heaviside_or_nan
 from ..surrogates import Identity, Sigmoid
 from .base import Number, RuleModule
 
@@ -76,7 +77,7 @@ def _likelier(logits: Tensor | None, probs: Tensor | None) -> Tensor:
     """1 where the probability is above 1/2, with its gradient; NaN stays NaN."""
     x, of_probs = api.parameter(logits, probs)
     threshold, surrogate = (0.5, Identity()) if of_probs else (0.0, Sigmoid(1.0))
-    return torch.where(x.isnan(), x, heaviside(x, threshold, surrogate=surrogate))
+    return apply(Pointwise(heaviside_or_nan, (threshold,), surrogate, threshold), x)[0]
 
 
 class HardConcreteGate(RuleModule[GumbelST]):

@@ -1,19 +1,18 @@
 """Rules that pass a constant gradient inside a window around 0."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.registry import rule
-from ..core.rules import Derivative, fused
+from ..core.rules import Window
 
 
 @rule("clipped")
-@fused
 @dataclass(frozen=True)
-class Clipped(Derivative):
+class Clipped(Window):
     """Pass the gradient where `|x| <= width`: the "hard tanh" rule of binarized nets.
 
     `derivative(x) = 1[|x| <= width]`, `primitive(x) = clamp(x, -width, width)`. The mask is
@@ -35,17 +34,16 @@ class Clipped(Derivative):
     def __post_init__(self) -> None:
         check_positive("width", self.width)
 
-    def derivative(self, x: Tensor) -> Tensor:
-        return (x.abs() <= self.width).to(x.dtype)
+    def window(self) -> tuple[float, float, float]:
+        return self.width, 1.0, 0.0
 
     def primitive(self, x: Tensor) -> Tensor:
         return x.clamp(-self.width, self.width)
 
 
 @rule("rectangle")
-@fused
 @dataclass(frozen=True)
-class Rectangle(Derivative):
+class Rectangle(Window):
     """A box of area 1: the density of a uniform threshold.
 
     `derivative(x) = alpha 1[|x| < 1 / (2 alpha)]`,
@@ -63,22 +61,22 @@ class Rectangle(Derivative):
         tensor([1., 1., 0.])
     """
 
+    closed: ClassVar[bool] = False
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive("alpha", self.alpha)
 
-    def derivative(self, x: Tensor) -> Tensor:
-        return self.alpha * (x.abs() < 0.5 / self.alpha).to(x.dtype)
+    def window(self) -> tuple[float, float, float]:
+        return 0.5 / self.alpha, self.alpha, 0.0
 
     def primitive(self, x: Tensor) -> Tensor:
         return (self.alpha * x + 0.5).clamp(0, 1)
 
 
 @rule("leaky_rectangle")
-@fused
 @dataclass(frozen=True)
-class LeakyRectangle(Derivative):
+class LeakyRectangle(Window):
     """A box that leaks: no unit is ever dead.
 
     `derivative(x) = 1 / (2 width)` where `|x| <= width`, else `leak`. `primitive` is its
@@ -101,9 +99,8 @@ class LeakyRectangle(Derivative):
         if self.leak != 0:
             check_positive("leak", self.leak)
 
-    def derivative(self, x: Tensor) -> Tensor:
-        inside = torch.full_like(x, 0.5 / self.width)
-        return torch.where(x.abs() <= self.width, inside, self.leak)
+    def window(self) -> tuple[float, float, float]:
+        return self.width, 0.5 / self.width, self.leak
 
     def primitive(self, x: Tensor) -> Tensor:
         inside = x.clamp(-self.width, self.width)

@@ -1,7 +1,7 @@
 """The straight-through estimator proper: the gradient passes unchanged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,8 +26,6 @@ class Identity(Derivative):
         tensor([1., 1.])
     """
 
-    saves_input: ClassVar[bool] = False
-
     def derivative(self, x: Tensor) -> Tensor:
         return torch.ones_like(x)
 
@@ -35,4 +33,10 @@ class Identity(Derivative):
         return x
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
+        return grad
+
+    def keep(self, x: Tensor, centre: float) -> tuple[Tensor, ...]:
+        return ()
+
+    def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
         return grad

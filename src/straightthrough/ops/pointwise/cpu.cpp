@@ -1,4 +1,4 @@
-// Pointwise rules: the gradient times the derivative in one pass, a kernel a surrogate.
+// Pointwise operators and rules: what torch does in several passes, each in one.
 #include <algorithm>
 
 #include "../../core/operators.h"
@@ -27,29 +27,108 @@ V where(decltype(V{} < V{}) truth, double yes, double no) {
   return truth ? V{} + Lane<V>(yes) : V{} + Lane<V>(no);
 }
 
-struct Clipped {
-  double width;
-  template <class V>
-  V derivative(V x) const {
-    return where<V>(absolute(x) <= Lane<V>(width), 1, 0);
-  }
-};
+// ---- hard forwards ----
 
-struct Rectangle {
-  double alpha;
-  template <class V>
-  V derivative(V x) const {
-    return where<V>(absolute(x) < Lane<V>(0.5 / alpha), alpha, 0);
-  }
-};
+// f(x, threshold) with the threshold rounded to the dtype of x first, as torch compares. What is
+// dense in another order of its dimensions keeps that order.
+template <class F>
+Tensor map(const Tensor& given, double threshold, const F& f) {
+  const bool dense = !given.is_contiguous() && is_dense(given);
+  const Tensor x = dense ? given : ordered(given);
+  Tensor y = dense ? torch::stable::empty_like(x) : fresh_like(x);
+  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const T at = widen(narrow<S>(T(threshold)));
+    const S* from = in<S>(x);
+    S* to = out<S>(y);
+    torch::stable::parallel_for(0, x.numel(), 32768, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i += lanes<T>) {
+        const int64_t n = std::min<int64_t>(lanes<T>, end - i);
+        simd::store<S>(to + i, f(simd::load<T>(from + i, n, T(0)), at), n);
+      }
+    });
+  });
+  return y;
+}
 
-struct LeakyRectangle {
-  double width, leak;
-  template <class V>
-  V derivative(V x) const {
-    return where<V>(absolute(x) <= Lane<V>(width), 0.5 / width, leak);
-  }
-};
+template <class V, class T>
+ALWAYS_INLINE V step(V x, T threshold) {
+  return where<V>(x > threshold, 1, 0);
+}
+
+Tensor sign(const Tensor& x) {
+  return map(x, 0, [](auto v, auto zero) { return where<decltype(v)>(v >= zero, 1, -1); });
+}
+Tensor heaviside(const Tensor& x, double threshold) {
+  return map(x, threshold, [](auto v, auto at) { return step(v, at); });
+}
+Tensor heaviside_or_nan(const Tensor& x, double threshold) {
+  return map(x, threshold, [](auto v, auto at) { return v == v ? step(v, at) : v; });
+}
+Tensor ternary(const Tensor& x, double threshold) {
+  return map(x, threshold, [](auto v, auto at) { return step(v, at) - step(-v, at); });
+}
+
+// ---- windows: whether |x - centre| is within a bound, one bit an element ----
+
+// Call f(i, n) for the n elements from i on: sixteen, whose bits are two bytes, but for the last.
+template <class F>
+void over_sixteens(int64_t count, const F& f) {
+  torch::stable::parallel_for(0, (count + 15) / 16, 2048, [&](int64_t begin, int64_t end) {
+    const int64_t stop = std::min(16 * end, count);
+    int64_t i = 16 * begin;
+    for (; i + 16 <= stop; i += 16) f(i, std::integral_constant<int64_t, 16>());
+    if (i < stop) f(i, stop - i);
+  });
+}
+
+Tensor window_bits(const Tensor& given, double centre, double bound, bool closed) {
+  const Tensor x = ordered(given);
+  const int64_t size[] = {(x.numel() + 7) / 8};
+  Tensor bits = fresh({size, 1}, aoti_torch_dtype_uint8());
+  uint8_t* to = out<uint8_t>(bits);
+  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    const auto* from = in<decltype(stored)>(x);
+    over_sixteens(x.numel(), [=](int64_t i, auto n) {
+      uint16_t inside = 0;
+      for (int k = 0; k < 16 && k < n; k += lanes<T>) {
+        const T outside = std::numeric_limits<T>::quiet_NaN();
+        const Vec<T> distance =
+            absolute(simd::load<T>(from + i + k, n - k, outside) - T(centre));
+        inside |= mask_of(closed ? distance <= T(bound) : distance < T(bound)) << k;
+      }
+      std::memcpy(to + i / 8, &inside, (n + 7) / 8);
+    });
+  });
+  return bits;
+}
+
+Tensor window_vjp(const Tensor& given, const Tensor& given_bits, double inner, double outer) {
+  const Tensor grad = ordered(given), bits = ordered(given_bits);
+  STD_TORCH_CHECK(bits.scalar_type() == ScalarType::Byte && bits.numel() == (grad.numel() + 7) / 8,
+                  "there must be one bit an element of the gradient");
+  Tensor result = fresh_like(grad);
+  const uint8_t* bit = in<uint8_t>(bits);
+  dispatch(grad.scalar_type(), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const S* g = in<S>(grad);
+    S* to = out<S>(result);
+    over_sixteens(grad.numel(), [=](int64_t i, auto n) {
+      uint16_t inside = 0;
+      std::memcpy(&inside, bit + i / 8, (n + 7) / 8);
+      for (int k = 0; k < 16 && k < n; k += lanes<T>) {
+        const Vec<T> slope = where<Vec<T>>(lanes_of<T>(inside >> k), inner, outer);
+        simd::store<S>(to + i + k, simd::load<T>(g + i + k, n - k, T(0)) * slope, n - k);
+      }
+    });
+  });
+  return result;
+}
+
+// ---- the other rules ----
 
 struct Tanh {
   double slope;
@@ -213,10 +292,6 @@ Tensor one(const Tensor& x, const Tensor& grad, double a) {
   return vjp<Rule>(x, grad, a);
 }
 template <class Rule>
-Tensor two(const Tensor& x, const Tensor& grad, double a, double b) {
-  return vjp<Rule>(x, grad, a, b);
-}
-template <class Rule>
 Tensor three(const Tensor& x, const Tensor& grad, double a, double b, double c) {
   return vjp<Rule>(x, grad, a, b, c);
 }
@@ -224,9 +299,12 @@ Tensor three(const Tensor& x, const Tensor& grad, double a, double b, double c) 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  m.impl("Clipped", TORCH_BOX(&one<Clipped>));
-  m.impl("Rectangle", TORCH_BOX(&one<Rectangle>));
-  m.impl("LeakyRectangle", TORCH_BOX(&two<LeakyRectangle>));
+  m.impl("sign", TORCH_BOX(&sign));
+  m.impl("heaviside", TORCH_BOX(&heaviside));
+  m.impl("heaviside_or_nan", TORCH_BOX(&heaviside_or_nan));
+  m.impl("ternary", TORCH_BOX(&ternary));
+  m.impl("window_bits", TORCH_BOX(&window_bits));
+  m.impl("window_vjp", TORCH_BOX(&window_vjp));
   m.impl("Tanh", TORCH_BOX(&one<Tanh>));
   m.impl("Sigmoid", TORCH_BOX(&one<Sigmoid>));
   m.impl("Atan", TORCH_BOX(&one<Atan>));

@@ -5,22 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ...core.rules import Derivative, compute_dtype
+from ...core.kernels import kernel
+from ...core.rules import Derivative
 from ...core.straight_through import Operation
 
 
+@kernel("(Tensor x) -> Tensor")
 def sign(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1."""
     return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
+@kernel("(Tensor x, float threshold) -> Tensor")
 def heaviside(x: Tensor, threshold: float) -> Tensor:
     """1 where x > threshold, else 0."""
     return (x > threshold).to(x.dtype)
 
 
+@kernel("(Tensor x, float threshold) -> Tensor")
+def heaviside_or_nan(x: Tensor, threshold: float) -> Tensor:
+    """`heaviside`, but NaN where x is NaN."""
+    return torch.where(x.isnan(), x, heaviside(x, threshold))
+
+
+@kernel("(Tensor x, float threshold) -> Tensor")
 def ternary(x: Tensor, threshold: float) -> Tensor:
     """sign(x) where |x| > threshold, else 0."""
     return (x > threshold).to(x.dtype) - (x < -threshold).to(x.dtype)
@@ -39,18 +50,10 @@ class Pointwise(Operation):
         return (self.hard(x, *self.arguments),)
 
     def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return inputs if self.surrogate.saves_input else ()
+        return self.surrogate.keep(inputs[0], self.centre)
 
     def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
-        return (self.surrogate.vjp(self._centred(kept, grad), grad).to(grad.dtype),)
+        return (self.surrogate.pull(grad, kept, self.centre),)
 
     def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
-        tangent = tangents[0]
-        return self.surrogate.jvp(self._centred(kept, tangent), tangent).to(tangent.dtype)
-
-    def _centred(self, kept: tuple[Tensor, ...], like: Tensor) -> Tensor:
-        """Return where the surrogate is evaluated; any tensor does where it is constant."""
-        if not kept:
-            return like
-        x = kept[0]
-        return x if self.centre == 0 else x.to(compute_dtype(x.dtype)) - self.centre
+        return self.backward(tangents[0], *kept)[0]  # a diagonal Jacobian is its own transpose
