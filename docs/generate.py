@@ -71,7 +71,7 @@ def record_table(record) -> str:
         ["works on", "rows along `dim`" if record.rows else "elements"],
         ["draws noise", "yes" if record.samples else "no"],
         ["forward mode (jvp)", "yes" if record.forward_mode else "no, it raises"],
-        ["saved for backward", f"at most {saved(record.saved_bytes)}"],
+        ["saved for backward", saved(record)],
     ]
     if record.default:
         rows += [["default rule" if record.rule else "built-in rule", f"`{record.default!r}`"]]
@@ -81,16 +81,23 @@ def record_table(record) -> str:
     return table(["", ""], rows)
 
 
-def saved(saved_bytes) -> str:
-    """Say in words what a record's `saved_bytes` computes for float32."""
-    constant = saved_bytes(0, 4, 0)
+def saved(record) -> str:
+    """Say in words what a record's `saved_bytes` computes for float32 and the default rule."""
+
+    def count(elements: int, rows: int) -> int:
+        return record.saved_bytes(record.default, elements, 4, rows)
+
+    constant = count(0, 0)
+    octet = count(8, 0) - constant
     parts = [
-        (saved_bytes(1, 4, 0) - constant, "bytes an element"),
-        (saved_bytes(0, 4, 1) - constant, "a row"),
+        (octet // 8, "bytes an element"),
+        (octet % 8, "bit an element"),
+        (count(0, 1) - constant, "a row"),
         (constant, "for the seed"),
     ]
-    said = [f"{count} {unit}" for count, unit in parts if count]
-    return f"{' + '.join(said)} in float32" if said else "nothing"
+    said = [f"{number} {unit}" for number, unit in parts if number]
+    most = f"at most {' + '.join(said)} in float32" if said else "nothing"
+    return f"{most}, with the default rule" if record.rule else most
 
 
 def write_rules(folder: Path, form: str) -> None:

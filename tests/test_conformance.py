@@ -38,8 +38,8 @@ def lookup(logits, estimator="reinmax", *, dim=-1, mask=None, generator=None, se
 def lookup_record() -> OperatorRecord:
     draw = OPERATORS["categorical"]
 
-    def saved_bytes(numel: int, itemsize: int, rows: int) -> int:
-        return draw.saved_bytes(numel, itemsize, rows) + (numel // rows) ** 2 * itemsize
+    def saved_bytes(rule: Rule, numel: int, itemsize: int, rows: int) -> int:
+        return draw.saved_bytes(rule, numel, itemsize, rows) + (numel // rows) ** 2 * itemsize
 
     changes = {"name": "categorical_lookup", "function": lookup, "saved_bytes": saved_bytes}
     return dataclasses.replace(draw, **changes)

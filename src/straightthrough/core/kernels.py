@@ -36,8 +36,8 @@ def kernel(schema: str) -> Callable[[_Function], _Function]:
         compiled = define(reference.__name__, schema, reference)
 
         @functools.wraps(reference)
-        def call(x: Tensor, *rest: Any) -> Any:
-            return compiled(x, *rest) if serves(x) else reference(x, *rest)
+        def call(x: Tensor, *rest: Any, **named: Any) -> Any:
+            return (compiled if serves(x) else reference)(x, *rest, **named)
 
         return call  # type: ignore[return-value]  # the same signature as the reference
 

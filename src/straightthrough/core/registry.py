@@ -55,8 +55,8 @@ class OperatorRecord:
         gradient: the specification of the backward, `gradient(rule, x, y, grad, seed,
             **arguments)` with y the value and seed a `Seed`: the gradient to x, computed and
             returned in float64 (noise in the dtype that x is computed in), differentiable.
-        saved_bytes: at most this many bytes are saved for backward, as a function of the number
-            of elements, the size of one in bytes, and the number of rows.
+        saved_bytes: at most this many bytes are saved for backward, as a function of the rule, the
+            number of elements, the size of one in bytes, and the number of rows.
         rule: the keyword that takes a rule ("surrogate" or "estimator"), or None.
         fits: the forms of a rule that it takes.
         default: the rule it uses when none is given, or the one that is built in.
@@ -71,7 +71,7 @@ class OperatorRecord:
     function: Callable[..., Tensor]
     hard: Callable[..., Tensor]
     gradient: Callable[..., Tensor]
-    saved_bytes: Callable[[int, int, int], int]
+    saved_bytes: Callable[[Any, int, int, int], int]
     rule: str | None = None
     fits: tuple[type[Rule], ...] = ()
     default: Rule | None = None

@@ -60,6 +60,11 @@ class Derivative(Rule):
         """Return `derivative(x) * tangent`: a diagonal Jacobian is its own transpose."""
         return self.vjp(x, tangent)
 
+    @property
+    def within(self) -> tuple[float, bool] | None:
+        """Where a rule of two values has one of them: the bound of `|x|`, and if it is inside."""
+        return None
+
     def keep(self, x: Tensor, centre: float) -> tuple[Tensor, ...]:
         """Return what `pull` has to know of `x`: all of it, unless the rule needs less."""
         return (x,)
@@ -100,12 +105,16 @@ class Window(Derivative):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if cls.derivative is not Window.derivative:  # a variant, which one bit does not tell
-            for name in ("vjp", "keep", "pull"):
+            for name in ("within", "vjp", "keep", "pull"):
                 setattr(cls, name, getattr(Derivative, name))
 
     @abstractmethod
     def window(self) -> tuple[float, float, float]:
         """Return the bound of `|x|`, the derivative inside, and that outside."""
+
+    @property
+    def within(self) -> tuple[float, bool]:
+        return self.window()[0], self.closed
 
     def derivative(self, x: Tensor) -> Tensor:
         bound, inner, outer = self.window()
@@ -120,7 +129,7 @@ class Window(Derivative):
         # Inductor keeps a bool an element instead of x by itself, and is four times as fast by it.
         if torch.compiler.is_compiling():
             return (x,)
-        return (window_bits(x, centre, self.window()[0], self.closed),)
+        return (window_bits(x, centre, *self.within),)
 
     def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
         if kept[0].dtype != torch.uint8:

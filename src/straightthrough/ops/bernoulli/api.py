@@ -41,11 +41,11 @@ def _check_stretch(gamma: float, zeta: float) -> None:
         raise ArgumentError(f"gamma must be below 0 and zeta above 1, got {gamma} and {zeta}")
 
 
-def _input_and_outcome(numel: int, itemsize: int, rows: int) -> int:
+def _input_and_outcome(rule: object, numel: int, itemsize: int, rows: int) -> int:
     return numel * itemsize + numel + 8
 
 
-def _input_and_seed(numel: int, itemsize: int, rows: int) -> int:
+def _input_and_seed(rule: object, numel: int, itemsize: int, rows: int) -> int:
     return numel * itemsize + 8
 
 

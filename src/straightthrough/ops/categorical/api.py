@@ -30,7 +30,7 @@ def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Ten
     return rows if dim == -1 else rows.movedim(dim, -1), dim
 
 
-def _logits_and_index(numel: int, itemsize: int, rows: int) -> int:
+def _logits_and_index(rule: object, numel: int, itemsize: int, rows: int) -> int:
     return numel * itemsize + 8 * rows + 8
 
 
@@ -111,7 +111,7 @@ def categorical(
     hard=specification.first_largest,
     gradient=specification.softmax_gradient,
     default=Softmax(),
-    saved_bytes=lambda numel, itemsize, rows: numel * itemsize,
+    saved_bytes=lambda rule, numel, itemsize, rows: numel * itemsize,
     rows=True,
 )
 def argmax(

@@ -16,8 +16,10 @@ from . import reference, specification
 from .reference import Pointwise
 
 
-def _input_only(numel: int, itemsize: int, rows: int) -> int:
-    return numel * itemsize
+def _what_the_rule_needs(rule: Derivative, numel: int, itemsize: int, rows: int) -> int:
+    if isinstance(rule, Identity):
+        return 0
+    return numel * itemsize if rule.within is None else (numel + 7) // 8
 
 
 def _apply(
@@ -37,7 +39,7 @@ _COMMON = {
     "rule": "surrogate",
     "fits": (Derivative,),
     "gradient": specification.gradient,
-    "saved_bytes": _input_only,
+    "saved_bytes": _what_the_rule_needs,
 }
 
 
@@ -62,7 +64,8 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
 
     Higher order: differentiates the surrogate; forward mode works.
 
-    Cost: one pass forward, one backward; `x` is saved (nothing for `Identity`).
+    Cost: one pass forward, one backward; one bit an element is saved for a window such as
+    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
 
     Example:
         >>> x = torch.tensor([-2.0, -0.0, 0.5], requires_grad=True)
@@ -107,7 +110,8 @@ def heaviside(
 
     Higher order: differentiates the surrogate; forward mode works.
 
-    Cost: one pass forward, one backward; `x` is saved (nothing for `Identity`).
+    Cost: one pass forward, one backward; one bit an element is saved for a window such as
+    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
 
     Example:
         >>> st.heaviside(torch.tensor([0.2, 0.5, 0.7]), 0.5, surrogate="identity")
@@ -306,7 +310,8 @@ def ternary(x: Tensor, threshold: float, *, surrogate: Derivative | str = Clippe
 
     Higher order: differentiates the surrogate; forward mode works.
 
-    Cost: one pass forward, one backward; `x` is saved (nothing for `Identity`).
+    Cost: one pass forward, one backward; one bit an element is saved for a window such as
+    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
 
     Example:
         >>> st.ternary(torch.tensor([-2.0, 0.1, 0.7]), 0.5)

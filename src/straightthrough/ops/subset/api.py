@@ -27,7 +27,7 @@ from .reference import TopK
     rule="estimator",
     fits=(Relaxation,),
     default=Softmax(),
-    saved_bytes=lambda numel, itemsize, rows: numel * itemsize,
+    saved_bytes=lambda rule, numel, itemsize, rows: numel * itemsize,
     arguments={"k": 2},
     rows=True,
 )
