@@ -59,7 +59,11 @@ ALWAYS_INLINE Vec<T> broadcast(T x) {
 struct bfloat16 {
   uint16_t bits;
 };
+#if defined(__aarch64__)
+using float16 = __fp16;  // GCC 12 has no _Float16 there
+#else
 using float16 = _Float16;
+#endif
 
 ALWAYS_INLINE float widen(float x) { return x; }
 ALWAYS_INLINE double widen(double x) { return x; }
