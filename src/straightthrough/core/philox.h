@@ -110,12 +110,10 @@ template <class T>
 constexpr int per_sixteen = 16 * per_block<T>;
 
 ALWAYS_INLINE simd::Vec<float> interleave_low(simd::Vec<float> a, simd::Vec<float> b) {
-  return __builtin_shuffle(a, b,
-                           simd::IntVec<float>{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
 }
 ALWAYS_INLINE simd::Vec<float> interleave_high(simd::Vec<float> a, simd::Vec<float> b) {
-  return __builtin_shuffle(
-      a, b, simd::IntVec<float>{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 
 ALWAYS_INLINE void uniforms(const Block& b, float* to) {
