@@ -19,11 +19,13 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = Path(__file__).parent / "src" / "straightthrough"
-LEVELS = {
+X86 = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "avx2": ["-march=x86-64-v3"],
     "baseline": ["-march=x86-64"],
 }
+NEON = {"neon": []}  # which every 64-bit Arm has
+LEVELS = {"x86_64": X86, "amd64": X86, "aarch64": NEON, "arm64": NEON}
 OLDEST_TORCH = "0x020a000000000000"  # 2.10
 
 
@@ -33,21 +35,29 @@ class KernelHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict) -> None:
-        """Compile, or say in one line why not; the install goes on in both cases."""
+        """Compile, or leave a line that says why not; the install goes on in both cases."""
         target = PACKAGE / "_kernels"
         shutil.rmtree(target, ignore_errors=True)
-        reason = why_not()
-        if not reason:
-            target.mkdir()
-            reason = build(target)
+        target.mkdir()
+        build_data["artifacts"].append("src/straightthrough/_kernels/*")
+        reason = why_not() or build(target)
         if reason:
-            shutil.rmtree(target, ignore_errors=True)
             self.app.display_warning(f"CPU kernels are not built: {reason}")
+            (target / "why_not.txt").write_text(f"not built: {reason}", encoding="utf-8")
             return
-        build_data["artifacts"].append("src/straightthrough/_kernels/*.so")
         build_data["pure_python"] = False
-        tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["tag"] = f"py3-none-{tag}"
+        build_data["tag"] = f"py3-none-{platform_tag()}"
+
+
+def platform_tag() -> str:
+    """Return this machine as a wheel's name says it; a compiler serves one half of universal2."""
+    name = sysconfig.get_platform().replace("universal2", machine())
+    return name.replace("-", "_").replace(".", "_")
+
+
+def machine() -> str:
+    """Return the processor's family."""
+    return platform.machine().lower()
 
 
 def compiler() -> str | None:
@@ -77,12 +87,18 @@ def why_not() -> str | None:
 
 
 def build(target: Path) -> str | None:
-    """Compile every level; return the compiler's last lines if one fails."""
-    machine = platform.machine().lower()
-    levels = LEVELS if machine in ("x86_64", "amd64") else {"baseline": []}
+    """Compile every level; if one fails, keep none and return what the compiler says of it."""
+    levels = LEVELS.get(machine(), {"baseline": []})
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = list(pool.map(lambda level: compile_level(target, level, levels[level]), levels))
-    return next((run.stderr[-2000:] for run in runs if run.returncode), None)
+    failed = next((run for run in runs if run.returncode), None)
+    if failed is None:
+        return None
+    for library in target.glob("*.so"):
+        library.unlink()
+    lines = failed.stderr.splitlines()
+    said = next((line for line in lines if "error" in line), "it says nothing")
+    return f"{compiler()} failed: {said}"
 
 
 def compile_level(target: Path, level: str, flags: list[str]) -> subprocess.CompletedProcess:

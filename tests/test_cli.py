@@ -56,14 +56,17 @@ def test_env_shows_versions_and_what_serves_each_room(cli, monkeypatch):
     served = shown["implementations"]
     assert set(served) == {record.room for record in OPERATORS.values()}
     assert served["subset"] == {"serves": "reference", "why": "this room has no kernels"}
+    assert shown["kernels"] == kernels.states
     level = kernels.level
     assert served["categorical"]["serves"] == (f"{level} kernels" if level else "reference")
 
     monkeypatch.setattr(kernels, "level", None)
     monkeypatch.setattr(kernels, "reason", "not built: no compiler")
+    monkeypatch.setattr(kernels, "states", {"fast": "not built", "slow": "the machine has AVX2"})
     code, out, _ = cli("env")
     assert code == 0
     assert st.__version__ in out
+    assert "fast not built slow the machine has AVX2" in " ".join(out.split())
     (line,) = [line for line in out.splitlines() if line.startswith("categorical")]
     assert line.strip().split(maxsplit=2) == ["categorical", "reference", "not built: no compiler"]
 

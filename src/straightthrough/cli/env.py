@@ -1,4 +1,4 @@
-"""`straightthrough env`: versions, device, threads, and what serves each operator."""
+"""`straightthrough env`: versions, device, threads, kernels, and what serves each operator."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .console import Json, print_json, print_table
 
 
 def main(json: Json = False) -> None:
-    """Show versions, device and threads, and which implementation serves what."""
+    """Show versions, device and threads, every level of kernels, and what serves each operator."""
     facts = environment()
     served = {record.room: implementation(record.room) for record in OPERATORS.values()}
     if json:
-        print_json({"environment": facts, "implementations": served})
+        print_json({"environment": facts, "kernels": kernels.states, "implementations": served})
         return
     print_table(("Environment", ""), [(key, str(value)) for key, value in facts.items()])
+    print_table(("Kernels", ""), list(kernels.states.items()))
     rows = [(room, row["serves"], row["why"]) for room, row in served.items()]
     print_table(("Room", "Served on the CPU by", "Because"), rows)
     print("The reference, plain torch, serves other devices, compiled code and transforms.")

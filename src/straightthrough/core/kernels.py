@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,18 @@ import torch
 from torch import Tensor
 
 VARIABLE = "STRAIGHTTHROUGH_KERNELS"
-LEVELS = ("avx512", "avx2", "baseline")
 FOLDER = Path(__file__).parent.parent / "_kernels"
+LEVELS = (
+    ("neon",)
+    if platform.machine().lower() in ("aarch64", "arm64")
+    else ("avx512", "avx2", "baseline")
+)
+"""Instruction sets that libraries are built for, the best first."""
+
+NEEDS = {"avx512": ("AVX512",), "avx2": ("AVX512", "AVX2")}
+"""What torch may call a machine that runs a level; the other levels run on all."""
+
+ACTIVE = "active"
 
 _library = torch.library.Library("straightthrough", "FRAGMENT")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -75,23 +86,41 @@ def disabled() -> Iterator[None]:
         level = serving
 
 
-def _load() -> tuple[str | None, str]:
-    """Load the best library that was built and that the machine can run; say which and why."""
-    asked = os.environ.get(VARIABLE, "")
-    if asked == "off":
-        return None, f"{VARIABLE}=off"
-    if asked and asked not in LEVELS:
-        return None, f"{VARIABLE}={asked} is none of off, {', '.join(LEVELS)}"
-    if not FOLDER.exists():
-        return None, "not built: there was no C++ compiler, or no torch, at install"
-    capability = torch.backends.cpu.get_cpu_capability()
-    best = {"AVX512": 0, "AVX2": 1}.get(capability, 2)
-    for name in [asked] if asked else LEVELS[best:]:
-        library = FOLDER / f"{name}.so"
-        if LEVELS.index(name) >= best and library.exists():
-            torch.ops.load_library(library)
-            return name, f"the machine has {capability}"
-    return None, f"{asked or 'no library'} cannot run on a machine with {capability}"
+def choose(asked: str, capability: str, folder: Path) -> dict[str, str]:
+    """Return for every level, the best first, `ACTIVE` or why it does not serve.
+
+    Args:
+        asked: what the environment variable says; empty where it is not set.
+        capability: what torch calls the machine.
+        folder: where the libraries are, or in `why_not.txt` why there are none.
+    """
+    states: dict[str, str] = {}
+    for name in LEVELS:
+        if asked and asked not in ("off", *LEVELS):
+            states[name] = f"{VARIABLE}={asked} is none of off, {', '.join(LEVELS)}"
+        elif asked and asked != name:
+            states[name] = f"{VARIABLE}={asked}"
+        elif not (folder / f"{name}.so").exists():
+            note = folder / "why_not.txt"
+            states[name] = note.read_text(encoding="utf-8") if note.exists() else "not built"
+        elif capability not in NEEDS.get(name, (capability,)):
+            states[name] = f"the machine has {capability}"
+        elif ACTIVE in states.values():
+            states[name] = "a better one is active"
+        else:
+            states[name] = ACTIVE
+    return states
 
 
-level, reason = _load()
+def _load() -> tuple[str | None, str, dict[str, str]]:
+    """Load the best library that can serve: its level, why that one or none, and all levels."""
+    asked, capability = os.environ.get(VARIABLE, ""), torch.backends.cpu.get_cpu_capability()
+    found = choose(asked, capability, FOLDER)
+    best = next((name for name, state in found.items() if state == ACTIVE), None)
+    if best is None:
+        return None, "; ".join(dict.fromkeys(found.values())), found
+    torch.ops.load_library(FOLDER / f"{best}.so")
+    return best, f"{VARIABLE}={asked}" if asked else f"the machine has {capability}", found
+
+
+level, reason, states = _load()

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 // Vectors that pass through a real call go by memory; everything small is inlined.
 #define ALWAYS_INLINE inline __attribute__((always_inline))
@@ -68,7 +69,11 @@ ALWAYS_INLINE Vec<T> broadcast(T x) {
 struct bfloat16 {
   uint16_t bits;
 };
+#if defined(__aarch64__)
+using float16 = __fp16;  // GCC 12 has no _Float16 there
+#else
 using float16 = _Float16;
+#endif
 
 ALWAYS_INLINE float widen(float x) { return x; }
 ALWAYS_INLINE double widen(double x) { return x; }
@@ -210,18 +215,21 @@ ALWAYS_INLINE IntVec<T> lanes_of(uint32_t mask) {
 
 // ---- across lanes ----
 
-// The lower, or the upper, halves of two vectors, element by element in turn.
 template <class V>
-ALWAYS_INLINE V interleave_low(V a, V b, int first = 0) {
-  constexpr int n = lanes<Lane<V>>;
-  typename Traits<Lane<V>>::Ints from;
-#pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) from[i] = first + i / 2 + i % 2 * n;
-  return __builtin_shuffle(a, b, from);
+using Sequence = std::make_index_sequence<lanes<Lane<V>>>;
+
+// Elements of two vectors in turn, from the `first` of each on.
+template <int first, class V, size_t... i>
+ALWAYS_INLINE V interleave(V a, V b, std::index_sequence<i...>) {
+  return __builtin_shufflevector(a, b, (first + i / 2 + i % 2 * sizeof...(i))...);
+}
+template <class V>
+ALWAYS_INLINE V interleave_low(V a, V b) {
+  return interleave<0>(a, b, Sequence<V>());
 }
 template <class V>
 ALWAYS_INLINE V interleave_high(V a, V b) {
-  return interleave_low(a, b, lanes<Lane<V>> / 2);
+  return interleave<lanes<Lane<V>> / 2>(a, b, Sequence<V>());
 }
 
 // As many vectors as they have lanes: element j of vector i becomes element i of vector j.
@@ -244,13 +252,16 @@ ALWAYS_INLINE V max(V a, V b) {
 }
 
 // Every lane with the one `step` further on, by halves down to one lane.
+template <int step, class V, size_t... i>
+ALWAYS_INLINE V rotate(V x, std::index_sequence<i...>) {
+  return __builtin_shufflevector(x, x, ((i + step) % sizeof...(i))...);
+}
 template <int step, class V, class F>
 ALWAYS_INLINE Lane<V> reduce(V x, const F& f) {
-  if constexpr (step == 0) return x[0];
-  typename Traits<Lane<V>>::Ints from;
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes<Lane<V>>; ++i) from[i] = (i + step) % lanes<Lane<V>>;
-  return reduce<step / 2>(f(__builtin_shuffle(x, from), x), f);
+  if constexpr (step == 0)
+    return x[0];
+  else
+    return reduce<step / 2>(f(rotate<step>(x, Sequence<V>()), x), f);
 }
 template <class V>
 ALWAYS_INLINE Lane<V> largest(V x) {
