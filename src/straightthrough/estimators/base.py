@@ -119,8 +119,8 @@ def softmax_vjp(p: Tensor, grad: Tensor) -> Tensor:
 
 def tempered(logits: Tensor, tau: float) -> Tensor:
     """Return `softmax(logits / tau)`."""
-    # Below 1 a large logit over tau is infinite, which makes NaN; the differences to the largest
-    # can only become -infinity, whose weight is 0.
-    if tau < 1:
-        logits = logits - logits.detach().amax(-1, keepdim=True)
-    return F.softmax(logits if tau == 1 else logits / tau, -1)
+    # A large logit over tau loses digits, or is infinite, which makes NaN; the differences to the
+    # largest keep theirs, and can only become -infinity, whose weight is 0.
+    if tau != 1:
+        logits = (logits - logits.detach().amax(-1, keepdim=True)) / tau
+    return F.softmax(logits, -1)
