@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "simd.h"
+#include "elementary.h"
 
 namespace operators {
 
