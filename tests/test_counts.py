@@ -167,6 +167,16 @@ def test_values_are_rounded_to_the_dtype() -> None:
     assert not torch.equal(halves.float(), exact)
 
 
+def test_no_count_overflows_float16() -> None:
+    """The largest mean of a skewed law: its last 53-bit quantile is 37 times as large, over r."""
+    for r in (0.01, 1.0, 30.0):
+        largest = 1023 * min(1.0, r)
+        logits = torch.full((100_000,), math.log(largest / r) - 2e-3).half()
+        y = st.negative_binomial(logits, total_count=r, seed=0)
+        assert y.isfinite().all()
+        assert st.negative_binomial(logits[:1] + 0.1, total_count=r, seed=0).isnan()
+
+
 def test_logits_and_probabilities_draw_the_same() -> None:
     p = torch.linspace(0.05, 0.95, 500, dtype=torch.float64)
     for draw in (

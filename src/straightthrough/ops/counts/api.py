@@ -294,7 +294,8 @@ def negative_binomial(
             estimator is unknown, or both `seed` and `generator` are given.
 
     Edge cases: p = 0 is certain. NaN, a probability outside [0, 1), and one with a mean above
-    2^20 (in float16 above 1023, where counts would overflow) give NaN (in `st.strict()` an error).
+    2^20 (in float16 above 1023 times the lesser of 1 and r, where counts would overflow) give NaN
+    (in `st.strict()` an error).
 
     Higher order: double backward and forward mode differentiate the rule's formula, the count
     held.

@@ -58,7 +58,7 @@ class Family(ABC):
 
     def largest(self, dtype: torch.dtype) -> float:
         """Return the largest mean; in float16 one whose counts don't overflow."""
-        return min(LARGEST, torch.finfo(dtype).max / 64)
+        return min(LARGEST, torch.finfo(dtype).max / 64 * min(1, self.total_count))
 
     def mean(self, x: Tensor) -> Tensor:
         """Return the mean at `x` in float64; NaN where there is no outcome."""
