@@ -23,8 +23,8 @@ FORMS = {
     "estimators": (
         "Estimators",
         "Rules for draws and selections. `Softmax` is a relaxation, for the deterministic "
-        "`st.topk`; all others give the gradient of a draw. The shaded band of a picture is one "
-        "standard deviation of a single sample.",
+        "`st.topk`; `Fini` gives the gradient of a count, all others that of a draw of classes. "
+        "The shaded band of a picture is one standard deviation of a single sample.",
     ),
 }
 

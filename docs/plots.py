@@ -12,6 +12,7 @@ import torch
 import straightthrough as st
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation
+from straightthrough.estimators import Fini
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -74,31 +75,51 @@ def draw_relaxation(rule, path):
 def draw_estimator(rule, path, draws=4096):
     """Draw the mean and the spread of the gradient of a binary draw with logits 0 and x.
 
-    The two outcomes are enumerated; the rule's own noise is averaged over `draws` seeds.
+    The two outcomes are enumerated; the rule's own noise is averaged over `draws` seeds. A rule of
+    counts is drawn on a Poisson count of log-rate x, its outcomes summed likewise.
     """
+    counts = isinstance(rule, Fini)
+    centre = 2.5 if counts else 0.45
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-        x = X[::20]
+        x = X[200:1001:20] / 2 if counts else X[::20]
         for ax, power in zip(axes, (2, 3), strict=True):
-            exact, mean, deviation = binary_gradients(rule, x, power, draws)
+            if counts:
+                exact, mean, deviation = poisson_gradients(rule, x, power, centre)
+            else:
+                exact, mean, deviation = binary_gradients(rule, x, power, centre, draws)
             ax.fill_between(x, mean - deviation, mean + deviation, color=BLUE, alpha=0.12, lw=0)
             ax.plot(x, exact, color=ORANGE, lw=3, label="exact gradient")
             ax.plot(x, mean, color=BLUE, lw=1.6, label="mean of the estimate ± one deviation")
-            ax.set(title=f"loss |y − 0.45|$^{power}$", xlabel="logit x")
+            name = "log-rate x" if counts else "logit x"
+            ax.set(title=f"loss |y − {centre}|$^{power}$", xlabel=name)
         axes[0].legend(loc="upper left", fontsize=9)
         figure.savefig(path)
         plt.close(figure)
 
 
-def binary_gradients(rule, x, power, draws):
+def poisson_gradients(rule, x, power, centre, largest=60):
+    """Return the exact gradient, the estimate's mean and its deviation over the log-rate `x`."""
+    y = torch.arange(largest + 1.0, dtype=torch.float64).unsqueeze(-1).expand(-1, len(x))
+    rate = x.exp().expand_as(y)
+    p = torch.distributions.Poisson(rate).log_prob(y).exp()
+    off = (y - centre).abs()
+    exact = (p * (y - rate) * off**power).sum(0)
+    grad = power * off ** (power - 1) * (y - centre).sign()
+    estimate = rate * rule.vjp(rate, y, grad)
+    mean = (p * estimate).sum(0)
+    return exact, mean, (p * (estimate - mean) ** 2).sum(0).sqrt()
+
+
+def binary_gradients(rule, x, power, centre, draws):
     """Return the exact gradient, the estimate's mean and its deviation over `x`."""
     p = torch.sigmoid(x)
-    loss = [abs(y - 0.45) ** power for y in (0.0, 1.0)]
+    loss = [abs(y - centre) ** power for y in (0.0, 1.0)]
     exact = p * (1 - p) * (loss[1] - loss[0])
     logits = torch.stack([torch.zeros_like(x), x], -1).expand(draws, -1, 2)
     first, second = 0.0, 0.0
     for y, weight in ((0, 1 - p), (1, p)):
-        slope = power * abs(y - 0.45) ** (power - 1) * (1 if y > 0.45 else -1)
+        slope = power * abs(y - centre) ** (power - 1) * (1 if y > centre else -1)
         grad = torch.tensor([0.0, slope], dtype=torch.float64).expand_as(logits)
         index = torch.full(logits.shape[:-1], y)
         seed = {"seed": y} if rule.draws_noise else {}

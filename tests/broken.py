@@ -32,6 +32,10 @@ def single_gumbel(logits, *, estimator="reinmax", generator=None, seed=None):
     return st.bernoulli(probs=(1 - torch.exp(-odds)).to(logits.dtype), seed=seed)
 
 
+def count_above_the_hard_one(rate=None, *, log_rate=None, estimator="fini", seed=None):
+    return st.poisson(rate, log_rate=log_rate, estimator=estimator, seed=seed) + 0.5
+
+
 def contiguous_assumed(x, *, surrogate=Clipped()):
     return st.sign(x.as_strided(x.shape, torch.empty(x.shape).stride()), surrogate=surrogate)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from functools import partial
 
 import pytest
@@ -80,6 +81,12 @@ def test_snippets_that_draw_have_the_frequencies_of_the_operators():
         torch.testing.assert_close(
             case.plain(x).mean(0), case.function(x).mean(0), rtol=0, atol=0.03
         )
+    for name in ("poisson", "binomial", "geometric", "negative_binomial"):
+        case = cases.cases()[name]
+        x = torch.tensor([0.4, -1.0, 0.1]).expand(20_000, 3)
+        plain, ours = case.plain(x), case.function(x)
+        slack = 6 * (ours.std(0) + plain.std(0)) / math.sqrt(20_000)
+        assert ((plain.mean(0) - ours.mean(0)).abs() < slack).all()
 
 
 def test_the_gate_passes_what_is_right_and_names_what_is_wrong():

@@ -27,6 +27,11 @@ GUARDS = [
         "wrong, first at",
     ),
     (testing.check_hard_value, replaced("argmax", broken.ties_to_the_last), "wrong, first at"),
+    (
+        testing.check_hard_value,
+        replaced("poisson", broken.count_above_the_hard_one),
+        "not whole numbers",
+    ),
     (testing.check_frequencies, replaced("bernoulli", broken.single_gumbel), "drawn at the rates"),
     (
         testing.check_layouts,

@@ -21,6 +21,14 @@ from straightthrough.nn.schedules import Constant, Linear
 X = torch.tensor([[-1.6, -0.5, 0.0, 0.5, 2.5], [0.3, 0.2, -0.1, 3.0, -2.0]])
 MASK = torch.tensor([True, True, True, False, True])
 
+
+class OfLogRate(st.nn.Poisson):
+    """The module on the parameter that may be negative."""
+
+    def forward(self, x):
+        return super().forward(log_rate=x)
+
+
 # One row a module: how it is made, and the function that it is in training.
 MODULES = {
     "Sign": (lambda: st.nn.Sign("tanh", slope=2.0), lambda x: st.sign(x, surrogate=tanh(2.0))),
@@ -49,9 +57,20 @@ MODULES = {
         lambda x: st.bernoulli(x, estimator=st.estimators.StraightThrough(2.0)),
     ),
     "BinaryConcrete": (lambda: st.nn.BinaryConcrete(0.5), lambda x: st.binary_concrete(x, tau=0.5)),
+    "Poisson": (
+        lambda: OfLogRate(order=3),
+        lambda x: st.poisson(log_rate=x, estimator=st.estimators.Fini(3)),
+    ),
+    "Binomial": (lambda: st.nn.Binomial(9), lambda x: st.binomial(x, total_count=9)),
+    "Geometric": (lambda: st.nn.Geometric(), st.geometric),
+    "NegativeBinomial": (
+        lambda: st.nn.NegativeBinomial(2.5, order=1),
+        lambda x: st.negative_binomial(x, total_count=2.5, estimator=st.estimators.Fini(1)),
+    ),
 }
 ROWS = ["Categorical", "Argmax", "GumbelSoftmax", "TopK"]
-NOISY = ["Categorical", "GumbelSoftmax", "Bernoulli", "BinaryConcrete"]
+COUNTS = ["Poisson", "Binomial", "Geometric", "NegativeBinomial"]
+NOISY = ["Categorical", "GumbelSoftmax", "Bernoulli", "BinaryConcrete", *COUNTS]
 
 
 def tanh(slope):
@@ -82,8 +101,9 @@ def test_in_training_it_is_the_function(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_defaults_are_the_functions_own(name):
     record = OPERATORS[{"TopK": "topk"}.get(name, snake(name))]
-    required = {"Clamp": (-1.0, 1.0), "Ternary": (0.5,), "TopK": (2,)}.get(name, ())
-    module = getattr(st.nn, name)(*required)
+    required = {"Clamp": (-1.0, 1.0), "Ternary": (0.5,), "TopK": (2,)}
+    required |= {"Binomial": (9,), "NegativeBinomial": (2.5,)}
+    module = getattr(st.nn, name)(*required.get(name, ()))
     if record.default is not None:
         assert module.rule == record.default
     else:
@@ -119,6 +139,10 @@ EVAL = {
     "GumbelSoftmax, hard": (lambda: st.nn.GumbelSoftmax(0.5, hard=True), LARGEST),
     "Bernoulli": (lambda: st.nn.Bernoulli(), (X > 0).float()),
     "BinaryConcrete": (lambda: st.nn.BinaryConcrete(0.5), torch.sigmoid(2 * X)),
+    "Poisson": (lambda: OfLogRate(), X.exp().round()),
+    "Binomial": (lambda: st.nn.Binomial(9), (9 * torch.sigmoid(X)).round()),
+    "Geometric": (lambda: st.nn.Geometric(), (-X).exp().round()),
+    "NegativeBinomial": (lambda: st.nn.NegativeBinomial(2.5), (2.5 * X.exp()).round()),
     "BinaryConcrete, hard": (lambda: st.nn.BinaryConcrete(hard=True), (X > 0).float()),
 }
 
@@ -136,6 +160,22 @@ def test_eval_of_probabilities():
     assert torch.equal(st.nn.BinaryConcrete(hard=True).eval()(probs=probs), hard)
     soft = st.nn.BinaryConcrete(0.5).eval()(probs=probs)
     torch.testing.assert_close(soft, torch.tensor([0.0, 4 / 13, 0.5, 9 / 13, 1.0]))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_eval_of_counts_has_the_gradient_of_the_mean(name):
+    module = EVAL[name][0]()
+    got, wanted = X.clone().requires_grad_(), X.clone().requires_grad_()
+    module.eval()(got).sum().backward()
+    means = {
+        "Poisson": wanted.exp(),
+        "Binomial": 9 * wanted.sigmoid(),
+        "Geometric": (-wanted).exp(),
+        "NegativeBinomial": 2.5 * wanted.exp(),
+    }
+    means[name].sum().backward()
+    torch.testing.assert_close(got.grad, wanted.grad)
+    assert st.nn.Poisson().eval()(torch.tensor([-1.0])).isnan().all()
 
 
 @pytest.mark.parametrize("make", [st.nn.Bernoulli, lambda: st.nn.BinaryConcrete(hard=True)])

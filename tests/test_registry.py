@@ -10,7 +10,7 @@ import pytest
 import straightthrough as st
 from straightthrough.core.registry import OPERATORS, RULES, resolve
 from straightthrough.core.rules import Derivative, Relaxation
-from straightthrough.estimators import Estimator, GumbelST, ReinMax, Softmax, StraightThrough
+from straightthrough.estimators import Estimator, Fini, GumbelST, ReinMax, Softmax, StraightThrough
 
 PUBLIC = [
     "ArgumentError",
@@ -22,18 +22,22 @@ PUBLIC = [
     "audit",
     "bernoulli",
     "binary_concrete",
+    "binomial",
     "categorical",
     "categorical_lookup",
     "ceil",
     "clamp",
     "estimators",
     "floor",
+    "geometric",
     "gumbel_softmax",
     "hard_concrete",
     "hard_concrete_mean",
     "heaviside",
     "l0_norm",
+    "negative_binomial",
     "nn",
+    "poisson",
     "round",
     "sign",
     "straight_through",
@@ -49,6 +53,7 @@ OPERATORS_OF_ROOMS = {
     "pointwise": {"sign", "heaviside", "round", "floor", "ceil", "trunc", "clamp", "ternary"},
     "categorical": {"categorical", "argmax", "gumbel_softmax"},
     "bernoulli": {"bernoulli", "binary_concrete", "hard_concrete"},
+    "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
     "subset": {"topk"},
 }
 
@@ -71,6 +76,7 @@ def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
         "straight_through": StraightThrough(tau=1.0),
         "gumbel": GumbelST(tau=1.0),
         "reinmax": ReinMax(tau=1.0),
+        "fini": Fini(order=2),
         "softmax": Softmax(tau=1.0),
         "identity": st.surrogates.Identity(),
         "clipped": st.surrogates.Clipped(width=1),
@@ -91,7 +97,7 @@ def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
         "swish_sign": st.surrogates.SwishSign(beta=5),
     }
     for name, rule in wanted.items():
-        assert resolve("rule", name, Derivative, Estimator, Relaxation) == rule
+        assert resolve("rule", name, Derivative, Estimator, Fini, Relaxation) == rule
     assert set(RULES) == {*wanted, "error_decay"}
 
 

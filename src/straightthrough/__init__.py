@@ -13,6 +13,7 @@ from .ops.bernoulli.api import (
     l0_norm,
 )
 from .ops.categorical.api import argmax, categorical, categorical_lookup, gumbel_softmax
+from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.subset.api import topk
 
@@ -28,18 +29,22 @@ __all__ = [
     "audit",
     "bernoulli",
     "binary_concrete",
+    "binomial",
     "categorical",
     "categorical_lookup",
     "ceil",
     "clamp",
     "estimators",
     "floor",
+    "geometric",
     "gumbel_softmax",
     "hard_concrete",
     "hard_concrete_mean",
     "heaviside",
     "l0_norm",
+    "negative_binomial",
     "nn",
+    "poisson",
     "round",
     "sign",
     "straight_through",

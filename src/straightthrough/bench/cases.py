@@ -33,6 +33,9 @@ SHAPES: tuple[Shape, ...] = ((32, 10), (65536, 16), (4096, 1000), (256, 131072),
 MAIN: Shape = (4096, 1000)
 """The shape that torch.compile is timed at, as every shape costs it seconds to compile."""
 
+COUNTS: tuple[Shape, ...] = SHAPES[:2]
+"""Of counts, whose draws take up to a microsecond an element."""
+
 LOOKUP: Shape = (8192, 8192)
 """Logits of the lookup."""
 
@@ -181,11 +184,12 @@ def _case(
     snippet = plain.PLAIN.get(record.name)
     return Case(
         name,
-        partial(record.function, **record.arguments, **rule),
+        partial(record.call, **record.arguments, **rule),
         partial(snippet, **record.arguments) if snippet else None,
         samples=record.samples,
         rows=record.rows,
         others={**_OTHERS.get(record.name, {}), **_peer(name)},
+        shapes=COUNTS if record.counts else None,
         conformance=conformance,
     )
 

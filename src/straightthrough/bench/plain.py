@@ -77,6 +77,31 @@ def hard_concrete(logits: Tensor, tau: float, gamma: float, zeta: float, hard: b
     return substitute((soft > 0.5).to(soft.dtype), gate) if hard else gate
 
 
+def poisson(log_rate: Tensor) -> Tensor:
+    """A Poisson draw with the mean's gradient."""
+    rate = log_rate.exp()
+    return substitute(torch.poisson(rate.detach()), rate)
+
+
+def binomial(logits: Tensor, total_count: int) -> Tensor:
+    """A binomial draw with the mean's gradient."""
+    p = torch.sigmoid(logits)
+    count = torch.full_like(p, total_count)
+    return substitute(torch.binomial(count, p.detach()), total_count * p)
+
+
+def geometric(logits: Tensor) -> Tensor:
+    """A geometric draw with the mean's gradient."""
+    law = torch.distributions.Geometric(logits=logits, validate_args=False)
+    return substitute(law.sample(), torch.exp(-logits))
+
+
+def negative_binomial(logits: Tensor, total_count: float) -> Tensor:
+    """A negative binomial draw with the mean's gradient."""
+    law = torch.distributions.NegativeBinomial(total_count, logits=logits, validate_args=False)
+    return substitute(law.sample(), total_count * logits.exp())
+
+
 def masked_linear(logits: Tensor, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     """A linear layer whose weights are multiplied by soft hard-concrete gates."""
     return F.linear(x, weight * hard_concrete(logits, 2 / 3, -0.1, 1.1, hard=False), bias)
@@ -97,6 +122,10 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "bernoulli": bernoulli,
     "binary_concrete": binary_concrete,
     "hard_concrete": hard_concrete,
+    "poisson": poisson,
+    "binomial": binomial,
+    "geometric": geometric,
+    "negative_binomial": negative_binomial,
     "topk": topk,
 }
 """By operator; each takes the tensor and the arguments of the operator's record."""

@@ -62,6 +62,10 @@ class OperatorRecord:
         default: the rule it uses when none is given, or the one that is built in.
         arguments: what tests and docs call it with besides the tensor.
         samples: whether it draws noise.
+        counts: whether its values are counts 0, 1, 2, ... (of an operator that samples and does
+            not say so they are 0 and 1).
+        parameter: the keyword that tests and benchmarks pass the tensor by, if it is not the first
+            argument.
         rows: whether it works on rows along `dim` rather than on elements.
         forward_mode: whether it has a jvp; without one it raises.
     """
@@ -77,6 +81,8 @@ class OperatorRecord:
     default: Rule | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     samples: bool = False
+    counts: bool = False
+    parameter: str | None = None
     rows: bool = False
     forward_mode: bool = True
 
@@ -84,6 +90,12 @@ class OperatorRecord:
     def summary(self) -> str:
         """The first line of the function's docstring."""
         return first_line(self.function)
+
+    def call(self, x: object, **options: Any) -> Tensor:
+        """Call the function on its tensor."""
+        if self.parameter is None:
+            return self.function(x, **options)
+        return self.function(**{self.parameter: x}, **options)
 
     def rules(self) -> list[RuleRecord]:
         """The registered rules that fit this operator."""

@@ -1,9 +1,10 @@
-"""Backward rules of categorical and binary draws, one short file each."""
+"""Backward rules of draws, one short file each."""
 
 from .base import Estimator
+from .fini import Fini
 from .gumbel import GumbelST
 from .reinmax import ReinMax
 from .softmax import Softmax
 from .straight_through import StraightThrough
 
-__all__ = ["Estimator", "GumbelST", "ReinMax", "Softmax", "StraightThrough"]
+__all__ = ["Estimator", "Fini", "GumbelST", "ReinMax", "Softmax", "StraightThrough"]

@@ -8,6 +8,7 @@ step once an epoch, or raise that limit to the number of values.
 from . import schedules
 from .bernoulli import Bernoulli, BinaryConcrete, HardConcreteGate
 from .categorical import Argmax, Categorical, CategoricalLookup, GumbelSoftmax
+from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .schedules import step_schedules
 from .subset import TopK
@@ -16,14 +17,18 @@ __all__ = [
     "Argmax",
     "Bernoulli",
     "BinaryConcrete",
+    "Binomial",
     "Categorical",
     "CategoricalLookup",
     "Ceil",
     "Clamp",
     "Floor",
+    "Geometric",
     "GumbelSoftmax",
     "HardConcreteGate",
     "Heaviside",
+    "NegativeBinomial",
+    "Poisson",
     "Round",
     "Sign",
     "Ternary",

@@ -92,7 +92,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     be a frozen dataclass of an importable module, as it is pickled.
 
     Args:
-        rule: a `Derivative`, a `Relaxation` or an `Estimator`, registered or not.
+        rule: a `Derivative`, a `Relaxation`, an `Estimator` or a `Fini`, registered or not.
         device: where the inputs lie.
 
     Raises:
@@ -110,7 +110,8 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     takers = [record for record in OPERATORS.values() if isinstance(rule, record.fits)]
     if not takers:
         raise ArgumentError(
-            f"no operator takes {rule!r}; a rule is a Derivative, a Relaxation or an Estimator"
+            f"no operator takes {rule!r}; "
+            f"a rule is a Derivative, a Relaxation, an Estimator or a Fini"
         )
     for record in takers:
         _check(Case(record, rule, device))

@@ -56,7 +56,7 @@ class Case:
     def __call__(self, x: Tensor, seed: object = SEED, **overrides: Any) -> Tensor:
         """Call the operator; a seed is passed only to one that samples."""
         drawn = {"seed": seed} if self.record.samples else {}
-        return self.record.function(x, **{**self.options, **drawn, **overrides})
+        return self.record.call(x, **{**self.options, **drawn, **overrides})
 
     def hard(self, x: Tensor) -> Tensor:
         """Return the specified value (of an operator that samples: the mean of its values)."""

@@ -24,6 +24,7 @@ REFUSED: dict[str, list[object]] = {
     "max": [math.nan, math.inf, -2.0],
     "gamma": [0.0, math.nan],
     "zeta": [1.0, math.inf],
+    "total_count": [0, -1, math.nan, math.inf, "many", True],
     "k": [0, CLASSES + 1, 1.5, True],
     "seed": [0.5, True, "lucky", 2**63],
 }

@@ -25,8 +25,8 @@ FAILURE_RATE = 1e-6
 def check_hard_value(case: Case) -> None:
     """The value is the hard operation's own, bit for bit, in all four dtypes.
 
-    Of an operator that samples: 0 and 1, one-hot where there are rows, NaN where there is no
-    outcome, and never an outcome of probability 0.
+    Of an operator that samples: 0 and 1 (or whole numbers, where it counts), one-hot where there
+    are rows, NaN where there is no outcome, and never an outcome of probability 0.
     """
     for dtype in DTYPES:
         for x in (case.special(dtype), case.input(4, dtype=dtype)):
@@ -48,17 +48,23 @@ def assert_value(case: Case, x: Tensor) -> None:
         assert bool((sums == 1).all()), f"{about}: rows sum to {sums.tolist()}, not 1"
     assert bool(y[~valid].isnan().all()), f"{about}: {y[~valid].tolist()} without an outcome"
     got, mean = y[valid], hard[valid]
-    assert bool(((got == 0) | (got == 1)).all()), f"{about}: {got.tolist()}, not 0 and 1"
-    wrong = ((mean == 0) & (got != 0)) | ((mean == 1) & (got != 1))
+    if case.record.counts:
+        whole = got.isfinite() & (got >= 0) & (got == got.floor())
+        assert bool(whole.all()), f"{about}: {got.tolist()}, not whole numbers from 0 on"
+        wrong = (mean == 0) & (got != 0)
+    else:
+        assert bool(((got == 0) | (got == 1)).all()), f"{about}: {got.tolist()}, not 0 and 1"
+        wrong = ((mean == 0) & (got != 0)) | ((mean == 1) & (got != 1))
     assert not bool(wrong.any()), f"{about}: an outcome of probability 0 at {x.tolist()}"
     return None
 
 
-@check(lambda case: case.record.samples and not case.soft)
+@check(lambda case: case.record.samples and not case.record.counts and not case.soft)
 def check_frequencies(case: Case) -> None:
-    """Draws come at the rates of the specified mean, in all four dtypes.
+    """Draws of 0 and 1 come at the rates of the specified mean, in all four dtypes.
 
-    Bernstein's inequality bounds each rate's error at `FAILURE_RATE` for all rates together.
+    Bernstein's inequality bounds each rate's error at `FAILURE_RATE` for all rates together. A
+    count's mean does not say its law.
     """
     trials = 20_000
     for dtype in DTYPES:

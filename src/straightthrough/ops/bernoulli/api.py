@@ -23,13 +23,15 @@ from . import reference, specification
 from .reference import Concrete, Draw
 
 
-def parameter(logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, bool]:
+def parameter(
+    logits: Tensor | None, probs: Tensor | None, names: tuple[str, str] = ("logits", "probs")
+) -> tuple[Tensor, bool]:
     """Return the one of the two that was given, and whether it is the probabilities."""
     if (logits is None) == (probs is None):
         given = "both" if logits is not None else "neither"
-        raise ArgumentError(f"exactly one of logits and probs must be given, got {given}")
-    name, x = ("logits", logits) if logits is not None else ("probs", probs)
-    check_floating(name, x)
+        raise ArgumentError(f"exactly one of {' and '.join(names)} must be given, got {given}")
+    x = probs if logits is None else logits
+    check_floating(names[logits is None], x)
     assert x is not None
     return x, logits is None
 

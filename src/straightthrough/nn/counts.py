@@ -1,0 +1,113 @@
+"""Counts as modules: in `eval()` the mean rounded to a count, with its gradient."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..estimators import Fini
+from ..ops.counts import api
+from ..ops.counts.reference import Family
+from ..ops.pointwise.api import round
+from .base import Number, RuleModule
+
+
+class Poisson(RuleModule[Fini]):
+    """`st.poisson` as a module; in `eval()` the rate rounded to a count, with its gradient.
+
+    Args:
+        estimator: a `Fini`, or `"fini"`.
+        fields: its `order`.
+
+    Example:
+        >>> st.nn.Poisson(order=3).eval()(torch.tensor([0.3, 7.6]))
+        tensor([0., 8.])
+    """
+
+    def __init__(self, estimator: Fini | str = "fini", **fields: Number) -> None:
+        super().__init__("estimator", estimator, (Fini,), fields)
+
+    def forward(self, rate: Tensor | None = None, *, log_rate: Tensor | None = None) -> Tensor:
+        if self.training:
+            return api.poisson(rate, log_rate=log_rate, estimator=self.rule)
+        return _rounded_mean(*api.poisson_family(rate, log_rate))
+
+
+class Binomial(RuleModule[Fini]):
+    """`st.binomial` as a module; in `eval()` the mean rounded to a count, with its gradient.
+
+    Args:
+        total_count: the number of trials, an int in [1, 32768].
+        estimator: a `Fini`, or `"fini"`.
+        fields: its `order`.
+
+    Example:
+        >>> st.nn.Binomial(10).eval()(probs=torch.tensor([0.0, 0.32]))
+        tensor([0., 3.])
+    """
+
+    def __init__(self, total_count: int, estimator: Fini | str = "fini", **fields: Number) -> None:
+        super().__init__("estimator", estimator, (Fini,), fields)
+        self.total_count = total_count
+
+    def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
+        count = self.total_count
+        if self.training:
+            return api.binomial(logits, probs=probs, total_count=count, estimator=self.rule)
+        return _rounded_mean(*api.binomial_family(logits, probs, count))
+
+    def extra_repr(self) -> str:
+        return f"total_count={self.total_count}, {super().extra_repr()}"
+
+
+class Geometric(RuleModule[Fini]):
+    """`st.geometric` as a module; in `eval()` the mean rounded to a count, with its gradient.
+
+    Args:
+        estimator: a `Fini`, or `"fini"`.
+        fields: its `order`.
+
+    Example:
+        >>> st.nn.Geometric().eval()(probs=torch.tensor([0.25, 1.0]))
+        tensor([3., 0.])
+    """
+
+    def __init__(self, estimator: Fini | str = "fini", **fields: Number) -> None:
+        super().__init__("estimator", estimator, (Fini,), fields)
+
+    def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
+        if self.training:
+            return api.geometric(logits, probs=probs, estimator=self.rule)
+        return _rounded_mean(*api.geometric_family(logits, probs))
+
+
+class NegativeBinomial(RuleModule[Fini]):
+    """`st.negative_binomial` as a module; in `eval()` the mean rounded to a count.
+
+    Args:
+        total_count: the number of failures, > 0.
+        estimator: a `Fini`, or `"fini"`.
+        fields: its `order`.
+
+    Example:
+        >>> st.nn.NegativeBinomial(2.0).eval()(torch.tensor([0.0, 1.0]))
+        tensor([2., 5.])
+    """
+
+    def __init__(
+        self, total_count: float, estimator: Fini | str = "fini", **fields: Number
+    ) -> None:
+        super().__init__("estimator", estimator, (Fini,), fields)
+        self.total_count = total_count
+
+    def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
+        count, rule = self.total_count, self.rule
+        if self.training:
+            return api.negative_binomial(logits, probs=probs, total_count=count, estimator=rule)
+        return _rounded_mean(*api.negative_binomial_family(logits, probs, count))
+
+    def extra_repr(self) -> str:
+        return f"total_count={self.total_count}, {super().extra_repr()}"
+
+
+def _rounded_mean(x: Tensor, family: Family) -> Tensor:
+    return round(family.mean(x)).to(x.dtype)
