@@ -26,6 +26,7 @@ PUBLIC = [
     "categorical_lookup",
     "ceil",
     "clamp",
+    "distributions",
     "estimators",
     "floor",
     "gumbel_softmax",
