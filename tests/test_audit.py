@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import straightthrough as st
-from straightthrough.audit import compare, exact, exact_gradient
+from straightthrough.audit import compare, exact, exact_gradient, tally
 from straightthrough.estimators import GumbelST, ReinMax, StraightThrough
 
 
@@ -198,7 +198,7 @@ def test_rows_with_noise_are_the_law_of_torchs_gumbel_softmax():
 def test_noise_is_drawn_apart_for_every_outcome_variable_sample_and_chunk(monkeypatch):
     loss, logits = network(3, 2)
     monkeypatch.setattr(exact, "CHUNK", 30)
-    monkeypatch.setattr(sys.modules[compare.__module__], "CHUNK", 60)  # two samples of a chunk
+    monkeypatch.setattr(tally, "CHUNK", 60)  # two samples of a chunk
     seen = []
 
     class Recorder(GumbelST):
@@ -236,6 +236,8 @@ def test_rows_keep_order_and_names():
     assert [row.name for row in audit.rows] == ["reinmax", "GumbelST(tau=0.5)", "straight_through"]
     assert all(row.seconds > 0 for row in audit.rows)
     assert (audit.outcomes, audit.samples, audit.seed, audit.rescale) == (4, 4, 0, False)
+    assert audit.method == "enumerated"
+    assert {row.standard_errors for row in audit.rows} == {None}
 
 
 def test_a_mean_of_zero_has_no_direction():
@@ -262,7 +264,9 @@ def test_json_and_table_say_the_same():
     record = json.loads(audit.to_json())
     assert record["rescale"] is True
     assert record["rows"][0]["variance"] == audit.rows[0].variance
-    head, *lines = audit.table().splitlines()
+    assert record["method"] == "enumerated"
+    head, *lines, foot = audit.table().splitlines()
+    assert foot == "4 outcomes, enumerated"
     assert head.split() == ["estimator", "bias^2", "variance", "cosine", "mse", "seconds"]
     assert lines[0].split()[:3] == ["straight_through", "0.2781", "0.7724"]
     assert len({len(line) for line in (head, *lines)}) == 1

@@ -98,6 +98,16 @@ def test_audit_without_rescaling_keeps_the_bias_of_the_length(cli):
     assert row["bias_squared"] != pytest.approx(0.2781, abs=0.01)
 
 
+def test_audit_past_its_limit_samples_and_says_so(cli):
+    code, out, _ = cli("audit --size 5 --limit 4 --samples 100 --estimators reinmax")
+    assert code == 0
+    assert out.splitlines()[-1] == "128 outcomes, sampled; ± one standard error"
+    record = json.loads(cli("audit --size 5 --limit 4 --samples 100 --json")[1])
+    assert record["method"] == "sampled"
+    assert record["rows"][0]["standard_errors"]["bias_squared"] > 0
+    assert json.loads(cli("audit --size 5 --json")[1])["method"] == "enumerated"
+
+
 def test_study_vae_prints_a_table_and_writes_a_page(cli, tmp_path):
     code, out, _ = cli("study vae --epochs 1 --estimators reinmax --seeds 3,1 --output", tmp_path)
     assert code == 0

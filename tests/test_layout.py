@@ -19,7 +19,7 @@ LAYERS = [
     {"core"},
     {"surrogates", "estimators"},
     {"ops"},
-    {"nn", "audit", "testing"},
+    {"nn", "audit", "distributions", "testing"},
     {"straightthrough"},  # the public names
     {"studies", "report"},
     {"bench"},

@@ -27,6 +27,7 @@ PUBLIC = [
     "categorical_lookup",
     "ceil",
     "clamp",
+    "distributions",
     "estimators",
     "floor",
     "geometric",

@@ -1,6 +1,6 @@
 """Straight-through estimators: a hard forward bit for bit, a soft backward by any rule."""
 
-from . import audit, estimators, nn, surrogates
+from . import audit, distributions, estimators, nn, surrogates
 from .core.errors import ArgumentError, DtypeError, ShapeError, StraightThroughError, strict
 from .core.noise import Seed
 from .core.straight_through import straight_through
@@ -34,6 +34,7 @@ __all__ = [
     "categorical_lookup",
     "ceil",
     "clamp",
+    "distributions",
     "estimators",
     "floor",
     "geometric",

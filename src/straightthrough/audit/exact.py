@@ -22,22 +22,22 @@ CHUNK = 2**18
 
 @dataclass(frozen=True)
 class Outcomes:
-    """N outcomes of L independent variables, those of probability 0 left out.
+    """N outcomes of L independent variables, enumerated (without those of probability 0) or drawn.
 
     Attributes:
-        first: the number of the first outcome in the order of enumeration.
+        first: the number of the first outcome in the order of enumeration, or of drawing.
         index: `(N, L)` int64, the class of each variable.
         one_hot: `(N, L, C)` in the logits' dtype.
-        probability: `(N,)` float64.
+        weight: `(N,)` float64, in an expectation: the probability, or 1 over all draws.
     """
 
     first: int
     index: Tensor
     one_hot: Tensor
-    probability: Tensor
+    weight: Tensor
 
 
-def count_outcomes(logits: Tensor, limit: int) -> int:
+def count_outcomes(logits: Tensor) -> int:
     """Check the logits and return C**L, the number of their outcomes."""
     check_floating("logits", logits)
     if logits.ndim not in (1, 2) or logits.numel() == 0:
@@ -47,14 +47,7 @@ def count_outcomes(logits: Tensor, limit: int) -> int:
         )
     if not logits.softmax(-1).isfinite().all():
         raise ArgumentError("logits must be finite or -inf, with a finite one in each row")
-    classes, variables = logits.shape[-1], logits[..., 0].numel()
-    if classes**variables > limit:
-        raise ArgumentError(
-            f"{variables} variables of {classes} classes have {classes}**{variables} outcomes, "
-            f"above limit={limit}; audit a smaller model (fewer variables or classes), "
-            f"or pass a higher limit="
-        )
-    return classes**variables
+    return logits.shape[-1] ** logits[..., 0].numel()
 
 
 def enumerate_outcomes(logits: Tensor) -> Iterator[Outcomes]:
@@ -76,12 +69,15 @@ def enumerate_outcomes(logits: Tensor) -> Iterator[Outcomes]:
 
 
 def losses(loss: Loss, one_hot: Tensor, logits: Tensor) -> Tensor:
-    """Return `loss` of each outcome, `(N,)`, passed in the shape of the logits."""
+    """Return `loss` of each outcome, `(N,)`, passed in the shape of the logits.
+
+    Outcomes are one-hots, `(N, L, C)`, or vectors of 0 and 1, `(N, L)`.
+    """
     value = loss(one_hot.reshape(-1, *logits.shape))
     if not isinstance(value, Tensor) or value.shape != one_hot.shape[:1]:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ShapeError(
-            f"loss must map one-hots {('N', *logits.shape)} to ('N',), here N = {len(one_hot)}; "
+            f"loss must map outcomes {('N', *logits.shape)} to ('N',), here N = {len(one_hot)}; "
             f"it returned {got}: sum over all dimensions but the first"
         )
     check_finite("loss", value, one_hot)
@@ -92,7 +88,8 @@ def check_finite(name: str, value: Tensor, one_hot: Tensor) -> None:
     """Raise where `value`, one or several numbers an outcome, is not finite."""
     bad = ~value.detach().isfinite().reshape(len(value), -1).all(-1)
     if bad.any():
-        index = one_hot[bad][0].argmax(-1).tolist()
+        first = one_hot[bad][0]
+        index = (first.argmax(-1) if first.ndim == 2 else first.long()).tolist()
         raise ArgumentError(
             f"{name} is not finite at the outcome with classes {index}, whose probability is above "
             f"0; rule it out with logits of -inf, or mend the loss there"
@@ -133,7 +130,13 @@ def exact_gradient(loss: Loss, logits: Tensor, *, limit: int = LIMIT) -> Tensor:
         >>> st.audit.exact_gradient(lambda z: z @ cost, torch.zeros(3))
         tensor([-0.4444, -0.1111,  0.5556])
     """
-    count_outcomes(logits, limit)
+    if count_outcomes(logits) > limit:
+        classes, variables = logits.shape[-1], logits[..., 0].numel()
+        raise ArgumentError(
+            f"{variables} variables of {classes} classes have {classes}**{variables} outcomes, "
+            f"above limit={limit}; estimate the gradient without bias by st.audit.reinforce, "
+            f"or st.audit.disarm for binary variables, or pass a higher limit="
+        )
     return expected_gradient(loss, logits).to(logits.dtype).reshape(logits.shape)
 
 
@@ -144,7 +147,7 @@ def expected_gradient(loss: Loss, logits: Tensor) -> Tensor:
     at_outcomes, mean = torch.zeros_like(p), torch.zeros_like(p[0, 0])
     for outcomes in enumerate_outcomes(logits):
         value = losses(loss, outcomes.one_hot, logits).to(torch.float64)
-        weighted = outcomes.probability * value
+        weighted = outcomes.weight * value
         at_outcomes += torch.einsum("n,nlc->lc", weighted, outcomes.one_hot.to(torch.float64))
         mean += weighted.sum()
     return at_outcomes - mean * p

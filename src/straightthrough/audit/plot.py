@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
-    from .compare import Audit
+    from .result import Audit
 
 MARKERS = "osD^vP*X<>hp"
 ROUNDING = 1e-12
@@ -31,14 +31,19 @@ def draw(audit: Audit, path: str | PathLike[str] | None) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log", xlabel="squared bias", ylabel="variance")
-    axes.set_title("means scaled to the exact gradient's norm" if audit.rescale else "as they are")
+    scaled = "means scaled to the exact gradient's norm" if audit.rescale else "as they are"
+    axes.set_title(f"{scaled}\n{audit.caption}", fontsize="medium")
     axes.grid(alpha=0.3)
-    largest = max(row.mse for row in audit.rows)
+    largest = max(max(row.mse for row in audit.rows), 0.0)
     bias = _place(axes.xaxis, [row.bias_squared for row in audit.rows], largest)
     variance = _place(axes.yaxis, [row.variance for row in audit.rows], largest)
     axes.set(xlim=(min(bias) / 3, max(bias) * 3), ylim=(min(variance) / 3, max(variance) * 3))
     for i, row in enumerate(audit.rows):
-        axes.plot(bias[i], variance[i], MARKERS[i % len(MARKERS)], markersize=9, label=row.name)
+        (line,) = axes.plot(bias[i], variance[i], MARKERS[i % len(MARKERS)], markersize=9)
+        line.set_label(row.name)
+        if row.standard_errors is not None:
+            right, up = row.standard_errors.bias_squared, row.standard_errors.variance
+            axes.errorbar(bias[i], variance[i], up, right, fmt="none", ecolor=line.get_color())
     figure.legend(loc="outside right upper", frameon=False)
     if path is not None:
         figure.savefig(path, dpi=150)

@@ -12,6 +12,7 @@ import typer
 from torch import Tensor
 
 from ..audit import compare
+from ..audit.exact import LIMIT
 from ..core.errors import ArgumentError
 from ..core.registry import resolve
 from ..estimators import Estimator
@@ -24,10 +25,16 @@ def main(
     ] = "straight_through,reinmax,reinmax:1.5,gumbel:0.1",
     size: Annotated[int, typer.Option(min=1, max=4096, help="Classes of the one variable.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the quadratic and of the noise.")] = 0,
-    samples: Annotated[int, typer.Option(min=1, help="Of a rule's own noise, an outcome.")] = 1024,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, help="Of a rule's own noise, an outcome; past the limit, outcomes."),
+    ] = 1024,
     rescale: Annotated[
         bool, typer.Option(help="Scale mean estimates to the exact gradient's norm first.")
     ] = True,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Outcomes enumerated at most; of more, samples are drawn.")
+    ] = LIMIT,
     output: Annotated[
         Path | None, typer.Option(help="Folder for audit.png and audit.json.")
     ] = None,
@@ -36,12 +43,13 @@ def main(
     """Compare estimators with the exact gradient of a random quadratic.
 
     The loss is z^T A z + b^T z at a one-hot z drawn from softmax(eta), with A = Q^T Q and Q, b
-    and eta standard normal.
+    and eta standard normal. A class is an outcome, so that a limit below the size has outcomes
+    drawn instead of enumerated, and the numbers come with standard errors.
     """
     rules = [_rule(text) for text in names(estimators)]
     folder = writable(output) if output else None
     loss, eta = quadratic(size, seed)
-    audit = compare(loss, eta, rules, samples=samples, seed=seed, rescale=rescale)
+    audit = compare(loss, eta, rules, samples=samples, seed=seed, rescale=rescale, limit=limit)
     print(audit.to_json() if json else audit.table())
     if folder:
         audit.plot(folder / "audit.png")

@@ -54,7 +54,7 @@ def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
         # Dynamo knows that a transform wants a gradient of the results of operations only.
         inputs = tuple(tensor.view_as(tensor) for tensor in inputs)
     recording = torch.is_grad_enabled()
-    if recording and any([tensor.requires_grad for tensor in inputs]):
+    if recording and any(tensor.requires_grad for tensor in inputs):
         return (_Traced if torch.compiler.is_compiling() else _Eager).apply(operation, *inputs)
     if torch.compiler.is_compiling():
         # Dynamo would miscount a Function's arguments here.

@@ -67,7 +67,7 @@ _COMMON = {
     "rule": "estimator",
     "fits": (Fini,),
     "default": Fini(),
-    "saved_bytes": lambda numel, itemsize, rows: 2 * numel * itemsize,
+    "saved_bytes": lambda rule, numel, itemsize, rows: 2 * numel * itemsize,
     "samples": True,
     "counts": True,
 }

@@ -1,0 +1,88 @@
+"""One-hots of one of C classes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.registry import resolve
+from ..estimators import Estimator
+from ..ops.categorical.api import categorical
+from .base import HardSampling
+
+
+class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
+    """`torch.distributions.OneHotCategorical` with an `rsample` that is `st.categorical`.
+
+    Forward: a one-hot, drawn exactly from the probabilities. Backward: the estimator's, to the
+    parameter that was given. `sample` draws the same without a gradient, `expand` keeps the
+    estimator, and KL divergences, entropy, moments and enumeration are torch's.
+
+    `log_prob(value) = <value, logits>`, logits normalised: torch's number at a one-hot, and
+    differentiable in it as well, which torch's is not. An evidence lower bound needs that of
+    the prior too: write the prior with this class.
+
+    Args:
+        probs: `(..., C)`, not negative, normalised along C; exactly one of the two.
+        logits: `(..., C)` unnormalised log-probabilities; floating.
+        estimator: an `Estimator` or its shorthand, e.g. `"gumbel"`.
+        validate_args: as in torch.
+
+    Raises:
+        ArgumentError: if the estimator is unknown.
+        ValueError: if not exactly one parameter is given, or, validated, one is out of range.
+
+    Edge cases: a class of probability 0 is never drawn; in `probs` its gradient is 0.
+
+    Higher order: as `st.categorical`.
+
+    Cost: as `st.categorical`. A sample shape is drawn in one call; the seed is taken from
+    torch's default generator.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)
+        >>> q = st.distributions.OneHotCategorical(logits=logits, estimator="reinmax")
+        >>> z = q.rsample((5,))
+        >>> z.shape, z.sum(-1).unique().tolist()
+        (torch.Size([5, 2, 3]), [1.0])
+        >>> (z @ torch.tensor([1.0, 2.0, 4.0])).sum().backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
+    """
+
+    estimator: Estimator
+
+    def __init__(
+        self,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        estimator: Estimator | str = "reinmax",
+        validate_args: bool | None = None,
+    ) -> None:
+        self.estimator = resolve("estimator", estimator, Estimator)
+        self._of_probs = probs is not None
+        super().__init__(probs, logits, validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> OneHotCategorical:
+        new = self._keep(self._get_checked_instance(OneHotCategorical, _instance))
+        return super().expand(batch_shape, _instance=new)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        logits = _log(self.probs) if self._of_probs else self.logits
+        return categorical(logits.expand(self._extended_shape(sample_shape)), self.estimator)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        logits = self.logits
+        finite = logits.clamp(min=torch.finfo(logits.dtype).min)  # 0 times -infinity is NaN
+        return (value * torch.where(value == 0, finite, logits)).sum(-1)
+
+
+def _log(probs: Tensor) -> Tensor:
+    """Return the logarithm, -infinity at 0 with a gradient of 0; torch's is that of an epsilon."""
+    possible = probs > 0
+    return torch.where(possible, probs, 1).log().masked_fill(~possible, -math.inf)

@@ -1,0 +1,175 @@
+"""The distributions at Pyro's sites, and inference against enumerated posteriors."""
+
+from __future__ import annotations
+
+import sys
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
+from pyro.optim import ExponentialLR
+
+from straightthrough.distributions import Bernoulli, OneHotCategorical
+from straightthrough.estimators import GumbelST
+
+BOTH = [OneHotCategorical, Bernoulli]
+COUNT = 256
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+def fit(model, guide, elbo, steps=400):
+    """Take steps with a rate that falls from 0.05 to 0.0005."""
+    settings = {"lr": 0.05}
+    decay = {"optimizer": torch.optim.Adam, "optim_args": settings, "gamma": 0.01 ** (1 / steps)}
+    schedule = ExponentialLR(decay)
+    svi = SVI(model, guide, schedule, elbo)
+    for _ in range(steps):
+        svi.step()
+        schedule.step()
+    return pyro.param("logits").detach()
+
+
+PRIOR, MEANS, SEEN = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.arange(4.0), torch.tensor(1.3)
+POSTERIOR = (PRIOR.log() - (SEEN - MEANS).square() / 2).softmax(-1)
+
+
+def of_one_hot(estimator):
+    """A model whose log joint is quadratic in the one-hot z, and its guide."""
+
+    def model():
+        with pyro.plate("draws", COUNT):
+            z = pyro.sample("z", OneHotCategorical(PRIOR))
+            pyro.sample("x", dist.Normal(z @ MEANS, 1.0), obs=SEEN.expand(COUNT))
+
+    def guide():
+        logits = pyro.param("logits", torch.zeros(4))
+        with pyro.plate("draws", COUNT):
+            pyro.sample("z", OneHotCategorical(logits=logits, estimator=estimator))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO(), TraceMeanField_ELBO()])
+def test_svi_finds_the_exact_posterior_of_a_one_hot(elbo):
+    logits = fit(*of_one_hot("reinmax"), elbo)
+    torch.testing.assert_close(logits.softmax(-1), POSTERIOR, rtol=0, atol=0.01)
+
+
+def test_svi_with_a_biased_estimator_does_not():
+    logits = fit(*of_one_hot("straight_through"), Trace_ELBO())
+    assert (logits.softmax(-1) - POSTERIOR).abs().max() > 0.1
+
+
+def test_svi_finds_the_exact_posterior_of_bits():
+    prior, weight = torch.tensor([0.3, 0.6, 0.5]), torch.tensor([0.5, -1.0, 2.0])
+    seen = torch.tensor([0.2, -0.8, 1.5])
+
+    def model():
+        with pyro.plate("draws", COUNT):
+            b = pyro.sample("b", Bernoulli(prior).to_event(1))
+            obs = seen.expand(COUNT, 3)
+            pyro.sample("x", dist.Normal(b * weight, 1.0).to_event(1), obs=obs)
+
+    def guide():
+        logits = pyro.param("logits", torch.zeros(3))
+        with pyro.plate("draws", COUNT):
+            pyro.sample("b", Bernoulli(logits=logits, estimator="reinmax").to_event(1))
+
+    logits = fit(model, guide, Trace_ELBO())
+    odds = prior.logit() - (seen - weight).square() / 2 + seen.square() / 2
+    torch.testing.assert_close(logits.sigmoid(), odds.sigmoid(), rtol=0, atol=0.01)
+
+
+def test_a_prior_of_pyros_own_takes_its_gradient_away():
+    """Its log_prob is not differentiable in z: what the guide of the class says to avoid."""
+    z = torch.eye(4, requires_grad=True)
+    assert not dist.OneHotCategorical(PRIOR).log_prob(z).requires_grad
+    assert OneHotCategorical(PRIOR).log_prob(z).requires_grad
+
+
+def test_enumeration_gives_the_evidence():
+    def model():
+        z = pyro.sample("z", OneHotCategorical(PRIOR))
+        pyro.sample("x", dist.Normal(z @ MEANS, 1.0), obs=SEEN)
+
+    elbo = TraceEnum_ELBO(max_plate_nesting=0)
+    found = -elbo.loss(config_enumerate(model), lambda: None)
+    density = dist.Normal(MEANS, 1.0).log_prob(SEEN).exp()
+    assert found == pytest.approx((PRIOR * density).sum().log().item(), rel=1e-5)
+
+
+def event(cls):
+    """How many dimensions a vector of the class's logits leaves to be made an event."""
+    return 1 - len(cls(logits=torch.zeros(3)).event_shape)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_a_step_of_several_particles(cls, vectorize):
+    shape = (5, 3)
+
+    def model():
+        with pyro.plate("rows", 5):
+            x = pyro.sample("x", cls(logits=torch.zeros(3)).expand_by((5,)).to_event(event(cls)))
+            pyro.factor("f", x.sum(-1))
+
+    def guide():
+        logits = pyro.param("logits", torch.randn(shape))
+        with pyro.plate("rows", 5):
+            pyro.sample("x", cls(logits=logits, estimator="gumbel").to_event(event(cls)))
+
+    before = torch.randn(shape)
+    pyro.param("logits", before.clone())
+    elbo = Trace_ELBO(num_particles=3, vectorize_particles=vectorize)
+    SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), elbo).step()
+    after = pyro.param("logits").detach()
+    assert after.isfinite().all()
+    assert ((after - before).abs() > 0.01).any()
+
+
+@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("sample_shape", [(), (1,), (4, 2)])
+def test_shapes_at_a_site(cls, sample_shape):
+    d = cls(logits=torch.randn(2, 3))
+    assert d.shape(sample_shape) == torch.Size(sample_shape) + d.batch_shape + d.event_shape
+    value = d(sample_shape)
+    assert value.shape == d.shape(sample_shape)
+    assert d.log_prob(value).shape == torch.Size(sample_shape) + d.batch_shape
+    assert d.expand_by((7,)).to_event(1)().shape == (7, 2, 3)
+    assert not d.mask(False).log_prob(value).any()
+    assert isinstance(d, cls)
+
+
+def of_prior():
+    return OneHotCategorical(PRIOR, estimator="gumbel")
+
+
+def of_half():
+    return Bernoulli(0.5, estimator="gumbel")
+
+
+@pytest.mark.parametrize("made", [of_prior, of_half])
+def test_a_plate_expands_and_keeps_estimator_and_hardness(made):
+    with poutine.trace() as traced, pyro.plate("rows", 6, dim=-2), pyro.plate("columns", 2):
+        x = pyro.sample("x", made())
+    site = traced.trace.nodes["x"]
+    assert site["fn"].batch_shape == (6, 2)
+    assert site["fn"].estimator == GumbelST()
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    assert traced.trace.log_prob_sum().isfinite()
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_made_before_pyro_it_is_torchs_and_made_after_it_is_pyros(cls, monkeypatch):
+    assert isinstance(cls(logits=torch.zeros(3)), TorchDistributionMixin)
+    monkeypatch.delitem(sys.modules, "pyro")
+    assert type(cls(logits=torch.zeros(3))) is cls
