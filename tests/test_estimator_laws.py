@@ -13,7 +13,7 @@ from torch import Tensor
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_frequencies, assert_law, assert_same_law, assert_same_mean
-from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
+from straightthrough.estimators import Estimator, GumbelRao, GumbelST, ReinMax, StraightThrough
 from straightthrough.estimators.gumbel import conditional_gumbels, conditional_logistic
 
 
@@ -201,9 +201,45 @@ def test_conditional_logistic_in_float32_at_large_logits() -> None:
     assert_law(drawn.double().numpy() - 80, stats.logistic.cdf)
 
 
-@pytest.mark.parametrize("rule", [StraightThrough(1.3), GumbelST(0.7), ReinMax(), ReinMax(1.5)])
+def kept(theta: Tensor, index: int, count: int) -> Tensor:
+    """Return theta + G, `(count, C)`, plain Gumbels kept where their argmax is `index`."""
+    noise = torch.from_numpy(np.random.default_rng(index).gumbel(size=(40 * count, len(theta))))
+    perturbed = theta + noise
+    return perturbed[perturbed.argmax(-1) == index][:count]
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_gumbel_rao_is_the_mean_given_the_outcome(index: int) -> None:
+    """E[J(softmax((theta + G) / tau)) g / tau], G by rejection; the variance falls as 1 / K."""
+    tau, samples, rows = 0.5, 4, 20_000
+    g = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    y = (kept(THETA, index, rows * samples) / tau).softmax(-1)
+    single = (y * (g - (y @ g)[:, None]) / tau).numpy()
+    wanted = single.reshape(rows, samples, 3).mean(1)
+    outcome, grads = torch.full((rows,), index), g.expand(rows, 3)
+    logits = THETA.expand(rows, 3)
+    got = GumbelRao(tau, samples).vjp(logits, outcome, grads, seed=5).numpy()
+    assert_same_mean(got, wanted)
+    assert_same_mean(got**2, wanted**2)
+    plain = GumbelST(tau).vjp(logits, outcome, grads, seed=5).numpy()
+    assert_same_mean(got, plain)
+    np.testing.assert_allclose(samples * got.var(0), plain.var(0), rtol=0.1)
+
+
+def test_gumbel_rao_of_one_sample_is_gumbel_st() -> None:
+    logits, grad = torch.randn(6, 5), torch.randn(6, 5)
+    index = torch.arange(6) % 5
+    one, plain = (r.vjp(logits, index, grad, seed=1) for r in (GumbelRao(0.7, 1), GumbelST(0.7)))
+    assert torch.equal(one, plain)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [StraightThrough(1.3), GumbelST(0.7), GumbelRao(0.7, 3), ReinMax(), ReinMax(1.5)],
+    ids=repr,
+)
 def test_binary_gradient_is_that_of_two_classes(rule: Estimator) -> None:
-    """With logits 0 and x; GumbelST, whose noise differs, is compared in law."""
+    """With logits 0 and x; rules whose noise differs are compared in law."""
     rows = 40_000 if rule.draws_noise else 9
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)[:, None].expand(9, rows // 9).reshape(-1)
     outcome = torch.arange(x.numel()) % 2 == 0

@@ -13,7 +13,14 @@ from torch import Tensor
 import straightthrough as st
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Rule
-from straightthrough.estimators import Estimator, GumbelST, ReinMax, Softmax, StraightThrough
+from straightthrough.estimators import (
+    Estimator,
+    GumbelRao,
+    GumbelST,
+    ReinMax,
+    Softmax,
+    StraightThrough,
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,9 @@ GOLDEN = [
     # p = (3/4, 1/4), outcome 1: y_0 / y_1 = (E_1 / (E_0 / p_0 + E_1))^(1/tau) = .0969256^2.
     # y = (.0093071, .9906929); g = (1, -1): J(y) g = 2 y_0 y_1 (1, -1), over tau.
     Row(GumbelST(tau=0.5), (3, 1), 1, (1, -1), (0.03688210642, -0.03688210642), seed=7),
+    # Its second sample, of counter (0, 0, 0, 257): 72e333ac 9fb6a970 1e0021cc 43d186d4;
+    # E = .5956201, .1246447; y_0 / y_1 = .1356596^2, y_0 = .0180710: .0709776. The mean of the two.
+    Row(GumbelRao(0.5, samples=2), (3, 1), 1, (1, -1), (0.05392986943, -0.05392986943), seed=7),
 ]
 
 
@@ -144,13 +154,23 @@ def test_a_low_temperature_does_not_overflow(dtype: torch.dtype) -> None:
     assert soft.tolist() == [1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("rule", [StraightThrough, GumbelST, ReinMax, Softmax])
+@pytest.mark.parametrize("rule", [StraightThrough, GumbelST, GumbelRao, ReinMax, Softmax])
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
 def test_temperature_must_be_above_0(rule: type[Rule], tau: float) -> None:
     with pytest.raises(st.ArgumentError, match="tau"):
         rule(tau=tau)
 
 
+@pytest.mark.parametrize("rule", [GumbelRao])
+@pytest.mark.parametrize("samples", [0, -3, 2.0, True, "many"])
+def test_samples_must_be_an_int_of_at_least_1(rule: type[Rule], samples: object) -> None:
+    with pytest.raises(
+        st.ArgumentError, match=f"samples must be an int of at least 1, got {samples!r}"
+    ):
+        rule(samples=samples)
+
+
+ESTIMATORS = [r.example for r in RULES.values() if issubclass(r.type, Estimator)]
 LOGITS, INDEX, GRAD = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), torch.ones(2, 3)
 
 
@@ -161,15 +181,20 @@ LOGITS, INDEX, GRAD = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), torc
         (st.DtypeError, "grad must be", (LOGITS, INDEX, GRAD.long())),
         (st.ShapeError, "got logits", (LOGITS, INDEX[:1], GRAD)),
         (st.ShapeError, "got logits", (LOGITS, INDEX, GRAD[:, :2])),
+        (st.ShapeError, "got logits", (LOGITS[0, 0], INDEX[0], GRAD[0, 0])),
         (st.ArgumentError, r"index must lie in \[0, 2\]", (LOGITS, INDEX + 3, GRAD)),
         (st.ArgumentError, r"index must lie in \[0, 2\]", (LOGITS, INDEX - 1, GRAD)),
     ],
 )
+@pytest.mark.parametrize("rule", ESTIMATORS, ids=repr)
 def test_vjp_says_what_is_wrong(
-    error: type[Exception], message: str, arguments: tuple[Tensor, Tensor, Tensor]
+    error: type[Exception],
+    message: str,
+    arguments: tuple[Tensor, Tensor, Tensor],
+    rule: Estimator,
 ) -> None:
     with pytest.raises(error, match=message):
-        ReinMax().vjp(*arguments)
+        rule.vjp(*arguments)
 
 
 @dataclass(frozen=True)

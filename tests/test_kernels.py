@@ -121,7 +121,8 @@ class TestAgreement:
         outcome = binary.binary_draw(x, SEED, OFFSET, False)[1]
         assert_agrees(straight_through.binary_straight_through, x, outcome, grad, tau)
         assert_agrees(reinmax.binary_reinmax, x, outcome, grad, tau)
-        assert_agrees(gumbel.binary_gumbel_st, x, outcome, grad, tau, SEED, OFFSET)
+        for samples in (1, 3):
+            assert_agrees(gumbel.binary_gumbel_st, x, outcome, grad, tau, samples, SEED, OFFSET)
 
     @pytest.mark.parametrize("of_probs", [False, True])
     @pytest.mark.parametrize("hard", [False, True])

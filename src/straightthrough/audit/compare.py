@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError
+from ..core.errors import ArgumentError, check_count
 from ..core.noise import Seed
 from ..core.registry import resolve
 from ..core.rules import Rule
@@ -159,8 +159,7 @@ def compare(
         beyond", 2023 (ReinMax is unbiased for quadratics).
     """
     rules = _rules(estimators)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ArgumentError(f"samples must be an int of at least 1, got {samples!r}")
+    check_count("samples", samples)
     total = count_outcomes(logits, limit)
     logits = logits.detach()
     exact = expected_gradient(loss, logits)

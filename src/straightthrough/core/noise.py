@@ -170,13 +170,18 @@ def class_uniform(
 
 
 def element_uniform(
-    seed: Tensor, offset: int, count: int, dtype: torch.dtype, stream: int = DRAW
+    seed: Tensor,
+    offset: int,
+    count: int,
+    dtype: torch.dtype,
+    stream: int = DRAW,
+    sample: int = 0,
 ) -> Tensor:
     """Return one uniform an element, `(count,)`, all in (0, 1)."""
     width = _width(dtype)
     start, stop = offset // width, -(-(offset + count) // width)
     position = torch.arange(start, stop, device=seed.device)
-    unit = _unit(_blocks(seed, position, torch.zeros_like(position), stream, 0), dtype)
+    unit = _unit(_blocks(seed, position, torch.zeros_like(position), stream, sample), dtype)
     return unit[..., offset - start * width :][..., :count]
 
 
