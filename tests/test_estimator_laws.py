@@ -13,8 +13,18 @@ from torch import Tensor
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_frequencies, assert_law, assert_same_law, assert_same_mean
-from straightthrough.estimators import Estimator, GumbelRao, GumbelST, ReinMax, StraightThrough
+from straightthrough.estimators import (
+    DARN,
+    Estimator,
+    GappedST,
+    GumbelRao,
+    GumbelST,
+    ReinMax,
+    StraightThrough,
+)
 from straightthrough.estimators.gumbel import conditional_gumbels, conditional_logistic
+
+THETA = torch.tensor([0.5, -1.0, 1.5], dtype=torch.float64)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -39,6 +49,13 @@ def enumerated_mean(rule: Estimator, logits: Tensor, a: Tensor, b: Tensor) -> Te
     index = torch.arange(logits.numel())
     estimates = rule.vjp(logits.expand_as(outcomes), index, grads)
     return logits.softmax(0) @ estimates
+
+
+def kept(theta: Tensor, index: int, count: int) -> Tensor:
+    """Return theta + G, `(count, C)`, plain Gumbels kept where their argmax is `index`."""
+    noise = torch.from_numpy(np.random.default_rng(index).gumbel(size=(40 * count, len(theta))))
+    perturbed = theta + noise
+    return perturbed[perturbed.argmax(-1) == index][:count]
 
 
 @pytest.mark.parametrize("classes", [2, 5, 17])
@@ -88,13 +105,70 @@ def test_reinmax_is_the_mean_of_straight_through_and_darn() -> None:
     for index in range(6):
         outcome = torch.tensor(index)
         darn = (F.one_hot(outcome, 6) - p) * (g[index] - p @ g)
-        wanted = (StraightThrough().vjp(logits, outcome, g) + darn) / 2
-        torch.testing.assert_close(ReinMax().vjp(logits, outcome, g), wanted, rtol=0, atol=1e-15)
+        plain, ours, mean = (
+            rule.vjp(logits, outcome, g) for rule in (StraightThrough(), DARN(), ReinMax())
+        )
+        torch.testing.assert_close(ours, darn, rtol=0, atol=1e-15)
+        torch.testing.assert_close(mean, (plain + darn) / 2, rtol=0, atol=1e-15)
+
+
+def test_darn_is_unbiased_for_linear_losses_alone() -> None:
+    logits, a, b = random_problem(5, seed=5)
+    p = logits.softmax(0)
+    linear = enumerated_mean(DARN(), logits, torch.zeros_like(a), b)
+    torch.testing.assert_close(linear, jacobian(p) @ b, rtol=0, atol=1e-15)
+    exact = jacobian(p) @ (a.diagonal() + b)
+    assert (enumerated_mean(DARN(), logits, a, b) - exact).abs().max() > 1e-2
+    sides = [enumerated_mean(rule, logits, a, b) - exact for rule in (DARN(), StraightThrough())]
+    torch.testing.assert_close(*map(Tensor.abs, sides), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, "expected"])
+@pytest.mark.parametrize("tau", [0.3, 2.0])
+def test_gapped_is_the_published_rule(gap: float | str, tau: float) -> None:
+    """t = theta + m1 - m2, with m1 and m2 as the paper writes them."""
+    logits, _, g = random_problem(6, seed=2)
+    for index in range(6):
+        p_x = logits.softmax(0)[index]
+        lead = -torch.log(1 - p_x) / p_x if isinstance(gap, str) else gap
+        is_x = torch.arange(6) == index
+        up = torch.where(is_x, logits.max() - logits[index], 0.0)
+        down = torch.where(is_x, 0.0, (logits - logits.max() + lead).clamp(min=0))
+        wanted = jacobian(((logits + up - down) / tau).softmax(0)) @ g / tau
+        got = GappedST(tau, gap).vjp(logits, torch.tensor(index), g)
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_the_expected_gap_is_the_mean_lead_of_gumbels(index: int) -> None:
+    perturbed = kept(THETA, index, 60_000)
+    first, second = perturbed.topk(2, -1).values.T
+    p_x = THETA.softmax(0)[index].item()
+    error = (first - second).std().item() / math.sqrt(len(first))
+    lead = (first - second).mean().item()
+    assert abs(lead + math.log1p(-p_x) / p_x) < stats.norm.isf(FAILURE_RATE / 2) * error
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, "expected"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gapped_where_the_outcome_is_all_but_certain_or_impossible(
+    gap: float | str, dtype: torch.dtype
+) -> None:
+    logits = torch.tensor([80.0, -80.0, -math.inf], dtype=dtype).expand(2, 3).requires_grad_()
+    grad = torch.tensor([1.0, -2.0, 3.0], dtype=dtype)
+    certain, odd = GappedST(gap=gap).vjp(logits, torch.tensor([0, 1]), grad.expand(2, 3))
+    # At most e^-gap lies on the others: nothing where the outcome is certain, 1 / (1 + e^-1) where
+    # Gumbels would have it lead by 1.
+    torch.testing.assert_close(certain, torch.zeros(3, dtype=dtype))
+    weight = torch.tensor({0.0: 0.5}.get(gap, 1 / (1 + math.exp(-1.0))), dtype=dtype)
+    slope = 3 * weight * (1 - weight)
+    torch.testing.assert_close(odd, torch.stack([slope, -slope, 0 * slope]))
+    (second,) = torch.autograd.grad((certain + odd).sum(), logits)
+    assert second.isfinite().all()
 
 
 # Gumbels given the outcome.
 
-THETA = torch.tensor([0.5, -1.0, 1.5], dtype=torch.float64)
 ROWS = 60_000
 
 
@@ -201,13 +275,6 @@ def test_conditional_logistic_in_float32_at_large_logits() -> None:
     assert_law(drawn.double().numpy() - 80, stats.logistic.cdf)
 
 
-def kept(theta: Tensor, index: int, count: int) -> Tensor:
-    """Return theta + G, `(count, C)`, plain Gumbels kept where their argmax is `index`."""
-    noise = torch.from_numpy(np.random.default_rng(index).gumbel(size=(40 * count, len(theta))))
-    perturbed = theta + noise
-    return perturbed[perturbed.argmax(-1) == index][:count]
-
-
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_gumbel_rao_is_the_mean_given_the_outcome(index: int) -> None:
     """E[J(softmax((theta + G) / tau)) g / tau], G by rejection; the variance falls as 1 / K."""
@@ -235,7 +302,16 @@ def test_gumbel_rao_of_one_sample_is_gumbel_st() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [StraightThrough(1.3), GumbelST(0.7), GumbelRao(0.7, 3), ReinMax(), ReinMax(1.5)],
+    [
+        StraightThrough(1.3),
+        DARN(),
+        GappedST(1.3, 0.7),
+        GappedST(0.7, "expected"),
+        GumbelST(0.7),
+        GumbelRao(0.7, 3),
+        ReinMax(),
+        ReinMax(1.5),
+    ],
     ids=repr,
 )
 def test_binary_gradient_is_that_of_two_classes(rule: Estimator) -> None:

@@ -14,7 +14,9 @@ import straightthrough as st
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Rule
 from straightthrough.estimators import (
+    DARN,
     Estimator,
+    GappedST,
     GumbelRao,
     GumbelST,
     ReinMax,
@@ -62,6 +64,9 @@ GOLDEN = [
     # DARN (D - p)(g_x - <p, g>) = (-1/2, 3/4, -1/4) (0 - 4) = (2, -3, 1); its mean with the
     # straight-through (0, -1, 1).
     Row(ReinMax(), (2, 1, 1), 1, (4, 0, 8), (1, -2, 1)),
+    Row(DARN(), (2, 1, 1), 1, (4, 0, 8), (2, -3, 1)),
+    # D - p = (-1/2, -1/4, 3/4), g_x - <p, g> = 4.
+    Row(DARN(), (2, 1, 1), 2, (4, 0, 8), (-2, -1, 3)),
     # g_x = <p, g>, so DARN is 0: half of (0, -1, 1).
     Row(ReinMax(), (2, 1, 1), 0, (4, 0, 8), (0, of(-1, 2), of(1, 2))),
     # Two classes, p = 3/4: g (1 - p) / 2 = 8/4/2 where the outcome is 1, g p / 2 where it is 0.
@@ -73,6 +78,15 @@ GOLDEN = [
     Row(ReinMax(tau=1.5), (8, 1, 1), 1, (12, 0, 24), (4, of(-64, 10), of(24, 10))),
     # m = (10, 1, 1)/12, <m, g> = 10 + 2 = 12: J(m) g = (0, -1, 1); (0, -2 + .6, 2 - .6).
     Row(ReinMax(tau=1.5), (8, 1, 1), 0, (12, 0, 24), (0, of(-14, 10), of(14, 10))),
+    # The weights of t: the largest, 4, at the outcome, at most half of it elsewhere: (2, 1, 4).
+    # q = (2, 1, 4)/7, <q, g> = 10: q (-3, -10, 4).
+    Row(GappedST(gap=math.log(2)), (4, 1, 2), 2, (7, 0, 14), (of(-6, 7), of(-10, 7), of(16, 7))),
+    # The outcome leads by more already, (4, 1, 2)/7: <q, g> = 8, q (-1, -8, 6).
+    Row(GappedST(gap=math.log(2)), (4, 1, 2), 0, (7, 0, 14), (of(-4, 7), of(-8, 7), of(12, 7))),
+    # p_x = 1/2, so the gap is 2 log 2: t = (2, 1/2, 1/2), q = (4, 1, 1)/6, <q, g> = 12.
+    Row(GappedST(gap="expected"), (2, 1, 1), 0, (12, 0, 24), (0, -2, 2)),
+    # At tau = 2 their roots: q = (1/2, 1/4, 1/4), <q, g> = 12, and the whole is halved.
+    Row(GappedST(2.0, "expected"), (2, 1, 1), 0, (12, 0, 24), (0, of(-3, 2), of(3, 2))),
     # Philox4x32-10 of counter (0, 0, 0, 1), key (7, 0): d6a62573 71eade72 3ac9655a 2affc9a4.
     # Their upper 52 bits, then a 1: u = .8384727, .2296356. E = -log(1 - u) = 1.8230811, .2608916.
     # p = (3/4, 1/4), outcome 1: y_0 / y_1 = (E_1 / (E_0 / p_0 + E_1))^(1/tau) = .0969256^2.
@@ -111,6 +125,11 @@ BINARY = [
     (StraightThrough(), 3, of(3, 16), of(3, 16)),  # p (1 - p)
     (StraightThrough(tau=2.0), 9, of(3, 32), of(3, 32)),  # p_tau = 3/4; 3/16, halved
     (ReinMax(), 3, of(1, 8), of(3, 8)),  # (1 - p) / 2 and p / 2
+    (DARN(), 3, of(1, 16), of(9, 16)),  # (1 - p)^2 and p^2
+    # The outcome leads by log 4 where it is 1; where it is 0 by the gap, log 3: s = 4/5 or 3/4.
+    (GappedST(gap=math.log(3)), 4, of(4, 25), of(3, 16)),
+    # p_x = 3/4: gap (4/3) log 4, over tau log 4. p_x = 1/4: 4 log(4/3), over tau log(64/27).
+    (GappedST(4 / 3, "expected"), 3, of(3 * 4, 4 * 25), of(3 * 64 * 27, 4 * 91 * 91)),
     # p = 8/9, p_tau = 4/5; m = 9/10 or 2/5; 2 m (1 - m) - p (1 - p) / 2.
     (ReinMax(tau=1.5), 8, of(18, 100) - of(4, 81), of(48, 100) - of(4, 81)),
 ]
@@ -154,7 +173,7 @@ def test_a_low_temperature_does_not_overflow(dtype: torch.dtype) -> None:
     assert soft.tolist() == [1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("rule", [StraightThrough, GumbelST, GumbelRao, ReinMax, Softmax])
+@pytest.mark.parametrize("rule", [StraightThrough, GumbelST, GumbelRao, GappedST, ReinMax, Softmax])
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
 def test_temperature_must_be_above_0(rule: type[Rule], tau: float) -> None:
     with pytest.raises(st.ArgumentError, match="tau"):
@@ -168,6 +187,12 @@ def test_samples_must_be_an_int_of_at_least_1(rule: type[Rule], samples: object)
         st.ArgumentError, match=f"samples must be an int of at least 1, got {samples!r}"
     ):
         rule(samples=samples)
+
+
+@pytest.mark.parametrize("gap", [-0.5, math.inf, math.nan, None, True, "probability"])
+def test_gap_must_be_a_number_of_at_least_0_or_expected(gap: object) -> None:
+    with pytest.raises(st.ArgumentError, match=f"gap must be .* got {gap!r}"):
+        GappedST(gap=gap)
 
 
 ESTIMATORS = [r.example for r in RULES.values() if issubclass(r.type, Estimator)]

@@ -11,7 +11,9 @@ import straightthrough as st
 from straightthrough.core.registry import OPERATORS, RULES, resolve
 from straightthrough.core.rules import Derivative, Relaxation
 from straightthrough.estimators import (
+    DARN,
     Estimator,
+    GappedST,
     GumbelRao,
     GumbelST,
     ReinMax,
@@ -78,6 +80,8 @@ def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
         "straight_through": StraightThrough(tau=1.0),
         "gumbel": GumbelST(tau=1.0),
         "gumbel_rao": GumbelRao(tau=1.0, samples=10),
+        "gapped": GappedST(tau=1.0, gap=1.0),
+        "darn": DARN(),
         "reinmax": ReinMax(tau=1.0),
         "softmax": Softmax(tau=1.0),
         "identity": st.surrogates.Identity(),

@@ -32,7 +32,7 @@ class GumbelRao(Estimator):
 
     References:
         Paulus, Maddison, Krause, "Rao-Blackwellizing the straight-through Gumbel-softmax
-        gradient estimator", 2021, eq. 8.
+        gradient estimator", 2021 (GR-MCK).
 
     Example:
         >>> rule = st.estimators.GumbelRao(tau=0.5, samples=100)
