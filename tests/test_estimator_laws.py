@@ -20,6 +20,8 @@ from straightthrough.estimators import (
     GumbelRao,
     GumbelST,
     ReinMax,
+    ReinMaxCV,
+    ReinMaxRao,
     StraightThrough,
 )
 from straightthrough.estimators.gumbel import conditional_gumbels, conditional_logistic
@@ -293,6 +295,53 @@ def test_gumbel_rao_is_the_mean_given_the_outcome(index: int) -> None:
     np.testing.assert_allclose(samples * got.var(0), plain.var(0), rtol=0.1)
 
 
+def relaxed(index: int, g: Tensor, tau: float, count: int) -> np.ndarray:
+    """Return `count` draws of J(softmax((theta_D + G) / tau)) g / tau, G by rejection."""
+    middle = (THETA.softmax(0) + F.one_hot(torch.tensor(index), 3)) / 2
+    y = (kept(middle.log(), index, count) / tau).softmax(-1)
+    return (y * (g - (y @ g)[:, None]) / tau).numpy()
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_reinmax_rao_relaxes_the_midpoint(index: int) -> None:
+    tau, samples, rows = 0.5, 4, 20_000
+    g = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    wanted = 2 * relaxed(index, g, tau, rows * samples).reshape(rows, samples, 3).mean(1)
+    wanted = wanted - (jacobian(THETA.softmax(0)) @ g / 2).numpy()
+    outcome, rule = torch.full((rows,), index), ReinMaxRao(tau, samples)
+    got = rule.vjp(THETA.expand(rows, 3), outcome, g.expand(rows, 3), seed=6).numpy()
+    assert_same_mean(got, wanted)
+    assert_same_mean(got**2, wanted**2)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_the_control_variate_has_mean_0_given_the_outcome(index: int) -> None:
+    tau, eta, samples, rows = 0.5, 1.5, 3, 40_000
+    g = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    outcome, rule = torch.full((rows,), index), ReinMaxCV(tau, eta, samples)
+    got = rule.vjp(THETA.expand(rows, 3), outcome, g.expand(rows, 3), seed=7)
+    added = (got - ReinMax().vjp(THETA, torch.tensor(index), g)).numpy()
+    p_values = stats.ttest_1samp(added, 0.0).pvalue
+    assert (p_values > FAILURE_RATE / 3).all()
+    one = relaxed(index, g, tau, rows)
+    np.testing.assert_allclose(added.var(0), eta**2 * (1 + 1 / samples) * one.var(0), rtol=0.1)
+
+
+def test_reinmax_cv_is_as_unbiased_as_reinmax() -> None:
+    """Outcomes enumerated, the noise sampled; and eta = 0 is ReinMax."""
+    logits, a, b = random_problem(4, seed=6)
+    outcomes, rows = torch.eye(4, dtype=torch.float64), 20_000
+    grads, index = outcomes @ (a + a.T) + b, torch.arange(4)
+    estimates = ReinMaxCV().vjp(
+        logits.expand(rows, 4, 4), index.expand(rows, 4), grads.expand(rows, 4, 4), seed=0
+    )
+    means = (logits.softmax(0)[:, None] * estimates).sum(1)
+    exact = jacobian(logits.softmax(0)) @ (a.diagonal() + b)
+    assert (stats.ttest_1samp(means.numpy(), exact.numpy()).pvalue > FAILURE_RATE / 4).all()
+    plain = ReinMaxCV(eta=0).vjp(logits.expand(4, 4), index, grads)
+    torch.testing.assert_close(plain, ReinMax().vjp(logits.expand(4, 4), index, grads))
+
+
 def test_gumbel_rao_of_one_sample_is_gumbel_st() -> None:
     logits, grad = torch.randn(6, 5), torch.randn(6, 5)
     index = torch.arange(6) % 5
@@ -311,6 +360,8 @@ def test_gumbel_rao_of_one_sample_is_gumbel_st() -> None:
         GumbelRao(0.7, 3),
         ReinMax(),
         ReinMax(1.5),
+        ReinMaxRao(0.7, 3),
+        ReinMaxCV(0.7, 1.5, 3),
     ],
     ids=repr,
 )

@@ -20,6 +20,8 @@ from straightthrough.estimators import (
     GumbelRao,
     GumbelST,
     ReinMax,
+    ReinMaxCV,
+    ReinMaxRao,
     Softmax,
     StraightThrough,
 )
@@ -95,6 +97,11 @@ GOLDEN = [
     # Its second sample, of counter (0, 0, 0, 257): 72e333ac 9fb6a970 1e0021cc 43d186d4;
     # E = .5956201, .1246447; y_0 / y_1 = .1356596^2, y_0 = .0180710: .0709776. The mean of the two.
     Row(GumbelRao(0.5, samples=2), (3, 1), 1, (1, -1), (0.05392986943, -0.05392986943), seed=7),
+    # The midpoint of p and D: (3/8, 5/8). With the same E y_0 / y_1 = .0509311^2 and .0727655^2,
+    # J(y) g / tau = .0103223 and .0209568, twice their mean .0312790; J(p) g / 2 = 3/16.
+    Row(ReinMaxRao(0.5, samples=2), (3, 1), 1, (1, -1), (-0.1562209578, 0.1562209578), seed=7),
+    # ReinMax is p_0 (g_0 - g_x) / 2 = 3/4; and 3/2 (.0209568 - .0103223).
+    Row(ReinMaxCV(0.5, 1.5, 1), (3, 1), 1, (1, -1), (0.7659516990, -0.7659516990), seed=7),
 ]
 
 
@@ -173,14 +180,26 @@ def test_a_low_temperature_does_not_overflow(dtype: torch.dtype) -> None:
     assert soft.tolist() == [1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("rule", [StraightThrough, GumbelST, GumbelRao, GappedST, ReinMax, Softmax])
+TEMPERED = [
+    StraightThrough,
+    GappedST,
+    GumbelST,
+    GumbelRao,
+    ReinMax,
+    ReinMaxRao,
+    ReinMaxCV,
+    Softmax,
+]
+
+
+@pytest.mark.parametrize("rule", TEMPERED)
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
 def test_temperature_must_be_above_0(rule: type[Rule], tau: float) -> None:
     with pytest.raises(st.ArgumentError, match="tau"):
         rule(tau=tau)
 
 
-@pytest.mark.parametrize("rule", [GumbelRao])
+@pytest.mark.parametrize("rule", [GumbelRao, ReinMaxRao, ReinMaxCV])
 @pytest.mark.parametrize("samples", [0, -3, 2.0, True, "many"])
 def test_samples_must_be_an_int_of_at_least_1(rule: type[Rule], samples: object) -> None:
     with pytest.raises(
@@ -193,6 +212,12 @@ def test_samples_must_be_an_int_of_at_least_1(rule: type[Rule], samples: object)
 def test_gap_must_be_a_number_of_at_least_0_or_expected(gap: object) -> None:
     with pytest.raises(st.ArgumentError, match=f"gap must be .* got {gap!r}"):
         GappedST(gap=gap)
+
+
+@pytest.mark.parametrize("eta", [math.inf, math.nan, None, "much"])
+def test_eta_must_be_a_number(eta: object) -> None:
+    with pytest.raises(st.ArgumentError, match=f"eta must be a finite number, got {eta!r}"):
+        ReinMaxCV(eta=eta)
 
 
 ESTIMATORS = [r.example for r in RULES.values() if issubclass(r.type, Estimator)]

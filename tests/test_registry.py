@@ -17,6 +17,8 @@ from straightthrough.estimators import (
     GumbelRao,
     GumbelST,
     ReinMax,
+    ReinMaxCV,
+    ReinMaxRao,
     Softmax,
     StraightThrough,
 )
@@ -83,6 +85,8 @@ def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
         "gapped": GappedST(tau=1.0, gap=1.0),
         "darn": DARN(),
         "reinmax": ReinMax(tau=1.0),
+        "reinmax_rao": ReinMaxRao(tau=1.0, samples=100),
+        "reinmax_cv": ReinMaxCV(tau=0.7, eta=1.5, samples=32),
         "softmax": Softmax(tau=1.0),
         "identity": st.surrogates.Identity(),
         "clipped": st.surrogates.Clipped(width=1),

@@ -6,6 +6,8 @@ from .gapped import GappedST
 from .gumbel import GumbelST
 from .gumbel_rao import GumbelRao
 from .reinmax import ReinMax
+from .reinmax_cv import ReinMaxCV
+from .reinmax_rao import ReinMaxRao
 from .softmax import Softmax
 from .straight_through import StraightThrough
 
@@ -16,6 +18,8 @@ __all__ = [
     "GumbelRao",
     "GumbelST",
     "ReinMax",
+    "ReinMaxCV",
+    "ReinMaxRao",
     "Softmax",
     "StraightThrough",
 ]

@@ -17,7 +17,8 @@ from .base import Estimator, relative_to, softmax_vjp
 
 @kernel(
     "(Tensor logits, Tensor index, Tensor grad, float tau, int samples, Tensor seed, int offset)"
-    " -> Tensor"
+    " -> Tensor",
+    loop=4,
 )
 def gumbel_st(
     logits: Tensor,
@@ -46,7 +47,8 @@ def gumbel_st(
 
 @kernel(
     "(Tensor x, Tensor outcome, Tensor grad, float tau, int samples, Tensor seed, int offset)"
-    " -> Tensor"
+    " -> Tensor",
+    loop=4,
 )
 def binary_gumbel_st(
     x: Tensor,
