@@ -15,6 +15,7 @@ from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Rule
 from straightthrough.estimators import (
     DARN,
+    DecoupledST,
     Estimator,
     GappedST,
     GumbelRao,
@@ -63,6 +64,8 @@ GOLDEN = [
     Row(StraightThrough(), (2, 1, 1), 0, (4, 0, 8), (0, -1, 1)),
     # At tau = 2 the weights are their roots (2, 1, 1), and the whole is halved.
     Row(StraightThrough(tau=2.0), (4, 1, 1), 1, (4, 0, 8), (0, of(-1, 2), of(1, 2))),
+    # Only the gradient's temperature enters it.
+    Row(DecoupledST(0.5, 2.0), (4, 1, 1), 1, (4, 0, 8), (0, of(-1, 2), of(1, 2))),
     # DARN (D - p)(g_x - <p, g>) = (-1/2, 3/4, -1/4) (0 - 4) = (2, -3, 1); its mean with the
     # straight-through (0, -1, 1).
     Row(ReinMax(), (2, 1, 1), 1, (4, 0, 8), (1, -2, 1)),
@@ -131,6 +134,7 @@ def test_gradient_is_the_one_worked_out_by_hand(row: Row) -> None:
 BINARY = [
     (StraightThrough(), 3, of(3, 16), of(3, 16)),  # p (1 - p)
     (StraightThrough(tau=2.0), 9, of(3, 32), of(3, 32)),  # p_tau = 3/4; 3/16, halved
+    (DecoupledST(1.3, 2.0), 9, of(3, 32), of(3, 32)),
     (ReinMax(), 3, of(1, 8), of(3, 8)),  # (1 - p) / 2 and p / 2
     (DARN(), 3, of(1, 16), of(9, 16)),  # (1 - p)^2 and p^2
     # The outcome leads by log 4 where it is 1; where it is 0 by the gap, log 3: s = 4/5 or 3/4.

@@ -120,7 +120,9 @@ def compare(
     z are the one-hots of L independent categorical variables. At each outcome a rule gets what a
     training step would give it, the loss's gradient at that hard outcome, and returns an estimate
     for the logits. The outcomes are enumerated and weighted by their probabilities, so that the
-    moments of a rule without noise are exact; a rule's own noise is sampled.
+    moments of a rule without noise are exact; a rule's own noise is sampled. Where a rule has
+    forward draw at another temperature, from `softmax(logits / tau_forward)`, the outcomes and the
+    exact gradient are those of that law.
 
     Args:
         loss: maps one-hots `(N, C)` or `(N, L, C)`, N outcomes at a time in the logits' dtype,
@@ -144,9 +146,9 @@ def compare(
             there are more than `limit` outcomes, or the loss is not differentiable or finite at
             one.
 
-    Cost: the loss twice and its gradient once at C**L outcomes, each rule once (with noise
-    `samples` times) an outcome; about 2^18 elements are worked on at once. Rules are computed in
-    float64.
+    Cost: the loss twice and its gradient once at C**L outcomes (for each `tau_forward`), each rule
+    once (with noise `samples` times) an outcome; about 2^18 elements are worked on at once. Rules
+    are computed in float64.
 
     Example:
         >>> loss = lambda z: (z @ torch.tensor([1.0, 2.0, 4.0])) ** 2
@@ -162,13 +164,16 @@ def compare(
     check_count("samples", samples)
     total = count_outcomes(logits, limit)
     logits = logits.detach()
-    exact = expected_gradient(loss, logits)
-    tallies = [_Tally(name, rule, exact) for name, rule in rules]
-    rows = logits.reshape(exact.shape).to(torch.float64)
-    for outcomes in enumerate_outcomes(logits):
-        grad = _gradient(loss, outcomes, logits).to(torch.float64)
-        for tally in tallies:
-            tally.add(rows, outcomes, grad, samples, seed)
+    rows = logits.reshape(-1, logits.shape[-1]).to(torch.float64)
+    temperatures = {rule.tau_forward for _, rule in rules}
+    exact = {tau: expected_gradient(loss, logits, tau) for tau in temperatures}
+    tallies = [_Tally(name, rule, exact[rule.tau_forward]) for name, rule in rules]
+    for tau in temperatures:
+        drawn = [tally for tally in tallies if tally.rule.tau_forward == tau]
+        for outcomes in enumerate_outcomes(logits, tau):
+            grad = _gradient(loss, outcomes, logits).to(torch.float64)
+            for tally in drawn:
+                tally.add(rows, outcomes, grad, samples, seed)
     return Audit(tuple(tally.row(rescale) for tally in tallies), total, samples, seed, rescale)
 
 

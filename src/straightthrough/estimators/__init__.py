@@ -2,6 +2,7 @@
 
 from .base import Estimator
 from .darn import DARN
+from .decoupled import DecoupledST
 from .gapped import GappedST
 from .gumbel import GumbelST
 from .gumbel_rao import GumbelRao
@@ -13,6 +14,7 @@ from .straight_through import StraightThrough
 
 __all__ = [
     "DARN",
+    "DecoupledST",
     "Estimator",
     "GappedST",
     "GumbelRao",

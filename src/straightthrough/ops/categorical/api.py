@@ -58,7 +58,8 @@ def categorical(
     """A one-hot drawn from `softmax(logits)`, with an estimator's gradient.
 
     Forward: `y = one_hot(x)`, x drawn exactly from `softmax(logits)` along `dim`, by inverse CDF
-    with one 53-bit uniform a row. Backward: `dL/dlogits = estimator.vjp(logits, x, dL/dy)`.
+    with one 53-bit uniform a row (by `DecoupledST` at its `tau_forward`). Backward:
+    `dL/dlogits = estimator.vjp(logits, x, dL/dy)`.
 
     Args:
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.

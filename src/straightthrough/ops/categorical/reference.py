@@ -12,7 +12,7 @@ from ...core.kernels import kernel
 from ...core.noise import Seed, class_uniform, gumbel, in_blocks, row_uniform
 from ...core.rules import Relaxation, compute_dtype
 from ...core.straight_through import Operation
-from ...estimators.base import Estimator, tempered
+from ...estimators.base import Estimator, over, tempered
 from ...estimators.softmax import softmax_backward
 
 
@@ -66,6 +66,12 @@ def gumbel_noise(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
     return in_blocks(block, logits.reshape(-1, classes)).reshape(logits.shape)
 
 
+def drawn_from(logits: Tensor, estimator: Estimator) -> Tensor:
+    """Return the logits of the law that the estimator has forward draw from."""
+    tau = estimator.tau_forward
+    return logits if tau == 1 else over(logits.to(compute_dtype(logits.dtype)), tau)
+
+
 @dataclass(frozen=True)
 class Draw(Operation):
     """A one-hot drawn from softmax(logits) forward, the estimator backward."""
@@ -74,7 +80,8 @@ class Draw(Operation):
     offset: int
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        return draw(logits, seed, self.offset)
+        y, index = draw(drawn_from(logits, self.estimator), seed, self.offset)
+        return y.to(logits.dtype), index
 
     def backward(
         self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
@@ -91,7 +98,7 @@ class Lookup(Operation):
     offset: int
 
     def forward(self, logits: Tensor, table: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(logits, seed, self.offset)
+        index = draw_index(drawn_from(logits, self.estimator), seed, self.offset)
         value = table[index.clamp(min=0)]
         return torch.where((index < 0).unsqueeze(-1), torch.nan, value), index
 
