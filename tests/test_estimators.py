@@ -15,6 +15,7 @@ from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Rule
 from straightthrough.estimators import (
     DARN,
+    MVE,
     DecoupledST,
     Estimator,
     GappedST,
@@ -92,6 +93,14 @@ GOLDEN = [
     Row(GappedST(gap="expected"), (2, 1, 1), 0, (12, 0, 24), (0, -2, 2)),
     # At tau = 2 their roots: q = (1/2, 1/4, 1/4), <q, g> = 12, and the whole is halved.
     Row(GappedST(2.0, "expected"), (2, 1, 1), 0, (12, 0, 24), (0, of(-3, 2), of(3, 2))),
+    # Two classes, p = 3/4, e = 1/tau = 1/4: p q g (e + 2 q) / (e + 4 p q) = 3/16 (3/4) g where the
+    # outcome is 1, 3/16 (7/4) g where it is 0.
+    Row(MVE(tau=4.0), (1, 3), 1, (0, 64), (-9, 9)),
+    Row(MVE(tau=4.0), (1, 3), 0, (0, 64), (-21, 21)),
+    # Three equal classes, tau = 3: A is 5/9 on the diagonal, -1/9 beside it. The gradient less its
+    # entry at the outcome, over 1/3 + p_i + p_x: w = (4, 0, 0); u = w (1/3 + p), at x -<w, p>:
+    # A y = (8/3, -4/3, 0), y = (14, -4, 2)/3, times (1/3 + p)/(1/3 + 2 p) = 2/3; J of that.
+    Row(MVE(tau=3.0), (1, 1, 1), 1, (4, 0, 0), (of(20, 27), of(-16, 27), of(-4, 27))),
     # Philox4x32-10 of counter (0, 0, 0, 1), key (7, 0): d6a62573 71eade72 3ac9655a 2affc9a4.
     # Their upper 52 bits, then a 1: u = .8384727, .2296356. E = -log(1 - u) = 1.8230811, .2608916.
     # p = (3/4, 1/4), outcome 1: y_0 / y_1 = (E_1 / (E_0 / p_0 + E_1))^(1/tau) = .0969256^2.
@@ -136,6 +145,7 @@ BINARY = [
     (StraightThrough(tau=2.0), 9, of(3, 32), of(3, 32)),  # p_tau = 3/4; 3/16, halved
     (DecoupledST(1.3, 2.0), 9, of(3, 32), of(3, 32)),
     (ReinMax(), 3, of(1, 8), of(3, 8)),  # (1 - p) / 2 and p / 2
+    (MVE(tau=4.0), 3, of(9, 64), of(21, 64)),  # as in the rows of two classes above
     (DARN(), 3, of(1, 16), of(9, 16)),  # (1 - p)^2 and p^2
     # The outcome leads by log 4 where it is 1; where it is 0 by the gap, log 3: s = 4/5 or 3/4.
     (GappedST(gap=math.log(3)), 4, of(4, 25), of(3, 16)),
@@ -185,6 +195,7 @@ def test_a_low_temperature_does_not_overflow(dtype: torch.dtype) -> None:
 
 
 TEMPERED = [
+    MVE,
     StraightThrough,
     GappedST,
     GumbelST,

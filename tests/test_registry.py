@@ -12,6 +12,7 @@ from straightthrough.core.registry import OPERATORS, RULES, resolve
 from straightthrough.core.rules import Derivative, Relaxation
 from straightthrough.estimators import (
     DARN,
+    MVE,
     DecoupledST,
     Estimator,
     GappedST,
@@ -85,6 +86,7 @@ def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
         "gumbel_rao": GumbelRao(tau=1.0, samples=10),
         "gapped": GappedST(tau=1.0, gap=1.0),
         "darn": DARN(),
+        "mve": MVE(tau=1e6),
         "decoupled": DecoupledST(tau_forward=1.0, tau_backward=1.0),
         "reinmax": ReinMax(tau=1.0),
         "reinmax_rao": ReinMaxRao(tau=1.0, samples=100),

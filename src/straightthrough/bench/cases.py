@@ -42,6 +42,12 @@ LAYER: Shape = (1024, 1024)
 EVERY_RULE = ("categorical",)
 """Operators with a case for each of their rules; the others have one, for the default rule."""
 
+DEAR = ("gumbel_rao", "mve", "reinmax_rao", "reinmax_cv")
+"""Rules that cost many passes over the logits, timed at `SMALL` alone."""
+
+SMALL: Shape = (4096, 16)
+"""Logits of those rules."""
+
 WIDTH = 64
 """Columns of a lookup's table."""
 
@@ -170,13 +176,18 @@ def _of_operator(record: OperatorRecord) -> list[Case]:
             f"{record.name}-{rule.name}",
             testing.Case(record, rule.example),
             {str(record.rule): rule.example},
+            (SMALL,) if rule.name in DEAR else None,
         )
         for rule in record.rules()
     ]
 
 
 def _case(
-    record: OperatorRecord, name: str, conformance: testing.Case, rule: dict[str, Any]
+    record: OperatorRecord,
+    name: str,
+    conformance: testing.Case,
+    rule: dict[str, Any],
+    shapes: tuple[Shape, ...] | None = None,
 ) -> Case:
     snippet = plain.PLAIN.get(record.name)
     return Case(
@@ -186,6 +197,7 @@ def _case(
         samples=record.samples,
         rows=record.rows,
         others={**_OTHERS.get(record.name, {}), **_peer(name)},
+        shapes=shapes,
         conformance=conformance,
     )
 

@@ -6,6 +6,7 @@ from .decoupled import DecoupledST
 from .gapped import GappedST
 from .gumbel import GumbelST
 from .gumbel_rao import GumbelRao
+from .mve import MVE
 from .reinmax import ReinMax
 from .reinmax_cv import ReinMaxCV
 from .reinmax_rao import ReinMaxRao
@@ -14,6 +15,7 @@ from .straight_through import StraightThrough
 
 __all__ = [
     "DARN",
+    "MVE",
     "DecoupledST",
     "Estimator",
     "GappedST",
