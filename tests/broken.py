@@ -32,6 +32,10 @@ def single_gumbel(logits, *, estimator="reinmax", generator=None, seed=None):
     return st.bernoulli(probs=(1 - torch.exp(-odds)).to(logits.dtype), seed=seed)
 
 
+def counts_backwards(logits, *, estimator="mve_integer", generator=None, seed=None):
+    return logits.shape[-1] - 1 - st.categorical_integer(logits, estimator, seed=seed)
+
+
 def contiguous_assumed(x, *, surrogate=Clipped()):
     return st.sign(x.as_strided(x.shape, torch.empty(x.shape).stride()), surrogate=surrogate)
 

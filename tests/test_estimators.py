@@ -21,6 +21,7 @@ from straightthrough.estimators import (
     GappedST,
     GumbelRao,
     GumbelST,
+    MVEInteger,
     ReinMax,
     ReinMaxCV,
     ReinMaxRao,
@@ -101,6 +102,9 @@ GOLDEN = [
     # entry at the outcome, over 1/3 + p_i + p_x: w = (4, 0, 0); u = w (1/3 + p), at x -<w, p>:
     # A y = (8/3, -4/3, 0), y = (14, -4, 2)/3, times (1/3 + p)/(1/3 + 2 p) = 2/3; J of that.
     Row(MVE(tau=3.0), (1, 1, 1), 1, (4, 0, 0), (of(20, 27), of(-16, 27), of(-4, 27))),
+    # The number of three equal classes: m = 1, v = 2/3, y = 2. i - m = (-1, 0, 1); its square less
+    # v, (1, -2, 1)/3, over 1/tau + 2 v = 2: (1, -2, 1)/6. Their sum times p.
+    Row(MVEInteger(tau=1.5), (1, 1, 1), 2, (0, 1, 2), (of(-5, 18), of(-1, 9), of(7, 18))),
     # Philox4x32-10 of counter (0, 0, 0, 1), key (7, 0): d6a62573 71eade72 3ac9655a 2affc9a4.
     # Their upper 52 bits, then a 1: u = .8384727, .2296356. E = -log(1 - u) = 1.8230811, .2608916.
     # p = (3/4, 1/4), outcome 1: y_0 / y_1 = (E_1 / (E_0 / p_0 + E_1))^(1/tau) = .0969256^2.
@@ -146,6 +150,8 @@ BINARY = [
     (DecoupledST(1.3, 2.0), 9, of(3, 32), of(3, 32)),
     (ReinMax(), 3, of(1, 8), of(3, 8)),  # (1 - p) / 2 and p / 2
     (MVE(tau=4.0), 3, of(9, 64), of(21, 64)),  # as in the rows of two classes above
+    # e = 1/tau = 1/2: p q (e + q) / (e + 2 p q) where it is 1, p q (e + p) / (e + 2 p q) where 0.
+    (MVEInteger(tau=2.0), 3, of(9, 56), of(15, 56)),
     (DARN(), 3, of(1, 16), of(9, 16)),  # (1 - p)^2 and p^2
     # The outcome leads by log 4 where it is 1; where it is 0 by the gap, log 3: s = 4/5 or 3/4.
     (GappedST(gap=math.log(3)), 4, of(4, 25), of(3, 16)),
@@ -195,6 +201,7 @@ def test_a_low_temperature_does_not_overflow(dtype: torch.dtype) -> None:
 
 
 TEMPERED = [
+    MVEInteger,
     MVE,
     StraightThrough,
     GappedST,

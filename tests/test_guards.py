@@ -27,6 +27,11 @@ GUARDS = [
         "wrong, first at",
     ),
     (testing.check_hard_value, replaced("argmax", broken.ties_to_the_last), "wrong, first at"),
+    (
+        testing.check_frequencies,
+        replaced("categorical_integer", broken.counts_backwards),
+        "drawn at the rates",
+    ),
     (testing.check_frequencies, replaced("bernoulli", broken.single_gumbel), "drawn at the rates"),
     (
         testing.check_layouts,

@@ -41,6 +41,10 @@ MODULES = {
         lambda: st.nn.Categorical("gumbel", tau=0.5),
         lambda x: st.categorical(x, st.estimators.GumbelST(0.5)),
     ),
+    "CategoricalInteger": (
+        lambda: st.nn.CategoricalInteger("reinmax", tau=1.5),
+        lambda x: st.categorical_integer(x, st.estimators.ReinMax(1.5)),
+    ),
     "Argmax": (lambda: st.nn.Argmax(tau=0.5), lambda x: st.argmax(x, tau=0.5)),
     "GumbelSoftmax": (lambda: st.nn.GumbelSoftmax(0.5), lambda x: st.gumbel_softmax(x, 0.5)),
     "TopK": (lambda: st.nn.TopK(2, tau=0.5), lambda x: st.topk(x, 2, tau=0.5)),
@@ -51,7 +55,7 @@ MODULES = {
     "BinaryConcrete": (lambda: st.nn.BinaryConcrete(0.5), lambda x: st.binary_concrete(x, tau=0.5)),
 }
 ROWS = ["Categorical", "Argmax", "GumbelSoftmax", "TopK"]
-NOISY = ["Categorical", "GumbelSoftmax", "Bernoulli", "BinaryConcrete"]
+NOISY = ["Categorical", "CategoricalInteger", "GumbelSoftmax", "Bernoulli", "BinaryConcrete"]
 
 
 def tanh(slope):
@@ -115,6 +119,7 @@ def test_training_draws_each_time_anew(name):
 LARGEST = F.one_hot(torch.tensor([4, 3]), 5).float()
 EVAL = {
     "Categorical": (lambda: st.nn.Categorical(), LARGEST),
+    "CategoricalInteger": (lambda: st.nn.CategoricalInteger(), torch.tensor([4.0, 3.0])),
     "GumbelSoftmax": (lambda: st.nn.GumbelSoftmax(0.5), torch.softmax(2 * X, -1)),
     "GumbelSoftmax, hard": (lambda: st.nn.GumbelSoftmax(0.5, hard=True), LARGEST),
     "Bernoulli": (lambda: st.nn.Bernoulli(), (X > 0).float()),

@@ -18,6 +18,7 @@ from straightthrough.estimators import (
     GappedST,
     GumbelRao,
     GumbelST,
+    MVEInteger,
     ReinMax,
     ReinMaxCV,
     ReinMaxRao,
@@ -36,6 +37,7 @@ PUBLIC = [
     "bernoulli",
     "binary_concrete",
     "categorical",
+    "categorical_integer",
     "categorical_lookup",
     "ceil",
     "clamp",
@@ -60,7 +62,7 @@ PUBLIC = [
 
 OPERATORS_OF_ROOMS = {
     "pointwise": {"sign", "heaviside", "round", "floor", "ceil", "trunc", "clamp", "ternary"},
-    "categorical": {"categorical", "argmax", "gumbel_softmax"},
+    "categorical": {"categorical", "categorical_integer", "argmax", "gumbel_softmax"},
     "bernoulli": {"bernoulli", "binary_concrete", "hard_concrete"},
     "subset": {"topk"},
 }
@@ -87,6 +89,7 @@ def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
         "gapped": GappedST(tau=1.0, gap=1.0),
         "darn": DARN(),
         "mve": MVE(tau=1e6),
+        "mve_integer": MVEInteger(tau=1e6),
         "decoupled": DecoupledST(tau_forward=1.0, tau_backward=1.0),
         "reinmax": ReinMax(tau=1.0),
         "reinmax_rao": ReinMaxRao(tau=1.0, samples=100),

@@ -12,7 +12,13 @@ from .ops.bernoulli.api import (
     hard_concrete_mean,
     l0_norm,
 )
-from .ops.categorical.api import argmax, categorical, categorical_lookup, gumbel_softmax
+from .ops.categorical.api import (
+    argmax,
+    categorical,
+    categorical_integer,
+    categorical_lookup,
+    gumbel_softmax,
+)
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.subset.api import topk
 
@@ -29,6 +35,7 @@ __all__ = [
     "bernoulli",
     "binary_concrete",
     "categorical",
+    "categorical_integer",
     "categorical_lookup",
     "ceil",
     "clamp",

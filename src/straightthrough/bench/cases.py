@@ -195,7 +195,7 @@ def _case(
         partial(record.function, **record.arguments, **rule),
         partial(snippet, **record.arguments) if snippet else None,
         samples=record.samples,
-        rows=record.rows,
+        rows=record.rows and not record.numbers,
         others={**_OTHERS.get(record.name, {}), **_peer(name)},
         shapes=shapes,
         conformance=conformance,

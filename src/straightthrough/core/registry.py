@@ -63,6 +63,8 @@ class OperatorRecord:
         arguments: what tests and docs call it with besides the tensor.
         samples: whether it draws noise.
         rows: whether it works on rows along `dim` rather than on elements.
+        numbers: whether its value is the number of a class, one a row, in the shape without `dim`;
+            `hard` is the mean of its one-hot then.
         forward_mode: whether it has a jvp; without one it raises.
     """
 
@@ -78,6 +80,7 @@ class OperatorRecord:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     samples: bool = False
     rows: bool = False
+    numbers: bool = False
     forward_mode: bool = True
 
     @property

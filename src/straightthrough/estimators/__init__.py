@@ -7,6 +7,7 @@ from .gapped import GappedST
 from .gumbel import GumbelST
 from .gumbel_rao import GumbelRao
 from .mve import MVE
+from .mve_integer import MVEInteger
 from .reinmax import ReinMax
 from .reinmax_cv import ReinMaxCV
 from .reinmax_rao import ReinMaxRao
@@ -21,6 +22,7 @@ __all__ = [
     "GappedST",
     "GumbelRao",
     "GumbelST",
+    "MVEInteger",
     "ReinMax",
     "ReinMaxCV",
     "ReinMaxRao",

@@ -7,7 +7,13 @@ step once an epoch, or raise that limit to the number of values.
 
 from . import schedules
 from .bernoulli import Bernoulli, BinaryConcrete, HardConcreteGate
-from .categorical import Argmax, Categorical, CategoricalLookup, GumbelSoftmax
+from .categorical import (
+    Argmax,
+    Categorical,
+    CategoricalInteger,
+    CategoricalLookup,
+    GumbelSoftmax,
+)
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .schedules import step_schedules
 from .subset import TopK
@@ -17,6 +23,7 @@ __all__ = [
     "Bernoulli",
     "BinaryConcrete",
     "Categorical",
+    "CategoricalInteger",
     "CategoricalLookup",
     "Ceil",
     "Clamp",

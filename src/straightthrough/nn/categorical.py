@@ -41,6 +41,36 @@ class Categorical(RuleModule[Estimator]):
         return f"{super().extra_repr()}, dim={self.dim}"
 
 
+class CategoricalInteger(RuleModule[Estimator]):
+    """`st.categorical_integer` as a module; in `eval()` the number of the likeliest class.
+
+    Args:
+        estimator: an `Estimator` or its shorthand.
+        dim: the dimension of the classes.
+        fields: numbers or schedules for the estimator's fields.
+
+    Example:
+        >>> sample = st.nn.CategoricalInteger().eval()
+        >>> sample(torch.tensor([0.0, 1.0, 2.0]))
+        tensor(2.)
+    """
+
+    def __init__(
+        self, estimator: Estimator | str = "mve_integer", *, dim: int = -1, **fields: Number
+    ) -> None:
+        super().__init__("estimator", estimator, (Estimator,), fields)
+        self.dim = dim
+
+    def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        if self.training:
+            return api.categorical_integer(logits, self.rule, dim=self.dim, mask=mask)
+        y = api.argmax(logits, dim=self.dim, mask=mask).movedim(self.dim, -1)
+        return (y * torch.arange(y.shape[-1], dtype=y.dtype, device=y.device)).sum(-1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dim={self.dim}"
+
+
 class Argmax(RuleModule[Softmax]):
     """`st.argmax` as a module; no noise, so `eval()` changes nothing.
 

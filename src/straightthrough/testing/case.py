@@ -79,6 +79,18 @@ class Case:
         assert y.shape == grad.shape, f"{self}: {tuple(x.shape)} gave {tuple(y.shape)}"
         return y.detach(), torch.autograd.grad(y, x, grad)[0]
 
+    def of_value(self, x: Tensor) -> Tensor:
+        """Return a part of `x` that has the shape of the value at `x`."""
+        return x[..., 0] if self.record.numbers else x
+
+    def shown(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the value at `x`, the number of a class as its one-hot (NaN as a row of NaN)."""
+        if not self.record.numbers:
+            return y
+        number = torch.arange(x.shape[-1], device=y.device)
+        hot = (y.unsqueeze(-1) == number).to(y.dtype)
+        return torch.where(y.isnan().unsqueeze(-1), math.nan, hot)
+
     def assert_same(self, got: Tensor, expected: Tensor, about: str) -> None:
         """Assert that two values of the operator are the same: bit by bit, unless soft."""
         (assert_close if self.soft else assert_bits)(got, expected, f"{self}: {about}")

@@ -119,6 +119,26 @@ class Lookup(Operation):
 
 
 @dataclass(frozen=True)
+class Number(Operation):
+    """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
+
+    estimator: Estimator
+    offset: int
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        index = draw_index(drawn_from(logits, self.estimator), seed, self.offset)
+        return torch.where(index < 0, torch.nan, index.to(logits.dtype)), index
+
+    def backward(
+        self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
+    ) -> tuple[Tensor, None]:
+        wide = compute_dtype(logits.dtype)
+        number = torch.arange(logits.shape[-1], dtype=wide, device=logits.device)
+        to_one_hot = grad.to(wide).unsqueeze(-1) * number
+        return self.estimator.pull(logits, index, to_one_hot, Seed(seed, self.offset)), None
+
+
+@dataclass(frozen=True)
 class Argmax(Operation):
     """The one-hot of the largest logit forward, a relaxation backward."""
 
