@@ -258,6 +258,7 @@ SCHEDULED = {
     "Sign of a rule without defaults": lambda s: st.nn.Sign("error_decay", t=s),
     "Heaviside of an instance": lambda s: st.nn.Heaviside(surrogate=tanh(7.0), slope=s),
     "Categorical": lambda s: st.nn.Categorical("reinmax", tau=s),
+    "CategoricalInteger": lambda s: st.nn.CategoricalInteger("reinmax", tau=s),
     "CategoricalLookup": lambda s: st.nn.CategoricalLookup(5, 2, "gumbel", tau=s),
     "Argmax": lambda s: st.nn.Argmax(s),
     "GumbelSoftmax": lambda s: st.nn.GumbelSoftmax(tau=s),
@@ -326,7 +327,7 @@ def test_copies_compute_the_same(name, duplicate):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-RULE_IDLE_IN_EVAL = {"Categorical", "CategoricalLookup", "Bernoulli"}
+RULE_IDLE_IN_EVAL = {"Categorical", "CategoricalInteger", "CategoricalLookup", "Bernoulli"}
 
 
 # torch's compiler itself makes an instance of the autograd.Function that it traces.
