@@ -36,6 +36,10 @@ def count_above_the_hard_one(rate=None, *, log_rate=None, estimator="fini", seed
     return st.poisson(rate, log_rate=log_rate, estimator=estimator, seed=seed) + 0.5
 
 
+def counts_backwards(logits, *, estimator="mve_integer", generator=None, seed=None):
+    return logits.shape[-1] - 1 - st.categorical_integer(logits, estimator, seed=seed)
+
+
 def contiguous_assumed(x, *, surrogate=Clipped()):
     return st.sign(x.as_strided(x.shape, torch.empty(x.shape).stride()), surrogate=surrogate)
 

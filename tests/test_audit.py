@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import straightthrough as st
 from straightthrough.audit import compare, exact, exact_gradient, tally
-from straightthrough.estimators import GumbelST, ReinMax, StraightThrough
+from straightthrough.estimators import GumbelRao, GumbelST, ReinMax, StraightThrough
 
 
 def quadratic(size, seed):
@@ -141,6 +141,14 @@ def test_published_bias_and_variance():
     assert [f"{row.bias_squared:.4f}" for row in rows] == ["0.2781", "0.0000", "0.0474"]
     assert [f"{row.variance:.4g}" for row in rows] == ["0.7724", "13.79", "2.886"]
     assert rows[1].bias_squared < 1e-12
+
+
+def test_published_bias_and_variance_of_gumbel_rao():
+    """.0176 and 10.87, themselves estimates from samples, at a temperature of about .1."""
+    loss, eta = quadratic(4, 0)
+    row = compare(loss, eta, [GumbelRao(0.1, samples=100)], samples=2048, rescale=True).rows[0]
+    assert row.bias_squared == pytest.approx(0.0176, abs=0.006)
+    assert row.variance == pytest.approx(10.87, rel=0.02)
 
 
 def by_hand(loss, logits, rule):

@@ -13,8 +13,20 @@ from torch import Tensor
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_frequencies, assert_law, assert_same_law, assert_same_mean
-from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
+from straightthrough.estimators import (
+    DARN,
+    Estimator,
+    GappedST,
+    GumbelRao,
+    GumbelST,
+    ReinMax,
+    ReinMaxCV,
+    ReinMaxRao,
+    StraightThrough,
+)
 from straightthrough.estimators.gumbel import conditional_gumbels, conditional_logistic
+
+THETA = torch.tensor([0.5, -1.0, 1.5], dtype=torch.float64)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -39,6 +51,13 @@ def enumerated_mean(rule: Estimator, logits: Tensor, a: Tensor, b: Tensor) -> Te
     index = torch.arange(logits.numel())
     estimates = rule.vjp(logits.expand_as(outcomes), index, grads)
     return logits.softmax(0) @ estimates
+
+
+def kept(theta: Tensor, index: int, count: int) -> Tensor:
+    """Return theta + G, `(count, C)`, plain Gumbels kept where their argmax is `index`."""
+    noise = torch.from_numpy(np.random.default_rng(index).gumbel(size=(40 * count, len(theta))))
+    perturbed = theta + noise
+    return perturbed[perturbed.argmax(-1) == index][:count]
 
 
 @pytest.mark.parametrize("classes", [2, 5, 17])
@@ -88,13 +107,70 @@ def test_reinmax_is_the_mean_of_straight_through_and_darn() -> None:
     for index in range(6):
         outcome = torch.tensor(index)
         darn = (F.one_hot(outcome, 6) - p) * (g[index] - p @ g)
-        wanted = (StraightThrough().vjp(logits, outcome, g) + darn) / 2
-        torch.testing.assert_close(ReinMax().vjp(logits, outcome, g), wanted, rtol=0, atol=1e-15)
+        plain, ours, mean = (
+            rule.vjp(logits, outcome, g) for rule in (StraightThrough(), DARN(), ReinMax())
+        )
+        torch.testing.assert_close(ours, darn, rtol=0, atol=1e-15)
+        torch.testing.assert_close(mean, (plain + darn) / 2, rtol=0, atol=1e-15)
+
+
+def test_darn_is_unbiased_for_linear_losses_alone() -> None:
+    logits, a, b = random_problem(5, seed=5)
+    p = logits.softmax(0)
+    linear = enumerated_mean(DARN(), logits, torch.zeros_like(a), b)
+    torch.testing.assert_close(linear, jacobian(p) @ b, rtol=0, atol=1e-15)
+    exact = jacobian(p) @ (a.diagonal() + b)
+    assert (enumerated_mean(DARN(), logits, a, b) - exact).abs().max() > 1e-2
+    sides = [enumerated_mean(rule, logits, a, b) - exact for rule in (DARN(), StraightThrough())]
+    torch.testing.assert_close(*map(Tensor.abs, sides), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, "expected"])
+@pytest.mark.parametrize("tau", [0.3, 2.0])
+def test_gapped_is_the_published_rule(gap: float | str, tau: float) -> None:
+    """t = theta + m1 - m2, with m1 and m2 as the paper writes them."""
+    logits, _, g = random_problem(6, seed=2)
+    for index in range(6):
+        p_x = logits.softmax(0)[index]
+        lead = -torch.log(1 - p_x) / p_x if isinstance(gap, str) else gap
+        is_x = torch.arange(6) == index
+        up = torch.where(is_x, logits.max() - logits[index], 0.0)
+        down = torch.where(is_x, 0.0, (logits - logits.max() + lead).clamp(min=0))
+        wanted = jacobian(((logits + up - down) / tau).softmax(0)) @ g / tau
+        got = GappedST(tau, gap).vjp(logits, torch.tensor(index), g)
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_the_expected_gap_is_the_mean_lead_of_gumbels(index: int) -> None:
+    perturbed = kept(THETA, index, 60_000)
+    first, second = perturbed.topk(2, -1).values.T
+    p_x = THETA.softmax(0)[index].item()
+    error = (first - second).std().item() / math.sqrt(len(first))
+    lead = (first - second).mean().item()
+    assert abs(lead + math.log1p(-p_x) / p_x) < stats.norm.isf(FAILURE_RATE / 2) * error
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, "expected"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gapped_where_the_outcome_is_all_but_certain_or_impossible(
+    gap: float | str, dtype: torch.dtype
+) -> None:
+    logits = torch.tensor([80.0, -80.0, -math.inf], dtype=dtype).expand(2, 3).requires_grad_()
+    grad = torch.tensor([1.0, -2.0, 3.0], dtype=dtype)
+    certain, odd = GappedST(gap=gap).vjp(logits, torch.tensor([0, 1]), grad.expand(2, 3))
+    # At most e^-gap lies on the others: nothing where the outcome is certain, 1 / (1 + e^-1) where
+    # Gumbels would have it lead by 1.
+    torch.testing.assert_close(certain, torch.zeros(3, dtype=dtype))
+    weight = torch.tensor({0.0: 0.5}.get(gap, 1 / (1 + math.exp(-1.0))), dtype=dtype)
+    slope = 3 * weight * (1 - weight)
+    torch.testing.assert_close(odd, torch.stack([slope, -slope, 0 * slope]))
+    (second,) = torch.autograd.grad((certain + odd).sum(), logits)
+    assert second.isfinite().all()
 
 
 # Gumbels given the outcome.
 
-THETA = torch.tensor([0.5, -1.0, 1.5], dtype=torch.float64)
 ROWS = 60_000
 
 
@@ -201,9 +277,96 @@ def test_conditional_logistic_in_float32_at_large_logits() -> None:
     assert_law(drawn.double().numpy() - 80, stats.logistic.cdf)
 
 
-@pytest.mark.parametrize("rule", [StraightThrough(1.3), GumbelST(0.7), ReinMax(), ReinMax(1.5)])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_gumbel_rao_is_the_mean_given_the_outcome(index: int) -> None:
+    """E[J(softmax((theta + G) / tau)) g / tau], G by rejection; the variance falls as 1 / K."""
+    tau, samples, rows = 0.5, 4, 20_000
+    g = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    y = (kept(THETA, index, rows * samples) / tau).softmax(-1)
+    single = (y * (g - (y @ g)[:, None]) / tau).numpy()
+    wanted = single.reshape(rows, samples, 3).mean(1)
+    outcome, grads = torch.full((rows,), index), g.expand(rows, 3)
+    logits = THETA.expand(rows, 3)
+    got = GumbelRao(tau, samples).vjp(logits, outcome, grads, seed=5).numpy()
+    assert_same_mean(got, wanted)
+    assert_same_mean(got**2, wanted**2)
+    plain = GumbelST(tau).vjp(logits, outcome, grads, seed=5).numpy()
+    assert_same_mean(got, plain)
+    np.testing.assert_allclose(samples * got.var(0), plain.var(0), rtol=0.1)
+
+
+def relaxed(index: int, g: Tensor, tau: float, count: int) -> np.ndarray:
+    """Return `count` draws of J(softmax((theta_D + G) / tau)) g / tau, G by rejection."""
+    middle = (THETA.softmax(0) + F.one_hot(torch.tensor(index), 3)) / 2
+    y = (kept(middle.log(), index, count) / tau).softmax(-1)
+    return (y * (g - (y @ g)[:, None]) / tau).numpy()
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_reinmax_rao_relaxes_the_midpoint(index: int) -> None:
+    tau, samples, rows = 0.5, 4, 20_000
+    g = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    wanted = 2 * relaxed(index, g, tau, rows * samples).reshape(rows, samples, 3).mean(1)
+    wanted = wanted - (jacobian(THETA.softmax(0)) @ g / 2).numpy()
+    outcome, rule = torch.full((rows,), index), ReinMaxRao(tau, samples)
+    got = rule.vjp(THETA.expand(rows, 3), outcome, g.expand(rows, 3), seed=6).numpy()
+    assert_same_mean(got, wanted)
+    assert_same_mean(got**2, wanted**2)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_the_control_variate_has_mean_0_given_the_outcome(index: int) -> None:
+    tau, eta, samples, rows = 0.5, 1.5, 3, 40_000
+    g = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    outcome, rule = torch.full((rows,), index), ReinMaxCV(tau, eta, samples)
+    got = rule.vjp(THETA.expand(rows, 3), outcome, g.expand(rows, 3), seed=7)
+    added = (got - ReinMax().vjp(THETA, torch.tensor(index), g)).numpy()
+    p_values = stats.ttest_1samp(added, 0.0).pvalue
+    assert (p_values > FAILURE_RATE / 3).all()
+    one = relaxed(index, g, tau, rows)
+    np.testing.assert_allclose(added.var(0), eta**2 * (1 + 1 / samples) * one.var(0), rtol=0.1)
+
+
+def test_reinmax_cv_is_as_unbiased_as_reinmax() -> None:
+    """Outcomes enumerated, the noise sampled; and eta = 0 is ReinMax."""
+    logits, a, b = random_problem(4, seed=6)
+    outcomes, rows = torch.eye(4, dtype=torch.float64), 20_000
+    grads, index = outcomes @ (a + a.T) + b, torch.arange(4)
+    estimates = ReinMaxCV().vjp(
+        logits.expand(rows, 4, 4), index.expand(rows, 4), grads.expand(rows, 4, 4), seed=0
+    )
+    means = (logits.softmax(0)[:, None] * estimates).sum(1)
+    exact = jacobian(logits.softmax(0)) @ (a.diagonal() + b)
+    assert (stats.ttest_1samp(means.numpy(), exact.numpy()).pvalue > FAILURE_RATE / 4).all()
+    plain = ReinMaxCV(eta=0).vjp(logits.expand(4, 4), index, grads)
+    torch.testing.assert_close(plain, ReinMax().vjp(logits.expand(4, 4), index, grads))
+
+
+def test_gumbel_rao_of_one_sample_is_gumbel_st() -> None:
+    logits, grad = torch.randn(6, 5), torch.randn(6, 5)
+    index = torch.arange(6) % 5
+    one, plain = (r.vjp(logits, index, grad, seed=1) for r in (GumbelRao(0.7, 1), GumbelST(0.7)))
+    assert torch.equal(one, plain)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        StraightThrough(1.3),
+        DARN(),
+        GappedST(1.3, 0.7),
+        GappedST(0.7, "expected"),
+        GumbelST(0.7),
+        GumbelRao(0.7, 3),
+        ReinMax(),
+        ReinMax(1.5),
+        ReinMaxRao(0.7, 3),
+        ReinMaxCV(0.7, 1.5, 3),
+    ],
+    ids=repr,
+)
 def test_binary_gradient_is_that_of_two_classes(rule: Estimator) -> None:
-    """With logits 0 and x; GumbelST, whose noise differs, is compared in law."""
+    """With logits 0 and x; rules whose noise differs are compared in law."""
     rows = 40_000 if rule.draws_noise else 9
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)[:, None].expand(9, rows // 9).reshape(-1)
     outcome = torch.arange(x.numel()) % 2 == 0

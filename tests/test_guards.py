@@ -32,6 +32,11 @@ GUARDS = [
         replaced("poisson", broken.count_above_the_hard_one),
         "not whole numbers",
     ),
+    (
+        testing.check_frequencies,
+        replaced("categorical_integer", broken.counts_backwards),
+        "drawn at the rates",
+    ),
     (testing.check_frequencies, replaced("bernoulli", broken.single_gumbel), "drawn at the rates"),
     (
         testing.check_layouts,

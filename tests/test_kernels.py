@@ -7,12 +7,15 @@ from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
+import straightthrough as st
 from straightthrough.core import kernels, noise
 from straightthrough.core.noise import class_uniform
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Window, window_bits, window_vjp
-from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
+from straightthrough.estimators import gumbel, gumbel_rao, reinmax, softmax, straight_through
 from straightthrough.estimators.base import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
@@ -137,7 +140,8 @@ class TestAgreement:
         outcome = binary.binary_draw(x, SEED, OFFSET, False)[1]
         assert_agrees(straight_through.binary_straight_through, x, outcome, grad, tau)
         assert_agrees(reinmax.binary_reinmax, x, outcome, grad, tau)
-        assert_agrees(gumbel.binary_gumbel_st, x, outcome, grad, tau, SEED, OFFSET)
+        for samples in (1, 3):
+            assert_agrees(gumbel.binary_gumbel_st, x, outcome, grad, tau, samples, SEED, OFFSET)
 
     @pytest.mark.parametrize("of_probs", [False, True])
     @pytest.mark.parametrize("hard", [False, True])
@@ -303,6 +307,27 @@ def test_other_levels_agree(level):
     command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "Agreement"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_compiled_code_calls_a_loop_of_draws_whole_and_traces_one_draw(samples):
+    backwards = []
+
+    def keep(graph, _):
+        backwards.append({str(node.target) for node in graph.graph.nodes})
+        return make_boxed_func(graph.forward)
+
+    compiler = aot_autograd(
+        fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=keep
+    )
+    rule = gumbel_rao.GumbelRao(samples=samples)
+    with torch.enable_grad():
+        x = torch.zeros(2, 5, requires_grad=True)
+        draw = torch.compile(lambda x: st.categorical(x, rule, seed=1), backend=compiler)
+        draw(x).sum().backward()
+    assert len(backwards) == 1
+    assert ("straightthrough.gumbel_st.default" in backwards[0]) == (samples > 1)
+    assert ("aten._softmax.default" in backwards[0]) == (samples == 1)
 
 
 ASKED = kernels.VARIABLE + "="

@@ -49,6 +49,10 @@ MODULES = {
         lambda: st.nn.Categorical("gumbel", tau=0.5),
         lambda x: st.categorical(x, st.estimators.GumbelST(0.5)),
     ),
+    "CategoricalInteger": (
+        lambda: st.nn.CategoricalInteger("reinmax", tau=1.5),
+        lambda x: st.categorical_integer(x, st.estimators.ReinMax(1.5)),
+    ),
     "Argmax": (lambda: st.nn.Argmax(tau=0.5), lambda x: st.argmax(x, tau=0.5)),
     "GumbelSoftmax": (lambda: st.nn.GumbelSoftmax(0.5), lambda x: st.gumbel_softmax(x, 0.5)),
     "TopK": (lambda: st.nn.TopK(2, tau=0.5), lambda x: st.topk(x, 2, tau=0.5)),
@@ -70,7 +74,8 @@ MODULES = {
 }
 ROWS = ["Categorical", "Argmax", "GumbelSoftmax", "TopK"]
 COUNTS = ["Poisson", "Binomial", "Geometric", "NegativeBinomial"]
-NOISY = ["Categorical", "GumbelSoftmax", "Bernoulli", "BinaryConcrete", *COUNTS]
+DRAWN = ["Categorical", "CategoricalInteger", "GumbelSoftmax", "Bernoulli", "BinaryConcrete"]
+NOISY = [*DRAWN, *COUNTS]
 
 
 def tanh(slope):
@@ -135,6 +140,7 @@ def test_training_draws_each_time_anew(name):
 LARGEST = F.one_hot(torch.tensor([4, 3]), 5).float()
 EVAL = {
     "Categorical": (lambda: st.nn.Categorical(), LARGEST),
+    "CategoricalInteger": (lambda: st.nn.CategoricalInteger(), torch.tensor([4.0, 3.0])),
     "GumbelSoftmax": (lambda: st.nn.GumbelSoftmax(0.5), torch.softmax(2 * X, -1)),
     "GumbelSoftmax, hard": (lambda: st.nn.GumbelSoftmax(0.5, hard=True), LARGEST),
     "Bernoulli": (lambda: st.nn.Bernoulli(), (X > 0).float()),
@@ -293,6 +299,7 @@ SCHEDULED = {
     "Sign of a rule without defaults": lambda s: st.nn.Sign("error_decay", t=s),
     "Heaviside of an instance": lambda s: st.nn.Heaviside(surrogate=tanh(7.0), slope=s),
     "Categorical": lambda s: st.nn.Categorical("reinmax", tau=s),
+    "CategoricalInteger": lambda s: st.nn.CategoricalInteger("reinmax", tau=s),
     "CategoricalLookup": lambda s: st.nn.CategoricalLookup(5, 2, "gumbel", tau=s),
     "Argmax": lambda s: st.nn.Argmax(s),
     "GumbelSoftmax": lambda s: st.nn.GumbelSoftmax(tau=s),
@@ -361,7 +368,7 @@ def test_copies_compute_the_same(name, duplicate):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-RULE_IDLE_IN_EVAL = {"Categorical", "CategoricalLookup", "Bernoulli"}
+RULE_IDLE_IN_EVAL = {"Categorical", "CategoricalInteger", "CategoricalLookup", "Bernoulli"}
 
 
 # torch's compiler itself makes an instance of the autograd.Function that it traces.

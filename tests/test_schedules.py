@@ -12,7 +12,14 @@ import torch
 from torch import nn
 
 import straightthrough as st
-from straightthrough.nn.schedules import Constant, Cosine, Exponential, Linear, Schedule
+from straightthrough.nn.schedules import (
+    Confidence,
+    Constant,
+    Cosine,
+    Exponential,
+    Linear,
+    Schedule,
+)
 
 
 def values(schedule: Schedule, count: int) -> list[float]:
@@ -126,9 +133,109 @@ def test_an_optimizer_loop_anneals_the_gradient():
     assert slopes == [1.0, 2.0, 3.0]
 
 
+# Rows whose largest probabilities are 1/2 and 3/4.
+LOGITS = torch.tensor([[2.0, 1.0, 1.0], [6.0, 1.0, 1.0]]).log()
+
+
+def test_confidence_moves_linearly_from_start_to_end():
+    tau = Confidence()
+    assert (tau.start, tau.end, tau.decay, tau.value) == (3.0, 0.5, 0.99, 3.0)
+    module, running = st.nn.Argmax(tau), 0.0
+    for _ in range(3):
+        module(LOGITS)
+        before = tau.value
+        running = 0.99 * running + 0.01 * 0.625  # the mean of 1/2 and 3/4
+        assert tau.value == before  # until the step
+        st.nn.step_schedules(module)
+        assert tau.value == pytest.approx(3.0 - 2.5 * running, rel=1e-6)
+        assert module.rule.tau == tau.value
+    certain = st.nn.Argmax(Confidence(decay=0.0))
+    certain(torch.tensor([[99.0, 0.0]]))
+    st.nn.step_schedules(certain)
+    assert certain.rule.tau == 0.5
+
+
+def test_confidence_sees_every_forward_in_training_and_none_in_eval():
+    module = st.nn.Argmax(Confidence(decay=0.5))
+    module(LOGITS[:1])
+    module(LOGITS[1:])
+    module.eval()(LOGITS)
+    st.nn.step_schedules(module)
+    assert module.tau.position == pytest.approx(0.5 * 0.25 + 0.5 * 0.75)
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        lambda tau: st.nn.Argmax(tau, dim=0),
+        lambda tau: st.nn.Categorical("straight_through", tau=tau, dim=0),
+        lambda tau: st.nn.Categorical("decoupled", tau_backward=tau, dim=0),
+        lambda tau: st.nn.CategoricalInteger("reinmax", tau=tau, dim=0),
+        lambda tau: st.nn.CategoricalLookup(4, 2, "reinmax", tau=tau, dim=0, dtype=torch.float16),
+        lambda tau: st.nn.GumbelSoftmax(tau, dim=0),
+        lambda tau: st.nn.TopK(1, tau=tau, dim=0),
+    ],
+)
+def test_confidence_is_that_along_dim_of_what_is_allowed(make):
+    tau = Confidence(decay=0.0)
+    logits = torch.cat([LOGITS.T, torch.full((1, 2), 9.0)])
+    make(tau)(logits.half(), mask=torch.tensor([True, True, True, False])[:, None])
+    tau.step()
+    assert tau.position == pytest.approx(0.625, abs=1e-3)
+
+
+def test_confidence_does_not_count_rows_without_an_outcome():
+    tau = Confidence(decay=0.0)
+    module = st.nn.Argmax(tau)
+    module(torch.cat([LOGITS[:1], torch.full((1, 3), math.nan)]))
+    tau.step()
+    assert tau.position == 0.5
+    for empty in (torch.full((2, 3), math.nan), torch.zeros(0, 3)):
+        module(empty)
+        tau.step()
+        assert tau.position == 0.5
+
+
+def test_confidence_is_in_the_state_dict_and_survives_another_dtype():
+    source, target = (st.nn.Argmax(Confidence(decay=0.5)) for _ in range(2))
+    source(LOGITS)
+    st.nn.step_schedules(source)
+    source(LOGITS)  # seen, and not yet read
+    source.half()
+    file = io.BytesIO()
+    torch.save(source.state_dict(), file)
+    file.seek(0)
+    target.load_state_dict(torch.load(file, weights_only=True))
+    for twin in (target, copy.deepcopy(source), pickle.loads(pickle.dumps(source))):
+        assert twin.tau.position == source.tau.position == 0.3125
+        twin.tau.step()
+        assert twin.tau.position == pytest.approx(0.46875)
+    assert source.tau.position == 0.3125
+
+
+def test_confidence_leaves_the_errors_of_its_module_as_they_are():
+    with pytest.raises(st.ShapeError, match="dim must lie in"):
+        st.nn.Argmax(Confidence(), dim=2)(LOGITS)
+    with pytest.raises(st.DtypeError, match="logits must be"):
+        st.nn.Argmax(Confidence())(LOGITS.long())
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_confidence_is_seen_in_compiled_code():
+    torch.compiler.reset()
+    module = st.nn.Argmax(Confidence(decay=0.5))
+    torch.compile(module, fullgraph=True, backend="aot_eager")(LOGITS.clone().requires_grad_())
+    module.tau.step()
+    assert module.tau.position == pytest.approx(0.3125)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Confidence(decay=1.0),
+        lambda: Confidence(decay=-0.1),
+        lambda: Confidence(decay=math.nan),
+        lambda: Confidence(start=math.inf),
         lambda: Linear(math.nan, 1.0, 3),
         lambda: Linear(1.0, math.inf, 3),
         lambda: Linear(1.0, 2.0, -1),
@@ -139,5 +246,5 @@ def test_an_optimizer_loop_anneals_the_gradient():
     ],
 )
 def test_wrong_arguments_raise(make):
-    with pytest.raises(st.ArgumentError, match=r"must be .*got"):
+    with pytest.raises(st.ArgumentError, match=r"must (be|lie) .*got"):
         make()

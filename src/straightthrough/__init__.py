@@ -12,7 +12,13 @@ from .ops.bernoulli.api import (
     hard_concrete_mean,
     l0_norm,
 )
-from .ops.categorical.api import argmax, categorical, categorical_lookup, gumbel_softmax
+from .ops.categorical.api import (
+    argmax,
+    categorical,
+    categorical_integer,
+    categorical_lookup,
+    gumbel_softmax,
+)
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.subset.api import topk
@@ -31,6 +37,7 @@ __all__ = [
     "binary_concrete",
     "binomial",
     "categorical",
+    "categorical_integer",
     "categorical_lookup",
     "ceil",
     "clamp",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError
+from ..core.errors import ArgumentError, check_count
 from ..core.registry import resolve
 from ..core.rules import Rule
 from ..estimators import Estimator
@@ -21,7 +21,7 @@ from .exact import (
     expected_gradient,
     losses,
 )
-from .groups import GROUPS, LeaveOneOut, check_samples, draw_outcomes, group_size
+from .groups import GROUPS, LeaveOneOut, draw_outcomes, group_size
 from .result import Audit, Row
 from .tally import SampledTally, Tally
 
@@ -43,7 +43,9 @@ def compare(
     z are the one-hots of L independent categorical variables. At each outcome a rule gets what a
     training step would give it, the loss's gradient at that hard outcome, and returns an estimate
     for the logits. The outcomes are enumerated and weighted by their probabilities, so that the
-    moments of a rule without noise are exact; a rule's own noise is sampled.
+    moments of a rule without noise are exact; a rule's own noise is sampled. Where a rule has
+    forward draw at another temperature, from `softmax(logits / tau_forward)`, the outcomes and the
+    exact gradient are those of that law.
 
     Args:
         loss: maps one-hots `(N, C)` or `(N, L, C)`, N outcomes at a time in the logits' dtype,
@@ -73,8 +75,8 @@ def compare(
     outside [-1, 1]. Rare outcomes that were never drawn are in no estimate and no error.
 
     Cost: the loss twice and its gradient once at C**L outcomes, each rule once (with noise
-    `samples` times) an outcome; past `limit` all of it once at `samples` outcomes. About 2^18
-    elements are worked on at once. Rules are computed in float64.
+    `samples` times) an outcome; past `limit` all of it once at `samples` outcomes; so for each
+    `tau_forward`. About 2^18 elements are worked on at once. Rules are computed in float64.
 
     Example:
         >>> loss = lambda z: (z @ torch.tensor([1.0, 2.0, 4.0])) ** 2
@@ -87,22 +89,28 @@ def compare(
         beyond", 2023 (ReinMax is unbiased for quadratics).
     """
     rules = _rules(estimators)
-    check_samples(samples)
+    check_count("samples", samples)
     total = count_outcomes(logits)
+    measure = _enumerated if total <= limit else _sampled
+    found: dict[int, Row] = {}
+    for tau in dict.fromkeys(rule.tau_forward for _, rule in rules):
+        own = [i for i, (_, rule) in enumerate(rules) if rule.tau_forward == tau]
+        drawn = [rules[i] for i in own]
+        rows = measure(loss, logits.detach(), tau, drawn, samples, seed, rescale)
+        found.update(zip(own, rows, strict=True))
+    ordered = tuple(found[i] for i in range(len(rules)))
     if total <= limit:
-        rows = _enumerated(loss, logits.detach(), rules, samples, seed, rescale)
-        return Audit(rows, total, samples, seed, rescale)
-    rows = _sampled(loss, logits.detach(), rules, samples, seed, rescale)
-    return Audit(rows, group_size(samples, 2) * GROUPS, samples, seed, rescale, "sampled")
+        return Audit(ordered, total, samples, seed, rescale)
+    return Audit(ordered, group_size(samples, 2) * GROUPS, samples, seed, rescale, "sampled")
 
 
 def _enumerated(
-    loss: Loss, logits: Tensor, rules: Rules, samples: int, seed: int, rescale: bool
+    loss: Loss, logits: Tensor, tau: float, rules: Rules, samples: int, seed: int, rescale: bool
 ) -> tuple[Row, ...]:
-    exact = expected_gradient(loss, logits)
+    exact = expected_gradient(loss, logits, tau)
     tallies = [Tally(name, rule, exact) for name, rule in rules]
     wide = logits.reshape(exact.shape).to(torch.float64)
-    for outcomes in enumerate_outcomes(logits):
+    for outcomes in enumerate_outcomes(logits, tau):
         _, grad = _loss_and_gradient(loss, outcomes, logits)
         for tally in tallies:
             tally.add(wide, outcomes, grad, samples, seed)
@@ -110,18 +118,18 @@ def _enumerated(
 
 
 def _sampled(
-    loss: Loss, logits: Tensor, rules: Rules, samples: int, seed: int, rescale: bool
+    loss: Loss, logits: Tensor, tau: float, rules: Rules, samples: int, seed: int, rescale: bool
 ) -> tuple[Row, ...]:
     size = group_size(samples, 2)
     reference = LeaveOneOut(size, logits)
     tallies = [SampledTally(name, rule, size, logits) for name, rule in rules]
     wide = logits.reshape(-1, logits.shape[-1]).to(torch.float64)
-    for outcomes in draw_outcomes(logits, size * GROUPS, seed):
+    for outcomes in draw_outcomes(logits / tau, size * GROUPS, seed):
         value, grad = _loss_and_gradient(loss, outcomes, logits)
         reference.add(outcomes, value)
         for tally in tallies:
             tally.add(wide, outcomes, grad, seed)
-    return tuple(tally.row(reference.estimates(), rescale) for tally in tallies)
+    return tuple(tally.row(reference.estimates() / tau, rescale) for tally in tallies)
 
 
 def _rules(estimators: Sequence[Estimator | str]) -> list[tuple[str, Estimator]]:

@@ -50,10 +50,10 @@ def count_outcomes(logits: Tensor) -> int:
     return logits.shape[-1] ** logits[..., 0].numel()
 
 
-def enumerate_outcomes(logits: Tensor) -> Iterator[Outcomes]:
-    """Yield all outcomes of `logits`, `(C,)` or `(L, C)`, a chunk at a time."""
+def enumerate_outcomes(logits: Tensor, tau: float = 1.0) -> Iterator[Outcomes]:
+    """Yield all outcomes of `logits / tau`, `(C,)` or `(L, C)`, a chunk at a time."""
     classes = logits.shape[-1]
-    log_p = logits.detach().reshape(-1, classes).to(torch.float64).log_softmax(-1)
+    log_p = (logits.detach().reshape(-1, classes).to(torch.float64) / tau).log_softmax(-1)
     place = torch.tensor([classes**i for i in reversed(range(len(log_p)))], device=logits.device)
     total, step = classes ** len(log_p), max(1, CHUNK // logits.numel())
     for first in range(0, total, step):
@@ -141,13 +141,13 @@ def exact_gradient(loss: Loss, logits: Tensor, *, limit: int = LIMIT) -> Tensor:
 
 
 @torch.no_grad()
-def expected_gradient(loss: Loss, logits: Tensor) -> Tensor:
-    """Return the exact gradient in float64, `(L, C)`."""
-    p = logits.reshape(-1, logits.shape[-1]).to(torch.float64).softmax(-1)
+def expected_gradient(loss: Loss, logits: Tensor, tau: float = 1.0) -> Tensor:
+    """Return the exact gradient in float64, `(L, C)`, z drawn from `softmax(logits / tau)`."""
+    p = (logits.reshape(-1, logits.shape[-1]).to(torch.float64) / tau).softmax(-1)
     at_outcomes, mean = torch.zeros_like(p), torch.zeros_like(p[0, 0])
-    for outcomes in enumerate_outcomes(logits):
+    for outcomes in enumerate_outcomes(logits, tau):
         value = losses(loss, outcomes.one_hot, logits).to(torch.float64)
         weighted = outcomes.weight * value
         at_outcomes += torch.einsum("n,nlc->lc", weighted, outcomes.one_hot.to(torch.float64))
         mean += weighted.sum()
-    return at_outcomes - mean * p
+    return (at_outcomes - mean * p) / tau

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError
+from ..core.errors import check_count
 from ..core.noise import Seed
 from ..ops.categorical.reference import draw
 from .exact import CHUNK, Outcomes
@@ -16,16 +16,10 @@ GROUPS = 32
 """Groups that draws fall into. Each has a mean, a baseline and a variance of its own."""
 
 
-def check_samples(samples: object) -> int:
-    """Return `samples`, having checked that it is an int of at least 1."""
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ArgumentError(f"samples must be an int of at least 1, got {samples!r}")
-    return samples
-
-
 def group_size(samples: int, least: int) -> int:
     """Return how many draws a group has for `samples` in all, rounded up, `least` at least."""
-    return max(least, -(-check_samples(samples) // GROUPS))
+    check_count("samples", samples)
+    return max(least, -(-samples // GROUPS))
 
 
 def draw_outcomes(logits: Tensor, count: int, seed: int) -> Iterator[Outcomes]:

@@ -45,6 +45,12 @@ LAYER: Shape = (1024, 1024)
 EVERY_RULE = ("categorical",)
 """Operators with a case for each of their rules; the others have one, for the default rule."""
 
+DEAR = ("gumbel_rao", "mve", "reinmax_rao", "reinmax_cv")
+"""Rules that cost many passes over the logits, timed at `SMALL` alone."""
+
+SMALL: Shape = (4096, 16)
+"""Logits of those rules."""
+
 WIDTH = 64
 """Columns of a lookup's table."""
 
@@ -173,13 +179,18 @@ def _of_operator(record: OperatorRecord) -> list[Case]:
             f"{record.name}-{rule.name}",
             testing.Case(record, rule.example),
             {str(record.rule): rule.example},
+            (SMALL,) if rule.name in DEAR else None,
         )
         for rule in record.rules()
     ]
 
 
 def _case(
-    record: OperatorRecord, name: str, conformance: testing.Case, rule: dict[str, Any]
+    record: OperatorRecord,
+    name: str,
+    conformance: testing.Case,
+    rule: dict[str, Any],
+    shapes: tuple[Shape, ...] | None = None,
 ) -> Case:
     snippet = plain.PLAIN.get(record.name)
     return Case(
@@ -187,9 +198,9 @@ def _case(
         partial(record.call, **record.arguments, **rule),
         partial(snippet, **record.arguments) if snippet else None,
         samples=record.samples,
-        rows=record.rows,
+        rows=record.rows and not record.numbers,
         others={**_OTHERS.get(record.name, {}), **_peer(name)},
-        shapes=COUNTS if record.counts else None,
+        shapes=COUNTS if record.counts else shapes,
         conformance=conformance,
     )
 

@@ -52,6 +52,11 @@ def categorical(logits: Tensor) -> Tensor:
     return F.gumbel_softmax(logits, hard=True)
 
 
+def categorical_integer(logits: Tensor) -> Tensor:
+    """The number of a drawn class, as a product with the numbers."""
+    return categorical(logits) @ torch.arange(logits.shape[-1], dtype=logits.dtype)
+
+
 def categorical_lookup(logits: Tensor, table: Tensor) -> Tensor:
     """The row of a table that a draw names, as a matrix product."""
     return categorical(logits) @ table
@@ -117,6 +122,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "clamp": unchanged_gradient(torch.clamp),
     "ternary": ternary,
     "categorical": categorical,
+    "categorical_integer": categorical_integer,
     "argmax": argmax,
     "gumbel_softmax": F.gumbel_softmax,
     "bernoulli": bernoulli,

@@ -2,7 +2,8 @@
 
 A kernel is a `torch.library` operator: its schema and its reference stand here and in
 `reference.py`, its CPU implementation in the room's `cpu.cpp`. The reference runs on other
-devices, in compiled code, inside functorch transforms, and where gradients are recorded.
+devices, in compiled code (but for a loop), inside functorch transforms, and where gradients are
+recorded.
 """
 
 from __future__ import annotations
@@ -36,23 +37,44 @@ _library = torch.library.Library("straightthrough", "FRAGMENT")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def kernel(schema: str) -> Callable[[_Function], _Function]:
+def kernel(schema: str, loop: int | None = None) -> Callable[[_Function], _Function]:
     """Make the decorated reference an operator of `schema`, served by its kernel where it can be.
 
     The first argument is the tensor whose device and dtype count. A kernel takes half precision as
     it is and tensors of any strides.
+
+    Args:
+        schema: the arguments and the result, as `torch.library` writes them.
+        loop: the place of the argument that counts the turns of a loop in the reference, where
+            there is one. Compiled code calls the operator whole, instead of tracing each turn.
     """
 
     def register(reference: _Function) -> _Function:
-        compiled = define(reference.__name__, schema, reference)
+        name = reference.__name__
+        compiled = define(name, schema, reference)
+        if loop is not None:
+            torch.library.register_fake(f"straightthrough::{name}", _like_first, lib=_library)
 
         @functools.wraps(reference)
         def call(x: Tensor, *rest: Any, **named: Any) -> Any:
-            return (compiled if serves(x) else reference)(x, *rest, **named)
+            whole = loop is not None and rest[loop - 1] > 1 and _traced_backward()
+            return (compiled if whole or serves(x) else reference)(x, *rest, **named)
 
         return call  # type: ignore[return-value]  # the same signature as the reference
 
     return register
+
+
+def _like_first(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _traced_backward() -> bool:
+    return (
+        torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def define(name: str, schema: str, reference: Callable[..., Any]) -> Callable[..., Any]:

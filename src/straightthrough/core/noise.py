@@ -170,13 +170,18 @@ def class_uniform(
 
 
 def element_uniform(
-    seed: Tensor, offset: int, count: int, dtype: torch.dtype, stream: int = DRAW
+    seed: Tensor,
+    offset: int,
+    count: int,
+    dtype: torch.dtype,
+    stream: int = DRAW,
+    sample: int = 0,
 ) -> Tensor:
     """Return one uniform an element, `(count,)`, all in (0, 1)."""
     width = _width(dtype)
     start, stop = offset // width, -(-(offset + count) // width)
     position = torch.arange(start, stop, device=seed.device)
-    unit = _unit(_blocks(seed, position, torch.zeros_like(position), stream, 0), dtype)
+    unit = _unit(_blocks(seed, position, torch.zeros_like(position), stream, sample), dtype)
     return unit[..., offset - start * width :][..., :count]
 
 
@@ -202,14 +207,17 @@ BLOCK = 2**19
 """Elements that are worked on at once: the integers of Philox then stay in the cache."""
 
 
-def in_blocks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+def in_blocks(
+    function: Callable[..., Tensor], *tensors: Tensor, width: int | None = None
+) -> Tensor:
     """Apply `function(first row, *blocks)` to blocks of rows and join the results.
 
-    All tensors have the same first dimension. Where no graph is recorded there is never more than
-    the result and one block. Compiled code takes one block, and is fused.
+    All tensors have the same first dimension; `width` elements are worked on a row, by default
+    those of the first tensor. Where no graph is recorded there is never more than the result and
+    one block. Compiled code takes one block, and is fused.
     """
     rows = tensors[0].shape[0]
-    width = max(1, tensors[0].numel() // max(rows, 1))
+    width = width or max(1, tensors[0].numel() // max(rows, 1))
     step = max(1, BLOCK // width)
     if torch.compiler.is_compiling() or rows <= step:
         return function(0, *tensors)

@@ -67,6 +67,8 @@ class OperatorRecord:
         parameter: the keyword that tests and benchmarks pass the tensor by, if it is not the first
             argument.
         rows: whether it works on rows along `dim` rather than on elements.
+        numbers: whether its value is the number of a class, one a row, in the shape without `dim`;
+            `hard` is the mean of its one-hot then.
         forward_mode: whether it has a jvp; without one it raises.
     """
 
@@ -84,6 +86,7 @@ class OperatorRecord:
     counts: bool = False
     parameter: str | None = None
     rows: bool = False
+    numbers: bool = False
     forward_mode: bool = True
 
     @property

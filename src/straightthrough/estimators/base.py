@@ -28,6 +28,11 @@ class Estimator(Rule):
     def __init_subclass__(cls) -> None:
         cls.compiled = vars(cls).get("compiled", False)  # its own gradients, not a parent's
 
+    @property
+    def tau_forward(self) -> float:
+        """The temperature that forward draws at, from `softmax(logits / tau_forward)`."""
+        return 1.0
+
     @abstractmethod
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
         """Return the gradient to `logits`.
@@ -119,8 +124,13 @@ def softmax_vjp(p: Tensor, grad: Tensor) -> Tensor:
 
 def tempered(logits: Tensor, tau: float) -> Tensor:
     """Return `softmax(logits / tau)`."""
+    return F.softmax(over(logits, tau), -1)
+
+
+def over(logits: Tensor, tau: float) -> Tensor:
+    """Return `logits / tau`, up to a constant of the row."""
     # A large logit over tau loses digits, or is infinite, which makes NaN; the differences to the
     # largest keep theirs, and can only become -infinity, whose weight is 0.
-    if tau != 1:
-        logits = (logits - logits.detach().amax(-1, keepdim=True)) / tau
-    return F.softmax(logits, -1)
+    if tau == 1:
+        return logits
+    return (logits - logits.detach().amax(-1, keepdim=True)) / tau

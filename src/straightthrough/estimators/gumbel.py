@@ -17,7 +17,8 @@ from .base import Estimator, relative_to, softmax_vjp
 
 @kernel(
     "(Tensor logits, Tensor index, Tensor grad, float tau, int samples, Tensor seed, int offset)"
-    " -> Tensor"
+    " -> Tensor",
+    loop=4,
 )
 def gumbel_st(
     logits: Tensor,
@@ -44,16 +45,32 @@ def gumbel_st(
     return in_blocks(block, *rows).reshape(logits.shape)
 
 
-@kernel("(Tensor x, Tensor outcome, Tensor grad, float tau, Tensor seed, int offset) -> Tensor")
+@kernel(
+    "(Tensor x, Tensor outcome, Tensor grad, float tau, int samples, Tensor seed, int offset)"
+    " -> Tensor",
+    loop=4,
+)
 def binary_gumbel_st(
-    x: Tensor, outcome: Tensor, grad: Tensor, tau: float, seed: Tensor, offset: int
+    x: Tensor,
+    outcome: Tensor,
+    grad: Tensor,
+    tau: float,
+    samples: int,
+    seed: Tensor,
+    offset: int,
 ) -> Tensor:
-    """`g s (1 - s) / tau`, s the sigmoid of `x` plus conditional logistic noise over `tau`."""
+    """`g` times the mean of `s (1 - s) / tau`, s the sigmoid of the noisy `x` over tau.
+
+    The noise is logistic, given the outcome.
+    """
 
     def block(first: int, x: Tensor, outcome: Tensor, grad: Tensor) -> Tensor:
-        perturbed = conditional_logistic(x.detach(), outcome, Seed(seed, offset + first))
-        y = held(perturbed, x) / tau
-        return torch.sigmoid(y) * torch.sigmoid(-y) * grad / tau
+        total = torch.zeros_like(x)
+        for sample in range(samples):
+            own = Seed(seed, offset + first)
+            y = held(conditional_logistic(x.detach(), outcome, own, sample), x) / tau
+            total = total + torch.sigmoid(y) * torch.sigmoid(-y)
+        return total * grad / (tau * samples)
 
     flat = (x.reshape(-1), outcome.reshape(-1), grad.reshape(-1))
     return in_blocks(block, *flat).reshape(x.shape)
@@ -99,7 +116,7 @@ class GumbelST(Estimator):
         return gumbel_st(logits, index, grad, self.tau, 1, seed.tensor(logits.device), seed.offset)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        return binary_gumbel_st(x, outcome, grad, self.tau, seed.tensor(x.device), seed.offset)
+        return binary_gumbel_st(x, outcome, grad, self.tau, 1, seed.tensor(x.device), seed.offset)
 
 
 def conditional_gumbels(logits: Tensor, index: Tensor, seed: Seed, sample: int = 0) -> Tensor:
@@ -115,10 +132,10 @@ def conditional_gumbels(logits: Tensor, index: Tensor, seed: Seed, sample: int =
     return others.scatter(-1, chosen, -least.log())
 
 
-def conditional_logistic(x: Tensor, outcome: Tensor, seed: Seed) -> Tensor:
+def conditional_logistic(x: Tensor, outcome: Tensor, seed: Seed, sample: int = 0) -> Tensor:
     """Draw `x` plus logistic noise, `(count,)`, given that its sign is `outcome`."""
     value = seed.tensor(x.device)
-    v = element_uniform(value, seed.offset, x.numel(), x.dtype, CONDITIONAL)
+    v = element_uniform(value, seed.offset, x.numel(), x.dtype, CONDITIONAL, sample)
     toward = torch.where(outcome, x, -x)
     # Solves P(distance > d | outcome) = v for d; nothing cancels at large logits.
     distance = F.softplus(toward + torch.log1p(-v)) - v.log()

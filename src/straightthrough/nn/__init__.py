@@ -7,7 +7,13 @@ step once an epoch, or raise that limit to the number of values.
 
 from . import schedules
 from .bernoulli import Bernoulli, BinaryConcrete, HardConcreteGate
-from .categorical import Argmax, Categorical, CategoricalLookup, GumbelSoftmax
+from .categorical import (
+    Argmax,
+    Categorical,
+    CategoricalInteger,
+    CategoricalLookup,
+    GumbelSoftmax,
+)
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .schedules import step_schedules
@@ -19,6 +25,7 @@ __all__ = [
     "BinaryConcrete",
     "Binomial",
     "Categorical",
+    "CategoricalInteger",
     "CategoricalLookup",
     "Ceil",
     "Clamp",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import ArgumentError
 from ..core.registry import RULES, resolve
@@ -57,6 +57,11 @@ class RuleModule(nn.Module, Generic[R]):
             return self._rule
         values = {name: getattr(self, name).value for name in self._scheduled}
         return dataclasses.replace(self._rule, **values)  # type: ignore[type-var]  # all are dataclasses
+
+    def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
+        """Show the schedules what a forward in training chooses from."""
+        for name in self._scheduled:
+            getattr(self, name).observe(logits, dim, mask)
 
     def extra_repr(self) -> str:
         return f"{self._keyword}={self.rule}"

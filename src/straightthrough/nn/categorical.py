@@ -34,8 +34,40 @@ class Categorical(RuleModule[Estimator]):
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         if self.training:
+            self.observe(logits, self.dim, mask)
             return api.categorical(logits, self.rule, dim=self.dim, mask=mask)
         return api.argmax(logits, dim=self.dim, mask=mask)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dim={self.dim}"
+
+
+class CategoricalInteger(RuleModule[Estimator]):
+    """`st.categorical_integer` as a module; in `eval()` the number of the likeliest class.
+
+    Args:
+        estimator: an `Estimator` or its shorthand.
+        dim: the dimension of the classes.
+        fields: numbers or schedules for the estimator's fields.
+
+    Example:
+        >>> sample = st.nn.CategoricalInteger().eval()
+        >>> sample(torch.tensor([0.0, 1.0, 2.0]))
+        tensor(2.)
+    """
+
+    def __init__(
+        self, estimator: Estimator | str = "mve_integer", *, dim: int = -1, **fields: Number
+    ) -> None:
+        super().__init__("estimator", estimator, (Estimator,), fields)
+        self.dim = dim
+
+    def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        if self.training:
+            self.observe(logits, self.dim, mask)
+            return api.categorical_integer(logits, self.rule, dim=self.dim, mask=mask)
+        y = api.argmax(logits, dim=self.dim, mask=mask).movedim(self.dim, -1)
+        return (y * torch.arange(y.shape[-1], dtype=y.dtype, device=y.device)).sum(-1)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dim={self.dim}"
@@ -58,6 +90,8 @@ class Argmax(RuleModule[Softmax]):
         self.dim = dim
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        if self.training:
+            self.observe(logits, self.dim, mask)
         return api.argmax(logits, tau=self.rule.tau, dim=self.dim, mask=mask)
 
     def extra_repr(self) -> str:
@@ -88,6 +122,7 @@ class GumbelSoftmax(RuleModule[GumbelST]):
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         tau = self.rule.tau
         if self.training:
+            self.observe(logits, self.dim, mask)
             return api.gumbel_softmax(logits, tau, self.hard, self.dim, mask=mask)
         if self.hard:
             return api.argmax(logits, tau=tau, dim=self.dim, mask=mask)
@@ -141,6 +176,7 @@ class CategoricalLookup(RuleModule[Estimator]):
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
         if self.training:
+            self.observe(logits, self.dim, mask)
             rule = self.rule
             return api.categorical_lookup(logits, self.table, rule, dim=self.dim, mask=mask)
         index = reference.argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))

@@ -8,7 +8,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ArgumentError, check_number, check_positive
+from ..core.errors import (
+    ArgumentError,
+    apply_mask,
+    check_floating,
+    check_number,
+    check_positive,
+    check_rows,
+)
 
 
 class Schedule(nn.Module, ABC):
@@ -34,7 +41,7 @@ class Schedule(nn.Module, ABC):
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ArgumentError(f"steps must be an int of at least 0, got {steps!r}")
         self.start, self.end, self.steps = start, end, steps
-        self.position = 0
+        self.position: float = 0
 
     @abstractmethod
     def between(self, fraction: float) -> float:
@@ -50,6 +57,9 @@ class Schedule(nn.Module, ABC):
     def step(self) -> None:
         """Move on by one step; at the end the position stays."""
         self.position = min(self.position + 1, self.steps)
+
+    def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
+        """See what a module chooses from in training; only `Confidence` looks."""
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.position)
@@ -121,6 +131,71 @@ class Cosine(Schedule):
 
     def between(self, fraction: float) -> float:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+class Confidence(Schedule):
+    """`start + (end - start) c`, c the running mean of the largest probability of a row.
+
+    The temperature of CAGE: wide while the choices are open, sharp when they are made. Of a module
+    that chooses along `dim` (`Argmax` in the original, `Categorical`, `TopK`, ...) each forward in
+    training moves `c <- decay c + (1 - decay) mean(max(softmax(logits)))`, without waiting for the
+    device; `step()` reads c back for the forwards after it. c begins at 0, and is part of the state
+    dict. Replicas of a model have their own.
+
+    Args:
+        start: the value where c is 0.
+        end: the value where c is 1.
+        decay: of the running mean, in [0, 1).
+
+    References:
+        Kim, "Align forward, adapt backward: closing the discretization gap in logic gate
+        networks", 2026.
+
+    Example:
+        >>> tau = st.nn.schedules.Confidence(decay=0.5)
+        >>> choose = st.nn.Argmax(tau)
+        >>> choose(torch.zeros(3, 4))[0]
+        tensor([1., 0., 0., 0.])
+        >>> st.nn.step_schedules(choose)
+        >>> tau.value  # c = (0 + 1/4) / 2
+        2.6875
+    """
+
+    def __init__(self, start: float = 3.0, end: float = 0.5, decay: float = 0.99) -> None:
+        super().__init__(start, end, 1)
+        check_number("decay", decay)
+        if not 0 <= decay < 1:
+            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
+        self.decay = decay
+        self.running = torch.zeros(())
+
+    def between(self, fraction: float) -> float:
+        return self.start + (self.end - self.start) * fraction
+
+    @torch.no_grad()
+    def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
+        """Move the running mean by the rows of `logits`; those that hold NaN do not count."""
+        check_floating("logits", logits)
+        dim = check_rows("logits", logits, dim)
+        rows = apply_mask("logits", logits, mask).to(torch.float32)
+        confidence = rows.softmax(dim).amax(dim).nanmean()
+        running = self.running.to(logits.device)
+        moved = running.lerp(confidence, 1 - self.decay)
+        self.running = torch.where(confidence.isnan(), running, moved)
+
+    def step(self) -> None:
+        """Read the running mean: the value is that of it until the next step."""
+        self.position = float(self.running)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.position, float(self.running)])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.position, running = state.tolist()
+        self.running = torch.tensor(running)
+
+    def extra_repr(self) -> str:
+        return f"{self.start} -> {self.end}, confidence {self.position:.3g}, decay={self.decay}"
 
 
 def step_schedules(model: nn.Module) -> None:

@@ -31,6 +31,8 @@ class TopK(RuleModule[Relaxation]):
         self.k, self.dim = k, dim
 
     def forward(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        if self.training:
+            self.observe(scores, self.dim, mask)
         return api.topk(scores, self.k, self.rule, dim=self.dim, mask=mask)
 
     def extra_repr(self) -> str:

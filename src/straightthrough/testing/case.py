@@ -14,6 +14,7 @@ from ..core.errors import FLOATING
 from ..core.noise import Seed
 from ..core.registry import OPERATORS, OperatorRecord
 from ..core.rules import Rule, compute_dtype
+from ..estimators import Estimator
 
 SEED = 20
 """The seed of every draw that a check makes, unless the check is about seeds."""
@@ -60,6 +61,9 @@ class Case:
 
     def hard(self, x: Tensor) -> Tensor:
         """Return the specified value (of an operator that samples: the mean of its values)."""
+        if isinstance(self.rule, Estimator) and self.rule.tau_forward != 1:
+            most = torch.finfo(torch.float64).max
+            x = torch.where(x.isinf(), x, (x.double() / self.rule.tau_forward).clamp(-most, most))
         return self.record.hard(x, **self.record.arguments)
 
     def gradient(self, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
@@ -74,6 +78,18 @@ class Case:
         assert y.requires_grad, f"{self}: the value of an input that requires grad does not"
         assert y.shape == grad.shape, f"{self}: {tuple(x.shape)} gave {tuple(y.shape)}"
         return y.detach(), torch.autograd.grad(y, x, grad)[0]
+
+    def of_value(self, x: Tensor) -> Tensor:
+        """Return a part of `x` that has the shape of the value at `x`."""
+        return x[..., 0] if self.record.numbers else x
+
+    def shown(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the value at `x`, the number of a class as its one-hot (NaN as a row of NaN)."""
+        if not self.record.numbers:
+            return y
+        number = torch.arange(x.shape[-1], device=y.device)
+        hot = (y.unsqueeze(-1) == number).to(y.dtype)
+        return torch.where(y.isnan().unsqueeze(-1), math.nan, hot)
 
     def assert_same(self, got: Tensor, expected: Tensor, about: str) -> None:
         """Assert that two values of the operator are the same: bit by bit, unless soft."""

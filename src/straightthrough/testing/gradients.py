@@ -23,14 +23,15 @@ def check_gradient(case: Case) -> None:
         for x in (case.input(4, dtype=dtype), _moderate(case.special(dtype))):
             assert_gradient(case, x)
         x = case.special(dtype)
-        y, gradient = case.pull(x, torch.ones_like(x))
-        invented = gradient.isnan() & ~case.gradient(x, y, torch.ones_like(x)).isnan()
+        ones = torch.ones_like(case.of_value(x))
+        y, gradient = case.pull(x, ones)
+        invented = gradient.isnan() & ~case.gradient(x, y, ones).isnan()
         assert not bool(invented.any()), f"{case}: gradient NaN at {x[invented].tolist()}, {dtype}"
 
 
 def assert_gradient(case: Case, x: Tensor) -> None:
     """Assert the gradient at one input."""
-    grad = case.normal(*x.shape, dtype=x.dtype, seed=1)
+    grad = case.normal(*case.of_value(x).shape, dtype=x.dtype, seed=1)
     y, gradient = case.pull(x, grad)
     about = f"{case}: gradient at {x.flatten()[:4].tolist()}..."
     for name in ("dtype", "device", "shape"):
@@ -73,7 +74,7 @@ def check_double_backward(case: Case) -> None:
     taken along the incoming gradient alone.
     """
     x = case.input(dtype=torch.float64).requires_grad_()
-    grad = case.input(dtype=torch.float64, seed=1).requires_grad_()
+    grad = case.of_value(case.input(dtype=torch.float64, seed=1)).requires_grad_()
     weight = case.input(dtype=torch.float64, seed=2)
 
     def gradient(x: Tensor, grad: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def _derivatives(y: Tensor, inputs: tuple[Tensor, ...], weight: Tensor) -> tuple
 def check_repeated_backward(case: Case) -> None:
     """Two backwards through one graph give the same gradient; they add up in `.grad`."""
     x = case.input().requires_grad_()
-    grad = case.input(seed=1)
+    grad = case.of_value(case.input(seed=1))
     y = case(x)
     once = torch.autograd.grad(y, x, grad, retain_graph=True)[0].clone()
     y.backward(grad, retain_graph=True)

@@ -16,7 +16,8 @@ def _samples(case: Case) -> bool:
 def check_seed(case: Case) -> None:
     """An int, a tensor and a `Seed` of one value mean the same draw; another value another."""
     for dtype in DTYPES:
-        x, grad = case.input(20, dtype=dtype), case.input(20, dtype=dtype, seed=1)
+        x = case.input(20, dtype=dtype)
+        grad = case.of_value(case.input(20, dtype=dtype, seed=1))
         y, gradient = case.pull(x, grad, seed=SEED)
         tensor = torch.tensor(SEED, device=x.device)
         for same in (SEED, tensor, Seed(SEED), Seed(tensor, 0)):
@@ -47,7 +48,8 @@ def check_default_seed(case: Case) -> None:
 def check_shards(case: Case) -> None:
     """A shard with its offset has the value and the gradient that the whole has there."""
     for dtype in DTYPES:
-        x, grad = case.input(7, dtype=dtype), case.input(7, dtype=dtype, seed=1)
+        x = case.input(7, dtype=dtype)
+        grad = case.of_value(case.input(7, dtype=dtype, seed=1))
         y, gradient = case.pull(x, grad)
         positions = x.shape[1] if case.record.rows else x[0].numel()
         for first, last in ((0, 2), (2, 5), (5, 7)):

@@ -26,7 +26,7 @@ def check_vmap(case: Case) -> None:
 @check()
 def check_vmap_grad(case: Case) -> None:
     """Vmap of grad is the loop over examples."""
-    x, grad = case.input(4), case.input(4, seed=1)
+    x, grad = case.input(4), case.of_value(case.input(4, seed=1))
 
     def loss(x: Tensor, grad: Tensor) -> Tensor:
         return (case(x) * grad).sum()
@@ -58,7 +58,7 @@ def check_compiled(case: Case, backend: str = "aot_eager") -> None:
 def _assert_as_eager(
     case: Case, compiled: Callable[[Tensor], Tensor], seed: int | None, data: int
 ) -> None:
-    x, grad = case.input(4, seed=data), case.input(4, seed=data + 1)
+    x, grad = case.input(4, seed=data), case.of_value(case.input(4, seed=data + 1))
     torch.manual_seed(data)
     y, gradient = case.pull(x, grad, seed=seed)
     x.requires_grad_()

@@ -39,9 +39,11 @@ def assert_value(case: Case, x: Tensor) -> None:
     about = f"{case}: value in {x.dtype}"
     if not case.record.samples:
         return assert_bits(y, hard, about)
-    assert (y.dtype, y.shape, y.device) == (x.dtype, x.shape, x.device), (
-        f"{about}: {y.dtype}, {y.shape}, {y.device}, not {x.dtype}, {x.shape}, {x.device}"
+    shape = case.of_value(x).shape
+    assert (y.dtype, y.shape, y.device) == (x.dtype, shape, x.device), (
+        f"{about}: {y.dtype}, {y.shape}, {y.device}, not {x.dtype}, {shape}, {x.device}"
     )
+    y = case.shown(y, x)
     valid = ~hard.isnan()
     if case.record.rows:
         sums = y.double().sum(-1)[valid.all(-1)]
@@ -70,7 +72,7 @@ def check_frequencies(case: Case) -> None:
     for dtype in DTYPES:
         x = case.input(dtype=dtype)
         mean = case.hard(x)
-        rate = case(x.expand(trials, *x.shape)).double().mean(0)
+        rate = case.shown(case(x.expand(trials, *x.shape)), x).double().mean(0)
         slack = math.log(2 * len(DTYPES) * x.numel() / FAILURE_RATE) / trials
         bound = (2 * slack * mean * (1 - mean)).sqrt() + slack / 3
         off = ((rate - mean).abs() / bound).max()
@@ -83,7 +85,7 @@ def check_frequencies(case: Case) -> None:
 def check_layouts(case: Case) -> None:
     """Dtype, device, shape, value and gradient don't depend on strides; nor do sizes 0 and 1."""
     for name, x in layouts(case):
-        grad = case.normal(*x.shape, seed=1)
+        grad = case.normal(*case.of_value(x).shape, seed=1)
         y, gradient = case.pull(x, grad)
         plain_y, plain_gradient = case.pull(x.contiguous(), grad)
         case.assert_same(y, plain_y, f"value of a {name} input")
@@ -211,7 +213,7 @@ def saved_tensors() -> Iterator[list[Tensor]]:
 @check()
 def check_aliasing(case: Case) -> None:
     """The value is a tensor of its own, and neither pass writes into what it was given."""
-    x, grad = case.input(), case.input(seed=1)
+    x, grad = case.input(), case.of_value(case.input(seed=1))
     before = x.clone(), grad.clone()
     y, _ = case.pull(x, grad)
     assert_bits(x, before[0], f"{case}: the input after both passes")
@@ -224,7 +226,8 @@ def check_aliasing(case: Case) -> None:
 def check_autocast(case: Case) -> None:
     """Autocast changes neither the value nor the gradient, nor their dtype."""
     for dtype in DTYPES:
-        x, grad = case.input(dtype=dtype), case.input(dtype=dtype, seed=1)
+        x = case.input(dtype=dtype)
+        grad = case.of_value(case.input(dtype=dtype, seed=1))
         y, gradient = case.pull(x, grad)
         with torch.autocast(x.device.type, torch.bfloat16):
             cast_y, cast_gradient = case.pull(x, grad)

@@ -157,9 +157,31 @@ struct Gumbel {
   }
 };
 
+// Call use(element, count, mean) with the mean of f(element, count, uniforms) over the draws.
+template <class T, class F, class Use>
+void over_draws(int64_t begin, int64_t end, uint64_t seed, int64_t offset, int64_t samples,
+                const F& f, const Use& use) {
+  constexpr int64_t most = 256;
+  for (int64_t first = begin; first < end; first += most) {
+    const int64_t stop = std::min(end, first + most);
+    T total[most + lanes<T>]{};
+    for (int64_t k = 0; k < samples; ++k) {
+      const auto tag = static_cast<uint32_t>(philox::kConditional + 256 * k);
+      with_uniforms<T>(first, stop, seed, offset, tag, [&](int64_t i, int64_t n, Vec<T> u) {
+        T* sum = total + i - first;
+        simd::store<T>(sum, simd::load<T>(sum, n, T(0)) + f(i, n, u), n);
+      });
+    }
+    for (int64_t i = first; i < stop; i += lanes<T>) {
+      const int64_t n = std::min<int64_t>(lanes<T>, stop - i);
+      use(i, n, simd::load<T>(total + i - first, n, T(0)) * T(1.0 / samples));
+    }
+  }
+}
+
 template <class Rule>
 Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outcome,
-                const Tensor& given_grad, uint64_t key, int64_t offset) {
+                const Tensor& given_grad, uint64_t key, int64_t offset, int64_t samples = 1) {
   const Tensor x = ordered(given), outcome = ordered(given_outcome);
   const Tensor grad = ordered_like(given, given_grad);
   Tensor result = fresh_like(x);
@@ -169,12 +191,16 @@ Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outco
     using S = decltype(stored);
     const S *from = in<S>(x), *g = in<S>(grad);
     S* to = out<S>(result);
-    const auto vector = [&](int64_t i, int64_t n, Vec<T> u) {
+    const auto slope = [&](int64_t i, int64_t n, Vec<T> u) {
       const auto drawn = load_bytes<T>(bit + i, n) != 0;
-      const Vec<T> slope = rule(simd::load<T>(from + i, n, T(0)), drawn, u);
-      simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
+      return rule(simd::load<T>(from + i, n, T(0)), drawn, u);
     };
+    const auto scale = [&](int64_t i, int64_t n, Vec<T> mean) {
+      simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * mean, n);
+    };
+    const auto vector = [&](int64_t i, int64_t n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
     over_elements(x.numel(), [&](int64_t begin, int64_t end) {
+      if (samples > 1) return over_draws<T>(begin, end, key, offset, samples, slope, scale);
       if (Rule::noisy)
         return with_uniforms<T>(begin, end, key, offset, philox::kConditional, vector);
       for (int64_t i = begin; i < end; i += lanes<T>)
@@ -192,8 +218,8 @@ Tensor binary_reinmax(const Tensor& x, const Tensor& outcome, const Tensor& grad
   return backward(ReinMax{tau}, x, outcome, grad, 0, 0);
 }
 Tensor binary_gumbel_st(const Tensor& x, const Tensor& outcome, const Tensor& grad, double tau,
-                        const Tensor& seed, int64_t offset) {
-  return backward(Gumbel{tau}, x, outcome, grad, key_of(seed), offset);
+                        int64_t samples, const Tensor& seed, int64_t offset) {
+  return backward(Gumbel{tau}, x, outcome, grad, key_of(seed), offset, samples);
 }
 
 // ---- the concrete gates ----

@@ -30,6 +30,12 @@ def logit(p: Tensor) -> Tensor:
     return p.log() - torch.log1p(-p)
 
 
+def as_logits(x: Tensor, of_probs: bool) -> Tensor:
+    """Return `x`, logits or probabilities, as logits in what it is computed in."""
+    wide = x.to(compute_dtype(x.dtype))
+    return logit(wide) if of_probs else wide
+
+
 def logit_slope(p: Tensor) -> Tensor:
     """Return the derivative of `logit`, kept finite at 0 and 1."""
     tiny = torch.finfo(p.dtype).tiny
@@ -55,7 +61,12 @@ class Draw(Operation):
     of_probs: bool
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        return binary_draw(x, seed, self.offset, self.of_probs)
+        tau = self.rule.tau_forward if isinstance(self.rule, Estimator) else 1.0
+        if tau == 1:
+            return binary_draw(x, seed, self.offset, self.of_probs)
+        logits = as_logits(x, self.of_probs) / tau
+        y, outcome = binary_draw(logits, seed, self.offset, False)
+        return y.to(x.dtype), outcome
 
     def backward(
         self, grad: Tensor, x: Tensor, seed: Tensor, outcome: Tensor
@@ -65,9 +76,9 @@ class Draw(Operation):
         own = Seed(seed, self.offset)
         if not self.of_probs:
             return self.rule.binary_pull(x, outcome, grad, own), None
-        probs = x.to(compute_dtype(x.dtype))
-        gradient = self.rule.binary_pull(logit(probs), outcome, grad.to(probs.dtype), own)
-        return (gradient * logit_slope(probs)).to(x.dtype), None
+        logits = as_logits(x, self.of_probs)
+        gradient = self.rule.binary_pull(logits, outcome, grad.to(logits.dtype), own)
+        return (gradient * logit_slope(x.to(logits.dtype))).to(x.dtype), None
 
 
 GATE = "float tau, float gamma, float zeta, bool hard, bool of_probs"
@@ -117,9 +128,7 @@ def concrete_backward(
 
 
 def _noisy(x: Tensor, seed: Tensor, offset: int, of_probs: bool) -> Tensor:
-    wide = x.to(compute_dtype(x.dtype))
-    logits = logit(wide) if of_probs else wide
-    return logits + logistic(uniform_like(x, seed, offset))
+    return as_logits(x, of_probs) + logistic(uniform_like(x, seed, offset))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from ...core.errors import (
 from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
 from ...core.straight_through import apply
-from ...estimators import Estimator, GumbelST, ReinMax, Softmax
+from ...estimators import Estimator, GumbelST, MVEInteger, ReinMax, Softmax
 from . import specification
-from .reference import Argmax, Draw, GumbelSoftmax, Lookup
+from .reference import Argmax, Draw, GumbelSoftmax, Lookup, Number
 
 
 def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, int]:
@@ -58,7 +58,8 @@ def categorical(
     """A one-hot drawn from `softmax(logits)`, with an estimator's gradient.
 
     Forward: `y = one_hot(x)`, x drawn exactly from `softmax(logits)` along `dim`, by inverse CDF
-    with one 53-bit uniform a row. Backward: `dL/dlogits = estimator.vjp(logits, x, dL/dy)`.
+    with one 53-bit uniform a row (by `DecoupledST` at its `tau_forward`). Backward:
+    `dL/dlogits = estimator.vjp(logits, x, dL/dy)`.
 
     Args:
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
@@ -104,6 +105,82 @@ def categorical(
     y, index = apply(Draw(rule, offset), rows, value)
     check_outcomes("categorical", lambda: index < 0)
     return y if dim == -1 else y.movedim(-1, dim)
+
+
+@operator(
+    room="categorical",
+    hard=specification.probabilities,
+    gradient=specification.number_gradient,
+    rule="estimator",
+    fits=(Estimator,),
+    default=MVEInteger(),
+    saved_bytes=_logits_and_index,
+    samples=True,
+    rows=True,
+    numbers=True,
+    forward_mode=False,
+)
+def categorical_integer(
+    logits: Tensor,
+    estimator: Estimator | str = "mve_integer",
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """The number of a class drawn from `softmax(logits)`, with an estimator's gradient.
+
+    Forward: `y = x`, x in 0, ..., C - 1 drawn as by `st.categorical`. Backward:
+    `dL/dlogits = estimator.vjp(logits, x, dL/dy (0, ..., C - 1))`. Value and gradient are those of
+    `st.categorical(logits, estimator) @ (0, ..., C - 1)`, without the one-hot.
+
+    Args:
+        logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
+        estimator: an `Estimator` or its shorthand; `"mve_integer"` is made for this.
+        dim: the dimension of the classes.
+        mask: bool, broadcastable to the logits; True = allowed.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        Whole numbers in the dtype and on the device of `logits`, of their shape without `dim`.
+
+    Raises:
+        DtypeError: if the logits are not floating, or too narrow to hold C - 1 exactly (float16
+            holds up to 2048, bfloat16 up to 256), or the mask is not bool.
+        ShapeError: if `dim` or the mask's shape does not fit, or there is no class.
+        ArgumentError: if the estimator is unknown, or both `seed` and `generator` are given.
+
+    Edge cases: rows without an outcome give NaN, as in `st.categorical`.
+
+    Higher order: as `st.categorical`.
+
+    Cost: forward writes one number a row; backward is one pass more than the estimator's own. The
+    logits, one index a row and the seed are saved.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 0.0, 9.0], [9.0, 0.0, 0.0]], requires_grad=True)
+        >>> y = st.categorical_integer(logits, seed=0)
+        >>> y.detach()
+        tensor([2., 0.])
+        >>> ((y - 1) ** 2).sum().backward()
+
+    References:
+        Hooper, Shekhovtsov, "Generalized and optimal straight-through estimators", 2026.
+    """
+    rule = resolve("estimator", estimator, Estimator)
+    rows, _ = _rows("logits", logits, dim, mask)
+    classes, most = rows.shape[-1], int(2 / torch.finfo(logits.dtype).eps)
+    if classes - 1 > most:
+        raise DtypeError(
+            f"logits of {logits.dtype} hold the numbers of {most + 1} classes exactly, got "
+            f"{classes}; use logits.float()"
+        )
+    value, offset = make_seed(seed, generator, logits.device)
+    y, index = apply(Number(rule, offset), rows, value)
+    check_outcomes("categorical_integer", lambda: index < 0)
+    return y
 
 
 @operator(

@@ -12,7 +12,7 @@ from ...core.kernels import kernel
 from ...core.noise import Seed, class_uniform, gumbel, in_blocks, row_uniform
 from ...core.rules import Relaxation, compute_dtype
 from ...core.straight_through import Operation
-from ...estimators.base import Estimator, tempered
+from ...estimators.base import Estimator, over, tempered
 from ...estimators.softmax import softmax_backward
 
 
@@ -66,6 +66,12 @@ def gumbel_noise(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
     return in_blocks(block, logits.reshape(-1, classes)).reshape(logits.shape)
 
 
+def drawn_from(logits: Tensor, estimator: Estimator) -> Tensor:
+    """Return the logits of the law that the estimator has forward draw from."""
+    tau = estimator.tau_forward
+    return logits if tau == 1 else over(logits.to(compute_dtype(logits.dtype)), tau)
+
+
 @dataclass(frozen=True)
 class Draw(Operation):
     """A one-hot drawn from softmax(logits) forward, the estimator backward."""
@@ -74,7 +80,8 @@ class Draw(Operation):
     offset: int
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        return draw(logits, seed, self.offset)
+        y, index = draw(drawn_from(logits, self.estimator), seed, self.offset)
+        return y.to(logits.dtype), index
 
     def backward(
         self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
@@ -91,7 +98,7 @@ class Lookup(Operation):
     offset: int
 
     def forward(self, logits: Tensor, table: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(logits, seed, self.offset)
+        index = draw_index(drawn_from(logits, self.estimator), seed, self.offset)
         value = table[index.clamp(min=0)]
         return torch.where((index < 0).unsqueeze(-1), torch.nan, value), index
 
@@ -109,6 +116,26 @@ class Lookup(Operation):
 
         to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
         return to_logits.reshape(logits.shape), to_table, None
+
+
+@dataclass(frozen=True)
+class Number(Operation):
+    """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
+
+    estimator: Estimator
+    offset: int
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        index = draw_index(drawn_from(logits, self.estimator), seed, self.offset)
+        return torch.where(index < 0, torch.nan, index.to(logits.dtype)), index
+
+    def backward(
+        self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
+    ) -> tuple[Tensor, None]:
+        wide = compute_dtype(logits.dtype)
+        number = torch.arange(logits.shape[-1], dtype=wide, device=logits.device)
+        to_one_hot = grad.to(wide).unsqueeze(-1) * number
+        return self.estimator.pull(logits, index, to_one_hot, Seed(seed, self.offset)), None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,15 @@ def gradient(
     return rule.gradient(logits.to(wide), y.argmax(-1), grad.to(wide), seed).double()
 
 
+def number_gradient(
+    rule: Estimator, logits: Tensor, y: Tensor, grad: Tensor, seed: Seed, **_: object
+) -> Tensor:
+    """The gradient at the one-hot that the number `y` stands for, of a loss of the number."""
+    number = torch.arange(logits.shape[-1], device=logits.device)
+    shown = (y.unsqueeze(-1) == number).to(logits.dtype)
+    return gradient(rule, logits, shown, grad.double().unsqueeze(-1) * number, seed)
+
+
 def first_largest(logits: Tensor) -> Tensor:
     """The one-hot of the first largest class, NaN where a row has none."""
     y = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)

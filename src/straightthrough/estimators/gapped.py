@@ -1,0 +1,75 @@
+"""The gapped straight-through estimator: the effect of Gumbels, without Gumbels."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.errors import ArgumentError, check_number, check_positive
+from ..core.noise import Seed
+from ..core.registry import rule
+from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered
+
+
+@rule("gapped")
+@dataclass(frozen=True)
+class GappedST(Estimator):
+    """`J(softmax(t / tau)) g / tau`, t the logits moved as little as makes the outcome stand out.
+
+    `t_x = max(logits)` at the outcome x, and `t_j = min(logits_j, max(logits) - gap)` at the other
+    classes. It stands in for straight-through Gumbel-softmax, whose perturbed logits have the
+    outcome on top as well.
+
+    Args:
+        tau: temperature, > 0.
+        gap: by how much the outcome leads, >= 0 (1 is usual); or `"expected"`, the mean lead that
+            Gumbels give it, `-log(1 - p_x) / p_x`, p_x the probability of the outcome.
+
+    Cost: one softmax, with `"expected"` two passes more; no noise.
+
+    Higher order: differentiates the formula, `g` and the outcome held.
+
+    References:
+        Fan, Chi, Rudnicky, Ramadge, "Training discrete deep generative models via gapped
+        straight-through estimator", 2022.
+
+    Example:
+        >>> rule = st.estimators.GappedST(gap=2.0)
+        >>> rule.vjp(torch.zeros(2), torch.tensor(0), torch.tensor([1.0, 0.0]))
+        tensor([ 0.1050, -0.1050])
+    """
+
+    tau: float = 1.0
+    gap: float | str = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("tau", self.tau)
+        if isinstance(self.gap, str):
+            if self.gap != "expected":
+                raise ArgumentError(f"gap must be a number or 'expected', got {self.gap!r}")
+            return
+        check_number("gap", self.gap)
+        if self.gap < 0:
+            raise ArgumentError(f"gap must be at least 0, got {self.gap}")
+
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        below = logits - logits.amax(-1, keepdim=True)
+        chosen = one_hot(index, below).bool()
+        least = torch.finfo(below.dtype).min  # not -infinity, whose logsumexp has no derivative
+        others = below.masked_fill(chosen, least).logsumexp(-1, keepdim=True)
+        lead = self._lead(below.gather(-1, index.unsqueeze(-1)) - others)
+        q = tempered(torch.where(chosen, 0.0, torch.minimum(below, -lead)), self.tau)
+        return softmax_vjp(q, relative_to(index, grad)) / self.tau
+
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        toward = torch.where(outcome, x, -x)
+        t = torch.maximum(toward, self._lead(toward)) / self.tau
+        return torch.sigmoid(t) * torch.sigmoid(-t) * grad / self.tau
+
+    def _lead(self, logit: Tensor) -> Tensor:
+        """Return the gap where the outcome's log-odds are `logit`."""
+        if not isinstance(self.gap, str):
+            return torch.full_like(logit, self.gap)
+        least = torch.finfo(logit.dtype).tiny  # both ends of the fraction are p_x there
+        return F.softplus(logit).clamp(min=least) / torch.sigmoid(logit).clamp(min=least)

@@ -1,0 +1,102 @@
+"""The estimator of minimum variance for a bound on its bias."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.errors import check_positive
+from ..core.noise import Seed, in_blocks
+from ..core.registry import rule
+from .base import Estimator, relative_to, softmax_vjp, tempered
+
+
+@rule("mve")
+@dataclass(frozen=True)
+class MVE(Estimator):
+    """`S^T g`, S the matrices of least variance plus `tau` times the squared bias.
+
+    With t = `tau`, x the outcome, p the probabilities and `J = diag(p) - p p^T`, the rows of S are
+    `S_i = ((1 + t p_i) v_i - t p_i v_x + 1[i = x] t J_x) / (1 + t (p_i + p_x))`, and v solves
+    `A v = diag((1 + t p) / (1 + 2 t p)) J`, where `A_ij = -t p_i p_j / (1 + t (p_i + p_j))` beside
+    the diagonal and row i of A sums to `sum_j p_j / (1 + t (p_i + p_j))`.
+
+    Of the rules that are unbiased for linear losses it minimises `E|S|^2 + t E|bias|^2`, the bias
+    that on `z^T Q z / 2`, Q symmetric with normal entries of variance 1, and 2 on the diagonal. As
+    `tau` goes to 0 it becomes `StraightThrough()`; as it grows, the rule of least variance among
+    those that are unbiased for quadratic losses too.
+
+    A is all but singular at a large `tau`, and where probabilities are 0 or 1. The direction that
+    makes it so, that of equal entries, is split off, and the rest is solved in float64: the error
+    is that of rounding, whatever `tau` and the probabilities.
+
+    Args:
+        tau: the weight of the bias, > 0; the smaller, the less variance and the more bias.
+
+    Cost: the solution of C equations a row, C^3 / 3 operations on C^2 numbers (a few rows at a
+    time): for tens of classes, not for thousands. No noise.
+
+    Higher order: differentiates the formula, `g` and the outcome held.
+
+    References:
+        Hooper, Shekhovtsov, "Generalized and optimal straight-through estimators", 2026.
+
+    Example:
+        >>> rule = st.estimators.MVE(tau=1.0)
+        >>> rule.vjp(torch.zeros(2), torch.tensor(0), torch.tensor([1.0, 0.0]))
+        tensor([ 0.2500, -0.2500])
+    """
+
+    tau: float = 1e6
+
+    def __post_init__(self) -> None:
+        check_positive("tau", self.tau)
+
+    @property
+    def epsilon(self) -> float:
+        """1 / tau, as far as it makes a difference."""
+        return min(1 / self.tau, 1e100)
+
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        classes = logits.shape[-1]
+
+        def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+            p, g = tempered(logits.double(), 1.0), relative_to(index, grad.double())
+            return _gradient(p, index, g, self.epsilon)
+
+        rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
+        result = in_blocks(block, *rows, width=classes**2)
+        return result.reshape(logits.shape).to(logits.dtype)
+
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+        p, q = torch.sigmoid(x.double()), torch.sigmoid(-x.double())
+        ratio = (self.epsilon + 2 * torch.where(outcome, q, p)) / (self.epsilon + 4 * p * q)
+        return (p * q * ratio).to(x.dtype) * grad
+
+
+def _gradient(p: Tensor, index: Tensor, g: Tensor, epsilon: float) -> Tensor:
+    """Return `S^T g` of rows `(rows, C)` in float64, g being 0 at the outcome.
+
+    It is `J diag(1/2 + half) y`, `half_i = epsilon / (2 epsilon + 4 p_i)`, where `A y = u`.
+    """
+    at_x = p.gather(-1, index.unsqueeze(-1))
+    weight = g / (epsilon + p + at_x)
+    u = (weight * (p + epsilon)).scatter(
+        -1, index.unsqueeze(-1), -(weight * p).sum(-1, keepdim=True)
+    )
+    inverse = 1 / (epsilon + p.unsqueeze(-1) + p.unsqueeze(-2))
+    sums = (inverse @ p.unsqueeze(-1)).squeeze(-1)  # of the rows of A, over epsilon
+    off = p.unsqueeze(-1) * p.unsqueeze(-2) * inverse
+    off = off - torch.diag_embed(off.diagonal(dim1=-2, dim2=-1))
+    diagonal = epsilon * sums + off.sum(-1)
+
+    # B = A + d d^T / sum(d), d the diagonal of A, is well conditioned. As B 1 = epsilon sums + d,
+    # y = b + eta (1 - a); eta follows from the sum of the equations, <epsilon sums, y> = sum(u),
+    # and neither the shift by eta nor a constant of the row is added where J would remove it.
+    shift = diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2) / diagonal.sum(-1)[..., None, None]
+    matrix = torch.diag_embed(diagonal) - off + shift
+    b, a = torch.linalg.solve_ex(matrix, torch.stack([u, epsilon * sums], -1))[0].unbind(-1)
+    eta = (weight - sums * b).sum(-1, keepdim=True) / (sums * (1 - a)).sum(-1, keepdim=True)
+    half = epsilon / (2 * epsilon + 4 * p)
+    z = (b - eta * a) / 2 + half * (b + eta * (1 - a))
+    return softmax_vjp(p, z - z.gather(-1, p.argmax(-1, keepdim=True)))
