@@ -19,7 +19,8 @@ LAYERS = [
     {"core"},
     {"surrogates", "estimators"},
     {"ops"},
-    {"nn", "audit", "testing"},
+    {"nn", "testing"},
+    {"audit"},
     {"straightthrough"},  # the public names
     {"studies", "report"},
     {"bench"},
