@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..core.errors import ArgumentError
+from ..core.errors import ArgumentError, check_count
 from .quantities import kind_of
 from .reader import Reader
 from .sinks import Observation, Sink
@@ -96,9 +96,8 @@ class Monitor:
         training: bool = True,
         sinks: Sequence[Sink] = (),
     ) -> None:
-        for name, value in (("every", every), ("elements", elements)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(f"{name} must be an int of at least 1, got {value!r}")
+        check_count("every", every)
+        check_count("elements", elements)
         kinds = [(name, module, kind_of(module)) for name, module in model.named_modules()]
         self.observations: list[Observation] = []
         self._every, self._sinks, self._step = every, sinks, 0

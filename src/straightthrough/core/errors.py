@@ -49,6 +49,12 @@ def check_positive(name: str, value: float) -> None:
         raise ArgumentError(f"{name} must be above 0, got {value}")
 
 
+def check_count(name: str, value: object) -> None:
+    """Raise `ArgumentError` unless `value` is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{name} must be an int of at least 1, got {value!r}")
+
+
 def check_number(name: str, value: object) -> None:
     """Raise `ArgumentError` unless `value` is a finite real number."""
     # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.
