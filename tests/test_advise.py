@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 import straightthrough as st
-from straightthrough.audit import advise, compare
+from straightthrough.audit import Advice, Candidate, advise, compare
 from straightthrough.audit.runner import TEMPERATURES, student
 from straightthrough.core.registry import RULES
 from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
@@ -109,6 +109,8 @@ def test_a_rule_too_dear_for_the_budget_is_named():
     advice = advise(loss, logits, estimators=[Slow(), ReinMax()], budget=0.05)
     assert [row.rule for row in advice.rows] == [ReinMax()]
     assert advice.skipped == ((repr(Slow()), "is too dear for the budget"),)
+    alone = advise(loss, logits, estimators=[Slow()], budget=0.05)
+    assert [row.rule for row in alone.rows] == [Slow()]
 
 
 def test_time_goes_to_the_contenders():
@@ -188,17 +190,39 @@ def test_each_audit_has_noise_of_its_own():
     assert seen[0][0] == 7
 
 
-def test_ties_and_the_verdict():
-    loss, logits = network(2, 3)
-    rules = [GumbelST(0.9999), GumbelST(1.0), StraightThrough(0.1)]
-    advice = advise(loss, logits, estimators=rules, budget=0.1)
-    (tie,) = advice.ties
-    assert {advice.best.rule, tie.rule} == {GumbelST(0.9999), GumbelST(1.0)}
-    assert advice.verdict.startswith(f"{advice.best.rule!r}: mean squared error ")
-    assert advice.verdict.endswith(f"Not told apart from it: {tie.rule!r}.")
-    sure = advise(loss, logits, estimators=[ReinMax()])
-    assert " (exact) " in sure.verdict
-    assert sure.verdict.endswith("a backward.")
+def row(rule, mse, interval, cosine=0.9):
+    return Candidate("name", rule, rule.tau, mse, 0.0, mse, cosine, 1e-5, interval)
+
+
+def test_ties_are_those_whose_intervals_reach_down_to_the_best():
+    best = row(ReinMax(), 2.0, (1.0, 3.0))
+    tie = row(ReinMax(2.0), 4.0, (2.9, 5.1))
+    worse = row(ReinMax(3.0), 4.0, (3.1, 4.9))
+    away = row(ReinMax(4.0), 1.5, (1.0, 2.0), cosine=-0.1)
+    rows = (best, tie, worse, away)
+    advice = Advice(rows, (), 8, 1.0, 0, False, 9, "enumerated", 1.0)
+    assert advice.best is best
+    assert advice.ties == (tie,)
+    assert advice.verdict == (
+        "ReinMax(tau=1.0): mean squared error 2 [1, 3] of the gradient averaged over 8, "
+        "10 us a backward. Not told apart from it: ReinMax(tau=2.0)."
+    )
+    sure = Advice((row(ReinMax(), 2.0, (2.0, 2.0)),), (), 8, 1.0, 0, False, 9, "enumerated", 1.0)
+    assert sure.verdict.endswith(
+        "error 2 (exact) of the gradient averaged over 8, 10 us a backward."
+    )
+    many = Advice((best, *[tie] * 5), (), 8, 1.0, 0, False, 9, "enumerated", 1.0)
+    assert many.verdict.endswith("ReinMax(tau=2.0) and 2 more.")
+
+
+def test_a_rule_that_points_away_drops_out_whatever_its_error():
+    loss, eta = quadratic()
+    told = []
+    rules = [ReinMax(0.25), GumbelST(4.0), GumbelST(4.0001)]
+    advice = advise(loss, eta, estimators=rules, budget=0.2, rescale=True, notify=told.append)
+    assert told[-1].text == "2 of 3 contend"
+    assert advice.rows[-1].rule == ReinMax(0.25)
+    assert advice.rows[-1].mse < advice.best.mse
 
 
 def test_progress_is_told():
