@@ -19,7 +19,8 @@ LAYERS = [
     {"core"},
     {"surrogates", "estimators"},
     {"ops"},
-    {"nn", "audit", "distributions", "testing"},
+    {"nn", "distributions", "testing"},
+    {"audit"},
     {"straightthrough"},  # the public names
     {"studies", "report"},
     {"bench"},

@@ -317,3 +317,18 @@ def test_samples_are_rounded_up_to_whole_groups():
 def test_wrong_use_raises(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_noise_of_a_rule_is_taken_off_its_squared_bias():
+    loss, logits = network(2, 3)
+
+    def row(samples, seed):
+        found = compare(loss, logits, [GumbelST(0.5)], samples=samples, seed=seed).rows[0]
+        assert found.mse == pytest.approx(found.bias_squared + found.variance)
+        return found
+
+    # Two draws an outcome: half of the variance over noise would stay in the square.
+    few = np.array([row(2, seed).bias_squared for seed in range(400)])
+    long = row(50_000, 1000)
+    error = few.std() / 20
+    assert few.mean() == pytest.approx(long.bias_squared, abs=4 * error)

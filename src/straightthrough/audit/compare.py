@@ -52,10 +52,10 @@ def compare(
             to `(N,)`; differentiable, each outcome's loss a function of that outcome alone.
         logits: `(C,)`, one variable, or `(L, C)`; floating.
         estimators: rules or their shorthands, e.g. `["reinmax", st.estimators.GumbelST(0.5)]`.
-        samples: draws of its own noise an outcome, for a rule that draws any. The squared bias
-            of such a rule comes out too high by about its variance over noise / `samples`. Past
-            `limit` it is the number of outcomes drawn, rounded up to a multiple of 32 that is at
-            least 64, with one draw of noise each.
+        samples: draws of its own noise an outcome, for a rule that draws any. From 2 on its noise
+            is taken off the squared bias, which then may fall below 0. Past `limit` it is the
+            number of outcomes drawn, rounded up to a multiple of 32 that is at least 64, with one
+            draw of noise each.
         seed: of that noise, and of the outcomes where they are drawn; an int.
         rescale: scale the mean estimate to the exact gradient's norm first, and the variance by
             the square of that factor: what is left is the error of the direction. A mean of 0

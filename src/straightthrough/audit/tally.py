@@ -17,32 +17,42 @@ from .result import Row, StandardErrors
 
 
 class Tally:
-    """The moments of one rule's error over enumerated outcomes."""
+    """The moments of one rule's error over enumerated outcomes.
+
+    Its noise makes the square of the mean error too large by the variance of that mean, which the
+    scatter of the draws at each outcome tells, and which is taken off.
+    """
 
     def __init__(self, name: str, rule: Estimator, exact: Tensor) -> None:
         self.name, self.rule, self.exact = name, rule, exact
         self.mean_error = torch.zeros_like(exact)
-        self.mse = self.seconds = 0.0
+        self.mse = self.noise = self.seconds = 0.0
 
     def add(
         self, logits: Tensor, outcomes: Outcomes, grad: Tensor, samples: int, seed: int
     ) -> None:
         started = time.perf_counter()
         draws = samples if self.rule.draws_noise else 1
-        weight = outcomes.weight / draws
+        total, square = torch.zeros_like(grad), torch.zeros_like(outcomes.weight)
         for estimate in _estimates(self.rule, logits, outcomes, grad, draws, seed):
             error = estimate - self.exact
-            self.mean_error += torch.einsum("n,snlc->lc", weight, error)
-            self.mse += float(torch.einsum("n,snlc->", weight, error.square()))
+            total += error.sum(0)
+            square += error.square().sum((0, 2, 3))
+        mean, square = total / draws, square / draws
+        self.mean_error += torch.einsum("n,nlc->lc", outcomes.weight, mean)
+        self.mse += float(outcomes.weight @ square)
+        if draws > 1:
+            variance = (square - mean.square().sum((1, 2))).clamp(min=0) / (draws - 1)
+            self.noise += float(outcomes.weight.square() @ variance)
         self.seconds += time.perf_counter() - started
 
     def row(self, rescale: bool) -> Row:
         mean, exact = self.exact + self.mean_error, self.exact
-        variance = max(self.mse - float(self.mean_error.square().sum()), 0.0)
         lengths = float(mean.norm()), float(exact.norm())
         factor = lengths[1] / lengths[0] if rescale and lengths[0] else 1.0
-        bias_squared = float((factor * mean - exact).square().sum())
-        variance *= factor**2
+        spread = self.mse - float(self.mean_error.square().sum())
+        variance = factor**2 * max(spread + self.noise, 0.0)
+        bias_squared = float((factor * mean - exact).square().sum()) - factor**2 * self.noise
         product = lengths[0] * lengths[1]
         cosine = float((mean * exact).sum()) / product if product else math.nan
         mse = bias_squared + variance

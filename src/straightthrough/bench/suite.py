@@ -9,8 +9,9 @@ import numpy as np
 
 from ..core import kernels
 from ..core.errors import ArgumentError
+from ..core.progress import Notify, Progress
 from ..studies.record import environment
-from ..studies.training import Notify, Progress, threads
+from ..studies.training import threads
 from .cases import COMPILED, MAIN, MODES, SHAPES, Call, Case, Shape, Way
 from .gate import disagreement
 from .memory import AVAILABLE, Memory, measure

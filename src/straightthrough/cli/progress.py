@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from ..studies.training import Notify, Progress
+from ..core.progress import Notify, Progress
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import typer
 
 from .. import report
 from ..core.errors import ArgumentError
+from ..core.progress import Notify
 from ..studies import mask as mask_study
 from ..studies import vae as vae_study
 from ..studies.record import to_json
-from ..studies.training import Notify
 from .console import Json, inform, names, print_json, print_table, writable
 from .progress import live
 

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from ..core.errors import ArgumentError
+from ..core.progress import Notify, Progress
 
 CHECKPOINTS = 10
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one run of a study is."""
-
-    run: str
-    done: int
-    total: int
-    text: str
-
-
-Notify = Callable[[Progress], None]
-
-
-def silent(progress: Progress) -> None:
-    """Take a study's progress and show nothing."""
 
 
 class Trainer(Protocol):

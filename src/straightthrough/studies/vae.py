@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 import straightthrough as st
 
+from ..core.progress import Notify, silent
 from ..core.registry import resolve
 from .data import Data, load
 from .record import Header, Pictures, pictures, recording
-from .training import Notify, check_epochs, silent, threads, train
+from .training import check_epochs, threads, train
 
 LATENTS, CATEGORIES = 4, 8
 BATCH = 100
