@@ -24,11 +24,16 @@ from straightthrough.surrogates import Identity
 
 @pytest.fixture(params=["torch", "pyro"], autouse=True)
 def form(request, monkeypatch):
-    """Once without Pyro in sight, once with it imported."""
+    """Once without Pyro in sight, once with it imported; arguments are validated.
+
+    Dynamo turns the validation of all distributions off for good, once it has seen torch compile
+    anything.
+    """
     if request.param == "pyro":
         importlib.import_module("pyro")
     else:
         monkeypatch.delitem(sys.modules, "pyro", raising=False)
+    monkeypatch.setattr(theirs.Distribution, "_validate_args", True)
 
 
 PAIRS = [(ours.OneHotCategorical, theirs.OneHotCategorical), (ours.Bernoulli, theirs.Bernoulli)]
@@ -247,10 +252,7 @@ def test_copies(cls, parameter):
         assert torch.equal(drawn, d.rsample())
 
 
-def test_fullgraph_compile(monkeypatch):
-    # Dynamo turns the validation of all distributions off, for good; this turns it on again.
-    monkeypatch.setattr(theirs.Distribution, "_validate_args", False)
-
+def test_fullgraph_compile():
     @torch.compile(fullgraph=True, backend="aot_eager")
     def draw(logits):
         return ours.OneHotCategorical(logits=logits, validate_args=False).rsample((3,))

@@ -215,8 +215,8 @@ class Draw(Operation):
         y = torch.where(self.family.mean(x).isnan(), torch.nan, count).to(x.dtype)
         return y, y.clone()
 
-    def keep(self, inputs: Sequence[Tensor], residuals: Sequence[Tensor]) -> Sequence[Tensor]:
-        return inputs[0], residuals[0]
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs[0], outputs[1]
 
     def backward(self, grad: Tensor, x: Tensor, count: Tensor) -> tuple[Tensor, None]:
         wide = compute_dtype(x.dtype)
