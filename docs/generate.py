@@ -158,9 +158,11 @@ def write_speed(folder: Path) -> None:
     body = "No run has been committed yet."
     if runs:
         records = results.read(runs[-1])
-        for name, png in tables.pictures(records).items():
+        pictures = tables.pictures(records)
+        for name, png in pictures.items():
             (folder / f"speed-{name}.png").write_bytes(png)
-        body = f"Measured on {runs[-1].stem}. {tables.markdown(records, 'speed-{}.png')}"
+        places = {name: f"speed-{name}.png" for name in pictures}
+        body = f"Measured on {runs[-1].stem}. {tables.markdown(records, places)}"
     introduction = (
         "Every operator against the same work in plain torch, in one run in which all ways take "
         "turns, so that ratios hold on a busy machine too. An operator whose value or gradient is "

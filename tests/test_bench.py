@@ -1,19 +1,18 @@
-"""The benchmarks: what is checked before it is timed, what is written, how two runs compare."""
+"""The benchmarks: what is timed, what is checked before, and what is kept when something fails."""
 
 import dataclasses
 import json
 import math
+import sys
 from functools import partial
 
 import pytest
 import torch
 
 import straightthrough as st
-from straightthrough.bench import cases, gate, memory, results, suite, tables, targets, timing
+from straightthrough.bench import cases, gate, memory, results, suite, timing
 from straightthrough.bench.cases import BOTH, FORWARD, OURS, PLAIN, REFERENCE, Way
-from straightthrough.bench.compare import compare
 from straightthrough.bench.plain import PLAIN as SNIPPETS
-from straightthrough.bench.results import Job, Record
 from straightthrough.core import kernels
 from straightthrough.core.registry import OPERATORS
 from straightthrough.testing import Case as ConformanceCase
@@ -27,29 +26,6 @@ def wrong_round(monkeypatch):
     record = OPERATORS["round"]
     off = dataclasses.replace(record, function=lambda x, **options: st.round(x, **options) + 1)
     monkeypatch.setitem(OPERATORS, "round", off)
-
-
-def record(case="sign", way=OURS, median=1.0, **fields):
-    quantiles = {"10": median, "50": median, "90": 2 * median}
-    defaults = Record(
-        case, way, BOTH, (4096, 1000), "float32", 1, quantiles, 9, None, None, None, None, MACHINE
-    )
-    return dataclasses.replace(defaults, **fields)
-
-
-MACHINE = {
-    "processor": "a machine",
-    "processors": 2,
-    "system": "a system",
-    "python": "3",
-    "torch": "2",
-    "straightthrough": "1",
-}
-
-
-def write(path, records):
-    path.write_text("".join(map(results.to_line, records)))
-    return path
 
 
 def test_every_operator_has_a_case_and_a_snippet():
@@ -87,6 +63,39 @@ def test_snippets_that_draw_have_the_frequencies_of_the_operators():
         plain, ours = case.plain(x), case.function(x)
         slack = 6 * (ours.std(0) + plain.std(0)) / math.sqrt(20_000)
         assert ((plain.mean(0) - ours.mean(0)).abs() < slack).all()
+
+
+OTHER_GRADIENT = ("topk",)
+
+
+@pytest.mark.parametrize("name", cases.PEERS)
+def test_peers_have_the_value_and_the_gradient_of_the_operators(name):
+    case, package = cases.cases()[name], cases.PEERS[name][0].partition(".")[0]
+    if package not in case.others:
+        assert package in cases.missing_peers()
+        return
+    x = case.inputs((64, 5))[0].requires_grad_()
+    grad = torch.randn(64, 5)
+    theirs = case.others[package].forward(x)
+    pulled = torch.autograd.grad(theirs, x, grad)[0]
+    if case.samples:
+        # The gradient of ours where it had drawn what theirs did.
+        assert torch.equal(theirs, torch.nn.functional.one_hot(theirs.argmax(-1), 5).float())
+        expected = case.conformance.rule.vjp(x.detach(), theirs.argmax(-1), grad)
+    else:
+        ours = case.function(x)
+        assert torch.equal(theirs, ours)
+        expected = torch.autograd.grad(ours, x, grad)[0]
+    assert torch.allclose(pulled, expected, atol=1e-6) == (name not in OTHER_GRADIENT)
+
+
+def test_a_peer_that_lacks_what_it_needs_is_missing(monkeypatch):
+    def needs_more(module):
+        raise ImportError(module)
+
+    monkeypatch.setattr(cases.importlib, "import_module", needs_more)
+    assert cases.missing_peers() == ["reinmax", "snntorch", "softtorch"]
+    assert set(cases.cases()["heaviside"].others) == set()
 
 
 def test_the_gate_passes_what_is_right_and_names_what_is_wrong():
@@ -187,12 +196,59 @@ def test_a_way_that_fails_is_left_out_and_said():
         raise RuntimeError("no compiler\nmore")
 
     case = dataclasses.replace(cases.cases()["sign"], others={"broken": Way(fails)})
-    plan = suite.Plan(threads=[1], shapes=[(2, 4)], budget=0.0, memory=False, compiled=False)
-    said = []
-    found = list(suite.run({"sign": case}, plan.jobs([case]), plan, lambda _: None, said.append))
+    found, said = measured(case, memory=False)
     assert "broken" not in {record.way for record in found}
     assert len(said) == 2
     assert said[0].endswith("broken is left out, as it fails: no compiler")
+
+
+def measured(case, **settings):
+    """What a run of one case yields and what it says."""
+    plan = suite.Plan(threads=[1], shapes=[(2, 4)], budget=0.0, compiled=False, **settings)
+    said = []
+    found = suite.run({case.name: case}, plan.jobs([case]), plan, lambda _: None, said.append)
+    return list(found), said
+
+
+def test_a_job_that_fails_is_left_out_and_said():
+    def inputs(shape):
+        raise MemoryError("no room")
+
+    case = dataclasses.replace(cases.cases()["sign"], inputs=inputs)
+    found, said = measured(case)
+    assert found == []
+    assert said == [
+        f"sign 2x4 {mode} float32, 1 thread is left out, as it fails: no room"
+        for mode in ("fwd", "fwd+bwd")
+    ]
+
+
+def test_a_process_that_dies_costs_a_measurement_of_memory():
+    """The child looks a way up by its name, and dies where there is none."""
+    case = dataclasses.replace(cases.cases()["sign"], others={"unheard": Way(torch.sign)})
+    found, said = measured(case)
+    measured_here = {record.way: record.extra_bytes is not None for record in found}
+    assert measured_here["unheard"] is False
+    assert sum(measured_here.values()) == len(measured_here) - 1
+    reason = "the memory of unheard is left out, as its process ended early, with code 1"
+    assert said == [f"sign 2x4 {mode} float32, 1 thread: {reason}" for mode in ("fwd", "fwd+bwd")]
+
+
+def test_an_interrupted_run_keeps_what_it_has(cli, tmp_path, monkeypatch):
+    whole = suite.run
+
+    def run(*arguments):
+        yield next(whole(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "run", run)
+    path = tmp_path / "run.jsonl"
+    code, out, err = cli(f"{TINY} --operators sign --output", path)
+    assert code == 1
+    assert "interrupted: what was measured until then is kept" in err
+    assert [row.way for row in results.read(path)] == [OURS]
+    assert "| sign | 2x4 |" in path.with_suffix(".md").read_text()
+    assert "sign" in out
 
 
 def test_memory_is_that_of_the_tensors():
@@ -203,78 +259,9 @@ def test_memory_is_that_of_the_tensors():
     plain = memory.measure("sign", PLAIN, BOTH, shape)
     assert plain.extra >= 2 * size
     assert plain.saved == size
-    assert plain.resident > 0
-
-
-def test_compare_finds_what_grew(cli, tmp_path):
-    def run(name, sign, floor):
-        rows = [record(way=PLAIN, median=10.0), record(median=sign)]
-        rows += [record("floor", PLAIN, 4.0), record("floor", median=floor)]
-        return write(tmp_path / name, rows)
-
-    old, same, worse = run("old", 2.0, 1.0), run("same", 2.2, 0.5), run("worse", 2.0, 1.2)
-    code, out, _ = cli("bench --json --compare", old, same)
-    assert code == 0
-    assert [(row["job"]["case"], row["regressed"]) for row in json.loads(out)] == [
-        ("sign", False),
-        ("floor", False),
-    ]
-    assert json.loads(out)[0]["growth"] == pytest.approx(0.1)
-    code, out, _ = cli("bench --compare", old, worse)
-    assert code == 1
-    assert "1 of 2 regressed by over 15%" in out
-    row = next(line for line in out.splitlines() if "regressed" in line)
-    assert row.split()[0] == "floor"
-    assert "+20 %" in row
-
-
-def test_compare_is_free_of_the_machine():
-    slow = [record(median=20.0), record(way=PLAIN, median=100.0)]
-    fast = [record(median=2.0), record(way=PLAIN, median=10.0)]
-    assert compare(slow, fast)[0].growth == pytest.approx(0)
-
-
-def test_targets_are_judged_by_ratio_on_every_number_of_threads(cli, tmp_path):
-    def verdict(records):
-        found = targets.judge(records)
-        return next(v for v in found if "sign 4096x1000 fwd+bwd vs aten" in v.target.work)
-
-    fine = [record(median=1.1), record(way="aten", median=1.0)]
-    two = [dataclasses.replace(row, threads=2) for row in fine]
-    slow = [dataclasses.replace(two[0], seconds={"10": 1, "50": 1.3, "90": 2}), two[1]]
-    assert verdict(fine).met is True
-    assert verdict(fine + two).values == pytest.approx({1: 1.1, 2: 1.1})
-    assert verdict(fine + slow).met is False
-    assert verdict(fine[:1]).met is None
-
-    path = write(tmp_path / "run.jsonl", fine + slow)
-    code, out, _ = cli("bench --targets --input", path)
-    assert code == 0
-    row = next(line for line in out.splitlines() if "sign 4096x1000 fwd+bwd vs aten" in line)
-    assert row.split()[-3:] == ["1.1", "1.3", "missed"]
-    code, out, _ = cli("bench --targets --json --input", path)
-    found = next(row for row in json.loads(out) if "vs aten" in row["work"])
-    assert (found["met"], found["measured"]) == (False, {"1": 1.1, "2": 1.3})
-
-
-def test_targets_of_memory_count_what_is_beyond_the_tensors():
-    tensors = 2 * 4 * 4096 * 1000
-    at = record("categorical-reinmax", extra_bytes=tensors + 24 * 4096)
-    over = dataclasses.replace(at, extra_bytes=tensors + 25 * 4096)
-    for row, met in ((at, True), (over, False)):
-        found = [v for v in targets.judge([row]) if v.target.unit == "bytes a row"]
-        assert [v.met for v in found] == [met]
-
-
-def test_targets_name_cases_and_ways_that_there_are():
-    found = cases.cases()
-    for target in targets.TARGETS:
-        assert set(target.ways) <= set(found[target.case].ways())
-    plan = suite.Plan(threads=[1, 2])
-    jobs = plan.target_jobs(found)
-    job = Job("sign", BOTH, cases.MAIN, "float32", 2)
-    assert jobs[job] == [OURS, "aten"]
-    assert {job.threads for job in jobs} == {1, 2}
+    if sys.platform == "linux":
+        assert ours.resident == pytest.approx(size, rel=0.2)
+        assert plain.resident >= 0.9 * plain.extra
 
 
 @pytest.mark.parametrize(
@@ -297,37 +284,3 @@ def test_wrong_use_is_one_line_and_exit_2(cli, arguments, said):
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.splitlines()) == 1
-
-
-@pytest.mark.parametrize("text", ["", "{}\n", "[1]\n", "no\n"])
-def test_a_file_without_measurements_is_refused(cli, tmp_path, text):
-    path = tmp_path / "bad.jsonl"
-    path.write_text(text)
-    code, _, err = cli("bench --input", path)
-    assert code == 2
-    assert "measurement" in err
-
-
-def test_files_without_a_common_job_do_not_compare(cli, tmp_path):
-    old = write(tmp_path / "old", [record(), record(way=PLAIN)])
-    new = write(tmp_path / "new", [record("floor"), record("floor", PLAIN)])
-    code, _, err = cli("bench --compare", old, new)
-    assert code == 2
-    assert "no job was measured in both" in err
-
-
-def test_pictures_of_forward_alone():
-    found = tables.pictures([dataclasses.replace(record(), mode=FORWARD)])
-    assert all(png.startswith(b"\x89PNG") for png in found.values())
-
-
-def test_tables_show_ratios_and_scaling():
-    one = [record(median=2e-3), record(way=PLAIN, median=8e-3), record(way="aten", median=1e-3)]
-    two = [dataclasses.replace(record(median=1e-3), threads=2)]
-    found = tables.tables(one + two)
-    assert list(found) == ["On 1 thread", "Against others, on 1 thread", "On 2 threads"]
-    row = dict(zip(found["On 1 thread"].columns, found["On 1 thread"].rows[0], strict=True))
-    assert (row["ours"], row[PLAIN], row["Ratio"]) == ("0.488", "1.95", "4")
-    row = dict(zip(found["On 2 threads"].columns, found["On 2 threads"].rows[0], strict=True))
-    assert row["Scaling"] == "2"
-    assert found["Against others, on 1 thread"].rows[0][-1] == "0.5"

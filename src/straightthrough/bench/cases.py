@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -258,25 +257,52 @@ _OTHERS: dict[str, dict[str, Way]] = {
 }
 """By operator: torch's own functions that do a part of the work, or do it without autograd."""
 
+_AS_IT_IS: dict[str, Any] = {"softness": 1.0, "standardize": False}
+"""For softtorch: the softmax of the scores themselves."""
+
 PEERS: dict[str, tuple[str, Callable[[Any], Way]]] = {
     "categorical-reinmax": ("reinmax", lambda peer: Way(lambda x: peer.reinmax(x, 1.0)[0])),
     "heaviside": (
         "snntorch.surrogate",
         lambda peer: Way(lambda x, fire=peer.sigmoid(slope=4): fire(x - 0.3)),
     ),
+    "sign": ("softtorch", lambda peer: Way(partial(peer.sign_st, softness=0.2, mode="c0"))),
+    "argmax": ("softtorch", lambda peer: Way(partial(peer.argmax_st, dim=-1, **_AS_IT_IS))),
+    "topk": (
+        "softtorch",
+        lambda peer: Way(
+            lambda x: peer.topk_st(x, 2, method="softsort", **_AS_IT_IS).indices.sum(-2)
+        ),
+    ),
 }
-"""By case: the module of another library, and how it does the work."""
+"""By case: the module of another library, and how it does the work.
+
+The gradients are those of ours, except for `topk`, whose relaxation here is softsort: the ones that
+softtorch has else take a matrix of classes by classes, or iterate.
+"""
 
 
 def missing_peers() -> list[str]:
-    """Return the libraries of `PEERS` that are not installed."""
-    packages = [module.partition(".")[0] for module, _ in PEERS.values()]
-    return [package for package in packages if find_spec(package) is None]
+    """Return the libraries of `PEERS` that cannot be imported."""
+    modules = dict.fromkeys(module for module, _ in PEERS.values())
+    return [_package(module) for module in modules if _imported(module) is None]
 
 
 def _peer(case: str) -> dict[str, Way]:
-    module, way = PEERS.get(case, ("", None))
-    package = module.partition(".")[0]
-    if way is None or find_spec(package) is None:
+    if case not in PEERS:
         return {}
-    return {package: way(importlib.import_module(module))}
+    module, way = PEERS[case]
+    peer = _imported(module)
+    return {} if peer is None else {_package(module): way(peer)}
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _imported(module: str) -> Any:
+    """Return the module; None where it, or what it needs, is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None

@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ class Memory:
     Attributes:
         extra: the peak of what torch's allocator held during the call, its results included.
         saved: what autograd kept between forward and backward.
-        resident: by how much the call raised the process's peak resident size; what the
-            allocator had at hand already does not count, memory outside of torch does.
+        resident: the process's peak resident size during the call less its size before, so that
+            memory outside of torch counts too, and what the allocator cannot use again.
     """
 
     extra: int
@@ -37,7 +38,11 @@ class Memory:
 
 
 def measure(case: str, way: str, mode: str, shape: Shape) -> Memory:
-    """Run one way of a case, by their names, on one thread in a new process."""
+    """Run one way of a case, by their names, on one thread in a new process.
+
+    Raises:
+        RuntimeError: if that process ends without a result, by an error or by a signal.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, f"{__package__}.preload"])
     receiver, sender = context.Pipe(duplex=False)
@@ -47,9 +52,9 @@ def measure(case: str, way: str, mode: str, shape: Shape) -> Memory:
     try:
         found: Memory = receiver.recv()
     except EOFError:
-        raise RuntimeError(f"the process that measures {case} ({way}) ended early") from None
-    finally:
         process.join()
+        raise RuntimeError(f"its process ended early, with code {process.exitcode}") from None
+    process.join()
     return found
 
 
@@ -59,7 +64,7 @@ def _child(sender: Connection, name: str, way: str, mode: str, shape: Shape) -> 
     work = case.ways()[way]
     work.call(mode, case.inputs(WARM_UP))()
     call = work.call(mode, case.inputs(shape))
-    before = _peak_resident()
+    before = _resident()
     call()
     resident = _peak_resident() - before
     saved = 0
@@ -81,6 +86,16 @@ def _peak(trace: profile) -> int:
         held += change.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def _resident() -> int:
+    """Return the resident size now, which Linux alone tells; elsewhere its peak until now."""
+    import resource  # not on Windows
+
+    if not sys.platform.startswith("linux"):
+        return _peak_resident()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 def _peak_resident() -> int:

@@ -73,10 +73,9 @@ class Job:
     dtype: str
     threads: int
 
-    @property
-    def alone(self) -> Job:
-        """The same on one thread."""
-        return dataclasses.replace(self, threads=1)
+    def on(self, threads: int) -> Job:
+        """Return the same on so many threads."""
+        return dataclasses.replace(self, threads=threads)
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"

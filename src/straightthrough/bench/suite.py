@@ -89,11 +89,14 @@ def check(cases: dict[str, Case], jobs: Iterable[Job], notify: Notify) -> dict[s
 def run(
     cases: dict[str, Case], jobs: Jobs, plan: Plan, notify: Notify, say: Say
 ) -> Iterator[Record]:
-    """Measure every job in the ways named; one that fails is left out, which is said."""
+    """Measure every job in the ways named; what fails is left out, which is said."""
     for done, (each, names) in enumerate(jobs.items()):
         notify(Progress("measurements", done, len(jobs), str(each)))
         ways = {name: way for name, way in cases[each.case].ways().items() if name in names}
-        yield from _measure(cases[each.case], each, ways, plan, say)
+        try:
+            yield from _measure(cases[each.case], each, ways, plan, say)
+        except Exception as error:
+            say(f"{each} is left out, as it fails: {_first_line(error)}")
     notify(Progress("measurements", len(jobs), len(jobs), ""))
 
 
@@ -104,7 +107,7 @@ def _measure(case: Case, job: Job, ways: dict[str, Way], plan: Plan, say: Say) -
         times = interleave(dict(_calls(case, job, ways, say)), plan.budget)
     for name, samples in times.items():
         quantiles = np.quantile(samples, [percent / 100 for percent in QUANTILES])
-        memory = _memory(job, name) if plan.memory else None
+        memory = _memory(job, name, say) if plan.memory else None
         yield Record(
             job.case,
             name,
@@ -130,18 +133,25 @@ def _calls(case: Case, job: Job, ways: dict[str, Way], say: Say) -> Iterator[tup
         try:
             call = way.call(job.mode, inputs)
             call()
-        except RuntimeError as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            say(f"{job}: {name} is left out, as it fails: {reason}")
+        except Exception as error:
+            say(f"{job}: {name} is left out, as it fails: {_first_line(error)}")
             continue
         yield name, call
 
 
-def _memory(job: Job, way: str) -> Memory | None:
+def _memory(job: Job, way: str, say: Say) -> Memory | None:
     """Measure on one thread whichever the job has; what torch.compile allocates is left out."""
     if not AVAILABLE or way == COMPILED or job.threads != 1:
         return None
-    return measure(job.case, way, job.mode, job.shape)
+    try:
+        return measure(job.case, way, job.mode, job.shape)
+    except RuntimeError as error:
+        say(f"{job}: the memory of {way} is left out, as {error}")
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def select(cases: dict[str, Case], names: Sequence[str]) -> dict[str, Case]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..report import charts
 from ..report.charts import LIGHT
 from ..report.page import Table
-from .cases import BOTH, COMPILED, FORWARD, MAIN, OURS, PLAIN, REFERENCE, SHORT, written
+from .cases import (
+    BOTH,
+    COMPILED,
+    FORWARD,
+    MAIN,
+    OURS,
+    PLAIN,
+    REFERENCE,
+    SHORT,
+    Shape,
+    written,
+)
 from .compare import Change
 from .results import Job, Record, Results, by_job
 from .targets import judge
@@ -50,7 +61,7 @@ def _table(here: Results, everywhere: Results) -> Table:
     rows = []
     for job, ways in here.items():
         times = [_number(ways[way].nanoseconds if way in ways else None) for way in WAYS]
-        alone = everywhere.get(job.alone, {})
+        alone = everywhere.get(job.on(1), {})
         scaling = _ratio(alone.get(OURS), ways.get(OURS)) if job.threads > 1 else None
         ratio = _ratio(ways.get(PLAIN), ways.get(OURS))
         rows.append([*_names(job), *times, _number(ratio), _number(scaling), _bytes(ways)])
@@ -133,40 +144,65 @@ def changes(found: Sequence[Change]) -> Table:
 
 
 def pictures(records: Sequence[Record]) -> dict[str, bytes]:
-    """Return the pictures as PNG, by a name: `time` an element by way, `ratio` by shape.
+    """Return the pictures as PNG by name.
 
-    Both show forward and backward together if anything does, on the largest number of threads.
+    `time` an element by way and `scaling` with the threads at the main shape, `ratio` by shape. All
+    show forward and backward together if anything does; time and ratio on the most threads.
     """
     mode = BOTH if any(record.mode == BOTH for record in records) else FORWARD
-    threads = max(record.threads for record in records if record.mode == mode)
-    chosen = by_job(r for r in records if (r.mode, r.threads) == (mode, threads))
-    shapes = list(dict.fromkeys(job.shape for job in chosen))
-    work = f"{mode}, {on_threads(threads)}"
-    shown = MAIN if MAIN in shapes else shapes[-1]
-    at_shape = {job.case: ways for job, ways in chosen.items() if job.shape == shown}
-    times = {
-        way: [ways[way].nanoseconds if way in ways else None for ways in at_shape.values()]
-        for way in WAYS
-        if any(way in ways for ways in at_shape.values())
+    results = by_job(record for record in records if record.mode == mode)
+    counts = sorted({job.threads for job in results})
+    most = {job: ways for job, ways in results.items() if job.threads == counts[-1]}
+    shapes = list(dict.fromkeys(job.shape for job in most))
+    main = MAIN if MAIN in shapes else shapes[-1]
+    at_main = {job: ways for job, ways in results.items() if job.shape == main}
+    work = f"{mode}, {on_threads(counts[-1])}"
+    found = {
+        "time": _time(most, main, f"ns an element at {written(main)}, {work}"),
+        "ratio": _ratios(most, shapes, f"times as fast as {PLAIN}, {work}"),
     }
+    if counts[0] == 1 < counts[-1]:
+        label = f"times as fast as on one thread at {written(main)}, {mode}"
+        found["scaling"] = _scaling(at_main, counts[1:], label)
+    return found
+
+
+def _time(results: Results, shape: Shape, label: str) -> bytes:
+    here = {job.case: ways for job, ways in results.items() if job.shape == shape}
+    series = {
+        way: [ways[way].nanoseconds if way in ways else None for ways in here.values()]
+        for way in WAYS
+        if any(way in ways for ways in here.values())
+    }
+    return charts.dots(list(here), series, label, LIGHT)
+
+
+def _ratios(results: Results, shapes: Sequence[Shape], label: str) -> bytes:
     ratios = {
         (job.case, job.shape): _ratio(ways.get(PLAIN), ways.get(OURS))
-        for job, ways in chosen.items()
+        for job, ways in results.items()
     }
     cases = list(dict.fromkeys(case for case, _ in ratios))
-    by_shape = {written(shape): [ratios.get((case, shape)) for case in cases] for shape in shapes}
-    return {
-        "time": charts.dots(
-            list(at_shape), times, f"ns an element at {written(shown)}, {work}", LIGHT
-        ),
-        "ratio": charts.dots(cases, by_shape, f"times as fast as {PLAIN}, {work}", LIGHT),
+    series = {written(shape): [ratios.get((case, shape)) for case in cases] for shape in shapes}
+    return charts.dots(cases, series, label, LIGHT)
+
+
+def _scaling(results: Results, counts: Sequence[int], label: str) -> bytes:
+    """Draw ours on every number of threads, and plain torch on the most beside it."""
+    alone = [job for job in results if job.threads == 1]
+    series = {
+        f"{way} on {count}": [
+            _ratio(results[job].get(way), results.get(job.on(count), {}).get(way)) for job in alone
+        ]
+        for way, count in [*((OURS, count) for count in counts), (PLAIN, counts[-1])]
     }
+    return charts.dots([job.case for job in alone], series, label, LIGHT)
 
 
-def markdown(records: Sequence[Record], pictures: str) -> str:
-    """Return the tables and links to the pictures, which lie at `pictures` with `{}` their name."""
+def markdown(records: Sequence[Record], pictures: Mapping[str, str]) -> str:
+    """Return the tables after links to the pictures: by name, where each lies."""
     parts = [_machine(records[-1])]
-    parts += [f"![{name}]({pictures.format(name)})" for name in ("time", "ratio")]
+    parts += [f"![{name}]({place})" for name, place in pictures.items()]
     for title, table in {"Targets": targets(records), **tables(records)}.items():
         parts += [f"## {title}", _markdown(table)]
     return "\n\n".join(parts) + "\n"
@@ -189,10 +225,11 @@ def _markdown(table: Table) -> str:
 
 def write(records: Sequence[Record], output: Path) -> list[Path]:
     """Write a Markdown page and its pictures beside the JSON lines `output`."""
+    drawn = pictures(records)
+    files = {name: output.with_name(f"{output.stem}-{name}.png") for name in drawn}
+    for name, png in drawn.items():
+        files[name].write_bytes(png)
     page = output.with_suffix(".md")
-    page.write_text(markdown(records, f"{output.stem}-{{}}.png"), encoding="utf-8")
-    files = [page]
-    for name, png in pictures(records).items():
-        files.append(output.with_name(f"{output.stem}-{name}.png"))
-        files[-1].write_bytes(png)
-    return files
+    places = {name: file.name for name, file in files.items()}
+    page.write_text(markdown(records, places), encoding="utf-8")
+    return [page, *files.values()]

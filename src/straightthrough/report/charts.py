@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import image as png
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 
@@ -116,6 +116,8 @@ def dots(
             markersize=6,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.minorticks_off()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.invert_yaxis()
     axes.set_xlabel(x)
