@@ -78,7 +78,7 @@ inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtyp
   int64_t step = 1;
   for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype,
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype,
                                                   aoti_torch_device_type_cpu(), 0, &handle));
   Tensor result(handle);
   void* data = result.mutable_data_ptr();
@@ -88,7 +88,7 @@ inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtyp
 
 inline Tensor fresh_like(const Tensor& x) {
   int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
   return fresh(x.sizes(), dtype);
 }
 
