@@ -101,7 +101,8 @@ def test_removed_hooks_leave_nothing():
 
 
 def test_the_graph_dies_with_its_output():
-    model = nn.Sequential(nn.Linear(3, 4), st.nn.Sign(), st.nn.Categorical())
+    # A rule that saves its input.
+    model = nn.Sequential(nn.Linear(3, 4), st.nn.Sign("tanh"), st.nn.Categorical())
     monitor = Monitor(model, every=1)
     gc.collect()
     gc.disable()
