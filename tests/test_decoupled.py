@@ -89,6 +89,30 @@ def test_the_audit_takes_the_expectation_under_the_law_of_forward(
     assert other.bias_squared < 1e-20  # held against the law that it draws from itself
 
 
+@pytest.mark.parametrize(("forward", "backward"), [(0.5, 0.5), (0.5, 2.0), (3.0, 1.0)])
+def test_sampled_outcomes_follow_the_law_of_forward_too(forward: float, backward: float) -> None:
+    a, b, logits = loss_and_logits()
+    rules = [ReinMax(), DecoupledST(forward, backward), StraightThrough()]
+
+    def loss(z: Tensor) -> Tensor:
+        return ((z @ a) * z).sum(-1) + z @ b
+
+    exact = st.audit.compare(loss, logits, rules)
+    sampled = st.audit.compare(loss, logits, rules, samples=200_000, limit=1)
+    for rule, found, due in zip(rules, sampled.rows, exact.rows, strict=True):
+        assert found.name == due.name == repr(rule)
+        for number in ("bias_squared", "variance", "cosine", "mse"):
+            error = getattr(found.standard_errors, number)
+            assert abs(getattr(found, number) - getattr(due, number)) < 4 * error
+
+
+def test_a_low_temperature_does_not_overflow_what_half_precision_holds() -> None:
+    logits = torch.tensor([300.0, 0.0], dtype=torch.float16)
+    rules = [DecoupledST(1e-3, 1.0)]
+    sampled = st.audit.compare(lambda z: z[:, 0], logits, rules, samples=64, limit=1)
+    assert math.isfinite(sampled.rows[0].mse)
+
+
 def test_equal_temperatures_are_unbiased_for_linear_losses() -> None:
     _, b, logits = loss_and_logits()
     rules = [DecoupledST(0.5, 0.5), StraightThrough(0.5)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
+from straightthrough.ops.pointwise.reference import Pointwise
 from straightthrough.surrogates import Atan, Clipped, Identity, Sigmoid, Tanh
 from straightthrough.testing.values import saved_tensors
 
@@ -270,3 +271,23 @@ def test_errors_of_every_operator(operator: Operator, values: list[tuple[float, 
 def test_errors_of_arguments(call: Operator, message: str) -> None:
     with pytest.raises(st.ArgumentError, match=message):
         call(torch.zeros(2))
+
+
+def test_nothing_is_kept_where_no_gradient_is_due(monkeypatch):
+    asked = []
+    keep = Pointwise.keep
+
+    def counted(*arguments):
+        asked.append(arguments)
+        return keep(*arguments)
+
+    monkeypatch.setattr(Pointwise, "keep", counted)
+    x = torch.linspace(-2, 2, 12).reshape(3, 4)
+    leaf = x.clone().requires_grad_()
+    st.sign(x)
+    torch.vmap(st.sign)(x)
+    with torch.no_grad():
+        st.sign(leaf)
+    assert not asked
+    st.sign(leaf)
+    assert len(asked) == 1

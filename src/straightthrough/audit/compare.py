@@ -124,7 +124,7 @@ def _sampled(
     reference = LeaveOneOut(size, logits)
     tallies = [SampledTally(name, rule, size, logits) for name, rule in rules]
     wide = logits.reshape(-1, logits.shape[-1]).to(torch.float64)
-    for outcomes in draw_outcomes(logits / tau, size * GROUPS, seed):
+    for outcomes in draw_outcomes(logits, size * GROUPS, seed, tau):
         value, grad = _loss_and_gradient(loss, outcomes, logits)
         reference.add(outcomes, value)
         for tally in tallies:

@@ -22,9 +22,9 @@ def group_size(samples: int, least: int) -> int:
     return max(least, -(-samples // GROUPS))
 
 
-def draw_outcomes(logits: Tensor, count: int, seed: int) -> Iterator[Outcomes]:
-    """Yield `count` independent draws from `logits`, `(C,)` or `(L, C)`, a chunk at a time."""
-    rows = logits.detach().reshape(-1, logits.shape[-1]).to(torch.float64)
+def draw_outcomes(logits: Tensor, count: int, seed: int, tau: float = 1.0) -> Iterator[Outcomes]:
+    """Yield `count` independent draws from `logits / tau`, `(C,)` or `(L, C)`, by chunks."""
+    rows = logits.detach().reshape(-1, logits.shape[-1]).to(torch.float64) / tau
     value, step = Seed(seed).tensor(logits.device), max(1, CHUNK // logits.numel())
     for first in range(0, count, step):
         size = min(step, count - first)
