@@ -67,6 +67,12 @@ def test_strict_names_the_first_bad_row(name: str) -> None:
     assert call(BAD[1:2]).isnan().all()  # outside the context it is a NaN row again
 
 
+def test_strict_blames_no_row_for_a_table_that_holds_nan() -> None:
+    table = torch.full((3, 2), torch.nan)
+    with st.strict():
+        assert st.categorical_lookup(torch.zeros(4, 3), table).isnan().all()
+
+
 @pytest.mark.parametrize("name", [*SAMPLERS, "argmax"])
 def test_errors(name: str) -> None:
     call = SAMPLERS.get(name, st.argmax)

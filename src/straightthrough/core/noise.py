@@ -27,6 +27,9 @@ MASK = 0xFFFFFFFF
 DRAW, CONDITIONAL = 0, 1
 """Streams: the outcome in forward; the noise given the outcome in backward."""
 
+WHOLE = (int, torch.SymInt)
+"""Types of a whole number, the second that of one which compiled code leaves open."""
+
 
 @dataclass(frozen=True, eq=False)
 class Seed:
@@ -55,17 +58,17 @@ class Seed:
                 raise DtypeError(f"a seed tensor must be int64, got {value.dtype}")
             if value.ndim:
                 raise ShapeError(f"a seed tensor must be 0-d, got shape {tuple(value.shape)}")
-        elif isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        elif isinstance(value, bool) or not isinstance(value, WHOLE):
             raise ArgumentError(f"seed must be an int, an int64 tensor or st.Seed, got {value!r}")
         elif not -(2**63) <= value < 2**63:
             raise ArgumentError(f"seed must lie in [-2**63, 2**63), got {value}")
-        if isinstance(offset, bool) or not isinstance(offset, int | torch.SymInt) or offset < 0:
+        if isinstance(offset, bool) or not isinstance(offset, WHOLE) or offset < 0:
             raise ArgumentError(f"offset must be an int of at least 0, got {offset!r}")
 
     def tensor(self, device: torch.device) -> Tensor:
         """Return the value as a 0-d int64 tensor on `device`."""
         if isinstance(self.value, Tensor):
-            return self.value.to(device)
+            return self.value if self.value.device == device else self.value.to(device)
         return torch.full((), self.value, dtype=torch.int64, device=device)
 
 

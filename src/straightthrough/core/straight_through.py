@@ -42,29 +42,28 @@ class Operation(ABC):
         )
 
 
-def apply(operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Run `operation`: its value first, then its residuals."""
+def apply(operation: Operation, *inputs: Tensor) -> Tensor:
+    """Return the value of `operation`, with its backward."""
     # Three forms of one Function. Dynamo refuses a Function that defines jvp; functorch wants
     # setup_context, for which torch inspects the signature at each call (30 us).
     if torch._C._are_functorch_transforms_active():
         if not torch.compiler.is_compiling():
-            return _Transformed.apply(operation, *inputs)
+            return _Transformed.apply(operation, *inputs)[0]
         _refuse_forward_mode()
         _refuse_vmap()
         # Dynamo knows that a transform wants a gradient of the results of operations only.
         inputs = tuple(tensor.view_as(tensor) for tensor in inputs)
     recording = torch.is_grad_enabled()
-    if recording and any(tensor.requires_grad for tensor in inputs):
-        return (_Traced if torch.compiler.is_compiling() else _Eager).apply(operation, *inputs)
+    due = recording and any(tensor.requires_grad for tensor in inputs)
     if torch.compiler.is_compiling():
-        # Dynamo would miscount a Function's arguments here.
-        return operation.forward(*inputs)
-    if _in_dual_level():
+        # Where nothing is due, Dynamo would miscount a Function's arguments.
+        return (_Traced.apply(operation, *inputs) if due else operation.forward(*inputs))[0]
+    if due or _in_dual_level():
         return _Eager.apply(operation, *inputs)
     if not recording:
-        return operation.forward(*inputs)
+        return operation.forward(*inputs)[0]
     with torch.no_grad():
-        return operation.forward(*inputs)
+        return operation.forward(*inputs)[0]
 
 
 def _in_dual_level() -> bool:
@@ -109,13 +108,13 @@ class _Traced(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         operation, *tensors = inputs
-        _describe(ctx, operation, tensors, output)
+        _describe(ctx, operation, output)
         ctx.save_for_backward(*operation.keep(tensors, output))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * (ctx.arity + 1)
+            return (None,) * len(ctx.needs_input_grad)
         return (None, *ctx.operation.backward(grad, *ctx.saved_tensors))
 
 
@@ -123,7 +122,7 @@ class _Transformed(_Traced):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         operation, *tensors = inputs
-        _describe(ctx, operation, tensors, output)
+        _describe(ctx, operation, output)
         # Under vmap alone no derivative is due.
         due = any(ctx.needs_input_grad) or _in_dual_level()
         kept = operation.keep(tensors, output) if due else ()
@@ -136,30 +135,35 @@ class _Transformed(_Traced):
         return (tangent, *(None,) * ctx.residuals)
 
 
-class _Eager(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
-        output = operation.forward(*inputs)
-        _describe(ctx, operation, inputs, output)
-        kept = operation.keep(inputs, output)
-        ctx.save_for_backward(*kept)
-        if _in_dual_level():
-            ctx.save_for_forward(*kept)
-        return output
-
-    backward = _Transformed.backward
-    jvp = _Transformed.jvp
-
-
-def _describe(
-    ctx: Any, operation: Operation, inputs: Sequence[Any], output: tuple[Tensor, ...]
-) -> None:
+def _describe(ctx: Any, operation: Operation, output: tuple[Tensor, ...]) -> None:
     _, *residuals = output
     ctx.operation = operation
-    ctx.arity = len(inputs)
     ctx.residuals = len(residuals)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*residuals)
+
+
+class _Eager(torch.autograd.Function):
+    """Its residuals are no outputs, which is less work for autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, operation: Operation, *inputs: Tensor) -> Tensor:
+        output = operation.forward(*inputs)
+        kept = operation.keep(inputs, output)
+        ctx.operation = operation
+        ctx.save_for_backward(*kept)
+        if _in_dual_level():
+            ctx.set_materialize_grads(False)
+            ctx.save_for_forward(*kept)
+        return output[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.operation.backward(grad, *ctx.saved_tensors))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor | None:
+        return ctx.operation.jvp(tangents, *ctx.saved_tensors)
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
         raise ShapeError(
             f"hard and soft must broadcast, got shapes {tuple(hard.shape)} and {tuple(soft.shape)}"
         ) from None
-    return apply(_Substitute(), hard, soft)[0]
+    return apply(_Substitute(), hard, soft)
 
 
 def held(value: Tensor, carrier: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         tensors = [leaves[i] for i in positions]
         rest = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         state = _read_random_state(tensors)
-        return apply(_Wrapped(hard, soft, tree, rest, positions, state), *tensors)[0]
+        return apply(_Wrapped(hard, soft, tree, rest, positions, state), *tensors)
 
     return operator
 

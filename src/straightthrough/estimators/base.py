@@ -24,14 +24,10 @@ class Estimator(Rule):
 
     draws_noise: ClassVar[bool] = False
     compiled: ClassVar[bool] = False  # whether the gradients are kernels, which take halves too
+    tau_forward: float = 1.0  # forward draws from softmax(logits / tau_forward)
 
     def __init_subclass__(cls) -> None:
         cls.compiled = vars(cls).get("compiled", False)  # its own gradients, not a parent's
-
-    @property
-    def tau_forward(self) -> float:
-        """The temperature that forward draws at, from `softmax(logits / tau_forward)`."""
-        return 1.0
 
     @abstractmethod
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:

@@ -77,7 +77,7 @@ def _likelier(logits: Tensor | None, probs: Tensor | None) -> Tensor:
     """1 where the probability is above 1/2, with its gradient; NaN stays NaN."""
     x, of_probs = api.parameter(logits, probs)
     threshold, surrogate = (0.5, Identity()) if of_probs else (0.0, Sigmoid(1.0))
-    return apply(Pointwise(heaviside_or_nan, (threshold,), surrogate, threshold), x)[0]
+    return apply(Pointwise(heaviside_or_nan, (threshold,), surrogate, threshold), x)
 
 
 class HardConcreteGate(RuleModule[GumbelST]):

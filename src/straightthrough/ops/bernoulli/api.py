@@ -116,7 +116,7 @@ def bernoulli(
     x, of_probs = parameter(logits, probs)
     rule = resolve("estimator", estimator, Estimator, Derivative)
     value, offset = make_seed(seed, generator, x.device)
-    y, _ = apply(Draw(rule, offset, of_probs), x, value)
+    y = apply(Draw(rule, offset, of_probs), x, value)
     check_outcomes("bernoulli", lambda: y.isnan())
     return y
 
@@ -176,7 +176,7 @@ def binary_concrete(
     check_positive("tau", tau)
     x, of_probs = parameter(logits, probs)
     value, offset = make_seed(seed, generator, x.device)
-    y = apply(Concrete(tau, 0.0, 1.0, hard, offset, of_probs), x, value)[0]
+    y = apply(Concrete(tau, 0.0, 1.0, hard, offset, of_probs), x, value)
     check_outcomes("binary_concrete", lambda: y.isnan())
     return y
 
@@ -246,7 +246,7 @@ def hard_concrete(
     _check_stretch(gamma, zeta)
     x, of_probs = parameter(logits, probs)
     value, offset = make_seed(seed, generator, x.device)
-    y = apply(Concrete(tau, gamma, zeta, hard, offset, of_probs), x, value)[0]
+    y = apply(Concrete(tau, gamma, zeta, hard, offset, of_probs), x, value)
     check_outcomes("hard_concrete", lambda: y.isnan())
     return y
 

@@ -102,8 +102,8 @@ def categorical(
     rule = resolve("estimator", estimator, Estimator)
     rows, dim = _rows("logits", logits, dim, mask)
     value, offset = make_seed(seed, generator, logits.device)
-    y, index = apply(Draw(rule, offset), rows, value)
-    check_outcomes("categorical", lambda: index < 0)
+    y = apply(Draw(rule, offset), rows, value)
+    check_outcomes("categorical", lambda: y[..., 0].isnan())
     return y if dim == -1 else y.movedim(-1, dim)
 
 
@@ -178,8 +178,8 @@ def categorical_integer(
             f"{classes}; use logits.float()"
         )
     value, offset = make_seed(seed, generator, logits.device)
-    y, index = apply(Number(rule, offset), rows, value)
-    check_outcomes("categorical_integer", lambda: index < 0)
+    y = apply(Number(rule, offset), rows, value)
+    check_outcomes("categorical_integer", lambda: y.isnan())
     return y
 
 
@@ -226,8 +226,8 @@ def argmax(
     """
     relaxation = Softmax(tau)
     rows, dim = _rows("logits", logits, dim, mask)
-    y, index = apply(Argmax(relaxation), rows)
-    check_outcomes("argmax", lambda: index < 0)
+    y = apply(Argmax(relaxation), rows)
+    check_outcomes("argmax", lambda: y[..., 0].isnan())
     return y if dim == -1 else y.movedim(-1, dim)
 
 
@@ -297,8 +297,8 @@ def gumbel_softmax(
         return categorical(logits, rule, dim=dim, mask=mask, generator=generator, seed=seed)
     rows, dim = _rows("logits", logits, dim, mask)
     value, offset = make_seed(seed, generator, logits.device)
-    (y,) = apply(GumbelSoftmax(tau, offset), rows, value)
-    check_outcomes("gumbel_softmax", lambda: y.isnan().any(-1))
+    y = apply(GumbelSoftmax(tau, offset), rows, value)
+    check_outcomes("gumbel_softmax", lambda: y[..., 0].isnan())
     return y if dim == -1 else y.movedim(-1, dim)
 
 
@@ -361,6 +361,6 @@ def categorical_lookup(
             f"table must be (C, D) with C = {rows.shape[-1]} classes, got {tuple(table.shape)}"
         )
     value, offset = make_seed(seed, generator, logits.device)
-    y, index = apply(Lookup(rule, offset), rows, table, value)
-    check_outcomes("categorical_lookup", lambda: index < 0)
+    y = apply(Lookup(rule, offset), rows, table, value)
+    check_outcomes("categorical_lookup", lambda: rows.softmax(-1)[..., 0].isnan())
     return y

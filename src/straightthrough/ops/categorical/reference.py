@@ -81,7 +81,7 @@ class Draw(Operation):
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         y, index = draw(drawn_from(logits, self.estimator), seed, self.offset)
-        return y.to(logits.dtype), index
+        return y if y.dtype == logits.dtype else y.to(logits.dtype), index
 
     def backward(
         self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
@@ -144,12 +144,8 @@ class Argmax(Operation):
 
     relaxation: Relaxation
 
-    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        index = argmax_index(logits)
-        return one_hot_rows(index, logits), index
-
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return inputs
+    def forward(self, logits: Tensor) -> tuple[Tensor]:
+        return (one_hot_rows(argmax_index(logits), logits),)
 
     def backward(self, grad: Tensor, logits: Tensor) -> tuple[Tensor]:
         return (self.relaxation.vjp(logits, grad),)

@@ -57,7 +57,7 @@ def _draw(
     x, family = of
     rule = resolve("estimator", estimator, Fini)
     value, offset = make_seed(seed, generator, x.device)
-    y, _ = apply(Draw(rule, family, offset), x, value)
+    y = apply(Draw(rule, family, offset), x, value)
     check_outcomes(name, lambda: y.isnan())
     return y
 

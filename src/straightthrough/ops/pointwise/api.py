@@ -31,7 +31,7 @@ def _apply(
 ) -> Tensor:
     check_floating("x", x)
     rule = resolve("surrogate", surrogate, Derivative)
-    return apply(Pointwise(hard, arguments, rule, centre), x)[0]
+    return apply(Pointwise(hard, arguments, rule, centre), x)
 
 
 _COMMON = {

@@ -86,6 +86,6 @@ def topk(
     if tau != 1 and relaxation != Softmax(tau):
         raise ArgumentError(f"tau={tau} belongs to estimator='softmax'; {relaxation} has its own")
     rows = apply_mask("scores", scores, mask).movedim(dim, -1)
-    y, invalid = apply(TopK(k, relaxation), rows)
-    check_outcomes("topk", lambda: invalid)
+    y = apply(TopK(k, relaxation), rows)
+    check_outcomes("topk", lambda: y[..., 0].isnan())
     return y.movedim(-1, dim)

@@ -12,8 +12,8 @@ from ...core.rules import Relaxation
 from ...core.straight_through import Operation
 
 
-def topk_hot(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k-hot of the k largest scores a row, and which rows have none.
+def topk_hot(scores: Tensor, k: int) -> Tensor:
+    """Return the k-hot of the k largest scores a row.
 
     Ties go to the lowest index; `torch.topk` alone leaves them open. A row has no outcome when
     it holds NaN or fewer than k scores above -infinity; it is NaN.
@@ -24,7 +24,7 @@ def topk_hot(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
     chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
     invalid = largest[..., :1].isnan() | least.isneginf()
-    return torch.where(invalid, torch.nan, chosen.to(scores.dtype)), invalid.squeeze(-1)
+    return torch.where(invalid, torch.nan, chosen.to(scores.dtype))
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,8 @@ class TopK(Operation):
     k: int
     relaxation: Relaxation
 
-    def forward(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return topk_hot(scores, self.k)
-
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return inputs
+    def forward(self, scores: Tensor) -> tuple[Tensor]:
+        return (topk_hot(scores, self.k),)
 
     def backward(self, grad: Tensor, scores: Tensor) -> tuple[Tensor]:
         return (self.k * self.relaxation.vjp(scores, grad),)
