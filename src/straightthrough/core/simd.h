@@ -14,6 +14,7 @@
 
 // Vectors that pass through a real call go by memory; everything small is inlined.
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#define INLINE_CALLS __attribute__((flatten))
 
 namespace simd {
 

@@ -1,0 +1,168 @@
+// Gradients given the outcome, one formula an estimator: the CPU kernels of estimators/, same names.
+#include "rows.h"
+
+namespace {
+
+using namespace rows;
+
+// A row with its outcome.
+template <class T, bool Across, class S>
+struct Drawn : Row<T, Across, S> {
+  IntVec<T> chosen{};
+  Vec<T> peak, grad_chosen;
+
+  Drawn(const Row<T, Across, S>& row, const int64_t* index) : Row<T, Across, S>(row) {
+    for (int r = 0; r < lanes<T>; ++r)
+      if (!Across || r < row.count)
+        chosen[r] = std::max<int64_t>(index[row.first + (Across ? r : 0)], 0);
+    peak = row.peak();
+    grad_chosen = row.grad.pick(chosen);
+  }
+  Vec<T> weight(int64_t i) const { return exp(this->x[i] - peak); }
+  Vec<T> weight(int64_t i, T inverse_tau) const { return exp((this->x[i] - peak) * inverse_tau); }
+  // The gradient to the one-hot, less its entry at the outcome.
+  Vec<T> g(int64_t i) const { return this->grad[i] - grad_chosen; }
+};
+
+struct StraightThrough {
+  static constexpr bool of_logits = true, of_grad = true;
+  const int64_t* index;
+  double tau;
+  template <class T, bool Across, class S>
+  void operator()(const Row<T, Across, S>& row) const {
+    const Drawn r(row, index);
+    T* e = r.scratch[0];
+    const T inverse = T(1) / T(tau);
+    const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
+      r.fetch_ahead(i);
+      const Vec<T> w = r.weight(i, inverse);
+      r.t.put(e, i, w);
+      return std::array<Vec<T>, 2>{w, w * r.g(i)};
+    });
+    const Vec<T> mean = weighted / total, factor = inverse / total;
+    for (int64_t i = 0; i < r.t.size(); ++i) r.out.put(i, r.t.at(e, i) * factor * (r.g(i) - mean));
+  }
+};
+
+struct ReinMax {
+  static constexpr bool of_logits = true, of_grad = true;
+  const int64_t* index;
+  double tau;
+  template <class T, bool Across, class S>
+  void operator()(const Row<T, Across, S>& row) const {
+    const Drawn r(row, index);
+    if (tau != 1) return general(r);
+    T* others = r.scratch[0];
+    const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
+      r.fetch_ahead(i);
+      const Vec<T> w = r.weight(i), other = w * r.g(i);
+      r.t.put(others, i, other);
+      return std::array<Vec<T>, 2>{w, other};
+    });
+    const Vec<T> factor = T(0.5) / total;
+    for (int64_t i = 0; i < r.t.size(); ++i) r.out.put(i, r.t.at(others, i) * factor);
+    r.out.set(r.chosen, -weighted * factor);
+  }
+
+ private:
+  template <class T, bool Across, class S>
+  void general(const Drawn<T, Across, S>& r) const {
+    T *e = r.scratch[0], *warm = r.scratch[1];
+    const T inverse = T(1) / T(tau);
+    const auto [total, weighted, warm_total, warm_weighted] =
+        r.t.template sums<4>([&](int64_t i) {
+          r.fetch_ahead(i);
+          const Vec<T> w = r.weight(i), h = r.weight(i, inverse), g = r.g(i);
+          r.t.put(e, i, w);
+          r.t.put(warm, i, h);
+          return std::array<Vec<T>, 4>{w, w * g, h, h * g};
+        });
+    const Vec<T> factor = T(0.5) / total, mean = weighted / total;
+    const Vec<T> warm_factor = T(0.5) / warm_total, middle_mean = T(0.5) * warm_weighted / warm_total;
+    for (int64_t i = 0; i < r.t.size(); ++i) {
+      const Vec<T> g = r.g(i), m = r.t.at(warm, i) * warm_factor;
+      const Vec<T> middle = r.t.classes_at(i) == r.chosen ? m + T(0.5) : m;
+      r.out.put(i, T(2) * middle * (g - middle_mean) - r.t.at(e, i) * factor * (g - mean));
+    }
+  }
+};
+
+// The mean over `samples` conditional draws; with one sample, straight-through Gumbel-softmax.
+// Relative to the outcome's weight of 1, class j weighs (E_x p_j / (E_j + E_x p_j))^(1 / tau).
+struct Gumbel {
+  static constexpr bool of_logits = true, of_grad = true;
+  const int64_t* index;
+  double tau;
+  int64_t samples;
+  template <class T, bool Across, class S>
+  void operator()(const Row<T, Across, S>& row) const {
+    const Drawn r(row, index);
+    T *e = r.scratch[0], *noise = r.scratch[1], *so_far = r.scratch[2];
+    const auto [total] = r.t.template sums<1>([&](int64_t i) {
+      r.fetch_ahead(i);
+      const Vec<T> w = r.weight(i);
+      r.t.put(e, i, w);
+      return std::array<Vec<T>, 1>{w};
+    });
+    for (int64_t k = 0; k < samples; ++k) {
+      const auto tag = static_cast<uint32_t>(philox::kConditional + 256 * k);
+      r.t.with_uniforms(r.seed, r.position, tag,
+                        [&](int64_t i, Vec<T> u) { r.t.put(noise, i, u); });
+      for (int64_t i = 0; i < r.t.size(); ++i) r.t.put(noise, i, -log1m(r.t.at(noise, i)));
+      const Vec<T> least = r.t.pick(noise, r.chosen) / total;
+      const auto [sum, weighted] = r.t.template sums<2>([&](int64_t i) {
+        const Vec<T> part = least * r.t.at(e, i);
+        Vec<T> y = power(part * reciprocal(part + r.t.at(noise, i)));
+        y = r.t.classes_at(i) == r.chosen ? broadcast(T(1)) : y;
+        r.t.put(noise, i, y);
+        return std::array<Vec<T>, 2>{y, y * r.g(i)};
+      });
+      const Vec<T> mean = weighted / sum, factor = T(1 / (tau * samples)) / sum;
+      for (int64_t i = 0; i < r.t.size(); ++i) {
+        const Vec<T> own = r.t.at(noise, i) * factor * (r.g(i) - mean);
+        const Vec<T> all = k == 0 ? own : r.t.at(so_far, i) + own;
+        if (k + 1 < samples)
+          r.t.put(so_far, i, all);
+        else
+          r.out.put(i, all);
+      }
+    }
+  }
+
+ private:
+  template <class V>
+  V power(V ratio) const {
+    if (tau == 1) return ratio;
+    if (tau == 0.5) return ratio * ratio;
+    return simd::exp(simd::log(ratio) * Lane<V>(1 / tau));
+  }
+};
+
+template <class Formula, class... Given>
+Tensor backward(const Tensor& logits, const Tensor& index, const Tensor& grad, uint64_t key,
+                int64_t offset, Given... given) {
+  const Tensor drawn = ordered(index);
+  return over(Formula{in<int64_t>(drawn), given...}, logits, grad, key, offset);
+}
+
+Tensor straight_through(const Tensor& logits, const Tensor& index, const Tensor& grad,
+                        double tau) {
+  return backward<StraightThrough>(logits, index, grad, 0, 0, tau);
+}
+
+Tensor reinmax(const Tensor& logits, const Tensor& index, const Tensor& grad, double tau) {
+  return backward<ReinMax>(logits, index, grad, 0, 0, tau);
+}
+
+Tensor gumbel_st(const Tensor& logits, const Tensor& index, const Tensor& grad, double tau,
+                 int64_t samples, const Tensor& seed, int64_t offset) {
+  return backward<Gumbel>(logits, index, grad, key_of(seed), offset, tau, samples);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
+  m.impl("straight_through", TORCH_BOX(&straight_through));
+  m.impl("reinmax", TORCH_BOX(&reinmax));
+  m.impl("gumbel_st", TORCH_BOX(&gumbel_st));
+}
