@@ -251,6 +251,32 @@ ALWAYS_INLINE V max(V a, V b) {
   return a > b ? a : b;  // a NaN in a gives b: NaNs are found by their sums
 }
 
+template <class V>
+ALWAYS_INLINE V absolute(V x) {
+  using I = typename Traits<Lane<V>>::Int;
+  return bits_of<V>(bits_of<IntVec<Lane<V>>>(x) & std::numeric_limits<I>::max());
+}
+
+// No less than a bound; a NaN stays.
+template <class V>
+ALWAYS_INLINE V at_least(Lane<V> bound, V x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_max_ps((__m512)broadcast(bound), (__m512)x);
+#endif
+  const V all = broadcast(bound);
+  return all > x ? all : x;
+}
+template <class V>
+ALWAYS_INLINE V at_most(Lane<V> bound, V x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_min_ps((__m512)broadcast(bound), (__m512)x);
+#endif
+  const V all = broadcast(bound);
+  return all < x ? all : x;
+}
+
 // Every lane with the one `step` further on, by halves down to one lane.
 template <int step, class V, size_t... i>
 ALWAYS_INLINE V rotate(V x, std::index_sequence<i...>) {

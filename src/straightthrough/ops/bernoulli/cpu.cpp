@@ -13,7 +13,7 @@ using namespace simd;
 // a chunk is made before any f, as two short chains of instructions overlap better than a long one.
 template <class T, class Noise, class F>
 void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
-                const Noise& noise, const F& f) {
+                Noise noise, F f) {
   constexpr int64_t width = philox::per_block<T>, each = philox::kLanes * width;
   constexpr int64_t most = philox::kAtOnce * each;
   for (int64_t i = begin; i < end;) {
@@ -44,8 +44,16 @@ void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint3
 
 template <class T, class F>
 void with_uniforms(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
-                   const F& f) {
+                   F f) {
   with_noise<T>(begin, end, seed, offset, stream, [](Vec<T> u) { return u; }, f);
+}
+
+// Call f(element, count) for vectors of the elements in [begin, end).
+template <class T, class F>
+void over_vectors(int64_t begin, int64_t end, F f) {
+  int64_t i = begin;
+  for (; i + lanes<T> <= end; i += lanes<T>) f(i, std::integral_constant<int64_t, lanes<T>>());
+  if (i < end) f(i, end - i);
 }
 
 template <class F>
@@ -70,8 +78,7 @@ ALWAYS_INLINE V logit_slope(V p) {
 template <class V>
 ALWAYS_INLINE auto below_sigmoid(V u, V x) {
   using T = Lane<V>;
-  const V most = V{} + T(88);
-  return u + u * exp(-x < most ? -x : most) < T(1);
+  return u + u * exp(at_most(T(88), -x)) < T(1);
 }
 
 // ---- the draw ----
@@ -88,8 +95,8 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, 
     using S = decltype(stored);
     const S* from = in<S>(x);
     S* to = out<S>(y);
-    over_elements(x.numel(), [&](int64_t begin, int64_t end) {
-      with_uniforms<T>(begin, end, key, offset, philox::kDraw, [&](int64_t i, int64_t n, Vec<T> u) {
+    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+      with_uniforms<T>(begin, end, key, offset, philox::kDraw, [=](int64_t i, int64_t n, Vec<T> u) {
         const Vec<T> v = simd::load<T>(from + i, n, T(0));
         const auto drawn = of_probs ? u < v : below_sigmoid(u, v);
         const auto valid = of_probs ? (v >= T(0)) & (v <= T(1)) : v == v;
@@ -110,9 +117,7 @@ struct StraightThrough {
   template <class V, class I>
   V operator()(V x, I, V) const {
     using T = Lane<V>;
-    V s, rest;
-    sigmoids(x * T(1 / tau), s, rest);
-    return s * rest * T(1 / tau);
+    return sigmoid(x * T(1 / tau)).slope * T(1 / tau);
   }
 };
 
@@ -122,13 +127,10 @@ struct ReinMax {
   template <class V, class I>
   V operator()(V x, I outcome, V) const {
     using T = Lane<V>;
-    V p, q;
-    sigmoids(x, p, q);
-    if (tau == 1) return T(0.5) * (outcome ? q : p);
-    V warm, rest;
-    sigmoids(x * T(1 / tau), warm, rest);
-    const V above = outcome ? warm + T(1) : warm, below = outcome ? rest : rest + T(1);
-    return T(0.5) * (above * below - p * q);
+    const V z = x * T(1 / tau);
+    const auto other = sigmoid(outcome ? -z : z);
+    if (tau == 1) return T(0.5) * other.value;
+    return T(0.5) * (other.value + (other.slope - sigmoid(x).slope));
   }
 };
 
@@ -142,9 +144,7 @@ struct Gumbel {
     // softplus(toward) - log u, the distance of logit + noise from 0
     const V size = toward < T(0) ? toward : -toward;
     const V distance = (toward < T(0) ? V{} : toward) + log1p(exp(size)) - log_normal(u);
-    V s, rest;
-    sigmoids(distance * T(1 / tau), s, rest);
-    return s * rest * T(1 / tau);
+    return sigmoid(distance * T(1 / tau)).slope * T(1 / tau);
   }
 
  private:
@@ -191,20 +191,19 @@ Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outco
     using S = decltype(stored);
     const S *from = in<S>(x), *g = in<S>(grad);
     S* to = out<S>(result);
-    const auto slope = [&](int64_t i, int64_t n, Vec<T> u) {
+    const auto slope = [=](int64_t i, auto n, Vec<T> u) {
       const auto drawn = load_bytes<T>(bit + i, n) != 0;
       return rule(simd::load<T>(from + i, n, T(0)), drawn, u);
     };
-    const auto scale = [&](int64_t i, int64_t n, Vec<T> mean) {
+    const auto scale = [=](int64_t i, auto n, Vec<T> mean) {
       simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * mean, n);
     };
-    const auto vector = [&](int64_t i, int64_t n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
-    over_elements(x.numel(), [&](int64_t begin, int64_t end) {
+    const auto vector = [=](int64_t i, auto n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
+    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
       if (samples > 1) return over_draws<T>(begin, end, key, offset, samples, slope, scale);
       if (Rule::noisy)
         return with_uniforms<T>(begin, end, key, offset, philox::kConditional, vector);
-      for (int64_t i = begin; i < end; i += lanes<T>)
-        vector(i, std::min<int64_t>(lanes<T>, end - i), Vec<T>{});
+      over_vectors<T>(begin, end, [=](int64_t i, auto n) { vector(i, n, Vec<T>{}); });
     });
   });
   return result;
@@ -233,7 +232,7 @@ struct Gate {
       : inverse_tau(1 / tau), gamma(gamma), stretch(zeta - gamma), of_probs(of_probs) {}
 
   static ALWAYS_INLINE Vec<T> logistic(Vec<T> u) {
-    return log_normal((T(1) - u) * reciprocal(u));
+    return log_normal((T(1) - u) / u);
   }
   ALWAYS_INLINE Vec<T> hard_value(Vec<T> x, Vec<T> u) const {
     const auto opened = of_probs ? u < x : below_sigmoid(u, x);
@@ -243,16 +242,14 @@ struct Gate {
   }
   ALWAYS_INLINE Vec<T> soft_value(Vec<T> x, Vec<T> noise) const {
     const Vec<T> zero{}, one = broadcast(T(1));
-    Vec<T> s, rest;
-    sigmoids((logit(x, of_probs) + noise) * inverse_tau, s, rest);
-    const Vec<T> gate = s * stretch + gamma;
+    const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
+    const Vec<T> gate = s.value * stretch + gamma;
     return gate < T(0) ? zero : (gate > T(1) ? one : gate);
   }
   ALWAYS_INLINE Vec<T> slope(Vec<T> x, Vec<T> noise) const {
-    Vec<T> s, rest;
-    sigmoids((logit(x, of_probs) + noise) * inverse_tau, s, rest);
-    const Vec<T> gate = s * stretch + gamma;
-    Vec<T> inside = s * rest * (stretch * inverse_tau);
+    const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
+    const Vec<T> gate = s.value * stretch + gamma;
+    Vec<T> inside = s.slope * (stretch * inverse_tau);
     if (of_probs) inside *= logit_slope(x);
     return (gate < T(0)) | (gate > T(1)) ? Vec<T>{} : inside;
   }

@@ -11,10 +11,6 @@ using namespace simd;
 constexpr double kPi = 3.14159265358979323846;
 
 template <class V>
-V absolute(V x) {
-  return x < Lane<V>(0) ? -x : x;
-}
-template <class V>
 V square(V x) {
   return x * x;
 }
