@@ -172,23 +172,6 @@ ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   }
 }
 
-// Whether each lane is true, as bytes.
-template <class I>
-ALWAYS_INLINE void store_bytes(uint8_t* to, I truth, int64_t count) {
-  constexpr int n = sizeof(I) / sizeof(truth[0]);
-  typedef int8_t Each __attribute__((vector_size(n)));
-  const Each bytes = __builtin_convertvector(-truth, Each);
-  std::memcpy(to, &bytes, count < n ? count : n);
-}
-
-template <class T>
-ALWAYS_INLINE IntVec<T> load_bytes(const uint8_t* from, int64_t count) {
-  typedef int8_t Each __attribute__((vector_size(lanes<T>)));
-  Each bytes{};
-  std::memcpy(&bytes, from, count < lanes<T> ? count : lanes<T>);
-  return __builtin_convertvector(bytes, IntVec<T>);
-}
-
 // One bit a lane: whether it is true, and back.
 template <class I>
 ALWAYS_INLINE uint32_t mask_of(I truth) {
@@ -211,6 +194,28 @@ ALWAYS_INLINE IntVec<T> lanes_of(uint32_t mask) {
 #pragma GCC unroll 16
   for (int i = 0; i < lanes<T>; ++i) place[i] = typename Traits<T>::Int(1) << i;
   return ((IntVec<T>{} + static_cast<typename Traits<T>::Int>(mask)) & place) != 0;
+}
+
+// The bits of element i and those after it, out of a bit an element. Vectors of fewer lanes than a byte
+// has bits come in order; what an incomplete one has beyond `count` is false.
+template <class I>
+ALWAYS_INLINE void store_bits(uint8_t* to, int64_t i, I truth, int64_t count) {
+  constexpr int n = sizeof(I) / sizeof(truth[0]);
+  const uint32_t bits = mask_of(truth);
+  if constexpr (n < 8)
+    to[i / 8] = static_cast<uint8_t>((i % 8 ? to[i / 8] : 0) | bits << i % 8);
+  else
+    std::memcpy(to + i / 8, &bits, count < n ? (count + 7) / 8 : n / 8);
+}
+template <class T>
+ALWAYS_INLINE IntVec<T> load_bits(const uint8_t* from, int64_t i, int64_t count) {
+  constexpr int n = lanes<T>;
+  uint32_t bits = 0;
+  if constexpr (n < 8)
+    bits = from[i / 8] >> i % 8;
+  else
+    std::memcpy(&bits, from + i / 8, count < n ? (count + 7) / 8 : n / 8);
+  return lanes_of<T>(bits);
 }
 
 // ---- across lanes ----

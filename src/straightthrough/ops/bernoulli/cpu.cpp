@@ -9,8 +9,11 @@ namespace {
 using namespace operators;
 using namespace simd;
 
-// Call f(element, count, noise(uniforms)) for vectors of the elements in [begin, end). The noise of
-// a chunk is made before any f, as two short chains of instructions overlap better than a long one.
+constexpr int64_t kGrain = 16384;
+
+// Call f(element, count, noise(uniforms)) for vectors of the elements in [begin, end), each at a
+// whole number of bytes from `begin` in a bit an element. The noise of a chunk is made before any f,
+// as two short chains of instructions overlap better than a long one.
 template <class T, class Noise, class F>
 void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
                 Noise noise, F f) {
@@ -32,7 +35,7 @@ void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint3
       for (int k = 0; k < 4 * philox::kAtOnce; ++k, i += lanes<T>) f(i, lanes<T>, u[k / 4][k % 4]);
       continue;
     }
-    const int64_t stop = std::min(end, i + most - skip);
+    const int64_t stop = std::min(end, i + (most - skip) / 8 * 8);
     const T* from = reinterpret_cast<const T*>(u) + skip;
     for (; i < stop; i += lanes<T>, from += lanes<T>) {
       const int64_t count = std::min<int64_t>(lanes<T>, stop - i);
@@ -46,19 +49,6 @@ template <class T, class F>
 void with_uniforms(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
                    F f) {
   with_noise<T>(begin, end, seed, offset, stream, [](Vec<T> u) { return u; }, f);
-}
-
-// Call f(element, count) for vectors of the elements in [begin, end).
-template <class T, class F>
-void over_vectors(int64_t begin, int64_t end, F f) {
-  int64_t i = begin;
-  for (; i + lanes<T> <= end; i += lanes<T>) f(i, std::integral_constant<int64_t, lanes<T>>());
-  if (i < end) f(i, end - i);
-}
-
-template <class F>
-void over_elements(int64_t count, const F& f) {
-  torch::stable::parallel_for(0, count, 16384, f);
 }
 
 // The logit of x and its derivative, x being a logit already or a probability.
@@ -87,26 +77,26 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, 
                                        bool of_probs) {
   const Tensor x = ordered(given);
   Tensor y = fresh_like(x);
-  Tensor outcome = fresh(x.sizes(), aoti_torch_dtype_bool());
+  Tensor bits = fresh_bits(x.numel());
+  uint8_t* bit = out<uint8_t>(bits);
   const uint64_t key = key_of(seed);
-  auto* bit = static_cast<uint8_t*>(outcome.mutable_data_ptr());
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const S* from = in<S>(x);
     S* to = out<S>(y);
-    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       with_uniforms<T>(begin, end, key, offset, philox::kDraw, [=](int64_t i, int64_t n, Vec<T> u) {
         const Vec<T> v = simd::load<T>(from + i, n, T(0));
         const auto drawn = of_probs ? u < v : below_sigmoid(u, v);
         const auto valid = of_probs ? (v >= T(0)) & (v <= T(1)) : v == v;
         const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
         simd::store<S>(to + i, valid ? (drawn ? broadcast(T(1)) : Vec<T>{}) : nan, n);
-        store_bytes(bit + i, drawn, n);
+        store_bits(bit, i, drawn, n);
       });
     });
   });
-  return {y, outcome};
+  return {y, bits};
 }
 
 // ---- its rules, for the logit of the outcome ----
@@ -180,26 +170,25 @@ void over_draws(int64_t begin, int64_t end, uint64_t seed, int64_t offset, int64
 }
 
 template <class Rule>
-Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outcome,
+Tensor backward(const Rule& rule, const Tensor& given, const Tensor& outcome,
                 const Tensor& given_grad, uint64_t key, int64_t offset, int64_t samples = 1) {
-  const Tensor x = ordered(given), outcome = ordered(given_outcome);
+  const Tensor x = ordered(given), bits = packed(outcome, x.numel());
   const Tensor grad = ordered_like(given, given_grad);
   Tensor result = fresh_like(x);
-  const auto* bit = static_cast<const uint8_t*>(outcome.const_data_ptr());
+  const uint8_t* bit = in<uint8_t>(bits);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const S *from = in<S>(x), *g = in<S>(grad);
     S* to = out<S>(result);
     const auto slope = [=](int64_t i, auto n, Vec<T> u) {
-      const auto drawn = load_bytes<T>(bit + i, n) != 0;
-      return rule(simd::load<T>(from + i, n, T(0)), drawn, u);
+      return rule(simd::load<T>(from + i, n, T(0)), load_bits<T>(bit, i, n), u);
     };
     const auto scale = [=](int64_t i, auto n, Vec<T> mean) {
       simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * mean, n);
     };
     const auto vector = [=](int64_t i, auto n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
-    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       if (samples > 1) return over_draws<T>(begin, end, key, offset, samples, slope, scale);
       if (Rule::noisy)
         return with_uniforms<T>(begin, end, key, offset, philox::kConditional, vector);
@@ -272,7 +261,7 @@ Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double 
     const auto relax = [=](int64_t i, int64_t n, Vec<T> noise) {
       simd::store<S>(to + i, gate.soft_value(simd::load<T>(from + i, n, T(0)), noise), n);
     };
-    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       if (hard) return with_uniforms<T>(begin, end, key, offset, philox::kDraw, draw);
       with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, relax);
     });
@@ -296,7 +285,7 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Te
       const Vec<T> slope = gate.slope(simd::load<T>(from + i, n, T(0)), noise);
       simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
     };
-    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, pull);
     });
   });
