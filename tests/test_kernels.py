@@ -207,6 +207,9 @@ class TestPointwiseAgreement:
         bits = window_bits(x, centre, 1.0, closed)
         assert bits.shape == (-(-size // 8),)
         assert torch.equal(bits, window_bits.__wrapped__(x, centre, 1.0, closed))
+        value, same_bits = pointwise.sign_and_window(x, centre, 1.0, closed)
+        assert torch.equal(value, pointwise.sign(x))
+        assert torch.equal(same_bits, bits)
         grad = torch.linspace(1, 2, size).to(dtype)
         assert_agrees_bit_for_bit(window_vjp, grad, bits, 0.5, 0.25)
 

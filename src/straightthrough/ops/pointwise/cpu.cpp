@@ -48,13 +48,15 @@ Tensor map(const Tensor& given, double threshold, const F& f) {
   return y;
 }
 
+const auto sign_of = [](auto x, auto zero) { return where<decltype(x)>(x >= zero, 1, -1); };
+
 template <class V, class T>
 ALWAYS_INLINE V step(V x, T threshold) {
   return where<V>(x > threshold, 1, 0);
 }
 
 Tensor sign(const Tensor& x) {
-  return map(x, 0, [](auto v, auto zero) { return where<decltype(v)>(v >= zero, 1, -1); });
+  return map(x, 0, sign_of);
 }
 Tensor heaviside(const Tensor& x, double threshold) {
   return map(x, threshold, [](auto v, auto at) { return step(v, at); });
@@ -68,6 +70,13 @@ Tensor ternary(const Tensor& x, double threshold) {
 
 // ---- windows: whether |x - centre| is within a bound, one bit an element ----
 
+template <class V>
+ALWAYS_INLINE auto inside(V x, double centre, double bound, bool closed) {
+  using T = Lane<V>;
+  const V distance = absolute(x - T(centre));
+  return closed ? distance <= T(bound) : distance < T(bound);
+}
+
 Tensor window_bits(const Tensor& given, double centre, double bound, bool closed) {
   const Tensor x = ordered(given);
   Tensor bits = fresh_bits(x.numel());
@@ -77,13 +86,34 @@ Tensor window_bits(const Tensor& given, double centre, double bound, bool closed
     const auto* from = in<decltype(stored)>(x);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        const T outside = std::numeric_limits<T>::quiet_NaN();
-        const Vec<T> distance = absolute(simd::load<T>(from + i, n, outside) - T(centre));
-        store_bits(to, i, closed ? distance <= T(bound) : distance < T(bound), n);
+        const Vec<T> v = simd::load<T>(from + i, n, std::numeric_limits<T>::quiet_NaN());
+        store_bits(to, i, inside(v, centre, bound, closed), n);
       });
     });
   });
   return bits;
+}
+
+// The sign and the window's bits in one pass over x.
+std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, double bound,
+                                           bool closed) {
+  const Tensor x = ordered(given);
+  Tensor y = fresh_like(x), bits = fresh_bits(x.numel());
+  uint8_t* bit = out<uint8_t>(bits);
+  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const S* from = in<S>(x);
+    S* to = out<S>(y);
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
+        const Vec<T> v = simd::load<T>(from + i, n, std::numeric_limits<T>::quiet_NaN());
+        simd::store<S>(to + i, sign_of(v, T(0)), n);
+        store_bits(bit, i, inside(v, centre, bound, closed), n);
+      });
+    });
+  });
+  return {y, bits};
 }
 
 Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double outer) {
@@ -280,6 +310,7 @@ STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
   m.impl("heaviside_or_nan", TORCH_BOX(&heaviside_or_nan));
   m.impl("ternary", TORCH_BOX(&ternary));
   m.impl("window_bits", TORCH_BOX(&window_bits));
+  m.impl("sign_and_window", TORCH_BOX(&sign_and_window));
   m.impl("window_vjp", TORCH_BOX(&window_vjp));
   m.impl("Tanh", TORCH_BOX(&one<Tanh>));
   m.impl("Sigmoid", TORCH_BOX(&one<Sigmoid>));
