@@ -12,6 +12,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 
 import straightthrough as st
 from straightthrough.core import kernels, noise
+from straightthrough.core.bits import unpack
 from straightthrough.core.noise import class_uniform
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Window, window_bits, window_vjp
@@ -129,19 +130,22 @@ class TestAgreement:
         x, _ = rows(shape, dtype)
         assert kernels.serves(x)
         x = torch.sigmoid(x) if of_probs else x
-        y, outcome = binary.binary_draw(x, SEED, OFFSET, of_probs)
-        expected, bits = binary.binary_draw.__wrapped__(x, SEED, OFFSET, of_probs)
+        y, bits = binary.binary_draw(x, SEED, OFFSET, of_probs)
+        expected, expected_bits = binary.binary_draw.__wrapped__(x, SEED, OFFSET, of_probs)
         assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
-        assert torch.equal(outcome, bits)
+        assert torch.equal(bits, expected_bits)
 
     @pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
     def test_binary_gradients(self, shape, dtype, tau):
         x, grad = rows(shape, dtype)
-        outcome = binary.binary_draw(x, SEED, OFFSET, False)[1]
+        bits = binary.binary_draw(x, SEED, OFFSET, False)[1]
+        outcome = unpack(bits, x.shape)
         assert_agrees(straight_through.binary_straight_through, x, outcome, grad, tau)
         assert_agrees(reinmax.binary_reinmax, x, outcome, grad, tau)
         for samples in (1, 3):
             assert_agrees(gumbel.binary_gumbel_st, x, outcome, grad, tau, samples, SEED, OFFSET)
+        of_bits = reinmax.binary_reinmax(x, bits, grad, tau).nan_to_num(7)
+        assert torch.equal(of_bits, reinmax.binary_reinmax(x, outcome, grad, tau).nan_to_num(7))
 
     @pytest.mark.parametrize("of_probs", [False, True])
     @pytest.mark.parametrize("hard", [False, True])
@@ -203,6 +207,9 @@ class TestPointwiseAgreement:
         bits = window_bits(x, centre, 1.0, closed)
         assert bits.shape == (-(-size // 8),)
         assert torch.equal(bits, window_bits.__wrapped__(x, centre, 1.0, closed))
+        value, same_bits = pointwise.sign_and_window(x, centre, 1.0, closed)
+        assert torch.equal(value, pointwise.sign(x))
+        assert torch.equal(same_bits, bits)
         grad = torch.linspace(1, 2, size).to(dtype)
         assert_agrees_bit_for_bit(window_vjp, grad, bits, 0.5, 0.25)
 

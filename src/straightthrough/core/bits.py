@@ -15,7 +15,9 @@ def pack(truth: Tensor) -> Tensor:
 
 
 def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Return the bool tensor of that shape whose bits they are."""
+    """Return the bool tensor of that shape whose bits they are; a bool tensor as it is."""
+    if bits.dtype == torch.bool:
+        return bits
     each = (bits.unsqueeze(-1) >> _places(bits)) & 1
     return each.reshape(-1)[: shape.numel()].reshape(shape).bool()
 

@@ -15,20 +15,9 @@ ALWAYS_INLINE Vec<float> scale(Vec<float> p, Vec<float> n) {
 #endif
 }
 
-// 1 / x to the last digit but one, for x far from the ends of the range.
-ALWAYS_INLINE Vec<float> reciprocal(Vec<float> x) {
-#if defined(__AVX512F__)
-  const Vec<float> guess = (Vec<float>)_mm512_rcp14_ps((__m512)x);
-  return guess * (2.0f - x * guess);
-#else
-  return 1.0f / x;
-#endif
-}
-ALWAYS_INLINE Vec<double> reciprocal(Vec<double> x) { return 1.0 / x; }
-
 // The exponential, of at most 88: 2^n e^r with |r| <= ln 2 / 2, e^r to 4e-9.
 ALWAYS_INLINE Vec<float> exp(Vec<float> x) {
-  x = x < -104.0f ? broadcast(-104.0f) : x;
+  x = at_least(-104.0f, x);
   const Vec<float> n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
   Vec<float> r = x - n * 0.693145752f;
   r = r - n * 1.42860677e-6f;
@@ -80,15 +69,17 @@ ALWAYS_INLINE Vec<double> log(Vec<double> x) {
 }
 ALWAYS_INLINE Vec<double> log_normal(Vec<double> x) { return log(x); }
 
-// s = sigmoid(x) and rest = sigmoid(-x), both to their last digit.
 template <class V>
-ALWAYS_INLINE void sigmoids(V x, V& s, V& rest) {
+struct ValueAndSlope {
+  V value, slope;
+};
+
+// sigmoid(x) and its derivative, sigmoid(x) sigmoid(-x), both to their last digit.
+template <class V>
+ALWAYS_INLINE ValueAndSlope<V> sigmoid(V x) {
   using T = Lane<V>;
-  const V e = exp(x < T(0) ? x : -x), one = reciprocal(T(1) + e);
-  s = x < T(0) ? e * one : one;
-  rest = x < T(0) ? one : e * one;
-  s = x == x ? s : x;
-  rest = x == x ? rest : x;
+  const V e = exp(-absolute(x)), one = T(1) / (T(1) + e), other = e * one;
+  return {x < T(0) ? other : one, one * other};
 }
 
 // log(1 - u) for u in (0, 1), exact near 0 too: what rounding took from 1 - u is put back.

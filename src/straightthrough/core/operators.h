@@ -101,4 +101,47 @@ S* out(Tensor& x) {
   return static_cast<S*>(x.mutable_data_ptr());
 }
 
+// ---- elementwise work ----
+
+// Call f(begin, end) for ranges of at least `grain` elements; each begins at a byte of their bits.
+template <class F>
+void over_elements(int64_t count, int64_t grain, const F& f) {
+  constexpr int64_t unit = 64;
+  const auto part = [&](int64_t begin, int64_t end) {
+    f(begin * unit, std::min(end * unit, count));
+  };
+  torch::stable::parallel_for(0, (count + unit - 1) / unit, grain / unit, part);
+}
+
+// Call f(element, count) for vectors of the elements in [begin, end), most with a constant count.
+template <class T, class F>
+void over_vectors(int64_t begin, int64_t end, F f) {
+  constexpr int64_t n = simd::lanes<T>;
+  int64_t i = begin;
+  for (; i + n <= end; i += n) f(i, std::integral_constant<int64_t, n>());
+  if (i < end) f(i, end - i);
+}
+
+// One bit an element, as bits.py packs them.
+inline Tensor fresh_bits(int64_t count) {
+  const int64_t size[] = {(count + 7) / 8};
+  return fresh({size, 1}, aoti_torch_dtype_uint8());
+}
+
+// Those bits, out of themselves or of bools.
+inline Tensor packed(const Tensor& truth, int64_t count) {
+  const bool whole = truth.scalar_type() == ScalarType::Byte;
+  STD_TORCH_CHECK((whole || truth.scalar_type() == ScalarType::Bool) &&
+                      truth.numel() == (whole ? (count + 7) / 8 : count),
+                  "there must be one bit or one bool an element");
+  const Tensor given = ordered(truth);
+  if (whole) return given;
+  Tensor bits = fresh_bits(count);
+  const uint8_t* from = in<uint8_t>(given);
+  uint8_t* to = out<uint8_t>(bits);
+  std::fill_n(to, bits.numel(), 0);
+  for (int64_t i = 0; i < count; ++i) to[i / 8] |= static_cast<uint8_t>(from[i] << i % 8);
+  return bits;
+}
+
 }  // namespace operators

@@ -173,23 +173,6 @@ ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   }
 }
 
-// Whether each lane is true, as bytes.
-template <class I>
-ALWAYS_INLINE void store_bytes(uint8_t* to, I truth, int64_t count) {
-  constexpr int n = sizeof(I) / sizeof(truth[0]);
-  typedef int8_t Each __attribute__((vector_size(n)));
-  const Each bytes = __builtin_convertvector(-truth, Each);
-  std::memcpy(to, &bytes, count < n ? count : n);
-}
-
-template <class T>
-ALWAYS_INLINE IntVec<T> load_bytes(const uint8_t* from, int64_t count) {
-  typedef int8_t Each __attribute__((vector_size(lanes<T>)));
-  Each bytes{};
-  std::memcpy(&bytes, from, count < lanes<T> ? count : lanes<T>);
-  return __builtin_convertvector(bytes, IntVec<T>);
-}
-
 // One bit a lane: whether it is true, and back.
 template <class I>
 ALWAYS_INLINE uint32_t mask_of(I truth) {
@@ -212,6 +195,28 @@ ALWAYS_INLINE IntVec<T> lanes_of(uint32_t mask) {
 #pragma GCC unroll 16
   for (int i = 0; i < lanes<T>; ++i) place[i] = typename Traits<T>::Int(1) << i;
   return ((IntVec<T>{} + static_cast<typename Traits<T>::Int>(mask)) & place) != 0;
+}
+
+// The bits of element i and those after it, out of a bit an element. Vectors of fewer lanes than a byte
+// has bits come in order; what an incomplete one has beyond `count` is false.
+template <class I>
+ALWAYS_INLINE void store_bits(uint8_t* to, int64_t i, I truth, int64_t count) {
+  constexpr int n = sizeof(I) / sizeof(truth[0]);
+  const uint32_t bits = mask_of(truth);
+  if constexpr (n < 8)
+    to[i / 8] = static_cast<uint8_t>((i % 8 ? to[i / 8] : 0) | bits << i % 8);
+  else
+    std::memcpy(to + i / 8, &bits, count < n ? (count + 7) / 8 : n / 8);
+}
+template <class T>
+ALWAYS_INLINE IntVec<T> load_bits(const uint8_t* from, int64_t i, int64_t count) {
+  constexpr int n = lanes<T>;
+  uint32_t bits = 0;
+  if constexpr (n < 8)
+    bits = from[i / 8] >> i % 8;
+  else
+    std::memcpy(&bits, from + i / 8, count < n ? (count + 7) / 8 : n / 8);
+  return lanes_of<T>(bits);
 }
 
 // ---- across lanes ----
@@ -250,6 +255,32 @@ ALWAYS_INLINE void transpose(V* x) {
 template <class V>
 ALWAYS_INLINE V max(V a, V b) {
   return a > b ? a : b;  // a NaN in a gives b: NaNs are found by their sums
+}
+
+template <class V>
+ALWAYS_INLINE V absolute(V x) {
+  using I = typename Traits<Lane<V>>::Int;
+  return bits_of<V>(bits_of<IntVec<Lane<V>>>(x) & std::numeric_limits<I>::max());
+}
+
+// No less than a bound; a NaN stays.
+template <class V>
+ALWAYS_INLINE V at_least(Lane<V> bound, V x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_max_ps((__m512)broadcast(bound), (__m512)x);
+#endif
+  const V all = broadcast(bound);
+  return all > x ? all : x;
+}
+template <class V>
+ALWAYS_INLINE V at_most(Lane<V> bound, V x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_min_ps((__m512)broadcast(bound), (__m512)x);
+#endif
+  const V all = broadcast(bound);
+  return all < x ? all : x;
 }
 
 // Every lane with the one `step` further on, by halves down to one lane.

@@ -30,6 +30,11 @@ class Operation(ABC):
         """Choose what is saved for backward: inputs and residuals unless the rule needs others."""
         return (*inputs, *outputs[1:])
 
+    def record(self, *inputs: Any, **_: Any) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        """Return what `forward` does, and of it what `keep` does; a kernel may do both at once."""
+        outputs = self.forward(*inputs)
+        return outputs, self.keep(inputs, outputs)
+
     @abstractmethod
     def backward(self, grad: Tensor, *kept: Any, **_: Any) -> tuple[Tensor | None, ...]:
         """Return one gradient an input, out of differentiable operations."""
@@ -148,8 +153,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, operation: Operation, *inputs: Tensor) -> Tensor:
-        output = operation.forward(*inputs)
-        kept = operation.keep(inputs, output)
+        output, kept = operation.record(*inputs)
         ctx.operation = operation
         ctx.save_for_backward(*kept)
         if _in_dual_level():

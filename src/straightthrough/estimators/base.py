@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.bits import unpack
 from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating
 from ..core.kernels import serves
 from ..core.noise import Seed, make_seed
@@ -92,10 +93,14 @@ class Estimator(Rule):
         return self.gradient(logits.to(wide), index, grad.to(wide), seed).to(logits.dtype)
 
     def binary_pull(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        """Return `binary_gradient` in the dtype of `x`, half precision computed in float32."""
+        """Return `binary_gradient` in the dtype of `x`, half precision computed in float32.
+
+        The outcome is bool or its bits, which kernels take as they are.
+        """
         if self.compiled and serves(x, grad):
             return self.binary_gradient(x, outcome, grad, seed)
         wide = compute_dtype(x.dtype)
+        outcome = unpack(outcome, x.shape)
         return self.binary_gradient(x.to(wide), outcome, grad.to(wide), seed).to(x.dtype)
 
 

@@ -44,7 +44,7 @@ def _check_stretch(gamma: float, zeta: float) -> None:
 
 
 def _input_and_outcome(rule: object, numel: int, itemsize: int, rows: int) -> int:
-    return numel * itemsize + numel + 8
+    return numel * itemsize + (numel + 7) // 8 + 8
 
 
 def _input_and_seed(rule: object, numel: int, itemsize: int, rows: int) -> int:
@@ -102,7 +102,7 @@ def bernoulli(
     Higher order: double backward differentiates the rule's formula, outcome and noise held;
     forward mode raises.
 
-    Cost: a sigmoid and a uniform an element; the parameter, one byte an element and the seed are
+    Cost: a sigmoid and a uniform an element; the parameter, one bit an element and the seed are
     saved.
 
     Example:

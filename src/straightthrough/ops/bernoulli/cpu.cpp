@@ -9,11 +9,14 @@ namespace {
 using namespace operators;
 using namespace simd;
 
-// Call f(element, count, noise(uniforms)) for vectors of the elements in [begin, end). The noise of
-// a chunk is made before any f, as two short chains of instructions overlap better than a long one.
+constexpr int64_t kGrain = 16384;
+
+// Call f(element, count, noise(uniforms)) for vectors of the elements in [begin, end), each at a
+// whole number of bytes from `begin` in a bit an element. The noise of a chunk is made before any f,
+// as two short chains of instructions overlap better than a long one.
 template <class T, class Noise, class F>
 void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
-                const Noise& noise, const F& f) {
+                Noise noise, F f) {
   constexpr int64_t width = philox::per_block<T>, each = philox::kLanes * width;
   constexpr int64_t most = philox::kAtOnce * each;
   for (int64_t i = begin; i < end;) {
@@ -32,7 +35,7 @@ void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint3
       for (int k = 0; k < 4 * philox::kAtOnce; ++k, i += lanes<T>) f(i, lanes<T>, u[k / 4][k % 4]);
       continue;
     }
-    const int64_t stop = std::min(end, i + most - skip);
+    const int64_t stop = std::min(end, i + (most - skip) / 8 * 8);
     const T* from = reinterpret_cast<const T*>(u) + skip;
     for (; i < stop; i += lanes<T>, from += lanes<T>) {
       const int64_t count = std::min<int64_t>(lanes<T>, stop - i);
@@ -44,13 +47,8 @@ void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint3
 
 template <class T, class F>
 void with_uniforms(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
-                   const F& f) {
+                   F f) {
   with_noise<T>(begin, end, seed, offset, stream, [](Vec<T> u) { return u; }, f);
-}
-
-template <class F>
-void over_elements(int64_t count, const F& f) {
-  torch::stable::parallel_for(0, count, 16384, f);
 }
 
 // The logit of x and its derivative, x being a logit already or a probability.
@@ -70,8 +68,7 @@ ALWAYS_INLINE V logit_slope(V p) {
 template <class V>
 ALWAYS_INLINE auto below_sigmoid(V u, V x) {
   using T = Lane<V>;
-  const V most = V{} + T(88);
-  return u + u * exp(-x < most ? -x : most) < T(1);
+  return u + u * exp(at_most(T(88), -x)) < T(1);
 }
 
 // ---- the draw ----
@@ -80,26 +77,26 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, 
                                        bool of_probs) {
   const Tensor x = ordered(given);
   Tensor y = fresh_like(x);
-  Tensor outcome = fresh(x.sizes(), aoti_torch_dtype_bool());
+  Tensor bits = fresh_bits(x.numel());
+  uint8_t* bit = out<uint8_t>(bits);
   const uint64_t key = key_of(seed);
-  auto* bit = static_cast<uint8_t*>(outcome.mutable_data_ptr());
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const S* from = in<S>(x);
     S* to = out<S>(y);
-    over_elements(x.numel(), [&](int64_t begin, int64_t end) {
-      with_uniforms<T>(begin, end, key, offset, philox::kDraw, [&](int64_t i, int64_t n, Vec<T> u) {
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      with_uniforms<T>(begin, end, key, offset, philox::kDraw, [=](int64_t i, int64_t n, Vec<T> u) {
         const Vec<T> v = simd::load<T>(from + i, n, T(0));
         const auto drawn = of_probs ? u < v : below_sigmoid(u, v);
         const auto valid = of_probs ? (v >= T(0)) & (v <= T(1)) : v == v;
         const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
         simd::store<S>(to + i, valid ? (drawn ? broadcast(T(1)) : Vec<T>{}) : nan, n);
-        store_bytes(bit + i, drawn, n);
+        store_bits(bit, i, drawn, n);
       });
     });
   });
-  return {y, outcome};
+  return {y, bits};
 }
 
 // ---- its rules, for the logit of the outcome ----
@@ -110,9 +107,7 @@ struct StraightThrough {
   template <class V, class I>
   V operator()(V x, I, V) const {
     using T = Lane<V>;
-    V s, rest;
-    sigmoids(x * T(1 / tau), s, rest);
-    return s * rest * T(1 / tau);
+    return sigmoid(x * T(1 / tau)).slope * T(1 / tau);
   }
 };
 
@@ -122,13 +117,10 @@ struct ReinMax {
   template <class V, class I>
   V operator()(V x, I outcome, V) const {
     using T = Lane<V>;
-    V p, q;
-    sigmoids(x, p, q);
-    if (tau == 1) return T(0.5) * (outcome ? q : p);
-    V warm, rest;
-    sigmoids(x * T(1 / tau), warm, rest);
-    const V above = outcome ? warm + T(1) : warm, below = outcome ? rest : rest + T(1);
-    return T(0.5) * (above * below - p * q);
+    const V z = x * T(1 / tau);
+    const auto other = sigmoid(outcome ? -z : z);
+    if (tau == 1) return T(0.5) * other.value;
+    return T(0.5) * (other.value + (other.slope - sigmoid(x).slope));
   }
 };
 
@@ -142,9 +134,7 @@ struct Gumbel {
     // softplus(toward) - log u, the distance of logit + noise from 0
     const V size = toward < T(0) ? toward : -toward;
     const V distance = (toward < T(0) ? V{} : toward) + log1p(exp(size)) - log_normal(u);
-    V s, rest;
-    sigmoids(distance * T(1 / tau), s, rest);
-    return s * rest * T(1 / tau);
+    return sigmoid(distance * T(1 / tau)).slope * T(1 / tau);
   }
 
  private:
@@ -180,31 +170,29 @@ void over_draws(int64_t begin, int64_t end, uint64_t seed, int64_t offset, int64
 }
 
 template <class Rule>
-Tensor backward(const Rule& rule, const Tensor& given, const Tensor& given_outcome,
+Tensor backward(const Rule& rule, const Tensor& given, const Tensor& outcome,
                 const Tensor& given_grad, uint64_t key, int64_t offset, int64_t samples = 1) {
-  const Tensor x = ordered(given), outcome = ordered(given_outcome);
+  const Tensor x = ordered(given), bits = packed(outcome, x.numel());
   const Tensor grad = ordered_like(given, given_grad);
   Tensor result = fresh_like(x);
-  const auto* bit = static_cast<const uint8_t*>(outcome.const_data_ptr());
+  const uint8_t* bit = in<uint8_t>(bits);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const S *from = in<S>(x), *g = in<S>(grad);
     S* to = out<S>(result);
-    const auto slope = [&](int64_t i, int64_t n, Vec<T> u) {
-      const auto drawn = load_bytes<T>(bit + i, n) != 0;
-      return rule(simd::load<T>(from + i, n, T(0)), drawn, u);
+    const auto slope = [=](int64_t i, auto n, Vec<T> u) {
+      return rule(simd::load<T>(from + i, n, T(0)), load_bits<T>(bit, i, n), u);
     };
-    const auto scale = [&](int64_t i, int64_t n, Vec<T> mean) {
+    const auto scale = [=](int64_t i, auto n, Vec<T> mean) {
       simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * mean, n);
     };
-    const auto vector = [&](int64_t i, int64_t n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
-    over_elements(x.numel(), [&](int64_t begin, int64_t end) {
+    const auto vector = [=](int64_t i, auto n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       if (samples > 1) return over_draws<T>(begin, end, key, offset, samples, slope, scale);
       if (Rule::noisy)
         return with_uniforms<T>(begin, end, key, offset, philox::kConditional, vector);
-      for (int64_t i = begin; i < end; i += lanes<T>)
-        vector(i, std::min<int64_t>(lanes<T>, end - i), Vec<T>{});
+      over_vectors<T>(begin, end, [=](int64_t i, auto n) { vector(i, n, Vec<T>{}); });
     });
   });
   return result;
@@ -233,7 +221,7 @@ struct Gate {
       : inverse_tau(1 / tau), gamma(gamma), stretch(zeta - gamma), of_probs(of_probs) {}
 
   static ALWAYS_INLINE Vec<T> logistic(Vec<T> u) {
-    return log_normal((T(1) - u) * reciprocal(u));
+    return log_normal((T(1) - u) / u);
   }
   ALWAYS_INLINE Vec<T> hard_value(Vec<T> x, Vec<T> u) const {
     const auto opened = of_probs ? u < x : below_sigmoid(u, x);
@@ -243,16 +231,14 @@ struct Gate {
   }
   ALWAYS_INLINE Vec<T> soft_value(Vec<T> x, Vec<T> noise) const {
     const Vec<T> zero{}, one = broadcast(T(1));
-    Vec<T> s, rest;
-    sigmoids((logit(x, of_probs) + noise) * inverse_tau, s, rest);
-    const Vec<T> gate = s * stretch + gamma;
+    const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
+    const Vec<T> gate = s.value * stretch + gamma;
     return gate < T(0) ? zero : (gate > T(1) ? one : gate);
   }
   ALWAYS_INLINE Vec<T> slope(Vec<T> x, Vec<T> noise) const {
-    Vec<T> s, rest;
-    sigmoids((logit(x, of_probs) + noise) * inverse_tau, s, rest);
-    const Vec<T> gate = s * stretch + gamma;
-    Vec<T> inside = s * rest * (stretch * inverse_tau);
+    const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
+    const Vec<T> gate = s.value * stretch + gamma;
+    Vec<T> inside = s.slope * (stretch * inverse_tau);
     if (of_probs) inside *= logit_slope(x);
     return (gate < T(0)) | (gate > T(1)) ? Vec<T>{} : inside;
   }
@@ -275,7 +261,7 @@ Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double 
     const auto relax = [=](int64_t i, int64_t n, Vec<T> noise) {
       simd::store<S>(to + i, gate.soft_value(simd::load<T>(from + i, n, T(0)), noise), n);
     };
-    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       if (hard) return with_uniforms<T>(begin, end, key, offset, philox::kDraw, draw);
       with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, relax);
     });
@@ -299,7 +285,7 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Te
       const Vec<T> slope = gate.slope(simd::load<T>(from + i, n, T(0)), noise);
       simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
     };
-    over_elements(x.numel(), [=](int64_t begin, int64_t end) {
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, pull);
     });
   });

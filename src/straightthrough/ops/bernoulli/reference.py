@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.bits import pack
 from ...core.kernels import kernel
 from ...core.noise import Seed, element_uniform, in_blocks, logistic
 from ...core.rules import Derivative, compute_dtype
@@ -44,12 +45,14 @@ def logit_slope(p: Tensor) -> Tensor:
 
 @kernel("(Tensor x, Tensor seed, int offset, bool of_probs) -> (Tensor, Tensor)")
 def binary_draw(x: Tensor, seed: Tensor, offset: int, of_probs: bool) -> tuple[Tensor, Tensor]:
-    """Return `1[u < p]` in the dtype of `x`, NaN where p is none, and the same as bool."""
+    """Return `1[u < p]` in the dtype of `x`, NaN where p is none, and its bits."""
     wide = x.to(compute_dtype(x.dtype))
     p = wide if of_probs else torch.sigmoid(wide)
     outcome = uniform_like(x, seed, offset) < p
     valid = (p >= 0) & (p <= 1)
-    return torch.where(valid, outcome.to(x.dtype), torch.nan), outcome
+    y = torch.where(valid, outcome.to(x.dtype), torch.nan)
+    # Inductor fuses with a bool an element, and cannot with bits.
+    return y, outcome if torch.compiler.is_compiling() else pack(outcome)
 
 
 @dataclass(frozen=True)

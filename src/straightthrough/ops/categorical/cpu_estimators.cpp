@@ -112,7 +112,7 @@ struct Gumbel {
       const Vec<T> least = r.t.pick(noise, r.chosen) / total;
       const auto [sum, weighted] = r.t.template sums<2>([&](int64_t i) {
         const Vec<T> part = least * r.t.at(e, i);
-        Vec<T> y = power(part * reciprocal(part + r.t.at(noise, i)));
+        Vec<T> y = power(part / (part + r.t.at(noise, i)));
         y = r.t.classes_at(i) == r.chosen ? broadcast(T(1)) : y;
         r.t.put(noise, i, y);
         return std::array<Vec<T>, 2>{y, y * r.g(i)};

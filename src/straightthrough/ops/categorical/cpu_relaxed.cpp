@@ -34,7 +34,7 @@ struct GumbelSoftmax {
     const Vec<T> peak = r.peak();
     r.t.with_uniforms(r.seed, r.position, philox::kConditional, [&](int64_t i, Vec<T> u) {
       const Vec<T> x = r.x[i] - peak, e = -log1m(u);
-      r.t.put(w, i, product ? exp(x) * reciprocal(e) : x - log_normal(e));
+      r.t.put(w, i, product ? exp(x) / e : x - log_normal(e));
     });
     const T inverse = T(1) / T(tau);
     const Vec<T> top = r.t.most([&](int64_t i) { return r.t.at(w, i); });

@@ -8,12 +8,9 @@ namespace {
 using namespace operators;
 using namespace simd;
 
+constexpr int64_t kGrain = 32768;
 constexpr double kPi = 3.14159265358979323846;
 
-template <class V>
-V absolute(V x) {
-  return x < Lane<V>(0) ? -x : x;
-}
 template <class V>
 V square(V x) {
   return x * x;
@@ -42,15 +39,16 @@ Tensor map(const Tensor& given, double threshold, const F& f) {
     const T at = widen(narrow<S>(T(threshold)));
     const S* from = in<S>(x);
     S* to = out<S>(y);
-    torch::stable::parallel_for(0, x.numel(), 32768, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i += lanes<T>) {
-        const int64_t n = std::min<int64_t>(lanes<T>, end - i);
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         simd::store<S>(to + i, f(simd::load<T>(from + i, n, T(0)), at), n);
-      }
+      });
     });
   });
   return y;
 }
+
+const auto sign_of = [](auto x, auto zero) { return where<decltype(x)>(x >= zero, 1, -1); };
 
 template <class V, class T>
 ALWAYS_INLINE V step(V x, T threshold) {
@@ -58,7 +56,7 @@ ALWAYS_INLINE V step(V x, T threshold) {
 }
 
 Tensor sign(const Tensor& x) {
-  return map(x, 0, [](auto v, auto zero) { return where<decltype(v)>(v >= zero, 1, -1); });
+  return map(x, 0, sign_of);
 }
 Tensor heaviside(const Tensor& x, double threshold) {
   return map(x, threshold, [](auto v, auto at) { return step(v, at); });
@@ -72,43 +70,54 @@ Tensor ternary(const Tensor& x, double threshold) {
 
 // ---- windows: whether |x - centre| is within a bound, one bit an element ----
 
-// Call f(i, n) for the n elements from i on: sixteen, whose bits are two bytes, but for the last.
-template <class F>
-void over_sixteens(int64_t count, const F& f) {
-  torch::stable::parallel_for(0, (count + 15) / 16, 2048, [&](int64_t begin, int64_t end) {
-    const int64_t stop = std::min(16 * end, count);
-    int64_t i = 16 * begin;
-    for (; i + 16 <= stop; i += 16) f(i, std::integral_constant<int64_t, 16>());
-    if (i < stop) f(i, stop - i);
-  });
+template <class V>
+ALWAYS_INLINE auto inside(V x, double centre, double bound, bool closed) {
+  using T = Lane<V>;
+  const V distance = absolute(x - T(centre));
+  return closed ? distance <= T(bound) : distance < T(bound);
 }
 
 Tensor window_bits(const Tensor& given, double centre, double bound, bool closed) {
   const Tensor x = ordered(given);
-  const int64_t size[] = {(x.numel() + 7) / 8};
-  Tensor bits = fresh({size, 1}, aoti_torch_dtype_uint8());
+  Tensor bits = fresh_bits(x.numel());
   uint8_t* to = out<uint8_t>(bits);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     const auto* from = in<decltype(stored)>(x);
-    over_sixteens(x.numel(), [=](int64_t i, auto n) {
-      uint16_t inside = 0;
-      for (int k = 0; k < 16 && k < n; k += lanes<T>) {
-        const T outside = std::numeric_limits<T>::quiet_NaN();
-        const Vec<T> distance =
-            absolute(simd::load<T>(from + i + k, n - k, outside) - T(centre));
-        inside |= mask_of(closed ? distance <= T(bound) : distance < T(bound)) << k;
-      }
-      std::memcpy(to + i / 8, &inside, (n + 7) / 8);
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
+        const Vec<T> v = simd::load<T>(from + i, n, std::numeric_limits<T>::quiet_NaN());
+        store_bits(to, i, inside(v, centre, bound, closed), n);
+      });
     });
   });
   return bits;
 }
 
-Tensor window_vjp(const Tensor& given, const Tensor& given_bits, double inner, double outer) {
-  const Tensor grad = ordered(given), bits = ordered(given_bits);
-  STD_TORCH_CHECK(bits.scalar_type() == ScalarType::Byte && bits.numel() == (grad.numel() + 7) / 8,
-                  "there must be one bit an element of the gradient");
+// The sign and the window's bits in one pass over x.
+std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, double bound,
+                                           bool closed) {
+  const Tensor x = ordered(given);
+  Tensor y = fresh_like(x), bits = fresh_bits(x.numel());
+  uint8_t* bit = out<uint8_t>(bits);
+  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const S* from = in<S>(x);
+    S* to = out<S>(y);
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
+        const Vec<T> v = simd::load<T>(from + i, n, std::numeric_limits<T>::quiet_NaN());
+        simd::store<S>(to + i, sign_of(v, T(0)), n);
+        store_bits(bit, i, inside(v, centre, bound, closed), n);
+      });
+    });
+  });
+  return {y, bits};
+}
+
+Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double outer) {
+  const Tensor grad = ordered(given), bits = packed(truth, grad.numel());
   Tensor result = fresh_like(grad);
   const uint8_t* bit = in<uint8_t>(bits);
   dispatch(grad.scalar_type(), [&](auto compute, auto stored) {
@@ -116,13 +125,11 @@ Tensor window_vjp(const Tensor& given, const Tensor& given_bits, double inner, d
     using S = decltype(stored);
     const S* g = in<S>(grad);
     S* to = out<S>(result);
-    over_sixteens(grad.numel(), [=](int64_t i, auto n) {
-      uint16_t inside = 0;
-      std::memcpy(&inside, bit + i / 8, (n + 7) / 8);
-      for (int k = 0; k < 16 && k < n; k += lanes<T>) {
-        const Vec<T> slope = where<Vec<T>>(lanes_of<T>(inside >> k), inner, outer);
-        simd::store<S>(to + i + k, simd::load<T>(g + i + k, n - k, T(0)) * slope, n - k);
-      }
+    over_elements(grad.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
+        const Vec<T> slope = where<Vec<T>>(load_bits<T>(bit, i, n), inner, outer);
+        simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
+      });
     });
   });
   return result;
@@ -272,12 +279,11 @@ Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
     using S = decltype(stored);
     const S *from = in<S>(x), *g = in<S>(grad);
     S* to = out<S>(result);
-    torch::stable::parallel_for(0, x.numel(), 32768, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i += lanes<T>) {
-        const int64_t n = std::min<int64_t>(lanes<T>, end - i);
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         const Vec<T> slope = rule.derivative(simd::load<T>(from + i, n, T(0)));
         simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
-      }
+      });
     });
   });
   return result;
@@ -304,6 +310,7 @@ STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
   m.impl("heaviside_or_nan", TORCH_BOX(&heaviside_or_nan));
   m.impl("ternary", TORCH_BOX(&ternary));
   m.impl("window_bits", TORCH_BOX(&window_bits));
+  m.impl("sign_and_window", TORCH_BOX(&sign_and_window));
   m.impl("window_vjp", TORCH_BOX(&window_vjp));
   m.impl("Tanh", TORCH_BOX(&one<Tanh>));
   m.impl("Sigmoid", TORCH_BOX(&one<Sigmoid>));

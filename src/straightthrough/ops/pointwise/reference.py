@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.kernels import kernel
-from ...core.rules import Derivative
+from ...core.kernels import kernel, serves
+from ...core.rules import Derivative, window_bits
 from ...core.straight_through import Operation
 
 
@@ -17,6 +17,12 @@ from ...core.straight_through import Operation
 def sign(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1."""
     return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+
+
+@kernel("(Tensor x, float centre, float bound, bool closed) -> (Tensor, Tensor)")
+def sign_and_window(x: Tensor, centre: float, bound: float, closed: bool) -> tuple[Tensor, Tensor]:
+    """`sign` and the `window_bits` that backward needs, in one pass."""
+    return sign(x), window_bits(x, centre, bound, closed)
 
 
 @kernel("(Tensor x, float threshold) -> Tensor")
@@ -51,6 +57,13 @@ class Pointwise(Operation):
 
     def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return self.surrogate.keep(inputs[0], self.centre)
+
+    def record(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        within = self.surrogate.within
+        if self.hard is sign and within is not None and x.is_contiguous() and serves(x):
+            y, bits = sign_and_window(x, self.centre, *within)
+            return (y,), (bits,)
+        return super().record(x)
 
     def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
         return (self.surrogate.pull(grad, kept, self.centre),)
