@@ -111,7 +111,7 @@ def _enumerated(
     tallies = [Tally(name, rule, exact) for name, rule in rules]
     wide = logits.reshape(exact.shape).to(torch.float64)
     for outcomes in enumerate_outcomes(logits, tau):
-        _, grad = _loss_and_gradient(loss, outcomes, logits)
+        _, grad = loss_and_gradient(loss, outcomes, logits)
         for tally in tallies:
             tally.add(wide, outcomes, grad, samples, seed)
     return tuple(tally.row(rescale) for tally in tallies)
@@ -125,7 +125,7 @@ def _sampled(
     tallies = [SampledTally(name, rule, size, logits) for name, rule in rules]
     wide = logits.reshape(-1, logits.shape[-1]).to(torch.float64)
     for outcomes in draw_outcomes(logits, size * GROUPS, seed, tau):
-        value, grad = _loss_and_gradient(loss, outcomes, logits)
+        value, grad = loss_and_gradient(loss, outcomes, logits)
         reference.add(outcomes, value)
         for tally in tallies:
             tally.add(wide, outcomes, grad, seed)
@@ -144,7 +144,7 @@ def _rules(estimators: Sequence[Estimator | str]) -> list[tuple[str, Estimator]]
     ]
 
 
-def _loss_and_gradient(loss: Loss, outcomes: Outcomes, logits: Tensor) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(loss: Loss, outcomes: Outcomes, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss at each hard outcome, `(N,)`, and its gradient there, float64 `(N, L, C)`."""
     with torch.enable_grad():
         z = outcomes.one_hot.detach().requires_grad_()
