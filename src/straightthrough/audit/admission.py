@@ -17,7 +17,7 @@ from .race import FIRST, LEAST
 from .runner import seconds_of
 
 ENOUGH = 1e-3
-"""Seconds that a call must grow by to tell what one more outcome costs."""
+"""Seconds that a call must grow by, and grow twofold, to tell what one more outcome costs."""
 
 SHARE = 0.5
 """Of the budget, for the audits that every candidate gets; the contenders have the rest."""
@@ -150,8 +150,8 @@ def _cost(call: Callable[[int], object], least: int, most: int, device: torch.de
     """Return what a call with so many outcomes costs, by a small number of them and a large one."""
     small = seconds_of(partial(call, least), device)
     count, large = least, small
-    while large < 1.3 * small + ENOUGH and 4 * count <= most:
-        count *= 4
+    while large < 2 * small + ENOUGH and 8 * count <= most:
+        count *= 8
         large = seconds_of(partial(call, count), device)
     outcome = max(large - small, 0.0) / (count - least) if count > least else small / least
     return Cost(max(small - outcome * least, 0.0), outcome)
