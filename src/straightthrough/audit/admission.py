@@ -14,10 +14,13 @@ from .compare import loss_and_gradient
 from .exact import CHUNK, Loss
 from .groups import GROUPS, draw_outcomes, group_size
 from .race import FIRST, LEAST
-from .runner import seconds_of
+from .runner import LONG, seconds_of
 
 ENOUGH = 1e-3
 """Seconds that a call must grow by, and grow twofold, to tell what one more outcome costs."""
+
+MANY = 64
+"""Times the small number, so that what varies from call to call does not count."""
 
 SHARE = 0.5
 """Of the budget, for the audits that every candidate gets; the contenders have the rest."""
@@ -150,7 +153,9 @@ def _cost(call: Callable[[int], object], least: int, most: int, device: torch.de
     """Return what a call with so many outcomes costs, by a small number of them and a large one."""
     small = seconds_of(partial(call, least), device)
     count, large = least, small
-    while large < 2 * small + ENOUGH and 8 * count <= most:
+    while 8 * count <= most and (
+        large < 2 * small + ENOUGH or (count < MANY * least and large < LONG)
+    ):
         count *= 8
         large = seconds_of(partial(call, count), device)
     outcome = max(large - small, 0.0) / (count - least) if count > least else small / least

@@ -21,7 +21,7 @@ from .result import Row
 TEMPERATURES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 """That are tried besides a rule's own."""
 
-LONG = 0.01
+LONG = 0.1
 """Seconds after which a call is not timed once more."""
 
 
