@@ -14,6 +14,9 @@ COLUMNS = ("Estimator", "Bias²", "Variance", "Cosine", "MSE", "95%", "µs a bac
 SHOWN = 5
 """Lines of the chart over temperatures; more could not be told apart."""
 
+HOTTEST = 10
+"""Where that chart ends; the weight that is `MVE`'s temperature is a million."""
+
 Rows = Sequence[dict[str, Any]]
 
 
@@ -135,5 +138,5 @@ def _names(rows: Rows) -> list[str]:
 
 def _curve(rows: Rows, name: str) -> Rows:
     """Return the rows of a rule by temperature."""
-    own = [row for row in rows if row["name"] == name and row["tau"] is not None]
+    own = [row for row in rows if row["name"] == name and (row["tau"] or HOTTEST) < HOTTEST]
     return sorted(own, key=lambda row: row["tau"])

@@ -83,8 +83,8 @@ def lines(series: Sequence[Line], x: str, y: str, theme: Theme, log: bool = Fals
             linewidth=1.8,
         )
     if log:
-        _logarithmic(axes)
         axes.set_yscale("log")
+        _logarithmic(axes)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(x)
