@@ -149,7 +149,7 @@ def test_terminal_page_and_json_say_the_same(cli, folder):
         assert f"{row['mse']:.4g}" in reader.cells
     noisy = next(row for row in advice["rows"] if row["name"] == "gumbel")
     low, high = noisy["interval"]
-    assert f"{low:.4g} to {high:.4g}" in reader.cells
+    assert f"{low:.3g} to {high:.3g}" in reader.cells
     assert "exact" in reader.cells
     assert "losses:quadratic" in reader.text
     shown = " ".join(out.split())

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..core.errors import check_count, check_positive
+from ..core.errors import check_count, check_limit, check_positive
+from ..core.noise import Seed
 from ..core.progress import Notify, Progress, silent
 from ..estimators import Estimator
 from .admission import admit, cost_of_loss, price
@@ -87,6 +88,8 @@ def advise(
     """
     check_positive("budget", budget)
     check_count("batch", batch)
+    check_limit("limit", limit)
+    Seed(seed)  # checks it
     started, outcomes, logits = time.perf_counter(), count_outcomes(logits), logits.detach()
     given = list(candidates(estimators))
     notify(Progress("audit", 0, math.ceil(budget), f"pricing {len(given)} candidates"))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, check_count
+from ..core.errors import ArgumentError, check_count, check_limit
+from ..core.noise import Seed
 from ..core.registry import resolve
 from ..core.rules import Rule
 from ..estimators import Estimator
@@ -90,6 +91,8 @@ def compare(
     """
     rules = _rules(estimators)
     check_count("samples", samples)
+    check_limit("limit", limit)
+    Seed(seed)  # checks it
     total = count_outcomes(logits)
     measure = _enumerated if total <= limit else _sampled
     found: dict[int, Row] = {}

@@ -10,7 +10,7 @@ from . import charts
 from .charts import Interval, Line
 from .page import Page, Table
 
-COLUMNS = ("Estimator", "Bias²", "Variance", "Cosine", "MSE", "95%", "µs a backward")
+COLUMNS = ("Estimator", "Bias²", "Variance", "Cosine", "MSE", "95%", "µs")
 SHOWN = 5
 """Lines of the chart over temperatures; more could not be told apart."""
 
@@ -62,8 +62,8 @@ def _note(advice: dict[str, Any]) -> str:
     return (
         f"MSE: the mean squared error of a gradient averaged over {advice['batch']} draws, squared "
         f"bias + variance / {advice['batch']}; 95%: its confidence interval. Cosine: of the mean "
-        f"estimate and the true gradient; those that point away come last.{scaled}{sampled} The "
-        f"time is that of the rule alone, at a batch of {advice['batch']}."
+        f"estimate and the true gradient; those that point away come last.{scaled}{sampled} µs: "
+        f"microseconds of the rule's own backward, at a batch of {advice['batch']}."
     )
 
 
@@ -91,7 +91,7 @@ def _cells(rows: Rows) -> list[list[str]]:
 
 
 def _limits(low: float, high: float) -> str:
-    return "exact" if low == high else f"{low:.4g} to {high:.4g}"
+    return "exact" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _skipped(skipped: Sequence[Sequence[str]]) -> list[list[str]]:
