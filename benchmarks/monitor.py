@@ -2,9 +2,8 @@
 
     python benchmarks/monitor.py
 
-Each model exists twice, once watched. A round trains both for as many steps as lie between two
-observed ones, so that each round of the watched one has one of these; the ratio of their times is
-what a round says. Even rounds start with the one, odd rounds with the other.
+Each model exists twice, once watched, and the two take steps in turn. A round has fifty of each, so
+that one of them, or each of them, is observed; what a round says is the ratio of the two sums.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ import straightthrough as st
 
 BATCH, PIXELS, CLASSES = 100, 784, 10
 SECONDS = 8.0
-EVERY = (50, 1)
+STEPS = 50
+EVERY = (STEPS, 1)
 
 
 class VAE(nn.Module):
@@ -100,26 +100,26 @@ class Training:
         if self.monitor is not None:
             self.monitor.step()
 
-    def seconds(self, steps: int) -> float:
+    def seconds(self) -> float:
         started = time.perf_counter()
-        for _ in range(steps):
-            self.step()
+        self.step()
         return time.perf_counter() - started
 
 
 def measure(make: Callable[[], nn.Module], every: int) -> tuple[float, list[float]]:
-    """Return the milliseconds of a plain step, and the quartiles of the ratio in percent."""
-    plain, watched = Training(make, None), Training(make, every)
-    steps, plains, ratios = max(every, 10), [], []
-    for training in (plain, watched):
-        training.seconds(steps)
+    """Return the milliseconds of a plain step, and the quartiles of what is added, in percent."""
+    pair = Training(make, None), Training(make, every)
+    plains, ratios = [], []
     deadline = time.perf_counter() + SECONDS
     while time.perf_counter() < deadline:
-        order = (plain, watched) if len(ratios) % 2 == 0 else (watched, plain)
-        found = {training: training.seconds(steps) for training in order}
-        plains.append(found[plain] / steps)
-        ratios.append(100 * (found[watched] / found[plain] - 1))
-    return 1000 * statistics.median(plains), statistics.quantiles(ratios, n=4)
+        totals = [0.0, 0.0]
+        for step in range(STEPS):
+            for place in (0, 1) if step % 2 == 0 else (1, 0):
+                totals[place] += pair[place].seconds()
+        plains.append(totals[0] / STEPS)
+        ratios.append(100 * (totals[1] / totals[0] - 1))
+    # The first round warms up.
+    return 1000 * statistics.median(plains[1:]), statistics.quantiles(ratios[1:], n=4)
 
 
 def main() -> None:
