@@ -109,7 +109,9 @@ def test_a_rule_too_dear_for_the_budget_is_named():
     loss, logits = network(4, 4)
     advice = advise(loss, logits, estimators=[Slow(), ReinMax()], budget=0.05)
     assert [row.rule for row in advice.rows] == [ReinMax()]
-    assert advice.skipped == ((repr(Slow()), "is too dear for the budget"),)
+    ((name, reason),) = advice.skipped
+    assert name == repr(Slow())
+    assert reason.startswith("is too dear for the budget: its audits take about ")
     alone = advise(loss, logits, estimators=[Slow()], budget=0.05)
     assert [row.rule for row in alone.rows] == [Slow()]
 
@@ -229,8 +231,10 @@ def test_a_rule_that_points_away_drops_out_whatever_its_error():
 def test_progress_is_told():
     loss, eta = quadratic(3)
     told = []
-    advise(loss, eta, estimators=["gumbel"], budget=0.1, notify=told.append)
-    assert told[0].text == f"{len(TEMPERATURES)} of {len(TEMPERATURES)} contend"
+    advise(loss, eta, estimators=["gumbel"], budget=1.0, notify=told.append)
+    assert told[0].text == f"pricing {len(TEMPERATURES)} candidates"
+    assert told[1].text == f"{len(TEMPERATURES)} of {len(TEMPERATURES)} contend"
+    assert told[-1].done == 1
     assert all(0 <= progress.done <= progress.total == 1 for progress in told)
 
 

@@ -1,5 +1,6 @@
 """What the monitor observes, every quantity by hand."""
 
+import inspect
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch.nn.utils import parametrize
 
 import straightthrough as st
 from straightthrough.audit import Monitor, Observation
-from straightthrough.audit.quantities import sample
+from straightthrough.audit.quantities import KINDS, sample
 
 
 def watch(model, *calls, **options):
@@ -254,6 +255,62 @@ def test_a_step_without_a_call_is_passed_over_and_more_calls_are_new():
 def test_another_shape_is_not_compared():
     seen = watch(st.nn.Round(), ((torch.ones(4),), None), ((torch.zeros(3),), None))
     assert (1, "flip_rate") not in seen
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_numbers_of_classes_by_hand(dim):
+    # Rows that are sure of the classes 0, 0, 0, 2 of four, as in the perplexity above.
+    x = 50 * torch.eye(4)[torch.tensor([[0, 0], [0, 2]])]
+    draw = st.nn.CategoricalInteger(dim=dim)
+
+    def turned(rows):
+        return (rows.movedim(-1, dim).contiguous().requires_grad_(),)
+
+    grad = [[1.0, 0.0], [1.0, 1.0]]
+    seen = watch(draw, (turned(x), grad), (turned(x.roll(1, 0)), grad))
+    assert seen[0, "code_use"] == 0.5
+    assert seen[0, "perplexity"] == pytest.approx(4 / 3**0.75)
+    assert seen[0, "entropy"] == pytest.approx(0, abs=1e-5)
+    assert seen[1, "flip_rate"] == 0.5
+    assert {"saturation", "gradient_snr"} <= {name for _, name in seen}
+
+
+def test_counts_by_hand():
+    # A rate of 0 is certain; 400 is never 0, and never the same in both of these draws.
+    torch.manual_seed(0)
+    rate = leaf([0.0, 400.0], [0.0, 400.0])
+    seen = watch(st.nn.Poisson(), (rate, [[1.0, 1.0], [1.0, 0.0]]), (rate, None))
+    assert seen[0, "sparsity"] == 0.5
+    assert seen[0, "saturation"] == 0
+    assert seen[1, "flip_rate"] == 0.5
+    assert {name for _, name in seen} == {"sparsity", "saturation", "gradient_snr", "flip_rate"}
+
+
+@pytest.mark.parametrize("module", [st.nn.Categorical, st.nn.Bernoulli])
+@pytest.mark.parametrize("keyword", ["logits", "probs"])
+def test_the_entropy_is_that_of_the_draws_temperature(module, keyword):
+    # Log-odds of log 9 at a temperature of 2 are those of log 3: probabilities 1/4 and 3/4.
+    draw = module("decoupled", tau_forward=2.0)
+    if module is st.nn.Categorical:
+        call = {"logits": torch.tensor([0.0, math.log(9)])}
+    else:
+        call = {"logits": torch.tensor([math.log(9)]), "probs": torch.tensor([0.9])}
+        call = {keyword: call[keyword]}
+    with Monitor(draw, every=1) as monitor:
+        draw(**call)
+        monitor.step()
+    seen = {row.quantity: row.value for row in monitor.observations}
+    assert seen["entropy"] == pytest.approx(math.log(4) - 0.75 * math.log(3))
+
+
+def test_every_module_with_a_rule_is_known():
+    modules = [vars(st.nn)[name] for name in st.nn.__all__]
+    unknown = [
+        module.__name__
+        for module in modules
+        if inspect.isclass(module) and not any(base in KINDS for base in module.__mro__)
+    ]
+    assert unknown == []
 
 
 def test_a_sample_is_no_larger_than_asked_and_prefers_no_row_or_column():

@@ -56,6 +56,7 @@ class Advice:
         outcomes: how many there are, C**L.
         method: `"enumerated"` or `"sampled"`, how outcomes were found.
         seconds: that it took.
+        complete: whether it ran to its end rather than to a Ctrl-C.
     """
 
     rows: tuple[Candidate, ...]
@@ -67,6 +68,7 @@ class Advice:
     outcomes: int
     method: str
     seconds: float
+    complete: bool = True
 
     @property
     def best(self) -> Candidate:
@@ -125,12 +127,16 @@ class Advice:
         return draw(self, path)
 
     def record(self) -> dict[str, Any]:
-        """Return everything as plain JSON values; rules as they print, undefined cosines None."""
+        """Return everything as plain JSON values, `verdict` and `ties` too.
+
+        Rules are as they print, and undefined cosines None.
+        """
         plain = dataclasses.asdict(self)
         for row, candidate in zip(plain["rows"], self.rows, strict=True):
             row["rule"] = repr(candidate.rule)
             row["cosine"] = None if math.isnan(candidate.cosine) else candidate.cosine
-        return plain
+        ties = [repr(row.rule) for row in self.ties]
+        return {"verdict": self.verdict, "ties": ties, **plain}
 
     def to_json(self) -> str:
         """Return `record()` as JSON."""

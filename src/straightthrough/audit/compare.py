@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, check_count
+from ..core.errors import ArgumentError, check_count, check_limit
+from ..core.noise import Seed
 from ..core.registry import resolve
 from ..core.rules import Rule
 from ..estimators import Estimator
@@ -90,6 +91,8 @@ def compare(
     """
     rules = _rules(estimators)
     check_count("samples", samples)
+    check_limit("limit", limit)
+    Seed(seed)  # checks it
     total = count_outcomes(logits)
     measure = _enumerated if total <= limit else _sampled
     found: dict[int, Row] = {}
@@ -111,7 +114,7 @@ def _enumerated(
     tallies = [Tally(name, rule, exact) for name, rule in rules]
     wide = logits.reshape(exact.shape).to(torch.float64)
     for outcomes in enumerate_outcomes(logits, tau):
-        _, grad = _loss_and_gradient(loss, outcomes, logits)
+        _, grad = loss_and_gradient(loss, outcomes, logits)
         for tally in tallies:
             tally.add(wide, outcomes, grad, samples, seed)
     return tuple(tally.row(rescale) for tally in tallies)
@@ -125,7 +128,7 @@ def _sampled(
     tallies = [SampledTally(name, rule, size, logits) for name, rule in rules]
     wide = logits.reshape(-1, logits.shape[-1]).to(torch.float64)
     for outcomes in draw_outcomes(logits, size * GROUPS, seed, tau):
-        value, grad = _loss_and_gradient(loss, outcomes, logits)
+        value, grad = loss_and_gradient(loss, outcomes, logits)
         reference.add(outcomes, value)
         for tally in tallies:
             tally.add(wide, outcomes, grad, seed)
@@ -144,7 +147,7 @@ def _rules(estimators: Sequence[Estimator | str]) -> list[tuple[str, Estimator]]
     ]
 
 
-def _loss_and_gradient(loss: Loss, outcomes: Outcomes, logits: Tensor) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(loss: Loss, outcomes: Outcomes, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss at each hard outcome, `(N,)`, and its gradient there, float64 `(N, L, C)`."""
     with torch.enable_grad():
         z = outcomes.one_hot.detach().requires_grad_()

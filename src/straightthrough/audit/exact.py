@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_floating
+from ..core.errors import ArgumentError, ShapeError, check_floating, check_limit
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -45,9 +45,19 @@ def count_outcomes(logits: Tensor) -> int:
             f"logits must be (C,) or (L, C) with L, C >= 1, got shape {tuple(logits.shape)}; "
             f"audit one example of a batch at a time"
         )
-    if not logits.softmax(-1).isfinite().all():
-        raise ArgumentError("logits must be finite or -inf, with a finite one in each row")
+    rows = logits.reshape(-1, logits.shape[-1])
+    wrong = rows[~rows.softmax(-1).isfinite().all(-1)]
+    if len(wrong):
+        raise ArgumentError(
+            f"logits must be finite or -inf, with a finite one in each row, got a row with "
+            f"{_first_wrong(wrong[0])}"
+        )
     return logits.shape[-1] ** logits[..., 0].numel()
+
+
+def _first_wrong(row: Tensor) -> float:
+    """Return what a row without a distribution has in it, -inf if nothing else."""
+    return float(row[row.argmax()])  # NaN counts as the largest
 
 
 def enumerate_outcomes(logits: Tensor, tau: float = 1.0) -> Iterator[Outcomes]:
@@ -73,6 +83,8 @@ def losses(loss: Loss, one_hot: Tensor, logits: Tensor) -> Tensor:
 
     Outcomes are one-hots, `(N, L, C)`, or vectors of 0 and 1, `(N, L)`.
     """
+    if not callable(loss):
+        raise ArgumentError(f"loss must be a function of one-hots, got {loss!r}")
     value = loss(one_hot.reshape(-1, *logits.shape))
     if not isinstance(value, Tensor) or value.shape != one_hot.shape[:1]:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -130,6 +142,7 @@ def exact_gradient(loss: Loss, logits: Tensor, *, limit: int = LIMIT) -> Tensor:
         >>> st.audit.exact_gradient(lambda z: z @ cost, torch.zeros(3))
         tensor([-0.4444, -0.1111,  0.5556])
     """
+    check_limit("limit", limit)
     if count_outcomes(logits) > limit:
         classes, variables = logits.shape[-1], logits[..., 0].numel()
         raise ArgumentError(

@@ -39,10 +39,10 @@ class Monitor:
       place by place while their shape stays, so other inputs flip them too: feed the same batch
       to tell the two apart. Of soft outcomes it is the likelier or largest class that
       flips, and of gates whether they are open. Not for `Clamp`.
-    - `sparsity`: the share of zeros, for gates, binary draws and the pointwise operators that have
-      a zero.
-    - `entropy`: in nats, the mean of the distributions that are drawn from, of `sigmoid(logits)`
-      for gates.
+    - `sparsity`: the share of zeros, for gates, binary draws, counts and the pointwise operators
+      that have a zero.
+    - `entropy`: in nats, the mean of the distributions that are drawn from (at the temperature of
+      the draw, for `DecoupledST`), of `sigmoid(logits)` for gates. Not for counts.
     - `code_use`, `perplexity`: the share of classes that occur in a call, and the exponential of
       the entropy of how often each does, over all rows. With fewer rows than classes, neither can
       reach its maximum.

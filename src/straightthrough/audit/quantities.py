@@ -16,9 +16,20 @@ from torch import Tensor, nn
 
 from ..core.rules import compute_dtype
 from ..nn.bernoulli import Bernoulli, BinaryConcrete, HardConcreteGate
-from ..nn.categorical import Argmax, Categorical, CategoricalLookup, GumbelSoftmax
+from ..nn.categorical import (
+    Argmax,
+    Categorical,
+    CategoricalInteger,
+    CategoricalLookup,
+    GumbelSoftmax,
+)
+from ..nn.counts import Count
 from ..nn.pointwise import Clamp, Pointwise, Sign
 from ..nn.subset import TopK
+
+
+def _own_dim(module: nn.Module) -> int:
+    return cast(int, module.dim)
 
 
 @dataclass(frozen=True)
@@ -28,14 +39,19 @@ class Kind:
     Attributes:
         outcome: the hard outcome, out of the module and its output; None if there is none.
         zeros: whether the share of zeros is worth a look.
-        entropy: of what is drawn from, out of logits or probabilities; None if nothing is drawn.
-        counts: for rows of classes, how often each was the outcome, out of the module and that.
+        entropy: of what is drawn from, out of logits or probabilities, whether it is the latter,
+            and the temperature of the draw; None if nothing is drawn.
+        counts: for rows of classes, how often each was the outcome, out of the module, that, and
+            the number of classes.
+        output_dim: for rows of classes, where the output has what a row became, out of the module;
+            None if a row became an element.
     """
 
     outcome: Callable[[nn.Module, Tensor], Tensor] | None = None
     zeros: bool = False
-    entropy: Callable[[Tensor, bool], Tensor] | None = None
-    counts: Callable[[nn.Module, Tensor], Tensor] | None = None
+    entropy: Callable[[Tensor, bool, float], Tensor] | None = None
+    counts: Callable[[nn.Module, Tensor, int], Tensor] | None = None
+    output_dim: Callable[[nn.Module], int | None] = _own_dim
 
 
 def _value(module: nn.Module, y: Tensor) -> Tensor:
@@ -64,25 +80,31 @@ def _row_of_table(module: nn.Module, y: Tensor) -> Tensor:
     return first[group[classes:]].reshape(*y.shape[:-1], 1)
 
 
-def _chosen(module: nn.Module, outcome: Tensor) -> Tensor:
+def _chosen(module: nn.Module, outcome: Tensor, classes: int) -> Tensor:
     return outcome.sum((0, 1))
 
 
-def _looked_up(module: nn.Module, outcome: Tensor) -> Tensor:
-    classes = len(cast(Tensor, module.table))
+def _numbered(module: nn.Module, outcome: Tensor, classes: int) -> Tensor:
+    return torch.bincount(outcome[outcome.isfinite()].long(), minlength=classes)
+
+
+def _looked_up(module: nn.Module, outcome: Tensor, classes: int) -> Tensor:
     return torch.bincount(outcome.flatten(), minlength=classes + 1)[:classes]
 
 
-def binary_entropy(x: Tensor, of_probs: bool) -> Tensor:
+def binary_entropy(x: Tensor, of_probs: bool, tau: float) -> Tensor:
     """Return the mean entropy in nats of binary draws with logits or probabilities `x`."""
     wide = x.to(compute_dtype(x.dtype))
-    p = wide if of_probs else torch.sigmoid(wide)
+    if of_probs and tau == 1:
+        p = wide
+    else:
+        p = torch.sigmoid((torch.logit(wide) if of_probs else wide) / tau)
     return (torch.special.entr(p) + torch.special.entr(1 - p)).mean()
 
 
-def row_entropy(logits: Tensor, of_probs: bool) -> Tensor:
+def row_entropy(logits: Tensor, of_probs: bool, tau: float) -> Tensor:
     """Return the mean entropy in nats of the rows of `logits`."""
-    p = logits.to(compute_dtype(logits.dtype)).softmax(-1)
+    p = (logits.to(compute_dtype(logits.dtype)) / tau).softmax(-1)
     return torch.special.entr(p).sum(-1).mean()
 
 
@@ -95,7 +117,9 @@ KINDS: dict[type[nn.Module], Kind] = {
     HardConcreteGate: Kind(_open, True, binary_entropy),
     Categorical: Kind(_largest, False, row_entropy, _chosen),
     GumbelSoftmax: Kind(_largest, False, row_entropy, _chosen),
-    CategoricalLookup: Kind(_row_of_table, False, row_entropy, _looked_up),
+    CategoricalInteger: Kind(_value, False, row_entropy, _numbered, lambda module: None),
+    CategoricalLookup: Kind(_row_of_table, False, row_entropy, _looked_up, lambda module: -1),
+    Count: Kind(_value, zeros=True),
     Argmax: Kind(_largest, counts=_chosen),
     TopK: Kind(_largest, counts=_chosen),
 }

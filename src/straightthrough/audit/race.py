@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-
-from torch import Tensor
+from collections.abc import Callable, Sequence
 
 from ..core.errors import ArgumentError
 from ..core.progress import Notify, Progress
@@ -32,55 +30,48 @@ class Race:
         skipped: names of the others, and why.
     """
 
-    def __init__(self, compare: Compare, seed: int) -> None:
-        self._compare, self._seed, self._audits = compare, seed, 0
-        self.runners: list[Runner] = []
-        self.skipped: list[tuple[str, str]] = []
-
-    def enter(
-        self, entrants: Iterator[tuple[str, Estimator]], logits: Tensor, batch: int, looks: float
+    def __init__(
+        self,
+        compare: Compare,
+        seed: int,
+        runners: Sequence[Runner],
+        skipped: Sequence[tuple[str, str]],
     ) -> None:
-        """Let run who does not raise: the cheapest, and others while one look at all fits in time.
+        self._compare, self._seed, self._audits = compare, seed, 0
+        self.runners, self.skipped = list(runners), list(skipped)
 
-        Args:
-            entrants: names and rules.
-            logits: of the problem.
-            batch: draws a step.
-            looks: that time, in seconds an outcome.
-        """
-        entered = []
-        for name, rule in entrants:
-            try:
-                entered.append(Runner(name, rule, logits, batch))
-            except Exception as error:
-                self.skipped.append((repr(rule), f"raises {type(error).__name__}: {error}"))
-        for runner in sorted(entered, key=lambda runner: runner.cost):
-            looks -= runner.cost
-            if looks > 0 or not self.runners:
-                self.runners.append(runner)
-            else:
-                self.skipped.append((repr(runner.rule), "is too dear for the budget"))
-
-    def run(self, budget: float, notify: Notify) -> Audit:
-        """Race for `budget` seconds, and for `LEAST` audits; return the first audit of all."""
-        started = time.perf_counter()
+    def run(self, budget: float, started: float, notify: Notify) -> None:
+        """Race until `budget` seconds have passed since `started`, and for `LEAST` audits."""
         self._require_runners()
-        first, samples = self._look(budget)
+        samples = self._look(budget - (time.perf_counter() - started))
         self._require_runners()
         contenders = self.runners
         while True:
             elapsed = time.perf_counter() - started
-            notify(self._progress(elapsed, budget, len(contenders)))
             unsure = [runner for runner in contenders if not runner.exact]
             raced = self._audits > LEAST
-            if not unsure or (raced and (elapsed > budget or len(contenders) == 1)):
-                return first
+            over = not unsure or (raced and (elapsed > budget or len(contenders) == 1))
+            shown = math.ceil(budget) if over else elapsed
+            notify(self._progress(shown, budget, len(contenders)))
+            if over:
+                return
             self._audit(unsure, samples)
             if self._audits > LEAST:
                 contenders = _still_in(contenders)
 
-    def _look(self, budget: float) -> tuple[Audit, int]:
-        """Audit all once, for good where that is exact; return it, and samples for the others."""
+    def stop(self) -> None:
+        """Give up those whose audits are too few to say anything."""
+        known = [runner for runner in self.runners if runner.exact or len(runner.rows) >= LEAST]
+        late = [runner for runner in self.runners if runner not in known]
+        self.skipped += [(repr(runner.rule), "was interrupted") for runner in late]
+        self.runners = known
+
+    def _look(self, left: float) -> int:
+        """Audit all once, for good where that is exact; return the samples for the others.
+
+        Args:
+            left: seconds for this audit and those that follow.
+        """
         started = time.perf_counter()
         audit = self._audit(self.runners, FIRST)
         elapsed = time.perf_counter() - started
@@ -99,8 +90,8 @@ class Race:
         else:
             fixed, draw = 0.0, elapsed / audit.outcomes
         # An audit takes its part of the time, and is not mostly the loss.
-        wanted = max((budget - elapsed) / PLANNED - fixed, fixed) / max(draw, 1e-9)
-        return audit, int(min(max(wanted, FIRST), MOST))
+        wanted = max((left - elapsed) / PLANNED - fixed, fixed) / max(draw, 1e-9)
+        return int(min(max(wanted, FIRST), MOST))
 
     def _require_runners(self) -> None:
         if not self.runners:

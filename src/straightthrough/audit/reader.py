@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import apply_mask
+from ..estimators import Estimator
 from ..nn.bernoulli import HardConcreteGate
-from ..nn.categorical import CategoricalLookup
 from .quantities import Kind, examples, flip_rate, sample, saturation, signal_to_noise, usage
 
 Args = tuple[Any, ...]
@@ -29,7 +29,7 @@ class Reader:
         self.active = True
         self._kind, self._elements, self._training = kind, elements, training
         self._dim = cast(int, module.dim) if kind.counts else None
-        self._output_dim = -1 if isinstance(module, CategoricalLookup) else self._dim
+        self._output_dim = kind.output_dim(module) if kind.counts else None
         self._found: dict[str, list[Tensor]] = defaultdict(list)
         self._last: list[Tensor] = []
         self._now: list[Tensor] = []
@@ -79,13 +79,15 @@ class Reader:
             output = examples(y, self._output_dim, shared)
             size = max(1, self._elements // max(given.shape[-1], output.shape[-1]))
             if self._kind.entropy is not None:
-                of_probs = kwargs.get("probs") is not None
-                self._found["entropy"].append(self._kind.entropy(sample(given, size), of_probs))
-            self._read_output(module, output, size)
+                of_probs, rule = kwargs.get("probs") is not None, getattr(module, "rule", None)
+                tau = rule.tau_forward if isinstance(rule, Estimator) else 1.0
+                found = self._kind.entropy(sample(given, size), of_probs, tau)
+                self._found["entropy"].append(found)
+            self._read_output(module, output, given.shape[-1], size)
         if y.requires_grad and x.requires_grad:
             self._watch_gradients(module, x, y, shared, size)
 
-    def _read_output(self, module: nn.Module, output: Tensor, size: int) -> None:
+    def _read_output(self, module: nn.Module, output: Tensor, classes: int, size: int) -> None:
         kind, found = self._kind, self._found
         if kind.zeros:
             found["sparsity"].append((sample(output, size) == 0).float().mean())
@@ -93,7 +95,7 @@ class Reader:
             return
         outcome = kind.outcome(module, output)
         if kind.counts is not None:
-            use, perplexity = usage(kind.counts(module, outcome))
+            use, perplexity = usage(kind.counts(module, outcome, classes))
             found["code_use"].append(use)
             found["perplexity"].append(perplexity)
         call, now = len(self._now), sample(outcome, size).clone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, stdev
 
 import torch
@@ -21,8 +21,8 @@ from .result import Row
 TEMPERATURES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 """That are tried besides a rule's own."""
 
-PROBE = 256
-"""Outcomes that tell what a rule costs an outcome."""
+LONG = 0.1
+"""Seconds after which a call is not timed once more."""
 
 
 def candidates(given: Sequence[Estimator | str] | None) -> Iterator[tuple[str, Estimator]]:
@@ -60,14 +60,12 @@ class Runner:
 
     Attributes:
         seconds: of its backward at a batch.
-        cost: seconds an outcome, where there are many.
         exact: whether one audit says all.
     """
 
     def __init__(self, name: str, rule: Estimator, logits: Tensor, batch: int) -> None:
         self.name, self.rule, self.batch = name, rule, batch
         self.seconds = _backward(rule, logits, batch)
-        self.cost = _backward(rule, logits.to(torch.float64), PROBE) / PROBE
         self.exact = False
         self.rows: list[Row] = []
 
@@ -111,18 +109,26 @@ class Runner:
 
 
 def _backward(rule: Estimator, logits: Tensor, count: int) -> float:
-    """Return the seconds of a call of the rule at `count` outcomes, the least of three."""
+    """Return the seconds of a call of the rule at `count` outcomes."""
     rows = logits.expand(count, *logits.shape).contiguous()
     index, grad = rows.argmax(-1), torch.ones_like(rows)
+    return seconds_of(lambda: rule.vjp(rows, index, grad, seed=0), logits.device)
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a call, the least of three or, of a long one, of fewer."""
 
     def once() -> float:
         started = time.perf_counter()
-        rule.vjp(rows, index, grad, seed=0)
-        if rows.is_cuda:
-            torch.cuda.synchronize()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    return min(once() for _ in range(3))
+    found = [once()]
+    while len(found) < 3 and sum(found) < LONG:
+        found.append(once())
+    return min(found)
 
 
 def student(freedom: int) -> float:

@@ -16,12 +16,15 @@ def main() -> None:
     missing = [name for name in EXTRA if find_spec(name) is None]
     if missing:
         _exit(2, f"{', '.join(missing)} not installed; pip install 'straightthrough[studies]'")
-    try:
-        from .app import app
+    from .app import app
+    from .console import Failure
 
+    try:
         app(prog_name="straightthrough")
     except StraightThroughError as error:
         _exit(2, str(error))
+    except Failure as error:
+        _exit(1, str(error))
     except KeyboardInterrupt:
         _exit(1, "interrupted")
     except SystemExit as leaving:

@@ -1,11 +1,11 @@
-"""`straightthrough audit`: bias and variance of estimators on a random quadratic."""
+"""`straightthrough audit`: bias and variance of estimators on a quadratic, or advice on a loss."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -16,37 +16,122 @@ from ..audit.exact import LIMIT
 from ..core.errors import ArgumentError
 from ..core.registry import resolve
 from ..estimators import Estimator
+from . import advice
 from .console import Json, inform, names, writable
+
+DEFAULTS = ["straight_through", "reinmax", "reinmax:1.5", "gumbel:0.1"]
 
 
 def main(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:FUNCTION]",
+            help="A function that takes nothing and returns (loss, logits), as st.audit.advise "
+            "takes them. Default: a random quadratic.",
+        ),
+    ] = None,
     estimators: Annotated[
-        str, typer.Option(help="Comma-separated, each a NAME or NAME:TAU.")
-    ] = "straight_through,reinmax,reinmax:1.5,gumbel:0.1",
-    size: Annotated[int, typer.Option(min=1, max=4096, help="Classes of the one variable.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the quadratic and of the noise.")] = 0,
+        str | None,
+        typer.Option(
+            help="Comma-separated, each a NAME or NAME:TAU. Default: a few or, with a function, "
+            "all; a NAME is then tried at several temperatures."
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Of a function: seconds, above 0. Default: 10.")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Of a function: draws that a step averages over. Default: 1."),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="Of the quadratic: classes. Default: 4."),
+    ] = None,
     samples: Annotated[
-        int,
-        typer.Option(min=1, help="Of a rule's own noise, an outcome; past the limit, outcomes."),
-    ] = 1024,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of the quadratic: draws of a rule's own noise, an outcome; past the limit, "
+            "outcomes. Default: 1024.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the quadratic.")] = 0,
     rescale: Annotated[
-        bool, typer.Option(help="Scale mean estimates to the exact gradient's norm first.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--rescale/--no-rescale",
+            help="Scale mean estimates to the exact gradient's norm first. Default: of the "
+            "quadratic alone.",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=0, help="Outcomes enumerated at most; of more, samples are drawn.")
     ] = LIMIT,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for audit.png and audit.json.")
+        Path | None,
+        typer.Option(
+            help="Folder: of report.html and audit.json (default: results/audit), or of the "
+            "quadratic's audit.png and audit.json."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare estimators with the exact gradient of a random quadratic.
+    """Say how wrong the gradients of estimators are.
 
-    The loss is z^T A z + b^T z at a one-hot z drawn from softmax(eta), with A = Q^T Q and Q, b
-    and eta standard normal. A class is an outcome, so that a limit below the size has outcomes
-    drawn instead of enumerated, and the numbers come with standard errors.
+    With MODULE:FUNCTION, a loss of your own: which estimator, at which temperature, errs least on
+    it, and what it costs. The module is imported from the current folder too, as `python -m` does.
+
+    Without, a random quadratic: z^T A z + b^T z at a one-hot z drawn from softmax(eta), with
+    A = Q^T Q and Q, b and eta standard normal. A class is an outcome, so that a limit below the
+    size has outcomes drawn instead of enumerated, and the numbers come with standard errors.
     """
-    rules = [_rule(text) for text in names(estimators)]
+    given = names(estimators) if estimators is not None else None
+    if target is not None:
+        _refuse("the random quadratic, not of a function", {"--size": size, "--samples": samples})
+        rules = None if given is None else [_rule(t) if ":" in t else t for t in given]
+        settings = advice.Settings(
+            loss=target,
+            budget=10.0 if budget is None else budget,
+            batch=1 if batch is None else batch,
+            seed=seed,
+            rescale=bool(rescale),
+            limit=limit,
+        )
+        return advice.run(settings, rules, output or Path("results/audit"), json)
+    _refuse("a function, given as MODULE:FUNCTION", {"--budget": budget, "--batch": batch})
+    _on_quadratic(
+        [_rule(text) for text in given or DEFAULTS],
+        size=4 if size is None else size,
+        samples=1024 if samples is None else samples,
+        seed=seed,
+        rescale=rescale is not False,
+        limit=limit,
+        output=output,
+        json=json,
+    )
+    return None
+
+
+def _refuse(what: str, options: dict[str, Any]) -> None:
+    """Refuse options of the other mode."""
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(f"{name} is of {what}")
+
+
+def _on_quadratic(
+    rules: list[Estimator],
+    *,
+    size: int,
+    samples: int,
+    seed: int,
+    rescale: bool,
+    limit: int,
+    output: Path | None,
+    json: bool,
+) -> None:
     folder = writable(output) if output else None
     loss, eta = quadratic(size, seed)
     audit = compare(loss, eta, rules, samples=samples, seed=seed, rescale=rescale, limit=limit)

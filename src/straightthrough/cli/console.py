@@ -18,6 +18,11 @@ from ..core.errors import ArgumentError
 
 PIPE_WIDTH = 120
 
+
+class Failure(Exception):
+    """What was asked rightly and failed; one line on stderr, and exit code 1."""
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
 
 

@@ -55,6 +55,12 @@ def check_count(name: str, value: object) -> None:
         raise ArgumentError(f"{name} must be an int of at least 1, got {value!r}")
 
 
+def check_limit(name: str, value: object) -> None:
+    """Raise `ArgumentError` unless `value` is an int of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ArgumentError(f"{name} must be an int of at least 0, got {value!r}")
+
+
 def check_number(name: str, value: object) -> None:
     """Raise `ArgumentError` unless `value` is a finite real number."""
     # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.
@@ -73,6 +79,8 @@ def check_rows(name: str, tensor: Tensor, dim: int) -> int:
             f"{name} must have a dimension of classes, got a 0-d tensor; "
             f"use st.bernoulli for a single binary outcome"
         )
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise ArgumentError(f"dim must be an int, got {dim!r}")
     if not -tensor.ndim <= dim < tensor.ndim:
         raise ShapeError(
             f"dim must lie in [{-tensor.ndim}, {tensor.ndim - 1}] for {name} "

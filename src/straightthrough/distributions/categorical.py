@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.errors import check_floating
 from ..core.registry import resolve
 from ..estimators import Estimator
 from ..ops.categorical.api import categorical
@@ -32,6 +33,7 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
         validate_args: as in torch.
 
     Raises:
+        DtypeError: if the parameter is not floating.
         ArgumentError: if the estimator is unknown.
         ValueError: if not exactly one parameter is given, or, validated, one is out of range.
 
@@ -63,6 +65,9 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
         validate_args: bool | None = None,
     ) -> None:
         self.estimator = resolve("estimator", estimator, Estimator)
+        for name, given in (("probs", probs), ("logits", logits)):
+            if given is not None:
+                check_floating(name, given)
         self._of_probs = probs is not None
         super().__init__(probs, logits, validate_args)
 

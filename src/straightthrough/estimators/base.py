@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.bits import unpack
-from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating
+from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating, check_rows
 from ..core.kernels import serves
 from ..core.noise import Seed, make_seed
 from ..core.rules import Rule, compute_dtype
@@ -69,16 +69,19 @@ class Estimator(Rule):
         """
         check_floating("logits", logits)
         check_floating("grad", grad)
+        if not isinstance(index, Tensor) or index.dtype != torch.int64:
+            kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
+            raise DtypeError(f"index must be an int64 tensor, got {kind}; use index.long()")
         if logits.ndim == 0 or logits.shape != grad.shape or index.shape != logits.shape[:-1]:
             raise ShapeError(
                 f"logits and grad must be (..., C) and index (...), got logits "
                 f"{tuple(logits.shape)}, index {tuple(index.shape)}, grad {tuple(grad.shape)}"
             )
-        if index.dtype != torch.int64:
-            raise DtypeError(f"index must be int64, got {index.dtype}; use index.long()")
+        check_rows("logits", logits, -1)
         classes = logits.shape[-1]
-        if index.numel() and not bool(((index >= 0) & (index < classes)).all()):
-            raise ArgumentError(f"index must lie in [0, {classes - 1}], got {index.tolist()}")
+        outside = index[(index < 0) | (index >= classes)]
+        if len(outside):
+            raise ArgumentError(f"index must lie in [0, {classes - 1}], got {int(outside[0])}")
         own = Seed(*make_seed(seed, None, logits.device)) if self.draws_noise else Seed(0)
         return self.pull(logits, index, grad, own)
 

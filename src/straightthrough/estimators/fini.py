@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_floating
+from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating
 from ..core.registry import rule
 from ..core.rules import Rule, compute_dtype
 
@@ -88,8 +88,8 @@ class Fini(Rule):
         """Return the rule's gradient to the mean of a count, in its dtype.
 
         Args:
-            mean: any shape, floating, above 0.
-            count: the outcome, of that shape.
+            mean: any shape, floating, at least 0.
+            count: the outcome, of that shape, a whole number of at least 0.
             grad: the gradient to it, of that shape, floating.
             size: infinite for Poisson, `-total_count` for binomial counts, `total_count` for
                 negative binomial ones, 1 for geometric ones; not 0.
@@ -104,6 +104,10 @@ class Fini(Rule):
         """
         check_floating("mean", mean)
         check_floating("grad", grad)
+        if not isinstance(count, Tensor):
+            raise DtypeError(
+                f"count must be a tensor, got {type(count).__name__}; wrap it in torch.tensor(...)"
+            )
         if not mean.shape == count.shape == grad.shape:
             raise ShapeError(
                 f"mean, count and grad must have one shape, got {tuple(mean.shape)}, "
@@ -116,6 +120,13 @@ class Fini(Rule):
             or size == 0
         ):
             raise ArgumentError(f"size must be a number other than 0, got {size!r}")
+        if (mean < 0).any():
+            raise ArgumentError(f"mean must be at least 0, got {float(mean[mean < 0][0])}")
+        wrong = count[(count < 0) | (count != count.floor())]
+        if len(wrong):
+            raise ArgumentError(
+                f"count must be a whole number of at least 0, got {float(wrong[0])}"
+            )
         wide = compute_dtype(mean.dtype)
         m, z, g = mean.to(wide), count.to(wide), grad.to(wide)
         return self.gradient(m, 1 + m / size, size, z, g).to(mean.dtype)

@@ -11,7 +11,14 @@ from ..ops.pointwise.api import round
 from .base import Number, RuleModule
 
 
-class Poisson(RuleModule[Fini]):
+class Count(RuleModule[Fini]):
+    """A module over a count: its rule and the order."""
+
+    def __init__(self, estimator: Fini | str = "fini", **fields: Number) -> None:
+        super().__init__("estimator", estimator, (Fini,), fields)
+
+
+class Poisson(Count):
     """`st.poisson` as a module; in `eval()` the rate rounded to a count, with its gradient.
 
     Args:
@@ -23,16 +30,13 @@ class Poisson(RuleModule[Fini]):
         tensor([0., 8.])
     """
 
-    def __init__(self, estimator: Fini | str = "fini", **fields: Number) -> None:
-        super().__init__("estimator", estimator, (Fini,), fields)
-
     def forward(self, rate: Tensor | None = None, *, log_rate: Tensor | None = None) -> Tensor:
         if self.training:
             return api.poisson(rate, log_rate=log_rate, estimator=self.rule)
         return _rounded_mean(*api.poisson_family(rate, log_rate))
 
 
-class Binomial(RuleModule[Fini]):
+class Binomial(Count):
     """`st.binomial` as a module; in `eval()` the mean rounded to a count, with its gradient.
 
     Args:
@@ -46,7 +50,7 @@ class Binomial(RuleModule[Fini]):
     """
 
     def __init__(self, total_count: int, estimator: Fini | str = "fini", **fields: Number) -> None:
-        super().__init__("estimator", estimator, (Fini,), fields)
+        super().__init__(estimator, **fields)
         self.total_count = total_count
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
@@ -59,7 +63,7 @@ class Binomial(RuleModule[Fini]):
         return f"total_count={self.total_count}, {super().extra_repr()}"
 
 
-class Geometric(RuleModule[Fini]):
+class Geometric(Count):
     """`st.geometric` as a module; in `eval()` the mean rounded to a count, with its gradient.
 
     Args:
@@ -71,16 +75,13 @@ class Geometric(RuleModule[Fini]):
         tensor([3., 0.])
     """
 
-    def __init__(self, estimator: Fini | str = "fini", **fields: Number) -> None:
-        super().__init__("estimator", estimator, (Fini,), fields)
-
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
         if self.training:
             return api.geometric(logits, probs=probs, estimator=self.rule)
         return _rounded_mean(*api.geometric_family(logits, probs))
 
 
-class NegativeBinomial(RuleModule[Fini]):
+class NegativeBinomial(Count):
     """`st.negative_binomial` as a module; in `eval()` the mean rounded to a count.
 
     Args:
@@ -96,7 +97,7 @@ class NegativeBinomial(RuleModule[Fini]):
     def __init__(
         self, total_count: float, estimator: Fini | str = "fini", **fields: Number
     ) -> None:
-        super().__init__("estimator", estimator, (Fini,), fields)
+        super().__init__(estimator, **fields)
         self.total_count = total_count
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
-"""A study's result in, its page out: one HTML file that needs nothing else.
+"""A study's or an audit's result in, its page out: one HTML file that needs nothing else.
 
 Nothing is measured here, and only the result's JSON is read, so a page can be made again from
-the `result.json` beside it.
+the `result.json` or `audit.json` beside it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ArgumentError
-from . import mask, vae
+from . import audit, mask, vae
 from .page import Table
 
-__all__ = ["Table", "mask", "read", "render", "vae", "write", "write_page"]
+__all__ = ["Table", "audit", "mask", "read", "render", "vae", "write", "write_page"]
 
-LAYOUTS = {"vae": vae.layout, "mask": mask.layout}
+LAYOUTS = {"vae": vae.layout, "mask": mask.layout, "audit": audit.layout}
+FILES = ("result.json", "audit.json")
+"""Of a study, and of an audit."""
 
 
 def render(result: dict[str, Any]) -> str:
@@ -25,9 +27,10 @@ def render(result: dict[str, Any]) -> str:
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
-    """Write `result.json` and `report.html` into `folder`, and return the page's path."""
+    """Write the JSON and `report.html` into `folder`, and return the page's path."""
     text = json.dumps(result, indent=1, allow_nan=False)
-    (folder / "result.json").write_text(text, encoding="utf-8")
+    name = FILES[result["header"]["study"] == "audit"]
+    (folder / name).write_text(text, encoding="utf-8")
     return write_page(result, folder)
 
 
@@ -39,12 +42,13 @@ def write_page(result: dict[str, Any], folder: Path) -> Path:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Read the `result.json` in `folder`.
+    """Read the `result.json` in `folder` or, where there is none, the `audit.json`.
 
     Raises:
         ArgumentError: if there is none, or it is not the result of a study.
     """
-    path = folder / "result.json"
+    study, audited = (folder / name for name in FILES)
+    path = audited if audited.exists() and not study.exists() else study
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = result["header"]["study"] in LAYOUTS
@@ -53,5 +57,7 @@ def read(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError):
         known = False
     if not known:
-        raise ArgumentError(f"{path} is not the result of a study ({', '.join(LAYOUTS)})")
+        raise ArgumentError(
+            f"{path} is not the result of a study or an audit ({', '.join(LAYOUTS)})"
+        )
     return result

@@ -36,6 +36,16 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A value above 0 and its confidence limits."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Theme:
     """Colours of a chart; the lines' are told apart by colour-blind readers too."""
 
@@ -55,8 +65,8 @@ DARK = Theme(
 MARKERS = "osD^v"
 
 
-def lines(series: Sequence[Line], x: str, y: str, theme: Theme) -> bytes:
-    """Draw lines over a common axis of whole numbers."""
+def lines(series: Sequence[Line], x: str, y: str, theme: Theme, log: bool = False) -> bytes:
+    """Draw lines over a common axis of whole numbers or, with `log`, over logarithmic axes."""
     figure, axes = _canvas(theme, height=3.6)
     for line in series:
         slot = line.group % len(theme.lines)
@@ -72,7 +82,11 @@ def lines(series: Sequence[Line], x: str, y: str, theme: Theme) -> bytes:
             markerfacecolor=theme.background if line.dashed else theme.lines[slot],
             linewidth=1.8,
         )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if log:
+        axes.set_yscale("log")
+        _logarithmic(axes)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if series:
@@ -115,16 +129,39 @@ def dots(
             color=theme.lines[slot % len(theme.lines)],
             markersize=6,
         )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _logarithmic(axes)
     axes.invert_yaxis()
     axes.set_xlabel(x)
     figure.legend(
         loc="upper center", frameon=False, labelcolor=theme.ink, fontsize=9, ncols=len(series)
     )
     return _save(figure, top=1 - 0.35 / figure.get_figheight())
+
+
+def intervals(series: Sequence[Interval], x: str, theme: Theme) -> bytes:
+    """Draw a row an interval, the first on top, on a logarithmic axis."""
+    figure, axes = _canvas(theme, height=1.0 + 0.3 * len(series))
+    for row, interval in enumerate(series):
+        # What reaches down to 0 has no place on this axis: it leaves the picture.
+        below = interval.value - max(interval.low, interval.value * 1e-3)
+        axes.errorbar(
+            interval.value,
+            row,
+            xerr=[[below], [interval.high - interval.value]],
+            fmt="o",
+            color=theme.lines[row > 0],
+            markersize=6,
+            capsize=3,
+            linewidth=1.8,
+        )
+    axes.set_yticks(range(len(series)), [interval.label for interval in series])
+    values = [interval.value for interval in series]
+    _logarithmic(axes)
+    axes.set_xlim(min(values) / 2, 2 * max(interval.high for interval in series))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(x)
+    return _save(figure)
 
 
 def grid(images: NDArray[np.uint8], columns: int, gap: int = 1) -> bytes:
@@ -159,6 +196,14 @@ def _canvas(theme: Theme, height: float) -> tuple[Figure, Any]:
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure, axes
+
+
+def _logarithmic(axes: Any) -> None:
+    """Make the horizontal axis logarithmic, with plain numbers on it."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _save(figure: Figure, top: float = 1.0) -> bytes:

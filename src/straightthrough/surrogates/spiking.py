@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, check_positive
+from ..core.errors import check_count, check_positive
 from ..core.registry import rule
 from ..core.rules import Derivative, fused
 
@@ -145,8 +145,7 @@ class SquareWave(Derivative):
 
     def __post_init__(self) -> None:
         check_positive("period", self.period)
-        if not isinstance(self.terms, int) or self.terms < 1:
-            raise ArgumentError(f"terms must be an int of at least 1, got {self.terms!r}")
+        check_count("terms", self.terms)
 
     def derivative(self, x: Tensor) -> Tensor:
         phase = 2 * math.pi / self.period * torch.fmod(x, self.period)
