@@ -15,6 +15,7 @@ from ..core.progress import Notify
 from ..studies import mask as mask_study
 from ..studies import vae as vae_study
 from ..studies.record import to_json
+from ..studies.vae_presets import PRESETS
 from .console import Json, inform, names, print_json, print_table, writable
 from .progress import live
 
@@ -35,18 +36,27 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Default: what suits the
 
 @app.command()
 def vae(
-    data: Data = "digits",
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(PRESETS)}. Default: what suits the data."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, mnist or fashion-mnist. Default: the preset's, or digits."),
+    ] = None,
     data_dir: Folder = None,
     estimators: Annotated[
-        str, typer.Option(help="Comma-separated; `straightthrough list` shows them.")
-    ] = ",".join(vae_study.TUNED),
+        str | None,
+        typer.Option(help="Comma-separated; `straightthrough list` shows them."),
+    ] = None,
     seeds: Seeds = "1",
     epochs: Epochs = None,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/vae"),
     json: Json = False,
 ) -> None:
     """Categorical VAE: how well each estimator trains it, and how good its gradient is."""
-    settings = vae_study.Settings(data, data_dir, names(estimators), _seeds(seeds), epochs)
+    chosen = None if estimators is None else names(estimators)
+    settings = vae_study.Settings(data, data_dir, chosen, _seeds(seeds), epochs, preset)
     _run(lambda notify: vae_study.run(settings, notify), report.vae.tables, output, json)
 
 
