@@ -36,6 +36,7 @@ def point(epoch, test, **others):
         "epoch": epoch,
         "train": test - 1,
         "test": test,
+        "sampled": test + 2,
         "cosine": 0.5,
         "mean_cosine": 0.75,
         "seconds": 2.0 * epoch,
@@ -49,6 +50,7 @@ def vae_run(rule, seed, points):
         "rule": rule,
         "seed": seed,
         "rate": 0.001,
+        "published": None,
         "points": points,
         "reconstructions": grey((2, 4, 4)),
         "samples": grey((16, 4, 4)),
@@ -60,7 +62,11 @@ def vae():
     return {
         "header": header("vae"),
         "settings": {"data": "digits", "folder": None, "seeds": [0, 1], "epochs": 2},
+        "latents": 4,
+        "categories": 8,
         "parameters": 1234567,
+        "exact": True,
+        "source": None,
         "originals": grey((2, 4, 4), 255),
         "runs": [
             vae_run("A(tau=1.0)", 0, [point(0, 40.0), point(2, 25.0)]),

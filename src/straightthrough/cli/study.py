@@ -47,7 +47,9 @@ def vae(
     data_dir: Folder = None,
     estimators: Annotated[
         str | None,
-        typer.Option(help="Comma-separated; `straightthrough list` shows them."),
+        typer.Option(
+            help="Comma-separated; `straightthrough list` shows them. Default: the preset's."
+        ),
     ] = None,
     seeds: Seeds = "1",
     epochs: Epochs = None,

@@ -52,7 +52,9 @@ class CategoricalVAE(nn.Module):
         """Whether the outcomes of the code are few enough for a sum over all."""
         return self.latents * math.log(self.categories) <= math.log(ENUMERATED)
 
-    def loss(self, images: Tensor, rule: st.estimators.Estimator, seed: int | None = None) -> Tensor:
+    def loss(
+        self, images: Tensor, rule: st.estimators.Estimator, seed: int | None = None
+    ) -> Tensor:
         """Return -ELBO, `(N,)`, with one draw an image."""
         logits = self.encoder(images)
         code = st.categorical(logits, rule, seed=seed)

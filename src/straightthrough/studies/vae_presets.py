@@ -28,6 +28,7 @@ import straightthrough as st
 
 from ..core.errors import ArgumentError
 from ..core.registry import resolve
+from .data import check_name
 
 
 def constant(epoch: int, epochs: int) -> float:
@@ -40,6 +41,16 @@ def warm_up_and_cosine(epoch: int, epochs: int, warm_up: int = 5) -> float:
     if epoch < warm_up:
         return 1e-3 + (1 - 1e-3) * epoch / warm_up
     return (1 + math.cos(math.pi * (epoch - warm_up) / (epochs - warm_up))) / 2
+
+
+def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """Return Adam with torch's settings."""
+    return torch.optim.Adam(parameters, rate, fused=True)
+
+
+def adamw(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """Return AdamW with torch's settings, a weight decay of 0.01 among them."""
+    return torch.optim.AdamW(parameters, rate, weight_decay=0.01, fused=True)
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,7 @@ class Preset:
     latents: int = 4
     categories: int = 8
     activation: Callable[[], nn.Module] = nn.ReLU
-    optimizer: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer] = partial(
-        torch.optim.Adam, fused=True
-    )
+    optimizer: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer] = adam
     repeats: int = 1
     schedule: Callable[[int, int], float] = constant
     threads: int | None = None
@@ -151,7 +160,7 @@ PRESETS = {
         categories=4,
         activation=partial(nn.LeakyReLU, 0.2),
         batch=200,
-        optimizer=partial(torch.optim.AdamW, weight_decay=0.01, fused=True),
+        optimizer=adamw,
         repeats=2,
         schedule=warm_up_and_cosine,
         epochs=50,
@@ -167,18 +176,20 @@ PRESETS = {
 
 
 def choose(preset: str | None, data: str | None) -> tuple[Preset, str]:
-    """Return a preset and the data to train it on, either of which may be left open.
+    """Return a preset and the data to train on, either of which may be left open.
 
     Raises:
-        ArgumentError: if the preset is unknown, or not for that data.
+        ArgumentError: if either is unknown, or the preset is not for that data.
     """
+    if data is not None:
+        check_name(data)
     if preset is None:
         data = data or "digits"
-        suiting = [each for each in PRESETS.values() if data in each.data]
-        return (suiting or [PRESETS["digits"]])[0], data
+        return next(each for each in PRESETS.values() if data in each.data), data
     if preset not in PRESETS:
         raise ArgumentError(f"preset {preset!r} is unknown; known: {', '.join(PRESETS)}")
     chosen = PRESETS[preset]
     if data is not None and data not in chosen.data:
-        raise ArgumentError(f"preset {preset!r} is for {' or '.join(chosen.data)}, got {data!r}")
+        allowed = " or ".join(chosen.data)
+        raise ArgumentError(f"preset {preset!r} is for {allowed}, got data {data!r}; leave it out")
     return chosen, data or chosen.data[0]
