@@ -50,7 +50,7 @@ class CategoricalVAE(nn.Module):
     @property
     def enumerable(self) -> bool:
         """Whether the outcomes of the code are few enough for a sum over all."""
-        return self.latents * math.log(self.categories) <= math.log(ENUMERATED)
+        return self.categories**self.latents <= ENUMERATED
 
     def loss(
         self, images: Tensor, rule: st.estimators.Estimator, seed: int | None = None
