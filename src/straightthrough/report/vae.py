@@ -37,7 +37,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     return [Table(COLUMNS, rows(grouped(result, "rule"), FIELDS), NOTE)]
 
 
-def layout(result: dict[str, Any]) -> str:
+def layout(result: dict[str, Any]) -> Page:
     """Return the page."""
     settings, groups = result["settings"], grouped(result, "rule")
     page = Page(f"Categorical VAE on {settings['data']}", _lead(result, groups), result)
