@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ArgumentError
-from . import html, markdown, mask, vae
+from . import bias, html, markdown, mask, polynomial, vae
 from .page import Page, Table
 
 __all__ = [
     "Page",
     "Table",
+    "bias",
     "layout",
     "markdown",
     "mask",
+    "polynomial",
     "read",
     "render",
     "vae",
@@ -27,7 +29,12 @@ __all__ = [
     "write_page",
 ]
 
-LAYOUTS = {"vae": vae.layout, "mask": mask.layout}
+LAYOUTS = {
+    "vae": vae.layout,
+    "mask": mask.layout,
+    "polynomial": polynomial.layout,
+    "bias": bias.layout,
+}
 
 
 def layout(result: dict[str, Any]) -> Page:
