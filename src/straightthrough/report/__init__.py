@@ -11,17 +11,40 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ArgumentError
-from . import mask, vae
-from .page import Table
+from . import bias, html, markdown, mask, polynomial, vae
+from .page import Page, Table
 
-__all__ = ["Table", "mask", "read", "render", "vae", "write", "write_page"]
+__all__ = [
+    "Page",
+    "Table",
+    "bias",
+    "layout",
+    "markdown",
+    "mask",
+    "polynomial",
+    "read",
+    "render",
+    "vae",
+    "write",
+    "write_page",
+]
 
-LAYOUTS = {"vae": vae.layout, "mask": mask.layout}
+LAYOUTS = {
+    "vae": vae.layout,
+    "mask": mask.layout,
+    "polynomial": polynomial.layout,
+    "bias": bias.layout,
+}
+
+
+def layout(result: dict[str, Any]) -> Page:
+    """Return the page of a study's result, given as plain JSON values."""
+    return LAYOUTS[result["header"]["study"]](result)
 
 
 def render(result: dict[str, Any]) -> str:
-    """Return the HTML page of a study's result, given as plain JSON values."""
-    return LAYOUTS[result["header"]["study"]](result)
+    """Return the page as HTML."""
+    return html.render(layout(result))
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:

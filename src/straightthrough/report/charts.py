@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; lines of the same `group` share a colour."""
+    """One line of a chart, a large marker if it has one point; a `group` shares a colour.
+
+    `band` holds what lies below and above each point.
+    """
 
     label: str
     group: int
     x: Sequence[float]
     y: Sequence[float | None]
     dashed: bool = False
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,22 @@ class Theme:
 
 # The colours of Okabe and Ito (2008), the lighter ones on the dark background.
 LIGHT = Theme(
-    "#ffffff", "#27303f", "#dfe3ea", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+    "#ffffff",
+    "#27303f",
+    "#dfe3ea",
+    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
 )
 DARK = Theme(
-    "#171c26", "#d5dbe6", "#333c4b", ("#56b4e9", "#e69f00", "#2fc79a", "#e3a1c6", "#f0e442")
+    "#171c26",
+    "#d5dbe6",
+    "#333c4b",
+    ("#56b4e9", "#e69f00", "#2fc79a", "#e3a1c6", "#f0e442", "#d55e00"),
 )
-MARKERS = "osD^v"
+MARKERS = "osD^vP"
 
 
-def lines(series: Sequence[Line], x: str, y: str, theme: Theme) -> bytes:
-    """Draw lines over a common axis of whole numbers."""
+def lines(series: Sequence[Line], x: str, y: str, theme: Theme, *, log: str = "") -> bytes:
+    """Draw lines over a common axis, of whole numbers unless `log`, "x", "y" or "xy", names it."""
     figure, axes = _canvas(theme, height=3.6)
     for line in series:
         slot = line.group % len(theme.lines)
@@ -68,11 +78,15 @@ def lines(series: Sequence[Line], x: str, y: str, theme: Theme) -> bytes:
             label=line.label,
             color=theme.lines[slot],
             marker=MARKERS[slot % len(MARKERS)],
-            markersize=4,
+            markersize=4 if len(line.x) > 1 else 10,
             markerfacecolor=theme.background if line.dashed else theme.lines[slot],
             linewidth=1.8,
         )
+        if line.band:
+            axes.fill_between(line.x, *line.band, color=theme.lines[slot], alpha=0.2, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for name in log:
+        _logarithmic(axes, name)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if series:
@@ -115,10 +129,7 @@ def dots(
             color=theme.lines[slot % len(theme.lines)],
             markersize=6,
         )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _logarithmic(axes, "x")
     axes.invert_yaxis()
     axes.set_xlabel(x)
     figure.legend(
@@ -159,6 +170,15 @@ def _canvas(theme: Theme, height: float) -> tuple[Figure, Any]:
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure, axes
+
+
+def _logarithmic(axes: Any, name: str) -> None:
+    """Make the axis "x" or "y" logarithmic, its ticks plain numbers."""
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.minorticks_off()
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _save(figure: Figure, top: float = 1.0) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import charts
 from .page import Page, Table
-from .runs import Groups, average, furthest, grouped, lines, rows
+from .runs import Groups, average, ends, grouped, lines, rows
 
 NAMES = {
     "train": "Train -ELBO",
@@ -64,7 +64,7 @@ def _published(result: dict[str, Any], groups: Groups) -> Table:
     table = []
     for row, runs in zip(rows(groups, {"sampled": 2}), groups.values(), strict=True):
         published = runs[0]["published"]
-        ours = average([point["sampled"] for point in furthest(runs)])
+        ours = average([point["sampled"] for point in ends(runs)])
         known = published is not None and ours is not None
         difference = f"{ours - published:+.2f}" if known else "–"
         table.append([*row, "–" if published is None else f"{published:.2f}", difference])
@@ -77,7 +77,7 @@ def _published(result: dict[str, Any], groups: Groups) -> Table:
     )
 
 
-def layout(result: dict[str, Any]) -> str:
+def layout(result: dict[str, Any]) -> Page:
     """Return the page."""
     settings, groups = result["settings"], grouped(result, "rule")
     page = Page(f"Categorical VAE on {settings['data']}", _lead(result, groups), result)
