@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.errors import ArgumentError
 from . import bias, html, markdown, mask, polynomial, vae
+from .merge import merge
 from .page import Page, Table
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "layout",
     "markdown",
     "mask",
+    "merge",
     "polynomial",
     "read",
     "render",

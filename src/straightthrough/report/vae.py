@@ -98,8 +98,8 @@ def _lead(result: dict[str, Any], groups: Groups) -> str:
         f"{result['latents']} latents of {result['categories']} categories each, "
         f"{result['parameters']:,} parameters."
     )
-    ends = {rule: runs[0]["points"][-1]["test"] for rule, runs in groups.items()}
-    known = {rule: value for rule, value in ends.items() if value is not None}
+    last = {rule: runs[0]["points"][-1]["test"] for rule, runs in groups.items()}
+    known = {rule: value for rule, value in last.items() if value is not None}
     if known:
         best = min(known, key=lambda rule: known[rule])
         text += f" Best on the test images of the first seed: {best}, {known[best]:.2f} nats."
