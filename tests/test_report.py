@@ -172,8 +172,8 @@ def test_published_numbers_stand_beside_ours(vae):
     vae["source"] = "A. Author (2020)"
     for run in vae["runs"][:2]:
         run["published"] = 29.5
-    _, table = report.vae.tables(vae)
-    assert table.columns[3:] == ("Train -ELBO", "Published", "Difference")
+    table, _ = report.vae.tables(vae)
+    assert table.columns[3:] == ("Last epoch", "Published", "Difference")
     assert table.rows == [
         ["A(tau=1.0)", "2", "2", "28.00 ± 1.41", "29.50", "-1.50"],
         ["B()", "1", "2", "26.50", "–", "–"],
@@ -181,7 +181,7 @@ def test_published_numbers_stand_beside_ours(vae):
     assert "Published: A. Author (2020)." in table.note
     assert "-1.50" in Reader(report.render(vae)).cells
     vae["runs"][0]["points"][-1]["sampled"] = vae["runs"][1]["points"][-1]["sampled"] = None
-    assert report.vae.tables(vae)[1].rows[0][3:] == ["–", "29.50", "–"]
+    assert report.vae.tables(vae)[0].rows[0][3:] == ["–", "29.50", "–"]
 
 
 def test_a_page_without_enumeration_or_pictures_leaves_them_out(vae):
