@@ -23,13 +23,14 @@ ROUNDING = 0.00005
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
-    """Return what the terminal shows too, a table a power."""
+    """Return what the terminal shows too, a table a power; the last says how they were measured."""
     found = []
     for optimum in result["optima"]:
-        power = optimum["power"]
-        note = f"Least possible: {optimum['loss']:.5f}, that of draws which are certain. {NOTE}"
-        columns = (f"Loss |z - 0.45|^{power:g}", *COLUMNS)
-        found.append(Table(columns, _rows(_of_power(result, power), optimum["published"]), note))
+        columns = (f"Loss |z - 0.45|^{optimum['power']:g}", *COLUMNS)
+        table = _rows(_of_power(result, optimum["power"]), optimum["published"])
+        note = f"Least possible: {optimum['loss']:.5f}, that of draws which are certain."
+        last = optimum is result["optima"][-1]
+        found.append(Table(columns, table, f"{note} {NOTE}" if last else note))
     return found
 
 

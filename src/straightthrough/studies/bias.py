@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -91,12 +92,13 @@ class Settings:
 
 @dataclass
 class Row:
-    """One rule on one quadratic."""
+    """One rule on one quadratic; the error is the squared bias's standard error, at most."""
 
     size: int
     seed: int
     rule: str
     bias_squared: float
+    error: float
     variance: float
 
 
@@ -113,6 +115,7 @@ class Point:
     """A family of rules at one temperature on the published quadratic.
 
     Attributes:
+        error: of the squared bias, as in `Row`.
         published: squared bias and variance, where they are known.
         procedure: what the published way of measuring finds, where it draws.
     """
@@ -121,6 +124,7 @@ class Point:
     rule: str
     tau: float
     bias_squared: float
+    error: float
     variance: float
     published: tuple[float, float] | None
     procedure: Spread | None
@@ -176,12 +180,18 @@ def _curve(result: Result, family: str, notify: Notify) -> None:
     notify(Progress(f"{family} over tau", len(temperatures), len(temperatures), ""))
 
 
-def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, float]:
-    """Return squared bias and variance, the mean scaled to the exact gradient's norm."""
+def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, float, float]:
+    """Return squared bias, its error and the variance, the mean scaled to the exact one's norm.
+
+    A mean of n estimates an outcome has a covariance C of trace at most variance / n, and the
+    squared length of the bias b then one of about `4 b^T C b`.
+    """
     loss, logits = quadratic(size, seed)
     samples = max(2, draws // getattr(rule, "samples", 1))
     audit = st.audit.compare(loss, logits, [rule], samples=samples, seed=seed, rescale=True)
-    return audit.rows[0].bias_squared, audit.rows[0].variance
+    bias_squared, variance = audit.rows[0].bias_squared, audit.rows[0].variance
+    of_mean = variance / samples if rule.draws_noise else 0.0
+    return bias_squared, 2 * math.sqrt(max(bias_squared, of_mean) * of_mean), variance
 
 
 def _procedure(rule: Estimator, size: int, seed: int, repetitions: int) -> Spread | None:
