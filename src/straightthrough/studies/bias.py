@@ -187,7 +187,8 @@ def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, 
     squared length of the bias b then one of about `4 b^T C b`.
     """
     loss, logits = quadratic(size, seed)
-    samples = max(2, draws // getattr(rule, "samples", 1))
+    averaged = rule.samples if isinstance(rule, GumbelRao | ReinMaxRao | ReinMaxCV) else 1
+    samples = max(2, draws // averaged)
     audit = st.audit.compare(loss, logits, [rule], samples=samples, seed=seed, rescale=True)
     bias_squared, variance = audit.rows[0].bias_squared, audit.rows[0].variance
     of_mean = variance / samples if rule.draws_noise else 0.0
