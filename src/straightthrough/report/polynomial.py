@@ -7,17 +7,17 @@ from typing import Any
 
 from . import charts
 from .page import Page, Table
-from .runs import Groups, average, ends, grouped, lines, rows
+from .runs import Groups, average, ends, grouped, lines, spread
 
-COLUMNS = ("Seeds", "Epochs", "Last epoch", "Expected", "Seconds", "Published", "Off %", "Its ± %")
-FIELDS = {"loss": 5, "expected": 5, "seconds": 1}
+COLUMNS = ("Seeds", "Epochs", "Published", "Last epoch", "Off %", "± %", "Expected", "Seconds")
 NOTE = (
-    "Last epoch: the mean loss of its 200 steps, sampled. Expected: the exact mean of the loss "
-    "under the law that the estimator draws from, after the last step. Seconds of training, one "
-    "power's share of what all take side by side. ± is the standard deviation over seeds. "
-    "Published: the mean loss of the last epoch, of one seed; off: by how much ours is above it; "
-    "its ±: half its last digit."
+    "Published: the mean loss of the last epoch, of one seed. Last epoch: ours, over its 200 "
+    "steps; ± is the standard deviation over seeds. Off: by how much ours is above the published; "
+    "± %: half the published number's last digit. Expected: the exact mean of the loss, under the "
+    "law that the estimator draws from, after the last step. Seconds of training, one power's "
+    "share of what all take side by side. Both are means over seeds."
 )
+MISSING = "–"
 ROUNDING = 0.00005
 """Half the last digit of what was published."""
 
@@ -41,14 +41,26 @@ def _of_power(result: dict[str, Any], power: float) -> Groups:
 
 def _rows(groups: Groups, published: dict[str, float]) -> list[list[str]]:
     table = []
-    for row, runs in zip(rows(groups, FIELDS), groups.values(), strict=True):
-        known = published.get(runs[0]["estimator"])
-        loss = average([point["loss"] for point in ends(runs)])
-        cells = ["–", "–", "–"]
+    for name, runs in groups.items():
+        last, known = ends(runs), published.get(runs[0]["estimator"])
+        loss, expected, seconds = (
+            average([point[field] for point in last]) for field in ("loss", "expected", "seconds")
+        )
+        off = [MISSING, MISSING]
         if known and loss:
-            off = 100 * (loss / known - 1)
-            cells = [f"{known:.4f}", f"{off:+.1f}", f"{100 * ROUNDING / known:.1f}"]
-        table.append([*row, *cells])
+            off = [f"{100 * (loss / known - 1):+.1f}", f"{100 * ROUNDING / known:.1f}"]
+        table.append(
+            [
+                name,
+                str(len(last)),
+                str(last[0]["epoch"]),
+                f"{known:.4f}" if known else MISSING,
+                spread([point["loss"] for point in last], 5),
+                *off,
+                spread([expected], 5),
+                spread([seconds], 1),
+            ]
+        )
     return table
 
 
