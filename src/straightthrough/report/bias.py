@@ -21,7 +21,7 @@ PUBLISHED_COLUMNS = (
 )
 PUBLISHED_NOTE = (
     "Of a rule that draws noise, from {draws:,} vectors of Gumbels an outcome, the noise of the "
-    "mean taken off the squared bias, ± one standard error at most; of the others exact. Their "
+    "mean taken off the squared bias, ± one standard error; of the others exact. Their "
     "way: 1000 estimates an outcome, whose mean is taken for the rule's, so that its noise stays "
     "in the squared bias and in the norm that both are scaled by; median of {repetitions} "
     "repetitions, and in parentheses from 5 % to 95 % of them. The published temperature of the "
@@ -77,7 +77,8 @@ def _bias(found: dict[str, Any]) -> str:
     if not found["error"]:
         return _number(found["bias_squared"])
     digits = max(0, 1 - math.floor(math.log10(found["error"])))
-    return f"{found['bias_squared']:.{digits}f} ± {found['error']:.{digits}f}"
+    rounded = round(found["bias_squared"], digits) + 0.0  # no minus before a zero
+    return f"{rounded:.{digits}f} ± {found['error']:.{digits}f}"
 
 
 def _number(value: float) -> str:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import mean, stdev
 
 import torch
 from torch import Tensor
@@ -63,6 +64,9 @@ of the two Gumbel rules is about 0.1; their moments are of `PUBLISHED_DRAWS` dra
 
 PUBLISHED_DRAWS = 1000
 
+PARTS = 8
+"""Independent parts of a rule's draws, whose spread tells the error."""
+
 TEMPERATURES: dict[str, tuple[Estimator, tuple[float, ...]]] = {
     "StraightThrough": (StraightThrough(), (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)),
     "ReinMax": (ReinMax(), (1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0)),
@@ -92,7 +96,7 @@ class Settings:
 
 @dataclass
 class Row:
-    """One rule on one quadratic; the error is the squared bias's standard error, at most."""
+    """One rule on one quadratic; the error is the squared bias's standard error."""
 
     size: int
     seed: int
@@ -183,16 +187,19 @@ def _curve(result: Result, family: str, notify: Notify) -> None:
 def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, float, float]:
     """Return squared bias, its error and the variance, the mean scaled to the exact one's norm.
 
-    A mean of n estimates an outcome has a covariance C of trace at most variance / n, and the
-    squared length of the bias b then one of about `4 b^T C b`.
+    A rule's own noise comes in parts, each an independent estimate of both.
     """
     loss, logits = quadratic(size, seed)
     averaged = rule.samples if isinstance(rule, GumbelRao | ReinMaxRao | ReinMaxCV) else 1
-    samples = max(2, draws // averaged)
-    audit = st.audit.compare(loss, logits, [rule], samples=samples, seed=seed, rescale=True)
-    bias_squared, variance = audit.rows[0].bias_squared, audit.rows[0].variance
-    of_mean = variance / samples if rule.draws_noise else 0.0
-    return bias_squared, 2 * math.sqrt(max(bias_squared, of_mean) * of_mean), variance
+    samples = max(2, draws // (averaged * PARTS))
+    seeds = range(PARTS * seed, PARTS * (seed + 1)) if rule.draws_noise else [seed]
+    rows = [
+        st.audit.compare(loss, logits, [rule], samples=samples, seed=part, rescale=True).rows[0]
+        for part in seeds
+    ]
+    found = [row.bias_squared for row in rows]
+    error = stdev(found) / math.sqrt(PARTS) if rule.draws_noise else 0.0
+    return mean(found), error, mean(row.variance for row in rows)
 
 
 def _procedure(rule: Estimator, size: int, seed: int, repetitions: int) -> Spread | None:
@@ -228,9 +235,9 @@ def naive_moments(estimates: Tensor, p: Tensor, exact: Tensor) -> Tensor:
     The variance over outcomes of probability `p` and over the noise is without bias; the squared
     bias is that of the sample mean.
     """
-    mean, noise = estimates.mean(0), estimates.var(0)
-    total = p @ mean
-    spread = p @ noise + p @ mean.square() - total.square()
+    average, noise = estimates.mean(0), estimates.var(0)
+    total = p @ average
+    spread = p @ noise + p @ average.square() - total.square()
     spread = spread - (p @ noise - p.square() @ noise) / len(estimates)
     scale = exact.norm() / total.norm()
     return torch.stack([(scale * total - exact).square().sum(), scale.square() * spread.sum()])
