@@ -175,7 +175,7 @@ def result():
             "seconds": 12.34,
             "complete": True,
         },
-        "settings": {"powers": [3.0], "seeds": [1, 2]},
+        "settings": {"powers": [3.0], "seeds": [1, 2], "epochs": 1},
         "optima": [{"power": 3.0, "loss": 0.000184, "published": {"reinmax": 0.0007}}],
         "runs": [
             trained("exact", "exact gradient", 1, None, 0.0003),
@@ -190,11 +190,18 @@ def test_the_table_puts_the_published_loss_beside_ours(result):
     (table,) = report.polynomial.tables(result)
     assert table.columns[0] == "Loss |z - 0.45|^3"
     assert table.rows == [
-        ["exact gradient", "1", "1", "–", "0.00030", "–", "–", "0.00100", "1.0"],
-        ["ReinMax()", "2", "1", "0.0007", "0.00073 ± 0.00001", "+4.3", "7.1", "0.00100", "1.0"],
-        ["DARN()", "1", "1", "–", "–", "–", "–", "0.00100", "1.0"],
+        ["exact gradient", "1", "–", "0.00030", "–", "–", "0.00100", "1.0"],
+        ["ReinMax()", "2", "0.0007", "0.00073 ± 0.00001", "+4.3", "7.1", "0.00100", "1.0"],
+        ["DARN()", "1", "–", "–", "–", "–", "0.00100", "1.0"],
     ]
     assert "Least possible: 0.00018" in table.note
+
+
+def test_a_run_that_was_cut_short_is_not_held_against_the_published(result):
+    result["settings"]["epochs"] = 2
+    (table,) = report.polynomial.tables(result)
+    assert table.rows[1][0] == "ReinMax(), epoch 1"
+    assert table.rows[1][4:6] == ["–", "–"]
 
 
 def test_the_page_has_curves_of_the_published_rules_and_of_the_others(result):
@@ -214,5 +221,5 @@ def test_the_command_prints_tables_and_writes_a_page(cli, tmp_path):
     assert code == 0
     assert [trained["seed"] for trained in found["runs"]] == [4, 2, 4, 2]
     row = next(text for text in out.splitlines() if text.startswith("ReinMax(tau=1.0)"))
-    assert row.split()[1:3] == ["2", "1"]
+    assert row.split()[1:3] == ["2", "–"]
     assert "exact gradient" in (tmp_path / "report.html").read_text()

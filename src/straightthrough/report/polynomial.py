@@ -9,7 +9,7 @@ from . import charts
 from .page import Page, Table
 from .runs import Groups, average, ends, grouped, lines, spread
 
-COLUMNS = ("Seeds", "Epochs", "Published", "Last epoch", "Off %", "± %", "Expected", "Seconds")
+COLUMNS = ("Seeds", "Published", "Last epoch", "Off %", "± %", "Expected", "Seconds")
 NOTE = (
     "Published: the mean loss of the last epoch, of one seed. Last epoch: ours, over its 200 "
     "steps; ± is the standard deviation over seeds. Off: by how much ours is above the published; "
@@ -27,7 +27,8 @@ def tables(result: dict[str, Any]) -> list[Table]:
     found = []
     for optimum in result["optima"]:
         columns = (f"Loss |z - 0.45|^{optimum['power']:g}", *COLUMNS)
-        table = _rows(_of_power(result, optimum["power"]), optimum["published"])
+        groups, epochs = _of_power(result, optimum["power"]), result["settings"]["epochs"]
+        table = _rows(groups, optimum["published"], epochs)
         note = f"Least possible: {optimum['loss']:.5f}, that of draws which are certain."
         last = optimum is result["optima"][-1]
         found.append(Table(columns, table, f"{note} {NOTE}" if last else note))
@@ -39,21 +40,21 @@ def _of_power(result: dict[str, Any], power: float) -> Groups:
     return grouped({"runs": runs}, "rule")
 
 
-def _rows(groups: Groups, published: dict[str, float]) -> list[list[str]]:
+def _rows(groups: Groups, published: dict[str, float], epochs: int) -> list[list[str]]:
     table = []
-    for name, runs in groups.items():
+    for rule, runs in groups.items():
         last, known = ends(runs), published.get(runs[0]["estimator"])
+        reached = last[0]["epoch"]
         loss, expected, seconds = (
             average([point[field] for point in last]) for field in ("loss", "expected", "seconds")
         )
         off = [MISSING, MISSING]
-        if known and loss:
+        if known and loss and reached == epochs:
             off = [f"{100 * (loss / known - 1):+.1f}", f"{100 * ROUNDING / known:.1f}"]
         table.append(
             [
-                name,
+                rule if reached == epochs else f"{rule}, epoch {reached}",
                 str(len(last)),
-                str(last[0]["epoch"]),
                 f"{known:.4f}" if known else MISSING,
                 spread([point["loss"] for point in last], 5),
                 *off,
