@@ -12,9 +12,10 @@ import straightthrough as st
 from straightthrough.cli import __main__ as entry
 from straightthrough.core import kernels
 from straightthrough.core.registry import OPERATORS, RULES
-from straightthrough.studies import mask, vae
+from straightthrough.studies import bias, mask, polynomial, vae
 
-COMMANDS = ["list", "audit", "bench", "env", "report", "study", "study vae", "study mask"]
+STUDIES = ["study vae", "study mask", "study polynomial", "study bias"]
+COMMANDS = ["list", "audit", "bench", "env", "report", "study", *STUDIES]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -161,6 +162,12 @@ WRONG = {
     "study vae --seeds 1,x": "got '1,x'",
     "study vae --output {file}/below": "cannot write into {file}/below: Not a directory",
     "study mask --output {file}": "cannot write into {file}: File exists",
+    "study polynomial --powers 2,x": "powers must be numbers, such as 2,4, got '2,x'",
+    "study polynomial --powers -1": "powers must be different numbers above 0",
+    "study polynomial --estimators mve_integer": "not equally spaced; use mve",
+    "study bias --sizes 4,2.5": "sizes must be numbers, such as 2,4, got '4,2.5'",
+    "study bias --sizes 1": "sizes must be at least 2 classes, got [1]",
+    "study bias --seeds x": "got 'x'",
     "audit --output {file}/below": "cannot write into {file}/below: Not a directory",
     "audit --estimators nothing": "estimators='nothing' is unknown here",
     "audit --estimators reinmax:0": "tau must be above 0",
@@ -203,7 +210,7 @@ def test_ctrl_c_in_an_audit_is_one_line_and_exit_1(cli, monkeypatch):
     assert cli("audit") == (1, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("study", [vae, mask])
+@pytest.mark.parametrize("study", [vae, mask, polynomial, bias])
 def test_the_output_folder_is_tried_before_training(cli, tmp_path, monkeypatch, study):
     monkeypatch.setattr(study, "run", lambda *_: pytest.fail("the study ran"))
     blocked = tmp_path / "file"

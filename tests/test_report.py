@@ -4,6 +4,7 @@ import base64
 import copy
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -206,6 +207,26 @@ def test_the_mask_page_shows_networks_and_costs(mask):
     ]
 
 
+def test_markdown_says_what_the_page_says(vae, tmp_path):
+    vae["runs"][2]["rule"] = "B | C"
+    vae["header"]["complete"] = False
+    report.markdown.write(report.layout(vae), tmp_path / "vae.md")
+    text = (tmp_path / "vae.md").read_text()
+    (table,), bar = report.vae.tables(vae), r"\|"
+    for row in (table.columns, *table.rows):
+        assert f"| {' | '.join(cell.replace('|', bar) for cell in row)} |" in text
+    assert table.note in text
+    assert "## Training" in text
+    assert "**Partial report.**" in text
+    assert "```text\nstraightthrough study vae --seeds 0,1\n```" in text
+    assert "| Torch | 9.8.7 |" in text
+    drawn = re.findall(r"^!\[(.+)\]\((.+)\)$", text, re.MULTILINE)
+    assert [name for _, name in drawn] == [f"vae-{n}.png" for n in range(1, len(drawn) + 1)]
+    assert len(drawn) == 2 + 2 + 2
+    for _, name in drawn:
+        assert imread(tmp_path / name).size
+
+
 def test_what_comes_from_outside_is_escaped(vae):
     vae["header"]["command"] = "study <script>alert(1)</script>"
     vae["runs"][0]["rule"] = "'\"><img src=x>"
@@ -338,6 +359,27 @@ def test_charts_draw_each_line_in_its_colour(theme):
     for code in (theme.background, theme.lines[0], theme.lines[1]):
         assert tuple(bytes.fromhex(code[1:])) in colours
     assert tuple(bytes.fromhex(theme.lines[2][1:])) not in colours
+
+
+def test_a_band_is_shaded_and_an_axis_may_be_logarithmic():
+    band = ([1.0, 10.0, 100.0], [2.0, 20.0, 200.0])
+    line = Line("a", 0, [0.1, 1.0, 10.0], [1.5, 15.0, 150.0], band=band)
+    straight = pixels(charts.lines([line], "x", "y", LIGHT, log="xy"))
+    shade = [204, 227, 240]  # a fifth of the line's colour on white
+    rows, columns = np.nonzero((abs(straight - shade) <= 1).all(-1))
+    assert len(rows) > 1000
+    assert np.corrcoef(rows, columns)[0, 1] < -0.95  # straight where both axes are logarithmic
+    curved = pixels(charts.lines([line], "x", "y", LIGHT, log="x"))
+    rows, columns = np.nonzero((abs(curved - shade) <= 1).all(-1))
+    assert np.corrcoef(rows, columns)[0, 1] > -0.95
+
+
+def test_a_single_point_is_a_large_marker():
+    def ink(xs):
+        sheet = pixels(charts.lines([Line("a", 0, xs, [1.0] * len(xs))], "x", "y", LIGHT))
+        return int((sheet == list(bytes.fromhex(LIGHT.lines[0][1:]))).all(-1).sum(0).max())
+
+    assert ink([1.0]) > 1.5 * ink([1.0, 2.0])
 
 
 def test_bars_are_as_long_as_their_values():

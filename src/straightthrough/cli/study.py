@@ -1,4 +1,4 @@
-"""`straightthrough study NAME`: train on real data, print a table, write a page."""
+"""`straightthrough study NAME`: train or measure, print a table, write a page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .console import Json, inform, names, print_json, print_table, writable
 from .progress import live
 
 app = typer.Typer(
-    help="Train on real data, and write a report.", no_args_is_help=True, rich_markup_mode=None
+    help="Train or measure, and write a report.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Data = Annotated[str, typer.Option(help="digits, mnist or fashion-mnist.")]

@@ -67,7 +67,8 @@ MARKERS = "osD^vP"
 
 def lines(series: Sequence[Line], x: str, y: str, theme: Theme, *, log: str = "") -> bytes:
     """Draw lines over a common axis, of whole numbers unless `log`, "x", "y" or "xy", names it."""
-    figure, axes = _canvas(theme, height=3.6)
+    legend = 0.25 * -(-sum(bool(line.label) for line in series) // 2)
+    figure, axes = _canvas(theme, height=3.3 + legend)
     for line in series:
         slot = line.group % len(theme.lines)
         values = [np.nan if value is None else value for value in line.y]
@@ -89,9 +90,8 @@ def lines(series: Sequence[Line], x: str, y: str, theme: Theme, *, log: str = ""
         _logarithmic(axes, name)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    if series:
-        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9, ncols=2)
-    return _save(figure)
+    figure.legend(loc="upper center", frameon=False, labelcolor=theme.ink, fontsize=9, ncols=2)
+    return _save(figure, top=1 - legend / figure.get_figheight())
 
 
 def bars(series: Sequence[Bar], x: str, theme: Theme) -> bytes:

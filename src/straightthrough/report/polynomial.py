@@ -7,29 +7,31 @@ from typing import Any
 
 from . import charts
 from .page import Page, Table
-from .runs import Groups, average, ends, grouped, lines, rows
+from .runs import Groups, average, ends, grouped, lines, spread
 
-COLUMNS = ("Seeds", "Epochs", "Last epoch", "Expected", "Seconds", "Published", "Off %", "Its ± %")
-FIELDS = {"loss": 5, "expected": 5, "seconds": 1}
+COLUMNS = ("Seeds", "Published", "Last epoch", "Off %", "± %", "Expected", "Seconds")
 NOTE = (
-    "Last epoch: the mean loss of its 200 steps, sampled. Expected: the exact mean of the loss "
-    "under the law that the estimator draws from, after the last step. Seconds of training, one "
-    "power's share of what all take side by side. ± is the standard deviation over seeds. "
-    "Published: the mean loss of the last epoch, of one seed; off: by how much ours is above it; "
-    "its ±: half its last digit."
+    "Published: the mean loss of the last epoch, of one seed. Last epoch: ours, over its 200 "
+    "steps; ± is the standard deviation over seeds. Off: by how much ours is above the published; "
+    "± %: half the published number's last digit. Expected: the exact mean of the loss, under the "
+    "law that the estimator draws from, after the last step. Seconds of training, one power's "
+    "share of what all take side by side. Both are means over seeds."
 )
+MISSING = "–"
 ROUNDING = 0.00005
 """Half the last digit of what was published."""
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
-    """Return what the terminal shows too, a table a power."""
+    """Return what the terminal shows too, a table a power; the last says how they were measured."""
     found = []
     for optimum in result["optima"]:
-        power = optimum["power"]
-        note = f"Least possible: {optimum['loss']:.5f}, that of draws which are certain. {NOTE}"
-        columns = (f"Loss |z - 0.45|^{power:g}", *COLUMNS)
-        found.append(Table(columns, _rows(_of_power(result, power), optimum["published"]), note))
+        columns = (f"Loss |z - 0.45|^{optimum['power']:g}", *COLUMNS)
+        groups, epochs = _of_power(result, optimum["power"]), result["settings"]["epochs"]
+        table = _rows(groups, optimum["published"], epochs)
+        note = f"Least possible: {optimum['loss']:.5f}, that of draws which are certain."
+        last = optimum is result["optima"][-1]
+        found.append(Table(columns, table, f"{note} {NOTE}" if last else note))
     return found
 
 
@@ -38,16 +40,28 @@ def _of_power(result: dict[str, Any], power: float) -> Groups:
     return grouped({"runs": runs}, "rule")
 
 
-def _rows(groups: Groups, published: dict[str, float]) -> list[list[str]]:
+def _rows(groups: Groups, published: dict[str, float], epochs: int) -> list[list[str]]:
     table = []
-    for row, runs in zip(rows(groups, FIELDS), groups.values(), strict=True):
-        known = published.get(runs[0]["estimator"])
-        loss = average([point["loss"] for point in ends(runs)])
-        cells = ["–", "–", "–"]
-        if known and loss:
-            off = 100 * (loss / known - 1)
-            cells = [f"{known:.4f}", f"{off:+.1f}", f"{100 * ROUNDING / known:.1f}"]
-        table.append([*row, *cells])
+    for rule, runs in groups.items():
+        last, known = ends(runs), published.get(runs[0]["estimator"])
+        reached = last[0]["epoch"]
+        loss, expected, seconds = (
+            average([point[field] for point in last]) for field in ("loss", "expected", "seconds")
+        )
+        off = [MISSING, MISSING]
+        if known and loss and reached == epochs:
+            off = [f"{100 * (loss / known - 1):+.1f}", f"{100 * ROUNDING / known:.1f}"]
+        table.append(
+            [
+                rule if reached == epochs else f"{rule}, epoch {reached}",
+                str(len(last)),
+                f"{known:.4f}" if known else MISSING,
+                spread([point["loss"] for point in last], 5),
+                *off,
+                spread([expected], 5),
+                spread([seconds], 1),
+            ]
+        )
     return table
 
 

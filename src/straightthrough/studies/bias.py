@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import mean, stdev
 
 import torch
 from torch import Tensor
@@ -62,6 +64,9 @@ of the two Gumbel rules is about 0.1; their moments are of `PUBLISHED_DRAWS` dra
 
 PUBLISHED_DRAWS = 1000
 
+PARTS = 8
+"""Independent parts of a rule's draws, whose spread tells the error."""
+
 TEMPERATURES: dict[str, tuple[Estimator, tuple[float, ...]]] = {
     "StraightThrough": (StraightThrough(), (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)),
     "ReinMax": (ReinMax(), (1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0)),
@@ -91,12 +96,13 @@ class Settings:
 
 @dataclass
 class Row:
-    """One rule on one quadratic."""
+    """One rule on one quadratic; the error is the squared bias's standard error."""
 
     size: int
     seed: int
     rule: str
     bias_squared: float
+    error: float
     variance: float
 
 
@@ -113,6 +119,7 @@ class Point:
     """A family of rules at one temperature on the published quadratic.
 
     Attributes:
+        error: of the squared bias, as in `Row`.
         published: squared bias and variance, where they are known.
         procedure: what the published way of measuring finds, where it draws.
     """
@@ -121,6 +128,7 @@ class Point:
     rule: str
     tau: float
     bias_squared: float
+    error: float
     variance: float
     published: tuple[float, float] | None
     procedure: Spread | None
@@ -176,12 +184,22 @@ def _curve(result: Result, family: str, notify: Notify) -> None:
     notify(Progress(f"{family} over tau", len(temperatures), len(temperatures), ""))
 
 
-def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, float]:
-    """Return squared bias and variance, the mean scaled to the exact gradient's norm."""
+def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, float, float]:
+    """Return squared bias, its error and the variance, the mean scaled to the exact one's norm.
+
+    A rule's own noise comes in parts, each an independent estimate of both.
+    """
     loss, logits = quadratic(size, seed)
-    samples = max(2, draws // getattr(rule, "samples", 1))
-    audit = st.audit.compare(loss, logits, [rule], samples=samples, seed=seed, rescale=True)
-    return audit.rows[0].bias_squared, audit.rows[0].variance
+    averaged = rule.samples if isinstance(rule, GumbelRao | ReinMaxRao | ReinMaxCV) else 1
+    samples = max(2, draws // (averaged * PARTS))
+    seeds = range(PARTS * seed, PARTS * (seed + 1)) if rule.draws_noise else [seed]
+    rows = [
+        st.audit.compare(loss, logits, [rule], samples=samples, seed=part, rescale=True).rows[0]
+        for part in seeds
+    ]
+    found = [row.bias_squared for row in rows]
+    error = stdev(found) / math.sqrt(PARTS) if rule.draws_noise else 0.0
+    return mean(found), error, mean(row.variance for row in rows)
 
 
 def _procedure(rule: Estimator, size: int, seed: int, repetitions: int) -> Spread | None:
@@ -217,9 +235,9 @@ def naive_moments(estimates: Tensor, p: Tensor, exact: Tensor) -> Tensor:
     The variance over outcomes of probability `p` and over the noise is without bias; the squared
     bias is that of the sample mean.
     """
-    mean, noise = estimates.mean(0), estimates.var(0)
-    total = p @ mean
-    spread = p @ noise + p @ mean.square() - total.square()
+    average, noise = estimates.mean(0), estimates.var(0)
+    total = p @ average
+    spread = p @ noise + p @ average.square() - total.square()
     spread = spread - (p @ noise - p.square() @ noise) / len(estimates)
     scale = exact.norm() / total.norm()
     return torch.stack([(scale * total - exact).square().sum(), scale.square() * spread.sum()])
