@@ -6,7 +6,7 @@ torch's initial weights, and report the mean over the last epoch of the loss as 
 
 - `reinmax`: Liu, Dong, Liu, Yu, Gao, "Bridging discrete and backpropagation: straight-through and
   beyond", 2023; github.com/LiyuanLucasLiu/ReinMax, `mnist_vae/`. Adam without weight decay, a
-  constant rate; the means of seeds 0 to 9.
+  constant rate; the means of seeds 0 to 9. The -ELBO here are quoted second-hand.
 - `hooper`: Hooper, Shekhovtsov, "Generalized and optimal straight-through estimators", 2026;
   github.com/James-Hooper123/Generalized-and-Optimal-Straight-Through-Estimators,
   `VAE/Reinmax/Train_fixed_schedule.py`. AdamW with torch's weight decay of 0.01; one gradient is
