@@ -25,7 +25,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.doctest",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated/studies"]  # the pages in studies/ include the latter
 default_role = "code"  # single backticks in docstrings
 
 html_theme = "furo"

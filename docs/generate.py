@@ -1,18 +1,23 @@
 """The API pages: one an operator, one a rule, written from the registry into docs/_generated."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import plots
 from typer.main import get_command
 
 import straightthrough as st
+from straightthrough import report
 from straightthrough.bench import results, tables
 from straightthrough.cli.app import app
 from straightthrough.core.registry import OPERATORS, RULES, first_line
 from straightthrough.core.rules import Derivative
+from straightthrough.report.markdown import table
 
-RUNS = Path(__file__).parent.parent / "benchmarks" / "results"
+HERE = Path(__file__).parent
+RUNS = HERE.parent / "benchmarks" / "results"
+STUDIES = HERE / "studies" / "results"
 
 FORMS = {
     "surrogates": (
@@ -35,6 +40,7 @@ def write_pages(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     write(folder / "command_line.md", command_line_page())
     write_speed(folder)
+    write_studies(folder / "studies")
     write_operators(folder / "operators")
     for form in FORMS:
         write_rules(folder / form, form)
@@ -173,6 +179,17 @@ def write_speed(folder: Path) -> None:
     write(folder / "speed.md", f"# Speed\n\n{introduction}\n\n{body}")
 
 
+def write_studies(folder: Path) -> None:
+    """Write what each committed result of a study says, for the pages in docs/studies to include.
+
+    `NAME.json`, the `result.json` of a run, becomes `NAME.md` and its pictures.
+    """
+    folder.mkdir(exist_ok=True)
+    for path in sorted(STUDIES.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        report.markdown.write(report.layout(result), folder / f"{path.stem}.md")
+
+
 def form_of(record) -> str:
     """Return the folder of a rule's page."""
     return "surrogates" if issubclass(record.type, Derivative) else "estimators"
@@ -187,13 +204,6 @@ def in_a_room(name: str, value: object) -> bool:
 def room_of(function) -> str:
     """Return the package under `ops` that holds a function."""
     return function.__module__.split(".")[2]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table, with the bars inside its cells escaped."""
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    lines = [head, ["---"] * len(head), *escaped]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def autodoc(directive: str, target: str, members: str = "") -> str:

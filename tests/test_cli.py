@@ -12,9 +12,10 @@ import straightthrough as st
 from straightthrough.cli import __main__ as entry
 from straightthrough.core import kernels
 from straightthrough.core.registry import OPERATORS, RULES
-from straightthrough.studies import mask, vae
+from straightthrough.studies import bias, mask, polynomial, vae
 
-COMMANDS = ["list", "audit", "bench", "env", "report", "study", "study vae", "study mask"]
+STUDIES = ["study vae", "study mask", "study polynomial", "study bias"]
+COMMANDS = ["list", "audit", "bench", "env", "report", "study", *STUDIES]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -154,10 +155,19 @@ WRONG = {
     "study vae --estimators reinmix": "did you mean 'reinmax'",
     "study vae --estimators clipped": "estimators='clipped' is unknown here",
     "study vae --estimators ,": "must name something",
+    "study vae --preset hoper": "preset 'hoper' is unknown; known: digits, mnist, reinmax, hooper",
+    "study vae --preset hooper": "data 'mnist' needs the folder",
+    "study vae --preset reinmax --data digits": "is for mnist, got data 'digits'; leave it out",
     "study vae --seeds 0": "seeds must be a list such as 0,1,5 or a count above 0, got '0'",
     "study vae --seeds 1,x": "got '1,x'",
     "study vae --output {file}/below": "cannot write into {file}/below: Not a directory",
     "study mask --output {file}": "cannot write into {file}: File exists",
+    "study polynomial --powers 2,x": "powers must be numbers, such as 2,4, got '2,x'",
+    "study polynomial --powers -1": "powers must be different numbers above 0",
+    "study polynomial --estimators mve_integer": "not equally spaced; use mve",
+    "study bias --sizes 4,2.5": "sizes must be numbers, such as 2,4, got '4,2.5'",
+    "study bias --sizes 1": "sizes must be at least 2 classes, got [1]",
+    "study bias --seeds x": "got 'x'",
     "audit --output {file}/below": "cannot write into {file}/below: Not a directory",
     "audit --estimators nothing": "estimators='nothing' is unknown here",
     "audit --estimators reinmax:0": "tau must be above 0",
@@ -200,7 +210,7 @@ def test_ctrl_c_in_an_audit_is_one_line_and_exit_1(cli, monkeypatch):
     assert cli("audit") == (1, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("study", [vae, mask])
+@pytest.mark.parametrize("study", [vae, mask, polynomial, bias])
 def test_the_output_folder_is_tried_before_training(cli, tmp_path, monkeypatch, study):
     monkeypatch.setattr(study, "run", lambda *_: pytest.fail("the study ran"))
     blocked = tmp_path / "file"

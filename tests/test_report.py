@@ -4,6 +4,7 @@ import base64
 import copy
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -36,6 +37,7 @@ def point(epoch, test, **others):
         "epoch": epoch,
         "train": test - 1,
         "test": test,
+        "sampled": test + 2,
         "cosine": 0.5,
         "mean_cosine": 0.75,
         "seconds": 2.0 * epoch,
@@ -49,6 +51,7 @@ def vae_run(rule, seed, points):
         "rule": rule,
         "seed": seed,
         "rate": 0.001,
+        "published": None,
         "points": points,
         "reconstructions": grey((2, 4, 4)),
         "samples": grey((16, 4, 4)),
@@ -60,7 +63,11 @@ def vae():
     return {
         "header": header("vae"),
         "settings": {"data": "digits", "folder": None, "seeds": [0, 1], "epochs": 2},
+        "latents": 4,
+        "categories": 8,
         "parameters": 1234567,
+        "exact": True,
+        "source": None,
         "originals": grey((2, 4, 4), 255),
         "runs": [
             vae_run("A(tau=1.0)", 0, [point(0, 40.0), point(2, 25.0)]),
@@ -162,6 +169,34 @@ def test_the_lead_names_the_best_of_the_first_seed(vae):
     assert "Best on the test images of the first seed: B(), 24.50 nats" in report.render(vae)
 
 
+def test_published_numbers_stand_beside_ours(vae):
+    vae["source"] = "A. Author (2020)"
+    for run in vae["runs"][:2]:
+        run["published"] = 29.5
+    table, _ = report.vae.tables(vae)
+    assert table.columns[3:] == ("Last epoch", "Published", "Difference")
+    assert table.rows == [
+        ["A(tau=1.0)", "2", "2", "28.00 ± 1.41", "29.50", "-1.50"],
+        ["B()", "1", "2", "26.50", "–", "–"],
+    ]
+    assert "Published: A. Author (2020)." in table.note
+    assert "-1.50" in Reader(report.render(vae)).cells
+    vae["runs"][0]["points"][-1]["sampled"] = vae["runs"][1]["points"][-1]["sampled"] = None
+    assert report.vae.tables(vae)[0].rows[0][3:] == ["–", "29.50", "–"]
+
+
+def test_a_page_without_enumeration_or_pictures_leaves_them_out(vae):
+    vae["exact"], vae["originals"] = False, None
+    (table,) = report.vae.tables(vae)
+    assert table.columns == ("Estimator", "Seeds", "Epochs", "Train -ELBO", "Test -ELBO", "Seconds")
+    assert table.rows[1] == ["B()", "1", "2", "23.50", "24.50", "4.0"]
+    reader = Reader(report.render(vae))
+    assert "exact" not in reader.text
+    assert "osine" not in reader.text
+    assert "Reconstructions" not in reader.text
+    assert len(reader.loads) == 2  # one chart in two dresses
+
+
 def test_the_mask_page_shows_networks_and_costs(mask):
     networks, costs = report.mask.tables(mask)
     assert networks.rows == [["masked", "1", "1", "9.00", "11.50", "33.3", "1.0"]]
@@ -170,6 +205,26 @@ def test_the_mask_page_shows_networks_and_costs(mask):
     assert cells == [
         cell for table in (networks, costs) for row in (table.columns, *table.rows) for cell in row
     ]
+
+
+def test_markdown_says_what_the_page_says(vae, tmp_path):
+    vae["runs"][2]["rule"] = "B | C"
+    vae["header"]["complete"] = False
+    report.markdown.write(report.layout(vae), tmp_path / "vae.md")
+    text = (tmp_path / "vae.md").read_text()
+    (table,), bar = report.vae.tables(vae), r"\|"
+    for row in (table.columns, *table.rows):
+        assert f"| {' | '.join(cell.replace('|', bar) for cell in row)} |" in text
+    assert table.note in text
+    assert "## Training" in text
+    assert "**Partial report.**" in text
+    assert "```text\nstraightthrough study vae --seeds 0,1\n```" in text
+    assert "| Torch | 9.8.7 |" in text
+    drawn = re.findall(r"^!\[(.+)\]\((.+)\)$", text, re.MULTILINE)
+    assert [name for _, name in drawn] == [f"vae-{n}.png" for n in range(1, len(drawn) + 1)]
+    assert len(drawn) == 2 + 2 + 2
+    for _, name in drawn:
+        assert imread(tmp_path / name).size
 
 
 def test_what_comes_from_outside_is_escaped(vae):
@@ -215,6 +270,62 @@ def test_a_page_made_again_is_the_same(vae, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == vae
 
 
+def part(vae, *runs, **header):
+    """One of the results that a study in several processes leaves."""
+    result = copy.deepcopy(vae)
+    result["runs"] = [result["runs"][run] for run in runs]
+    result["settings"]["seeds"] = sorted({run["seed"] for run in result["runs"]})
+    result["header"].update(header)
+    return result
+
+
+def test_parts_merge_into_the_whole(vae):
+    early, late = "2026-01-02T03:04:05+00:00", "2026-01-02T04:00:00+00:00"
+    first = part(vae, 0, 2, command="a", started=late, seconds=10.0)
+    second = part(vae, 1, command="b", started=early, seconds=5.0)
+    merged = report.merge([first, second])
+    header = {**vae["header"], "command": "a\nb", "started": early, "seconds": 15.0}
+    assert merged == {**vae, "header": header, "runs": [vae["runs"][i] for i in (0, 2, 1)]}
+    assert report.vae.tables(merged) == report.vae.tables(vae)
+    second["header"]["complete"] = False
+    assert not report.merge([first, second])["header"]["complete"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["settings"].update(epochs=3), "settings.epochs 2 and 3"),
+        (lambda r: r["header"].update(study="mask"), "study 'vae' and 'mask'"),
+        (lambda r: r["header"]["environment"].update(torch="1"), "environment.torch '9.8.7' and"),
+        (lambda r: r.update(exact=False), "exact True and False"),
+        (
+            lambda r: r["runs"].append(vae_run("B()", 0, [])),
+            r"two of the results hold B\(\), seed 0",
+        ),
+    ],
+)
+def test_what_does_not_belong_together_is_not_merged(vae, change, message):
+    other = part(vae, 1)
+    change(other)
+    with pytest.raises(ArgumentError, match=message):
+        report.merge([part(vae, 0, 2), other])
+
+
+def test_the_command_merges(cli, vae, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two", "both")]
+    for folder, chosen in zip(folders, ((0, 2), (1,)), strict=False):
+        folder.mkdir()
+        report.write(part(vae, *chosen), folder)
+    code, out, err = cli("report", *folders[:2])
+    assert (code, out) == (2, "")
+    assert err == "error: 2 folders need an --output to be merged into\n"
+    code, out, _ = cli("report", *folders[:2], "--output", folders[2])
+    assert (code, out) == (0, f"{folders[2] / 'report.html'}\n")
+    merged = report.read(folders[2])
+    assert len(merged["runs"]) == 3
+    assert folders[2].joinpath("report.html").read_text() == report.render(merged)
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"header": {"study": "other"}}', "\xff"])
 def test_what_is_no_result_is_refused(text, tmp_path):
     (tmp_path / "result.json").write_text(text, encoding="latin-1")
@@ -248,6 +359,27 @@ def test_charts_draw_each_line_in_its_colour(theme):
     for code in (theme.background, theme.lines[0], theme.lines[1]):
         assert tuple(bytes.fromhex(code[1:])) in colours
     assert tuple(bytes.fromhex(theme.lines[2][1:])) not in colours
+
+
+def test_a_band_is_shaded_and_an_axis_may_be_logarithmic():
+    band = ([1.0, 10.0, 100.0], [2.0, 20.0, 200.0])
+    line = Line("a", 0, [0.1, 1.0, 10.0], [1.5, 15.0, 150.0], band=band)
+    straight = pixels(charts.lines([line], "x", "y", LIGHT, log="xy"))
+    shade = [204, 227, 240]  # a fifth of the line's colour on white
+    rows, columns = np.nonzero((abs(straight - shade) <= 1).all(-1))
+    assert len(rows) > 1000
+    assert np.corrcoef(rows, columns)[0, 1] < -0.95  # straight where both axes are logarithmic
+    curved = pixels(charts.lines([line], "x", "y", LIGHT, log="x"))
+    rows, columns = np.nonzero((abs(curved - shade) <= 1).all(-1))
+    assert np.corrcoef(rows, columns)[0, 1] > -0.95
+
+
+def test_a_single_point_is_a_large_marker():
+    def ink(xs):
+        sheet = pixels(charts.lines([Line("a", 0, xs, [1.0] * len(xs))], "x", "y", LIGHT))
+        return int((sheet == list(bytes.fromhex(LIGHT.lines[0][1:]))).all(-1).sum(0).max())
+
+    assert ink([1.0]) > 1.5 * ink([1.0, 2.0])
 
 
 def test_bars_are_as_long_as_their_values():

@@ -10,14 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import straightthrough as st
-from straightthrough.studies import mask, vae
+from straightthrough.studies import mask, vae, vae_model
 from straightthrough.studies.record import pictures, to_json
+from straightthrough.studies.vae_model import CategoricalVAE, gradient_cosines
+from straightthrough.studies.vae_presets import PRESETS
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(1)
-    model = vae.CategoricalVAE(9, hidden=(6, 5))
+    model = CategoricalVAE(9, hidden=(6, 5))
     with torch.no_grad():  # far from uniform, so that every outcome has a weight of its own
         for parameter in model.parameters():
             parameter.mul_(2)
@@ -45,7 +47,7 @@ def test_the_exact_loss_is_the_sum_over_all_outcomes(model):
     p = logits.softmax(-1)
     kl = (p * (p / (1 / 8)).log()).sum((1, 2))
     expected = ((probability * losses).sum(1) + kl).mean()
-    assert model.exact_loss(images) == pytest.approx(expected.item(), rel=1e-5)
+    assert model.mean_loss(images) == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_sampled_loss_has_the_exact_loss_for_its_mean(model):
@@ -53,17 +55,17 @@ def test_the_sampled_loss_has_the_exact_loss_for_its_mean(model):
     with torch.no_grad():
         losses = model.loss(images.repeat(4000, 1), st.estimators.ReinMax())
     error = losses.std() / math.sqrt(len(losses))
-    assert abs(losses.mean() - model.exact_loss(images)) < 5 * error
+    assert abs(losses.mean() - model.mean_loss(images)) < 5 * error
 
 
 @pytest.mark.parametrize("name", ["straight_through", "gumbel", "reinmax"])
 def test_the_cosines_are_those_to_the_gradient_of_the_enumerated_loss(model, name):
-    _, rule = vae.TUNED[name]
+    rule = PRESETS["digits"].rule(name).rule
     images = torch.rand(3, 9)
     logits = model.encoder(images).detach().requires_grad_()
     probability, losses = every_outcome(model, logits, images)
     (exact,) = torch.autograd.grad((probability * losses.detach()).sum(), logits)
-    one_draw, of_mean = vae.gradient_cosines(model, images, rule, draws=1)
+    one_draw, of_mean = gradient_cosines(model, images, rule, draws=1)
 
     again = logits.detach().unsqueeze(0).requires_grad_()
     pixels = model.decoder(st.categorical(again, rule, seed=0))
@@ -75,12 +77,12 @@ def test_the_cosines_are_those_to_the_gradient_of_the_enumerated_loss(model, nam
 
 def test_reinmax_has_no_bias_where_the_loss_is_quadratic(model, monkeypatch):
     monkeypatch.setattr(
-        vae, "reconstruction_loss", lambda pixels, images: ((pixels - images) ** 2).sum(-1)
+        vae_model, "reconstruction_loss", lambda pixels, images: ((pixels - images) ** 2).sum(-1)
     )
     model.decoder = nn.Sequential(nn.Flatten(-2), nn.Linear(32, 9))
     images = torch.rand(2, 9)
-    _, unbiased = vae.gradient_cosines(model, images, st.estimators.ReinMax())
-    _, biased = vae.gradient_cosines(model, images, st.estimators.StraightThrough())
+    _, unbiased = gradient_cosines(model, images, st.estimators.ReinMax())
+    _, biased = gradient_cosines(model, images, st.estimators.StraightThrough())
     assert unbiased == pytest.approx(1, abs=1e-5)
     assert biased < 0.999
 
@@ -134,7 +136,7 @@ def test_epochs_must_be_positive(study):
 
 def test_an_unknown_estimator_is_named_before_anything_is_read():
     with pytest.raises(st.ArgumentError, match="did you mean 'reinmax'"):
-        vae.run(vae.Settings(data="no such data", estimators=["reinmix"]))
+        vae.run(vae.Settings("mnist", "no such folder", estimators=["reinmix"]))
 
 
 @pytest.mark.usefixtures("no_timing")
@@ -176,14 +178,21 @@ def test_the_cost_is_measured_against_the_bare_layer():
 
 
 def test_results_are_json_without_nan():
-    run = vae.Run(
-        "reinmax", "ReinMax()", 0, 1e-3, [vae.Point(1, math.inf, 2.0, math.nan, 1.0, 3.0)]
-    )
+    point = vae.Point(1, math.inf, 2.0, 2.5, math.nan, 1.0, 3.0)
+    run = vae.Run("reinmax", "ReinMax()", 0, 1e-3, points=[point])
     result = vae.Result(vae.Header("vae"), vae.Settings(), runs=[run])
     plain = to_json(result)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain["runs"][0]["points"] == [
-        {"epoch": 1, "train": None, "test": 2.0, "cosine": None, "mean_cosine": 1.0, "seconds": 3.0}
+        {
+            "epoch": 1,
+            "train": None,
+            "test": 2.0,
+            "sampled": 2.5,
+            "cosine": None,
+            "mean_cosine": 1.0,
+            "seconds": 3.0,
+        }
     ]
     assert plain["header"]["environment"]["torch"] == torch.__version__
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..report import charts
 from ..report.charts import LIGHT
+from ..report.markdown import table as table_of
 from ..report.page import Table
 from .cases import (
     BOTH,
@@ -219,8 +220,7 @@ def _machine(record: Record) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{table.note}"
+    return f"{table_of(table.columns, table.rows)}\n\n{table.note}"
 
 
 def write(records: Sequence[Record], output: Path) -> list[Path]:

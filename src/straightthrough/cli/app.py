@@ -7,7 +7,7 @@ import typer
 from . import audit, bench, env, listing, report, study
 
 app = typer.Typer(
-    help="Straight-through estimators: what there is, how good it is, and studies on real data.",
+    help="Straight-through estimators: what there is, how good it is, and studies.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from torch import Tensor
 
 from ..audit import compare
 from ..audit.exact import LIMIT
+from ..audit.quadratic import quadratic
 from ..core.errors import ArgumentError
 from ..core.registry import resolve
 from ..estimators import Estimator
@@ -140,16 +138,6 @@ def _on_quadratic(
         audit.plot(folder / "audit.png")
         (folder / "audit.json").write_text(audit.to_json())
         inform(f"written: {folder / 'audit.png'}, {folder / 'audit.json'}")
-
-
-def quadratic(size: int, seed: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Return the loss, for one-hots `(N, size)` in float64, and the logits."""
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(size, size, generator=generator)
-    b = torch.randn(size, generator=generator)
-    eta = torch.randn(size, generator=generator)
-    a, b = (q.T @ q).double(), b.double()
-    return lambda z: ((z @ a) * z).sum(-1) + z @ b, eta.double()
 
 
 def _rule(text: str) -> Estimator:

@@ -1,4 +1,4 @@
-"""`straightthrough report`: make a page again from the result beside it."""
+"""`straightthrough report`: make a page again from the result beside it, or of several one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,29 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import ArgumentError
 from .console import Json, print_json, writable
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="A study's output folder, with result.json.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Studies' output folders, with result.json.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of what several are merged into.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Make report.html again from a study's result.json."""
+    """Make report.html again from a study's result.json, or merge the runs of several."""
     from .. import report
 
-    result = report.read(folder)
-    page = report.write_page(result, writable(folder))
+    results = [report.read(folder) for folder in folders]
+    if output is not None:
+        page = report.write(report.merge(results), writable(output))
+    elif len(folders) == 1:
+        page = report.write_page(results[0], writable(folders[0]))
+    else:
+        raise ArgumentError(f"{len(folders)} folders need an --output to be merged into")
     if json:
         print_json({"report": str(page)})
     else:

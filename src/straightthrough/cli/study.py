@@ -1,25 +1,28 @@
-"""`straightthrough study NAME`: train on real data, print a table, write a page."""
+"""`straightthrough study NAME`: train or measure, print a table, write a page."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from .. import report
 from ..core.errors import ArgumentError
 from ..core.progress import Notify
+from ..studies import bias as bias_study
 from ..studies import mask as mask_study
+from ..studies import polynomial as polynomial_study
 from ..studies import vae as vae_study
 from ..studies.record import to_json
+from ..studies.vae_presets import PRESETS
 from .console import Json, inform, names, print_json, print_table, writable
 from .progress import live
 
 app = typer.Typer(
-    help="Train on real data, and write a report.", no_args_is_help=True, rich_markup_mode=None
+    help="Train or measure, and write a report.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Data = Annotated[str, typer.Option(help="digits, mnist or fashion-mnist.")]
@@ -30,23 +33,36 @@ Folder = Annotated[
 Seeds = Annotated[
     str, typer.Option(help="A list such as 0,1,5 or a count: 3 means 0,1,2.", metavar="LIST|COUNT")
 ]
+Number = TypeVar("Number", int, float)
+
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: what suits the data.")]
 
 
 @app.command()
 def vae(
-    data: Data = "digits",
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(PRESETS)}. Default: what suits the data."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, mnist or fashion-mnist. Default: the preset's, or digits."),
+    ] = None,
     data_dir: Folder = None,
     estimators: Annotated[
-        str, typer.Option(help="Comma-separated; `straightthrough list` shows them.")
-    ] = ",".join(vae_study.TUNED),
+        str | None,
+        typer.Option(
+            help="Comma-separated; `straightthrough list` shows them. Default: the preset's."
+        ),
+    ] = None,
     seeds: Seeds = "1",
     epochs: Epochs = None,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/vae"),
     json: Json = False,
 ) -> None:
     """Categorical VAE: how well each estimator trains it, and how good its gradient is."""
-    settings = vae_study.Settings(data, data_dir, names(estimators), _seeds(seeds), epochs)
+    chosen = None if estimators is None else names(estimators)
+    settings = vae_study.Settings(data, data_dir, chosen, _seeds(seeds), epochs, preset)
     _run(lambda notify: vae_study.run(settings, notify), report.vae.tables, output, json)
 
 
@@ -62,6 +78,60 @@ def mask(
     """Masked network: how many weights it keeps, and what the mask costs."""
     settings = mask_study.Settings(data, data_dir, _seeds(seeds), epochs)
     _run(lambda notify: mask_study.run(settings, notify), report.mask.tables, output, json)
+
+
+@app.command()
+def polynomial(
+    powers: Annotated[str, typer.Option(help="Exponents of the loss, comma-separated.")] = (
+        "1.5,2,3"
+    ),
+    estimators: Annotated[
+        str, typer.Option(help="Comma-separated; exact is the gradient of the expected loss.")
+    ] = ",".join(polynomial_study.Settings.estimators),
+    seeds: Seeds = "1,2,3",
+    epochs: Annotated[int, typer.Option(min=1, help="Of 200 steps.")] = polynomial_study.EPOCHS,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(
+        "results/polynomial"
+    ),
+    json: Json = False,
+) -> None:
+    """Polynomial programming: the loss that each estimator reaches, beside published ones."""
+    settings = polynomial_study.Settings(
+        _numbers("powers", powers, float), names(estimators), _seeds(seeds), epochs
+    )
+    _run(
+        lambda notify: polynomial_study.run(settings, notify),
+        report.polynomial.tables,
+        output,
+        json,
+    )
+
+
+@app.command()
+def bias(
+    sizes: Annotated[str, typer.Option(help="Numbers of classes, comma-separated.")] = "4,8,16",
+    seeds: Seeds = "3",
+    draws: Annotated[
+        int, typer.Option(min=1, help="Vectors of Gumbels an outcome, of rules that draw noise.")
+    ] = bias_study.Settings.draws,
+    repetitions: Annotated[
+        int, typer.Option(min=1, help="Of the published way of measuring.")
+    ] = bias_study.Settings.repetitions,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/bias"),
+    json: Json = False,
+) -> None:
+    """Random quadratics: bias and variance of every estimator, beside published ones."""
+    settings = bias_study.Settings(_numbers("sizes", sizes, int), _seeds(seeds), draws, repetitions)
+    _run(lambda notify: bias_study.run(settings, notify), report.bias.tables, output, json)
+
+
+def _numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
+    """Read a comma-separated list."""
+    parts = names(text)
+    try:
+        return [kind(part) for part in parts]
+    except ValueError:
+        raise ArgumentError(f"{option} must be numbers, such as 2,4, got {text!r}") from None
 
 
 def _seeds(text: str) -> Sequence[int]:

@@ -11,19 +11,46 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ArgumentError
-from . import audit, mask, vae
-from .page import Table
+from . import audit, bias, html, markdown, mask, polynomial, vae
+from .merge import merge
+from .page import Page, Table
 
-__all__ = ["Table", "audit", "mask", "read", "render", "vae", "write", "write_page"]
+__all__ = [
+    "Page",
+    "Table",
+    "audit",
+    "bias",
+    "layout",
+    "markdown",
+    "mask",
+    "merge",
+    "polynomial",
+    "read",
+    "render",
+    "vae",
+    "write",
+    "write_page",
+]
 
-LAYOUTS = {"vae": vae.layout, "mask": mask.layout, "audit": audit.layout}
+LAYOUTS = {
+    "vae": vae.layout,
+    "mask": mask.layout,
+    "polynomial": polynomial.layout,
+    "bias": bias.layout,
+    "audit": audit.layout,
+}
 FILES = ("result.json", "audit.json")
 """Of a study, and of an audit."""
 
 
-def render(result: dict[str, Any]) -> str:
-    """Return the HTML page of a study's result, given as plain JSON values."""
+def layout(result: dict[str, Any]) -> Page:
+    """Return the page of a study's or an audit's result, given as plain JSON values."""
     return LAYOUTS[result["header"]["study"]](result)
+
+
+def render(result: dict[str, Any]) -> str:
+    """Return the page as HTML."""
+    return html.render(layout(result))
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:

@@ -30,7 +30,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     return [best, Table(("Left out", "Because it"), skipped, note)]
 
 
-def layout(result: dict[str, Any]) -> str:
+def layout(result: dict[str, Any]) -> Page:
     """Return the page."""
     advice = result["advice"]
     page = Page(f"Which estimator for {result['settings']['loss']}", advice["verdict"], result)
@@ -127,7 +127,7 @@ def _charts(page: Page, advice: dict[str, Any]) -> None:
     best = f"the best {len(shown)} of {len(curves)} rules" if len(curves) > SHOWN else "all rules"
     page.heading("What the temperature does", f"Of {best} that were tried at several.")
     page.chart(
-        partial(charts.lines, lines, "temperature", error, log=True),
+        partial(charts.lines, lines, "temperature", error, log="xy"),
         "The error over the temperature, one line a rule",
     )
 

@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; lines of the same `group` share a colour."""
+    """One line of a chart, a large marker if it has one point; a `group` shares a colour.
+
+    `band` holds what lies below and above each point.
+    """
 
     label: str
     group: int
     x: Sequence[float]
     y: Sequence[float | None]
     dashed: bool = False
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,24 @@ class Theme:
 
 # The colours of Okabe and Ito (2008), the lighter ones on the dark background.
 LIGHT = Theme(
-    "#ffffff", "#27303f", "#dfe3ea", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+    "#ffffff",
+    "#27303f",
+    "#dfe3ea",
+    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
 )
 DARK = Theme(
-    "#171c26", "#d5dbe6", "#333c4b", ("#56b4e9", "#e69f00", "#2fc79a", "#e3a1c6", "#f0e442")
+    "#171c26",
+    "#d5dbe6",
+    "#333c4b",
+    ("#56b4e9", "#e69f00", "#2fc79a", "#e3a1c6", "#f0e442", "#d55e00"),
 )
-MARKERS = "osD^v"
+MARKERS = "osD^vP"
 
 
-def lines(series: Sequence[Line], x: str, y: str, theme: Theme, log: bool = False) -> bytes:
-    """Draw lines over a common axis of whole numbers or, with `log`, over logarithmic axes."""
-    figure, axes = _canvas(theme, height=3.6)
+def lines(series: Sequence[Line], x: str, y: str, theme: Theme, *, log: str = "") -> bytes:
+    """Draw lines over a common axis, of whole numbers unless `log`, "x", "y" or "xy", names it."""
+    legend = 0.25 * -(-sum(bool(line.label) for line in series) // 2)
+    figure, axes = _canvas(theme, height=3.3 + legend)
     for line in series:
         slot = line.group % len(theme.lines)
         values = [np.nan if value is None else value for value in line.y]
@@ -78,20 +89,19 @@ def lines(series: Sequence[Line], x: str, y: str, theme: Theme, log: bool = Fals
             label=line.label,
             color=theme.lines[slot],
             marker=MARKERS[slot % len(MARKERS)],
-            markersize=4,
+            markersize=4 if len(line.x) > 1 else 10,
             markerfacecolor=theme.background if line.dashed else theme.lines[slot],
             linewidth=1.8,
         )
-    if log:
-        axes.set_yscale("log")
-        _logarithmic(axes)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if line.band:
+            axes.fill_between(line.x, *line.band, color=theme.lines[slot], alpha=0.2, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for name in log:
+        _logarithmic(axes, name)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    if series:
-        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9, ncols=2)
-    return _save(figure)
+    figure.legend(loc="upper center", frameon=False, labelcolor=theme.ink, fontsize=9, ncols=2)
+    return _save(figure, top=1 - legend / figure.get_figheight())
 
 
 def bars(series: Sequence[Bar], x: str, theme: Theme) -> bytes:
@@ -129,7 +139,7 @@ def dots(
             color=theme.lines[slot % len(theme.lines)],
             markersize=6,
         )
-    _logarithmic(axes)
+    _logarithmic(axes, "x")
     axes.invert_yaxis()
     axes.set_xlabel(x)
     figure.legend(
@@ -156,7 +166,7 @@ def intervals(series: Sequence[Interval], x: str, theme: Theme) -> bytes:
         )
     axes.set_yticks(range(len(series)), [interval.label for interval in series])
     values = [interval.value for interval in series]
-    _logarithmic(axes)
+    _logarithmic(axes, "x")
     axes.set_xlim(min(values) / 2, 2 * max(interval.high for interval in series))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -198,12 +208,13 @@ def _canvas(theme: Theme, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _logarithmic(axes: Any) -> None:
-    """Make the horizontal axis logarithmic, with plain numbers on it."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def _logarithmic(axes: Any, name: str) -> None:
+    """Make the axis "x" or "y" logarithmic, its ticks plain numbers."""
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _save(figure: Figure, top: float = 1.0) -> bytes:

@@ -35,7 +35,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     ]
 
 
-def layout(result: dict[str, Any]) -> str:
+def layout(result: dict[str, Any]) -> Page:
     """Return the page."""
     settings, groups = result["settings"], grouped(result, "network")
     page = Page(

@@ -1,15 +1,20 @@
-"""A page of sections, tables and pictures, written as one HTML file."""
+"""What a page says: sections, tables, charts and pictures, in order, without their dress."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 from typing import Any
 
-from .charts import DARK, LIGHT, Theme
+from .charts import Theme
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The start of a section, and what is said under it."""
+
+    text: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -21,86 +26,72 @@ class Table:
     note: str
 
 
+@dataclass(frozen=True)
+class Chart:
+    """A chart in any dress, and what it shows in words."""
+
+    draw: Callable[[Theme], bytes]
+    description: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pixel pictures side by side, each with its caption."""
+
+    items: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The command that a result was made by, and everything else it was made with."""
+
+    command: str
+    facts: dict[str, str]
+
+
+Part = Heading | Table | Chart | Pictures | Origin
+
+
 class Page:
-    """HTML that grows from top to bottom."""
+    """Parts that grow from top to bottom."""
 
     def __init__(self, title: str, lead: str, result: dict[str, Any]) -> None:
-        self._title = title
+        self.title, self.lead = title, lead
+        self.parts: list[Part] = []
         self._header = result["header"]
-        self._parts = [f"<header><h1>{escape(title)}</h1><p class=lead>{escape(lead)}</p></header>"]
-        if not self._header["complete"]:
-            self._parts.append(
-                "<p class=partial role=status><strong>Partial report.</strong> The study was "
-                "interrupted; this page shows what was measured until then.</p>"
-            )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the study ran to its end."""
+        return bool(self._header["complete"])
 
     def heading(self, text: str, note: str = "") -> None:
         """Start a section."""
-        self._parts.append(f"<h2>{escape(text)}</h2>")
-        if note:
-            self._parts.append(f"<p>{escape(note)}</p>")
+        self.parts.append(Heading(text, note))
 
     def table(self, table: Table) -> None:
         """Add a table with its note."""
-        head = "".join(f"<th scope=col>{escape(name)}</th>" for name in table.columns)
-        body = "".join(
-            f"<tr><th scope=row>{escape(row[0])}</th>"
-            + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-            + "</tr>"
-            for row in table.rows
-        )
-        self._parts.append(
-            f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            f"</div><p class=note>{escape(table.note)}</p>"
-        )
+        self.parts.append(table)
 
     def chart(self, draw: Callable[[Theme], bytes], description: str) -> None:
-        """Add a chart that follows the reader's choice of light or dark."""
-        self._parts.append(
-            f"<picture><source media='(prefers-color-scheme: dark)' srcset='{_url(draw(DARK))}'>"
-            f"<img class=chart src='{_url(draw(LIGHT))}' alt='{escape(description)}'></picture>"
-        )
+        """Add a chart."""
+        self.parts.append(Chart(draw, description))
 
     def pictures(self, items: Sequence[tuple[str, bytes]]) -> None:
         """Add pixel pictures side by side, each with its caption."""
-        figures = "".join(
-            f"<figure><img class=pixels src='{_url(png)}' alt='{escape(caption)}'>"
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-            for caption, png in items
-        )
-        self._parts.append(f"<div class=pictures>{figures}</div>")
+        self.parts.append(Pictures(items))
 
-    def close(self, settings: dict[str, Any]) -> str:
-        """Add how the page was made, and return it whole."""
-        environment = self._header["environment"]
+    def close(self, settings: dict[str, Any]) -> Page:
+        """Add how the result was made, and return the page whole."""
+        known = {**settings, **self._header["environment"]}
         facts = {
             "Started": self._header["started"],
             "Time": f"{self._header['seconds']:.1f} s",
-            **{
-                key.capitalize(): _plain(value)
-                for key, value in {**settings, **environment}.items()
-                if value is not None
-            },
+            **{key.capitalize(): _plain(v) for key, v in known.items() if v is not None},
         }
-        items = "".join(
-            f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items()
-        )
-        self._parts.append(
-            f"<h2>How this was made</h2><pre><code>{escape(self._header['command'])}</code></pre>"
-            f"<dl>{items}</dl>"
-        )
-        style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-        return (
-            "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-            "<meta name=viewport content='width=device-width, initial-scale=1'>"
-            "<meta name=color-scheme content='light dark'>"
-            f"<title>{escape(self._title)}</title><style>{style}</style></head>\n"
-            "<body><main>\n" + "\n".join(self._parts) + "\n</main></body></html>\n"
-        )
-
-
-def _url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        self.heading("How this was made")
+        self.parts.append(Origin(self._header["command"], facts))
+        return self
 
 
 def _plain(value: Any) -> str:

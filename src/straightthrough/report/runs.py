@@ -27,12 +27,17 @@ def rows(groups: Groups, fields: dict[str, int]) -> list[list[str]]:
     """
     table = []
     for name, runs in groups.items():
-        ends = [run["points"][-1] for run in runs]
-        furthest = max(point["epoch"] for point in ends)
-        last = [point for point in ends if point["epoch"] == furthest]
+        last = ends(runs)
         cells = [spread([p[field] for p in last], digits) for field, digits in fields.items()]
-        table.append([name, str(len(last)), str(furthest), *cells])
+        table.append([name, str(len(last)), str(last[0]["epoch"]), *cells])
     return table
+
+
+def ends(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the last checkpoints of the runs that got furthest."""
+    last = [run["points"][-1] for run in runs]
+    furthest = max(point["epoch"] for point in last)
+    return [point for point in last if point["epoch"] == furthest]
 
 
 def lines(

@@ -56,6 +56,12 @@ class Data:
         return int(self.train_labels.max()) + 1
 
 
+def check_name(name: str) -> None:
+    """Raise `ArgumentError` unless it names a data set."""
+    if name not in NAMES:
+        raise ArgumentError(f"data {name!r} is unknown; known: {', '.join(NAMES)}")
+
+
 def load(name: str, folder: str | Path | None = None) -> Data:
     """Load a data set.
 
@@ -68,8 +74,7 @@ def load(name: str, folder: str | Path | None = None) -> Data:
         ArgumentError: if the name is unknown, or a folder is needed or given without need.
         DataError: if a file is missing, cut short or of another format; it names the file.
     """
-    if name not in NAMES:
-        raise ArgumentError(f"data {name!r} is unknown; known: {', '.join(NAMES)}")
+    check_name(name)
     if name == "digits":
         if folder is not None:
             raise ArgumentError("digits come with scikit-learn and take no folder")
