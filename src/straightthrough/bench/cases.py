@@ -44,11 +44,16 @@ LAYER: Shape = (1024, 1024)
 EVERY_RULE = ("categorical",)
 """Operators with a case for each of their rules; the others have one, for the default rule."""
 
-DEAR = ("gumbel_rao", "mve", "reinmax_rao", "reinmax_cv")
-"""Rules that cost many passes over the logits, timed at `SMALL` alone."""
-
 SMALL: Shape = (4096, 16)
-"""Logits of those rules."""
+"""Logits of rules that cost many passes over them."""
+
+DEAR = {
+    "gumbel_rao": (SMALL, MAIN),
+    "mve": (SMALL,),
+    "reinmax_rao": (SMALL,),
+    "reinmax_cv": (SMALL,),
+}
+"""Where those rules are timed."""
 
 WIDTH = 64
 """Columns of a lookup's table."""
@@ -178,7 +183,7 @@ def _of_operator(record: OperatorRecord) -> list[Case]:
             f"{record.name}-{rule.name}",
             testing.Case(record, rule.example),
             {str(record.rule): rule.example},
-            (SMALL,) if rule.name in DEAR else None,
+            DEAR.get(rule.name),
         )
         for rule in record.rules()
     ]

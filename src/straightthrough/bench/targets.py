@@ -15,6 +15,7 @@ from .cases import (
     OURS,
     PLAIN,
     SHORT,
+    SMALL,
     WIDTH,
     Shape,
     written,
@@ -141,6 +142,8 @@ TARGETS: tuple[Target, ...] = (
     _time("categorical-reinmax", BOTH, COMPILED, 6),
     _time("categorical-gumbel", BOTH, COMPILED, 6),
     _time("gumbel_softmax-relaxed", BOTH, PLAIN, 6),
+    _time("categorical-gumbel_rao", BOTH, PLAIN, 1),
+    _time("categorical-reinmax_rao", BOTH, PLAIN, 0.1, shape=SMALL),
     _time("categorical_lookup", FORWARD, PLAIN, 20, shape=LOOKUP),
     _memory(
         "categorical_lookup",
