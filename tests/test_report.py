@@ -181,7 +181,8 @@ def test_markdown_says_what_the_page_says(vae, tmp_path):
     text = (tmp_path / "vae.md").read_text()
     (table,), bar = report.vae.tables(vae), r"\|"
     for row in (table.columns, *table.rows):
-        assert f"| {' | '.join(cell.replace('|', bar) for cell in row)} |" in text
+        cells = [cell.replace("|", bar).replace(" ± ", "\u00a0±\u00a0") for cell in row]
+        assert f"| {' | '.join(cells)} |" in text
     assert table.note in text
     assert "## Training" in text
     assert "**Partial report.**" in text
