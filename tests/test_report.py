@@ -6,6 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,7 +215,8 @@ def test_markdown_says_what_the_page_says(vae, tmp_path):
     text = (tmp_path / "vae.md").read_text()
     (table,), bar = report.vae.tables(vae), r"\|"
     for row in (table.columns, *table.rows):
-        assert f"| {' | '.join(cell.replace('|', bar) for cell in row)} |" in text
+        cells = [cell.replace("|", bar).replace(" ± ", "\u00a0±\u00a0") for cell in row]
+        assert f"| {' | '.join(cells)} |" in text
     assert table.note in text
     assert "## Training" in text
     assert "**Partial report.**" in text
@@ -388,3 +390,20 @@ def test_bars_are_as_long_as_their_values():
     widths = (sheet == colour).all(-1).sum(1)
     short, long = sorted(set(widths[widths > 20]))[0], widths.max()
     assert long / short == pytest.approx(3, rel=0.02)
+
+
+COMMITTED = sorted((Path(__file__).parent.parent / "docs" / "studies" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_result_is_of_a_whole_run_and_has_its_page(path, tmp_path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["header"]["complete"] is True
+    assert result["header"]["command"].startswith("straightthrough study ")
+    report.markdown.write(report.layout(result), tmp_path / "page.md")
+    pages = path.parent.parent.glob("*.md")
+    assert any(f"_generated/studies/{path.stem}.md" in page.read_text("utf-8") for page in pages)
+
+
+def test_results_are_committed():
+    assert {"bias", "polynomial"} <= {path.stem for path in COMMITTED}
