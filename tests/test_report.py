@@ -272,62 +272,6 @@ def test_a_page_made_again_is_the_same(vae, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == vae
 
 
-def part(vae, *runs, **header):
-    """One of the results that a study in several processes leaves."""
-    result = copy.deepcopy(vae)
-    result["runs"] = [result["runs"][run] for run in runs]
-    result["settings"]["seeds"] = sorted({run["seed"] for run in result["runs"]})
-    result["header"].update(header)
-    return result
-
-
-def test_parts_merge_into_the_whole(vae):
-    early, late = "2026-01-02T03:04:05+00:00", "2026-01-02T04:00:00+00:00"
-    first = part(vae, 0, 2, command="a", started=late, seconds=10.0)
-    second = part(vae, 1, command="b", started=early, seconds=5.0)
-    merged = report.merge([first, second])
-    header = {**vae["header"], "command": "a\nb", "started": early, "seconds": 15.0}
-    assert merged == {**vae, "header": header, "runs": [vae["runs"][i] for i in (0, 2, 1)]}
-    assert report.vae.tables(merged) == report.vae.tables(vae)
-    second["header"]["complete"] = False
-    assert not report.merge([first, second])["header"]["complete"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda r: r["settings"].update(epochs=3), "settings.epochs 2 and 3"),
-        (lambda r: r["header"].update(study="mask"), "study 'vae' and 'mask'"),
-        (lambda r: r["header"]["environment"].update(torch="1"), "environment.torch '9.8.7' and"),
-        (lambda r: r.update(exact=False), "exact True and False"),
-        (
-            lambda r: r["runs"].append(vae_run("B()", 0, [])),
-            r"two of the results hold B\(\), seed 0",
-        ),
-    ],
-)
-def test_what_does_not_belong_together_is_not_merged(vae, change, message):
-    other = part(vae, 1)
-    change(other)
-    with pytest.raises(ArgumentError, match=message):
-        report.merge([part(vae, 0, 2), other])
-
-
-def test_the_command_merges(cli, vae, tmp_path):
-    folders = [tmp_path / name for name in ("one", "two", "both")]
-    for folder, chosen in zip(folders, ((0, 2), (1,)), strict=False):
-        folder.mkdir()
-        report.write(part(vae, *chosen), folder)
-    code, out, err = cli("report", *folders[:2])
-    assert (code, out) == (2, "")
-    assert err == "error: 2 folders need an --output to be merged into\n"
-    code, out, _ = cli("report", *folders[:2], "--output", folders[2])
-    assert (code, out) == (0, f"{folders[2] / 'report.html'}\n")
-    merged = report.read(folders[2])
-    assert len(merged["runs"]) == 3
-    assert folders[2].joinpath("report.html").read_text() == report.render(merged)
-
-
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"header": {"study": "other"}}', "\xff"])
 def test_what_is_no_result_is_refused(text, tmp_path):
     (tmp_path / "result.json").write_text(text, encoding="latin-1")
