@@ -86,12 +86,12 @@ value = 3
 def folder(tmp_path, monkeypatch):
     """Work in a folder with a module of losses, and forget the module afterwards."""
     (tmp_path / "losses.py").write_text(LOSSES)
-    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    (tmp_path / "faulty.py").write_text("import no_such_module\n")
     (tmp_path / "wrong.py").write_text("def (\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in ("losses", "broken", "wrong"):
+    for name in ("losses", "faulty", "wrong"):
         sys.modules.pop(name, None)
 
 
@@ -210,7 +210,7 @@ WRONG = {  # what is asked, the exit code, and what is said
     "losses:linear --output losses.py": (2, "cannot write into losses.py: File exists"),
     "--budget 1": (2, "--budget is of a function, given as MODULE:FUNCTION"),
     "--batch 4": (2, "--batch is of a function, given as MODULE:FUNCTION"),
-    "broken:f": (1, "module broken raises ModuleNotFoundError: No module named 'no_such_module'"),
+    "faulty:f": (1, "module faulty raises ModuleNotFoundError: No module named 'no_such_module'"),
     "wrong:f": (1, "module wrong raises SyntaxError: "),
     "losses:raises": (1, "losses:raises raises ZeroDivisionError: division by zero (losses.py, "),
     "losses:leaves": (1, "losses:leaves raises SystemExit (losses.py, line "),

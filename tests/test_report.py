@@ -6,6 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,7 +215,8 @@ def test_markdown_says_what_the_page_says(vae, tmp_path):
     text = (tmp_path / "vae.md").read_text()
     (table,), bar = report.vae.tables(vae), r"\|"
     for row in (table.columns, *table.rows):
-        assert f"| {' | '.join(cell.replace('|', bar) for cell in row)} |" in text
+        cells = [cell.replace("|", bar).replace(" ± ", "\u00a0±\u00a0") for cell in row]
+        assert f"| {' | '.join(cells)} |" in text
     assert table.note in text
     assert "## Training" in text
     assert "**Partial report.**" in text
@@ -268,62 +270,6 @@ def test_a_page_made_again_is_the_same(vae, tmp_path):
     assert report.write_page(report.read(tmp_path), tmp_path) == page
     assert page.read_bytes() == first
     assert json.loads((tmp_path / "result.json").read_text()) == vae
-
-
-def part(vae, *runs, **header):
-    """One of the results that a study in several processes leaves."""
-    result = copy.deepcopy(vae)
-    result["runs"] = [result["runs"][run] for run in runs]
-    result["settings"]["seeds"] = sorted({run["seed"] for run in result["runs"]})
-    result["header"].update(header)
-    return result
-
-
-def test_parts_merge_into_the_whole(vae):
-    early, late = "2026-01-02T03:04:05+00:00", "2026-01-02T04:00:00+00:00"
-    first = part(vae, 0, 2, command="a", started=late, seconds=10.0)
-    second = part(vae, 1, command="b", started=early, seconds=5.0)
-    merged = report.merge([first, second])
-    header = {**vae["header"], "command": "a\nb", "started": early, "seconds": 15.0}
-    assert merged == {**vae, "header": header, "runs": [vae["runs"][i] for i in (0, 2, 1)]}
-    assert report.vae.tables(merged) == report.vae.tables(vae)
-    second["header"]["complete"] = False
-    assert not report.merge([first, second])["header"]["complete"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda r: r["settings"].update(epochs=3), "settings.epochs 2 and 3"),
-        (lambda r: r["header"].update(study="mask"), "study 'vae' and 'mask'"),
-        (lambda r: r["header"]["environment"].update(torch="1"), "environment.torch '9.8.7' and"),
-        (lambda r: r.update(exact=False), "exact True and False"),
-        (
-            lambda r: r["runs"].append(vae_run("B()", 0, [])),
-            r"two of the results hold B\(\), seed 0",
-        ),
-    ],
-)
-def test_what_does_not_belong_together_is_not_merged(vae, change, message):
-    other = part(vae, 1)
-    change(other)
-    with pytest.raises(ArgumentError, match=message):
-        report.merge([part(vae, 0, 2), other])
-
-
-def test_the_command_merges(cli, vae, tmp_path):
-    folders = [tmp_path / name for name in ("one", "two", "both")]
-    for folder, chosen in zip(folders, ((0, 2), (1,)), strict=False):
-        folder.mkdir()
-        report.write(part(vae, *chosen), folder)
-    code, out, err = cli("report", *folders[:2])
-    assert (code, out) == (2, "")
-    assert err == "error: 2 folders need an --output to be merged into\n"
-    code, out, _ = cli("report", *folders[:2], "--output", folders[2])
-    assert (code, out) == (0, f"{folders[2] / 'report.html'}\n")
-    merged = report.read(folders[2])
-    assert len(merged["runs"]) == 3
-    assert folders[2].joinpath("report.html").read_text() == report.render(merged)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"header": {"study": "other"}}', "\xff"])
@@ -388,3 +334,20 @@ def test_bars_are_as_long_as_their_values():
     widths = (sheet == colour).all(-1).sum(1)
     short, long = sorted(set(widths[widths > 20]))[0], widths.max()
     assert long / short == pytest.approx(3, rel=0.02)
+
+
+COMMITTED = sorted((Path(__file__).parent.parent / "docs" / "studies" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_result_is_of_a_whole_run_and_has_its_page(path, tmp_path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["header"]["complete"] is True
+    assert result["header"]["command"].startswith("straightthrough study ")
+    report.markdown.write(report.layout(result), tmp_path / "page.md")
+    pages = path.parent.parent.glob("*.md")
+    assert any(f"_generated/studies/{path.stem}.md" in page.read_text("utf-8") for page in pages)
+
+
+def test_results_are_committed():
+    assert {"bias", "polynomial"} <= {path.stem for path in COMMITTED}

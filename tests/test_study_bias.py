@@ -123,9 +123,9 @@ def test_a_rule_that_averages_gets_as_many_gumbels_and_fewer_estimates(monkeypat
 
     monkeypatch.setattr(st.audit, "compare", compare)
     for rule in (GumbelST(), GumbelRao(samples=6), GumbelRao(samples=900)):
-        bias._moments(rule, 3, 0, 1000)
-    bias._moments(ReinMax(), 3, 0, 1000)
-    assert asked == [125] * 8 + [20] * 8 + [2] * 8 + [125]
+        bias._moments(rule, 3, 0, 9600)
+    bias._moments(ReinMax(), 3, 0, 9600)
+    assert asked == [9600, *[150] * 8, 1600, *[25] * 8, 10, *[2] * 8, 9600]
 
 
 def test_seeds_fix_everything():
@@ -165,27 +165,34 @@ def test_an_interrupted_study_has_a_page_of_what_there_is():
 def test_a_squared_bias_has_the_digits_of_its_error(result):
     plain = to_json(result)
     known = next(point for point in plain["points"] if point["published"])
-    known.update(bias_squared=0.018452, error=0.00239)
-    assert report.bias.tables(plain)[0].rows[0][1] == "0.0185 ± 0.0024"
-    known.update(bias_squared=-0.00001, error=0.03)
-    assert report.bias.tables(plain)[0].rows[0][1] == "0.000 ± 0.030"
+    for value, error, cell in (
+        (0.018452, 0.00239, "0.0185 ± 0.0024"),
+        (-0.00001, 0.03, "0.000 ± 0.030"),
+        (123.4, 20.2, "123 ± 20"),
+        (0.2781, 0.0, "0.2781"),
+    ):
+        known.update(bias_squared=value, error=error)
+        assert report.bias.tables(plain)[0].rows[0][2] == cell
 
 
 def test_the_page_puts_published_moments_beside_ours(result):
     plain = to_json(result)
-    published, four, three = report.bias.tables(plain)
-    assert published.rows[0] == [
-        "StraightThrough(tau=1.0)", "0.2781", "0.2781", "–", "0.7724", "0.7724", "–"
-    ]  # fmt: skip
-    gumbel = next(row for row in published.rows if row[0] == "GumbelST(tau=0.1)")
-    assert (gumbel[2], gumbel[5]) == ("0.0347", "65.6")
+    squares, variances, four, three = report.bias.tables(plain)
+    assert squares.rows[0] == ["StraightThrough(tau=1.0)", "0.2781", "0.2781", "–", "–"]
+    assert variances.rows[0] == ["StraightThrough(tau=1.0)", "0.7724", "0.7724", "–", "–"]
     spread = next(p.procedure for p in result.points if p.rule == "GumbelST(tau=0.1)")
-    low, middle, high = spread.variance
-    assert gumbel[6] == f"{middle:.3g} ({low:.3g} to {high:.3g})"
+    for table, published, quantiles in (
+        (squares, "0.0347", spread.bias_squared),
+        (variances, "65.6", spread.variance),
+    ):
+        gumbel = next(row for row in table.rows if row[0] == "GumbelST(tau=0.1)")
+        low, middle, high = (f"{value:.3g}" for value in quantiles)
+        assert gumbel[1:2] + gumbel[3:] == [published, middle, f"{low} to {high}"]
     assert four.rows[0][:2] == ["StraightThrough(tau=1.0)", "0.2781 / 0.7724"]
-    assert (three.columns, len(three.rows)) == (("3 classes", "Seed 0", "Seed 7"), len(RULES))
+    assert three.columns == ("Bias² / variance, 3 classes", "Seed 0", "Seed 7")
+    assert len(three.rows) == len(RULES)
     page = report.render(plain)
-    for table in (published, four, three):
+    for table in (squares, variances, four, three):
         assert all(cell in page for row in table.rows for cell in row)
 
 
@@ -207,4 +214,4 @@ def test_the_command_prints_tables_and_writes_a_page(cli, tmp_path):
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "result.json").read_text())
     assert {(row["size"], row["seed"]) for row in json.loads(out)["rows"]} == {(3, 2), (3, 9)}
-    assert "Their way" in (tmp_path / "report.html").read_text()
+    assert "Their way, median" in (tmp_path / "report.html").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,22 +11,14 @@ from . import charts
 from .charts import Line
 from .page import Page, Table
 
-PUBLISHED_COLUMNS = (
-    "4 classes, seed 0",
-    "Bias²",
-    "Published",
-    "Their way",
-    "Variance",
-    "Published",
-    "Their way",
-)
+MOMENTS = {"bias_squared": "Squared bias", "variance": "Variance"}
+PUBLISHED_COLUMNS = ("Published", "Ours", "Their way, median", "5 % to 95 %")
 PUBLISHED_NOTE = (
     "Of a rule that draws noise, from {draws:,} vectors of Gumbels an outcome, the noise of the "
-    "mean taken off the squared bias, ± one standard error; of the others exact. Their "
-    "way: 1000 estimates an outcome, whose mean is taken for the rule's, so that its noise stays "
-    "in the squared bias and in the norm that both are scaled by; median of {repetitions} "
-    "repetitions, and in parentheses from 5 % to 95 % of them. The published temperature of the "
-    "two Gumbel rules is about 0.1."
+    "mean taken off the squared bias, ± one standard error, told by eight smaller runs; of the "
+    "others exact. Their way: 1000 estimates an outcome, whose mean is taken for the rule's, so "
+    "that its noise stays in the squared bias and in the norm that both are scaled by; quantiles "
+    "of {repetitions} repetitions. The published temperature of the two Gumbel rules is about 0.1."
 )
 NOTE = (
     "Bias² / variance of the gradient to the logits, the mean estimate scaled to the exact "
@@ -37,59 +30,60 @@ MISSING = "–"
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
-    """Return what the terminal shows too."""
-    note = PUBLISHED_NOTE.format(**result["settings"])
+    """Return what the terminal shows too: both moments beside the published, then each size."""
+    return [*_beside(result), *_sizes(result)]
+
+
+def _beside(result: dict[str, Any]) -> list[Table]:
     known = [point for point in result["points"] if point["published"]]
-    published = Table(PUBLISHED_COLUMNS, [_published(point) for point in known], note)
+    found = []
+    for place, (field, title) in enumerate(MOMENTS.items()):
+        rows = [[point["rule"], *_published(point, field, place)] for point in known]
+        found.append(Table((f"{title}, 4 classes, seed 0", *PUBLISHED_COLUMNS), rows, ""))
+    found[-1] = replace(found[-1], note=PUBLISHED_NOTE.format(**result["settings"]))
+    return found
+
+
+def _published(point: dict[str, Any], field: str, place: int) -> list[str]:
+    ours = _bias(point, 2) if field == "bias_squared" else _number(point[field])
+    spread = [MISSING, MISSING]
+    if point["procedure"]:
+        low, middle, high = (f"{value:.3g}" for value in point["procedure"][field])
+        spread = [middle, f"{low} to {high}"]
+    return [_number(point["published"][place]), ours, *spread]
+
+
+def _sizes(result: dict[str, Any]) -> list[Table]:
     sizes = result["settings"]["sizes"]
-    return [published, *(_of_size(result, size, NOTE * (size == sizes[-1])) for size in sizes)]
-
-
-def _published(point: dict[str, Any]) -> list[str]:
-    bias_squared, variance = map(_number, point["published"])
-    spread = point["procedure"] or {}
-    return [
-        point["rule"],
-        _bias(point),
-        bias_squared,
-        _spread(spread.get("bias_squared")),
-        _number(point["variance"]),
-        variance,
-        _spread(spread.get("variance")),
-    ]
+    return [_of_size(result, size, NOTE if size == sizes[-1] else "") for size in sizes]
 
 
 def _of_size(result: dict[str, Any], size: int, note: str) -> Table:
     rows = [row for row in result["rows"] if row["size"] == size]
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     cells = {
-        (row["rule"], row["seed"]): f"{_bias(row)} / {_number(row['variance'])}" for row in rows
+        (row["rule"], row["seed"]): f"{_bias(row, 1)} / {_number(row['variance'])}" for row in rows
     }
     table = [
         [rule, *(cells.get((rule, seed), MISSING) for seed in seeds)]
         for rule in dict.fromkeys(row["rule"] for row in rows)
     ]
-    return Table((f"{size} classes", *(f"Seed {seed}" for seed in seeds)), table, note)
+    return Table(
+        (f"Bias² / variance, {size} classes", *(f"Seed {seed}" for seed in seeds)), table, note
+    )
 
 
-def _bias(found: dict[str, Any]) -> str:
-    """Return the squared bias, with its error where it has one, to as many digits."""
-    if not found["error"]:
-        return _number(found["bias_squared"])
-    digits = max(0, 1 - math.floor(math.log10(found["error"])))
-    rounded = round(found["bias_squared"], digits) + 0.0  # no minus before a zero
-    return f"{rounded:.{digits}f} ± {found['error']:.{digits}f}"
+def _bias(found: dict[str, Any], digits: int) -> str:
+    """Return the squared bias, with its error to so many digits where it has one."""
+    value, error = found["bias_squared"], found["error"]
+    if not error:
+        return _number(value)
+    places = max(0, digits - 1 - math.floor(math.log10(error)))
+    return f"{round(value, places) + 0.0:.{places}f} ± {error:.{places}f}"  # no minus before 0
 
 
 def _number(value: float) -> str:
     return "0" if abs(value) < 1e-9 else f"{value:.4g}"
-
-
-def _spread(quantiles: list[float] | None) -> str:
-    if quantiles is None:
-        return MISSING
-    low, middle, high = (f"{value:.3g}" for value in quantiles)
-    return f"{middle} ({low} to {high})"
 
 
 def layout(result: dict[str, Any]) -> Page:
@@ -100,13 +94,13 @@ def layout(result: dict[str, Any]) -> Page:
         "each estimator is from the exact gradient, and how much it varies.",
         result,
     )
-    published, *sizes = tables(result)
     page.heading("Beside what was published")
-    page.table(published)
+    for table in _beside(result):
+        page.table(table)
     if result["points"]:
         _curves(page, result["points"])
-    page.heading("All rules")
-    for table in sizes:
+    for size, table in zip(result["settings"]["sizes"], _sizes(result), strict=True):
+        page.heading(f"All rules, {size} classes")
         page.table(table)
     return page.close(result["settings"])
 
@@ -126,12 +120,11 @@ def _curves(page: Page, points: list[dict[str, Any]]) -> None:
         "Squared bias against variance, one line a family of rules over its temperatures",
     )
     noisy = {name: found for name, found in families.items() if found[0]["procedure"]}
-    for i, (field, label, log) in enumerate(
-        (("bias_squared", "squared bias", "x"), ("variance", "variance", "xy"))
-    ):
+    for place, (field, title) in enumerate(MOMENTS.items()):
+        series, log = _over_tau(noisy, field, place), "x" if field == "bias_squared" else "xy"
         page.chart(
-            partial(charts.lines, _over_tau(noisy, field, i), "tau", label, log=log),
-            f"The {label} of the Gumbel rules over the temperature, and what was published",
+            partial(charts.lines, series, "tau", title.lower(), log=log),
+            f"{title} of the Gumbel rules over the temperature, and what was published",
         )
 
 

@@ -10,7 +10,7 @@ from .page import Chart, Heading, Origin, Page, Pictures, Table
 
 
 def write(page: Page, path: Path) -> None:
-    """Write the page's parts, without its title, to `path`, and its pictures beside it."""
+    """Write the page's parts, without title and lead, to `path`, and its pictures beside it."""
     drawn: list[bytes] = []
 
     def picture(description: str, png: bytes) -> str:
@@ -19,9 +19,7 @@ def write(page: Page, path: Path) -> None:
         file.write_bytes(png)
         return f"![{description}]({file.name})"
 
-    lines = [page.lead]
-    if not page.complete:
-        lines.append("**Partial report.** The study was interrupted.")
+    lines = [] if page.complete else ["**Partial report.** The study was interrupted."]
     for part in page.parts:
         match part:
             case Heading(text, note):
@@ -38,7 +36,10 @@ def write(page: Page, path: Path) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, with the bars inside its cells escaped."""
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in (columns, *rows)]
+    """Return a Markdown table, with the bars inside its cells escaped, and errors kept in line."""
+    escaped = [
+        [cell.replace("|", r"\|").replace(" ± ", "\u00a0±\u00a0") for cell in row]
+        for row in (columns, *rows)
+    ]
     escaped.insert(1, ["---"] * len(columns))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)

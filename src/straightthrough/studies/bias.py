@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import mean, stdev
+from statistics import stdev
 
 import torch
 from torch import Tensor
@@ -64,8 +64,8 @@ of the two Gumbel rules is about 0.1; their moments are of `PUBLISHED_DRAWS` dra
 
 PUBLISHED_DRAWS = 1000
 
-PARTS = 8
-"""Independent parts of a rule's draws, whose spread tells the error."""
+RUNS, SMALLER = 8, 64
+"""Runs with so many times fewer draws, whose spread tells the error."""
 
 TEMPERATURES: dict[str, tuple[Estimator, tuple[float, ...]]] = {
     "StraightThrough": (StraightThrough(), (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)),
@@ -187,19 +187,21 @@ def _curve(result: Result, family: str, notify: Notify) -> None:
 def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, float, float]:
     """Return squared bias, its error and the variance, the mean scaled to the exact one's norm.
 
-    A rule's own noise comes in parts, each an independent estimate of both.
+    The error is told by the spread of smaller runs, whose noise is `sqrt(SMALLER)` times as large.
     """
     loss, logits = quadratic(size, seed)
+
+    def row(samples: int, noise: int) -> st.audit.Row:
+        samples = max(2, samples)
+        rows = st.audit.compare(loss, logits, [rule], samples=samples, seed=noise, rescale=True)
+        return rows.rows[0]
+
     averaged = rule.samples if isinstance(rule, GumbelRao | ReinMaxRao | ReinMaxCV) else 1
-    samples = max(2, draws // (averaged * PARTS))
-    seeds = range(PARTS * seed, PARTS * (seed + 1)) if rule.draws_noise else [seed]
-    rows = [
-        st.audit.compare(loss, logits, [rule], samples=samples, seed=part, rescale=True).rows[0]
-        for part in seeds
-    ]
-    found = [row.bias_squared for row in rows]
-    error = stdev(found) / math.sqrt(PARTS) if rule.draws_noise else 0.0
-    return mean(found), error, mean(row.variance for row in rows)
+    whole, error = row(draws // averaged, seed), 0.0
+    if rule.draws_noise:
+        smaller = [row(draws // averaged // SMALLER, seed + 1 + i) for i in range(RUNS)]
+        error = stdev(found.bias_squared for found in smaller) / math.sqrt(SMALLER)
+    return whole.bias_squared, error, whole.variance
 
 
 def _procedure(rule: Estimator, size: int, seed: int, repetitions: int) -> Spread | None:
