@@ -1,7 +1,8 @@
-"""What every test starts from: one seed, one number of threads, poisoned memory; and `cli`."""
+"""What every test starts from: one seed, one number of threads, poisoned memory; `cli`, `clock`."""
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -54,3 +55,11 @@ def cli(
         return (0 if code is None else code), *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a clock that stands still but for what is added to it."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now

@@ -1,6 +1,5 @@
 """Who is let into a race: the cheapest that fit, enumerated where the exact ones do."""
 
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -72,14 +71,6 @@ def test_the_cheapest_is_admitted_whatever_it_takes():
     found = admit(given, FREE, outcomes=3, batch=1, limit=3, budget=1.0)
     assert rules(found) == [GumbelST(0.4)]
     assert not found.enumerated
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Return a clock that stands still but for what is added to it."""
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    return now
 
 
 def test_a_cost_tells_the_call_from_what_it_is_given(clock):

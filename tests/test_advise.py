@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -74,7 +73,7 @@ def test_intervals_cover_what_a_long_run_says(limit):
     errors = [row.bias_squared + row.variance / 5 for row in long]
     truth = dict(zip(rules, errors, strict=True))
     covered = total = 0
-    for seed in range(30):
+    for seed in range(100):
         advice = advise(
             loss, logits, estimators=rules, batch=5, budget=0.02, seed=seed, limit=limit
         )
@@ -87,23 +86,29 @@ def test_intervals_cover_what_a_long_run_says(limit):
     assert covered < total  # an interval that is always right is too wide
 
 
-def test_the_budget_is_kept():
+def test_the_budget_is_kept(clock):
+    @dataclass(frozen=True)
+    class Timed(GumbelST):
+        def gradient(self, logits, index, grad, seed):
+            clock[0] += 1e-3
+            return super().gradient(logits, index, grad, seed)
+
     loss, logits = network(3, 4)
-    rules = [GumbelST(tau) for tau in (0.9999, 1.0, 1.0001)]  # hard to tell apart
+    rules = [Timed(tau) for tau in (0.9999, 1.0, 1.0001)]  # hard to tell apart
     for budget in (0.2, 0.8):
-        started = time.perf_counter()
+        started = clock[0]
         advice = advise(loss, logits, estimators=rules, budget=budget)
-        spent = time.perf_counter() - started
-        assert 0.5 * budget < spent < 3 * budget + 0.2
-        assert advice.seconds == pytest.approx(spent, rel=0.1)
+        spent = clock[0] - started
+        assert 0.5 * budget < spent < 1.5 * budget
+        assert advice.seconds == spent
         assert advice.budget == budget
 
 
-def test_a_rule_too_dear_for_the_budget_is_named():
+def test_a_rule_too_dear_for_the_budget_is_named(clock):
     @dataclass(frozen=True)
     class Slow(GumbelST):
         def gradient(self, logits, index, grad, seed):
-            time.sleep(0.02 * len(logits) / 256)
+            clock[0] += 0.02 * len(logits) / 256
             return super().gradient(logits, index, grad, seed)
 
     loss, logits = network(4, 4)
@@ -116,7 +121,7 @@ def test_a_rule_too_dear_for_the_budget_is_named():
     assert [row.rule for row in alone.rows] == [Slow()]
 
 
-def test_time_goes_to_the_contenders():
+def test_time_goes_to_the_contenders(clock):
     loss, logits = network(2, 3)
     audits = {}
 
@@ -124,6 +129,7 @@ def test_time_goes_to_the_contenders():
         @dataclass(frozen=True)
         class Counted(type(rule)):
             def vjp(self, logits, *arguments, **keywords):
+                clock[0] += 1e-3
                 if logits.ndim == 4:
                     audits[name] = audits.get(name, 0) + logits.shape[0] * logits.shape[1]
                 return super().vjp(logits, *arguments, **keywords)
