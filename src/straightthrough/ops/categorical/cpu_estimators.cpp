@@ -97,6 +97,16 @@ struct Gumbel {
   template <class T, bool Across, class S>
   void operator()(const Row<T, Across, S>& row) const {
     const Drawn r(row, index);
+    if (tau == 1) return average(r, [](Vec<T> ratio) { return ratio; }, Across);
+    if (tau == 0.5) return average(r, [](Vec<T> ratio) { return ratio * ratio; }, Across);
+    const T inverse = T(1 / tau);
+    average(r, [=](Vec<T> ratio) { return exp(log(ratio) * inverse); }, true);
+  }
+
+ private:
+  // The noise is taken to its logarithm in a loop `apart` where one loop would crowd the registers.
+  template <class T, bool Across, class S, class Power>
+  ALWAYS_INLINE void average(const Drawn<T, Across, S>& r, const Power& power, bool apart) const {
     T *e = r.scratch[0], *noise = r.scratch[1], *so_far = r.scratch[2];
     const auto [total] = r.t.template sums<1>([&](int64_t i) {
       r.fetch_ahead(i);
@@ -108,11 +118,13 @@ struct Gumbel {
       const auto tag = static_cast<uint32_t>(philox::kConditional + 256 * k);
       r.t.with_uniforms(r.seed, r.position, tag,
                         [&](int64_t i, Vec<T> u) { r.t.put(noise, i, u); });
-      for (int64_t i = 0; i < r.t.size(); ++i) r.t.put(noise, i, -log1m(r.t.at(noise, i)));
-      const Vec<T> least = r.t.pick(noise, r.chosen) / total;
+      if (apart)
+        for (int64_t i = 0; i < r.t.size(); ++i) r.t.put(noise, i, -log1m(r.t.at(noise, i)));
+      const Vec<T> chosen = r.t.pick(noise, r.chosen);
+      const Vec<T> least = (apart ? chosen : -log1m(chosen)) / total;
       const auto [sum, weighted] = r.t.template sums<2>([&](int64_t i) {
-        const Vec<T> part = least * r.t.at(e, i);
-        Vec<T> y = power(part / (part + r.t.at(noise, i)));
+        const Vec<T> part = least * r.t.at(e, i), own = r.t.at(noise, i);
+        Vec<T> y = power(part / (part + (apart ? own : -log1m(own))));
         y = r.t.classes_at(i) == r.chosen ? broadcast(T(1)) : y;
         r.t.put(noise, i, y);
         return std::array<Vec<T>, 2>{y, y * r.g(i)};
@@ -127,14 +139,6 @@ struct Gumbel {
           r.out.put(i, all);
       }
     }
-  }
-
- private:
-  template <class V>
-  V power(V ratio) const {
-    if (tau == 1) return ratio;
-    if (tau == 0.5) return ratio * ratio;
-    return simd::exp(simd::log(ratio) * Lane<V>(1 / tau));
   }
 };
 
