@@ -72,7 +72,7 @@ DARK = Theme(
     "#333c4b",
     ("#56b4e9", "#e69f00", "#2fc79a", "#e3a1c6", "#f0e442", "#d55e00"),
 )
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX*"
 
 
 def lines(series: Sequence[Line], x: str, y: str, theme: Theme, *, log: str = "") -> bytes:
@@ -129,7 +129,9 @@ def dots(
     rows: Sequence[str], series: Mapping[str, Sequence[float | None]], x: str, theme: Theme
 ) -> bytes:
     """Draw a row a name, the first on top, with one marker a series on a logarithmic axis."""
-    figure, axes = _canvas(theme, height=1.4 + 0.3 * len(rows))
+    columns = min(len(series), 5)
+    legend = 0.1 + 0.25 * -(-len(series) // columns)
+    figure, axes = _canvas(theme, height=1.05 + legend + 0.3 * len(rows))
     for slot, (label, values) in enumerate(series.items()):
         axes.plot(
             [np.nan if value is None else value for value in values],
@@ -143,9 +145,9 @@ def dots(
     axes.invert_yaxis()
     axes.set_xlabel(x)
     figure.legend(
-        loc="upper center", frameon=False, labelcolor=theme.ink, fontsize=9, ncols=len(series)
+        loc="upper center", frameon=False, labelcolor=theme.ink, fontsize=9, ncols=columns
     )
-    return _save(figure, top=1 - 0.35 / figure.get_figheight())
+    return _save(figure, top=1 - legend / figure.get_figheight())
 
 
 def intervals(series: Sequence[Interval], x: str, theme: Theme) -> bytes:
