@@ -57,8 +57,9 @@ def kernel(schema: str, loop: int | None = None) -> Callable[[_Function], _Funct
 
         @functools.wraps(reference)
         def call(x: Tensor, *rest: Any, **named: Any) -> Any:
-            whole = loop is not None and rest[loop - 1] > 1 and _traced_backward()
-            return (compiled if whole or serves(x) else reference)(x, *rest, **named)
+            if loop is not None and rest[loop - 1] > 1 and _traced_backward():
+                return compiled(x.contiguous(), *rest, **named)  # as the fake result is
+            return (compiled if serves(x) else reference)(x, *rest, **named)
 
         return call  # type: ignore[return-value]  # the same signature as the reference
 

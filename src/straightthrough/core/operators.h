@@ -53,10 +53,14 @@ inline bool is_dense(const Tensor& x) {
   return true;
 }
 
-// The gradient with its elements in order, of the same dtype and size as `x`.
-inline Tensor ordered_like(const Tensor& x, const Tensor& grad) {
+inline void check_like(const Tensor& x, const Tensor& grad) {
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && grad.numel() == x.numel(),
                   "the gradient must have the dtype and the size of the input");
+}
+
+// The gradient with its elements in order, of the same dtype and size as `x`.
+inline Tensor ordered_like(const Tensor& x, const Tensor& grad) {
+  check_like(x, grad);
   return ordered(grad);
 }
 
@@ -71,14 +75,12 @@ inline void prefer_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
-// A new tensor on the CPU with its elements in order. (The operators `empty_like` and `new_empty`
-// are looked up by name at every call, which takes longer than the work on a small tensor.)
-inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype) {
-  std::array<int64_t, 64> strides;  // as many dimensions as torch has
-  int64_t step = 1;
-  for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
+// A new tensor on the CPU. (The operators `empty_like` and `new_empty` are looked up by name at every
+// call, which takes longer than the work on a small tensor.)
+inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, const int64_t* strides,
+                    int32_t dtype) {
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype,
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides, dtype,
                                                   aoti_torch_device_type_cpu(), 0, &handle));
   Tensor result(handle);
   void* data = result.mutable_data_ptr();
@@ -86,11 +88,21 @@ inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtyp
   return result;
 }
 
-inline Tensor fresh_like(const Tensor& x) {
+// The same with its elements in order.
+inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype) {
+  std::array<int64_t, 64> strides;  // as many dimensions as torch has
+  int64_t step = 1;
+  for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
+  return fresh(sizes, strides.data(), dtype);
+}
+
+inline int32_t dtype_of(const Tensor& x) {
   int32_t dtype;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  return fresh(x.sizes(), dtype);
+  return dtype;
 }
+
+inline Tensor fresh_like(const Tensor& x) { return fresh(x.sizes(), dtype_of(x)); }
 
 template <class S>
 const S* in(const Tensor& x) {

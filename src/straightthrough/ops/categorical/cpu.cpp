@@ -64,11 +64,12 @@ INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double uniform) {
 
 // As many short rows at once as a vector has lanes.
 template <class T, class S>
-INLINE_CALLS void draw_short(const S* x, int64_t classes, int rows, uint64_t seed, int64_t first,
-                int64_t* index) {
+INLINE_CALLS void draw_short(const Layout& of, const S* x, int rows, uint64_t seed, int64_t first,
+                             int64_t* index) {
+  const int64_t classes = of.classes;
   const Tile<T, true> t(classes);
   alignas(64) T weight[kShort * lanes<T>];
-  load_short<T>(x, classes, rows, T(0), weight);
+  of.load(x, rows, T(0), weight);
   const Vec<T> peak = t.most([&](int64_t j) { return t.at(weight, j); });
   Sum<T, true> sum;
   for (int64_t j = 0; j < classes; ++j) {
@@ -94,16 +95,17 @@ INLINE_CALLS void draw_short(const S* x, int64_t classes, int rows, uint64_t see
 }
 
 template <class T, class S>
-void draw_rows(const S* x, int64_t classes, int64_t begin, int64_t end, uint64_t seed,
+void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_t seed,
                int64_t offset, int64_t* index) {
+  const int64_t classes = of.classes;
   int64_t row = begin;
-  if (classes <= kShort)
-    for (; row < end; row += lanes<T>) {
-      int64_t drawn[lanes<T>];
-      const int rows = static_cast<int>(std::min<int64_t>(lanes<T>, end - row));
-      draw_short<T>(x + row * classes, classes, rows, seed, offset + row, drawn);
-      std::copy(drawn, drawn + rows, index + row);
-    }
+  while (classes <= kShort && row < end) {
+    int64_t drawn[lanes<T>];
+    const int rows = of.together<T>(row, end);
+    draw_short<T>(of, x + of.at(row), rows, seed, offset + row, drawn);
+    std::copy(drawn, drawn + rows, index + row);
+    row += rows;
+  }
   for (; row < end; row += philox::kLanes) {
     const auto [b] = philox::blocks<1>(seed, {philox::positions(offset + row, 0, philox::kDraw)});
     for (int64_t r = 0; r < philox::kLanes && row + r < end; ++r)
@@ -113,44 +115,53 @@ void draw_rows(const S* x, int64_t classes, int64_t begin, int64_t end, uint64_t
 }
 
 template <class S>
-void one_hot_rows(const int64_t* index, int64_t classes, int64_t begin, int64_t end, S* y) {
-  std::memset(static_cast<void*>(y + begin * classes), 0, (end - begin) * classes * sizeof(S));
+void one_hot_rows(const Layout& of, const int64_t* index, int64_t begin, int64_t end, S* y) {
+  const auto clear = [&](int64_t at, int64_t count) {
+    std::memset(static_cast<void*>(y + at), 0, count * sizeof(S));
+  };
+  if (!of.inner) clear(begin * of.classes, (end - begin) * of.classes);
+  for (int64_t row = begin; of.inner && row < end;) {
+    const int64_t count = std::min(end - row, of.inner - row % of.inner);
+    for (int64_t j = 0; j < of.classes; ++j) clear(of.at(row) + j * of.stride, count);
+    row += count;
+  }
   for (int64_t row = begin; row < end; ++row) {
+    S* to = y + of.at(row);
     if (index[row] >= 0)
-      y[row * classes + index[row]] = narrow<S>(1.0f);
+      to[index[row] * of.stride] = narrow<S>(1.0f);
     else
-      std::fill_n(y + row * classes, classes, narrow<S>(std::nanf("")));
+      for (int64_t j = 0; j < of.classes; ++j) to[j * of.stride] = narrow<S>(std::nanf(""));
   }
 }
 
 Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
-  const Tensor logits = ordered(given);
-  const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
+  const Layout of(given);
+  const Tensor logits = laid_out(of, given);
   Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), aoti_torch_dtype_int64());
   const uint64_t key = key_of(seed);
   int64_t* drawn = out<int64_t>(index);
   dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
     const auto* x = in<decltype(stored)>(logits);
-    torch::stable::parallel_for(0, rows, grain(classes), [&](int64_t begin, int64_t end) {
-      draw_rows<decltype(compute)>(x, classes, begin, end, key, offset, drawn);
+    torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
+      draw_rows<decltype(compute)>(of, x, begin, end, key, offset, drawn);
     });
   });
   return index;
 }
 
 std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t offset) {
-  const Tensor logits = ordered(given);
-  const int64_t classes = logits.sizes().back(), rows = logits.numel() / classes;
-  Tensor y = fresh_like(logits);
+  const Layout of(given);
+  const Tensor logits = laid_out(of, given);
+  Tensor y = fresh_in(of, given);
   Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), aoti_torch_dtype_int64());
   const uint64_t key = key_of(seed);
   int64_t* drawn = out<int64_t>(index);
   dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    torch::stable::parallel_for(0, rows, grain(classes), [&](int64_t begin, int64_t end) {
-      draw_rows<T>(in<S>(logits), classes, begin, end, key, offset, drawn);
-      one_hot_rows(drawn, classes, begin, end, out<S>(y));
+    torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
+      draw_rows<T>(of, in<S>(logits), begin, end, key, offset, drawn);
+      one_hot_rows(of, drawn, begin, end, out<S>(y));
     });
   });
   return {y, index};

@@ -9,6 +9,53 @@ namespace rows {
 using namespace operators;
 using namespace tile;
 
+// Where rows lie: one after the other or, if `inner` is not 0, that many beside each other with the
+// classes `stride` apart, as the pixels of an image do whose channels are the classes.
+struct Layout {
+  int64_t rows, classes, stride = 1, inner = 0, outer = 0;
+
+  // Of a tensor whose classes come last, to be `ordered` or not; short rows beside each other are left
+  // where they lie.
+  explicit Layout(const Tensor& x, bool ordered = false) : classes(x.sizes().back()) {
+    rows = x.numel() / classes;
+    if (ordered || classes > kShort || x.is_contiguous() || !is_dense(x)) return;
+    int64_t step = 1, d = x.dim() - 2;
+    for (; d >= 0 && x.stride(d) == step; --d) step *= x.size(d);
+    const int64_t next = d < 0 ? step * classes : x.stride(d);
+    int64_t beyond = next;
+    for (; d >= 0 && x.stride(d) == beyond; --d) beyond *= x.size(d);
+    constexpr int64_t worth = 32;
+    if (d >= 0 || step < worth) return;
+    inner = step, outer = next, stride = x.stride(x.dim() - 1);
+  }
+  int64_t at(int64_t row) const {
+    return inner ? row / inner * outer + row % inner : row * classes;
+  }
+  // How many rows from `row` on may be one tile.
+  template <class T>
+  int together(int64_t row, int64_t end) const {
+    const int64_t most = std::min<int64_t>(lanes<T>, end - row);
+    return static_cast<int>(inner ? std::min(most, inner - row % inner) : most);
+  }
+  template <class T, class S>
+  void load(const S* from, int count, T rest, T* to) const {
+    if (!inner) return load_short<T>(from, classes, count, rest, to);
+    for (int64_t j = 0; j < classes; ++j)
+      Tile<T, true>::put(to, j, simd::load<T>(from + j * stride, count, rest));
+  }
+  template <class T, class S>
+  void store(S* to, int count, const T* from) const {
+    if (!inner) return store_short(to, classes, count, from);
+    for (int64_t j = 0; j < classes; ++j)
+      simd::store<S>(to + j * stride, Tile<T, true>::at(from, j), count);
+  }
+};
+
+inline Tensor laid_out(const Layout& of, const Tensor& x) { return of.inner ? x : ordered(x); }
+inline Tensor fresh_in(const Layout& of, const Tensor& x) {
+  return of.inner ? fresh(x.sizes(), x.strides().data(), dtype_of(x)) : fresh_like(x);
+}
+
 // What a formula works on: a long row, or a tile of short rows. `x` and `grad` are read, `out` is
 // written; `scratch` holds three vectors a vector of the input.
 template <class T, bool Across, class S>
@@ -39,9 +86,10 @@ INLINE_CALLS void apply(const Formula& formula, const Row<T, Across, S>& row) {
 
 // Rows `begin` to `end`. A formula says whether it reads logits (which -infinity pads) and a grad.
 template <class T, class S, class Formula>
-void apply_to(const Formula& formula, const S* x, const S* g, int64_t classes, int64_t begin,
+void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, int64_t begin,
               int64_t end, uint64_t seed, int64_t offset, S* out) {
   constexpr T rest = Formula::of_logits ? -std::numeric_limits<T>::infinity() : T(0);
+  const int64_t classes = of.classes;
   const bool across = classes <= kShort;
   const int64_t size = (across ? classes : (classes + lanes<T> - 1) / lanes<T>) * lanes<T>;
   std::vector<T> memory(6 * size + 16);
@@ -59,14 +107,15 @@ void apply_to(const Formula& formula, const S* x, const S* g, int64_t classes, i
     return;
   }
   const Tile<T, true> t(classes);
-  for (int64_t row = begin; row < end; row += lanes<T>) {
-    const int count = static_cast<int>(std::min<int64_t>(lanes<T>, end - row));
-    const int64_t at = row * classes;
-    load_short<T>(x + at, classes, count, rest, tile);
-    if (Formula::of_grad) load_short<T>(g + at, classes, count, T(0), grad);
+  for (int64_t row = begin; row < end;) {
+    const int count = of.together<T>(row, end);
+    const int64_t at = of.at(row);
+    of.load(x + at, count, rest, tile);
+    if (Formula::of_grad) of.load(g + at, count, T(0), grad);
     apply(formula, Row<T, true, T>{t, {t, tile, rest}, {t, grad, T(0)}, {t, result},
                                    {a, b, c}, row, count, seed, offset + row});
-    store_short(out + at, classes, count, result);
+    of.store(out + at, count, result);
+    row += count;
   }
 }
 
@@ -79,15 +128,16 @@ inline int64_t grain(int64_t classes) {
 template <class Formula>
 Tensor over(const Formula& formula, const Tensor& given, const Tensor& given_grad,
             uint64_t key = 0, int64_t offset = 0) {
-  const Tensor input = ordered(given), grad = ordered_like(given, given_grad);
-  const int64_t classes = input.sizes().back(), rows = input.numel() / classes;
-  Tensor result = fresh_like(input);
+  check_like(given, given_grad);
+  const Layout of(given, given_grad.strides() != given.strides());
+  const Tensor input = laid_out(of, given), grad = laid_out(of, given_grad);
+  Tensor result = fresh_in(of, given);
   dispatch(input.scalar_type(), [&](auto compute, auto stored) {
     using S = decltype(stored);
     const S *x = in<S>(input), *g = in<S>(grad);
     S* to = out<S>(result);
-    torch::stable::parallel_for(0, rows, grain(classes), [&](int64_t begin, int64_t end) {
-      apply_to<decltype(compute)>(formula, x, g, classes, begin, end, key, offset, to);
+    torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
+      apply_to<decltype(compute)>(formula, of, x, g, begin, end, key, offset, to);
     });
   });
   return result;
