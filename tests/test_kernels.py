@@ -1,10 +1,10 @@
 """Every kernel against its reference, at every instruction set that this machine has."""
 
-import math
 import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -298,47 +298,11 @@ def test_gradient_of_another_dtype_is_left_to_the_reference():
 
 
 @pytest.mark.kernels
-def test_any_strides():
-    x, grad = rows((10, 3, 5), torch.float32)
-    x, grad = x.movedim(0, -1), grad.movedim(0, -1)
-    index = categorical.draw_index(x, SEED, OFFSET)
-    assert torch.equal(index, categorical.draw_index.__wrapped__(x, SEED, OFFSET))
-    gradient = reinmax.reinmax(x, index.clamp(min=0), grad, 1.0)
-    ordered = reinmax.reinmax(x.contiguous(), index.clamp(min=0), grad.contiguous(), 1.0)
-    assert torch.equal(gradient.nan_to_num(7), ordered.nan_to_num(7))
-
-
-@pytest.mark.kernels
-class TestAgreementOfRowsBesideEachOther:
-    """Classes that are an image's channels are worked on where they lie, if there are few."""
-
-    @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("shape", [(3, 5, 9, 11), (2, 64, 40), (1, 1, 35), (4, 65, 40)])
-    def test_as_in_order(self, shape, dtype):
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-        x[0, :, 2] = math.nan
-        x, grad = x.movedim(1, -1), torch.randn(shape).to(dtype).movedim(1, -1)
-        y, index = categorical.draw(x, SEED, OFFSET)
-        wanted, drawn = categorical.draw(x.contiguous(), SEED, OFFSET)
-        assert torch.equal(index, drawn)
-        assert torch.equal(y.nan_to_num(7), wanted.nan_to_num(7))
-        assert torch.equal(index, categorical.draw_index(x, SEED, OFFSET))
-        assert shape[1] == 1 or (y.stride() == x.stride()) is (shape[1] <= 64)
-        index, plain = index.clamp(min=0), (x.contiguous(), grad.contiguous())
-        for other in (grad, plain[1]):  # strides like those of x, and not
-            gradient = gumbel.gumbel_st(x, index, other, 1.0, 1, SEED, OFFSET)
-            ordered = gumbel.gumbel_st(plain[0], index, plain[1], 1.0, 1, SEED, OFFSET)
-            assert torch.equal(gradient.nan_to_num(7), ordered.nan_to_num(7))
-        soft = categorical.gumbel_softmax(x, SEED, OFFSET, 0.7)
-        ordered = categorical.gumbel_softmax(plain[0], SEED, OFFSET, 0.7)
-        assert torch.equal(soft.nan_to_num(7), ordered.nan_to_num(7))
-
-
-@pytest.mark.kernels
 @pytest.mark.parametrize("level", COMPILED)
 def test_other_levels_agree(level):
     environment = os.environ | {kernels.VARIABLE: level}
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "Agreement"]
+    files = [__file__, str(Path(__file__).with_name("test_kernel_layouts.py"))]
+    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "Agreement"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
 
