@@ -1,6 +1,8 @@
-"""What every test starts from: one seed, one number of threads, poisoned memory; `cli`, `clock`."""
+"""What every test starts from: one seed, one thread, poisoned memory; commands, a clock."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -63,3 +65,31 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now
+
+
+@pytest.fixture
+def ctrl_c() -> Callable[[str, str], tuple[str, str]]:
+    """Run a command, interrupt it once its progress says `until`, and return out and err."""
+
+    def run(line: str, until: str) -> tuple[str, str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "straightthrough.cli", *line.split()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # rich then draws its bars though stderr is a pipe, so that progress shows.
+            env={**os.environ, "TTY_COMPATIBLE": "1", "OMP_NUM_THREADS": "1"},
+            # A shell's background jobs ignore Ctrl-C, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        with process:
+            seen = ""
+            while until not in seen and process.poll() is None:
+                seen += process.stderr.read(20)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+        assert process.returncode == 1, seen + err
+        assert "Traceback" not in err
+        return out, err
+
+    return run

@@ -1,10 +1,6 @@
 """The command line: what it prints, where, and with which exit code."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -235,24 +231,9 @@ def test_ctrl_c_before_a_study_starts(cli, tmp_path, monkeypatch):
     assert (code, out, err) == (1, "", "interrupted before anything was measured\n")
 
 
-def test_ctrl_c_leaves_a_partial_report(tmp_path):
+def test_ctrl_c_leaves_a_partial_report(ctrl_c, tmp_path):
     line = "study vae --epochs 100000 --estimators straight_through,reinmax --output"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "straightthrough.cli", *line.split(), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # rich then draws its bars though stderr is a pipe, so that the first epoch shows.
-        env={**os.environ, "TTY_COMPATIBLE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    with process:
-        seen = ""
-        while "test -ELBO" not in seen and process.poll() is None:
-            seen += process.stderr.read(20)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert process.returncode == 1, seen + err
-    assert "Traceback" not in err
+    out, err = ctrl_c(f"{line} {tmp_path}", "test -ELBO")
     assert err.strip().endswith(f"interrupted: the report is partial, {tmp_path}/report.html")
     assert "StraightThrough(tau=1.3)" in out
     result = json.loads((tmp_path / "result.json").read_text())

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import straightthrough as st
 from straightthrough.estimators import gumbel, reinmax
 from straightthrough.ops.categorical import reference as categorical
 
@@ -53,3 +54,17 @@ class TestAgreementOfRowsBesideEachOther:
         soft = categorical.gumbel_softmax(x, SEED, OFFSET, 0.7)
         ordered = categorical.gumbel_softmax(plain[0], SEED, OFFSET, 0.7)
         assert torch.equal(soft.nan_to_num(7), ordered.nan_to_num(7))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_code_gets_an_average_in_the_order_that_it_expects(backend):
+    x, weight = torch.randn(2, 5, 8, 8, requires_grad=True), torch.randn(2, 5, 8, 8)
+    rule = st.estimators.GumbelRao(samples=3)
+
+    def loss(x):
+        return (st.categorical(x, rule, dim=1, seed=3) * weight).sum()
+
+    with torch.enable_grad():
+        wanted = torch.autograd.grad(loss(x), x)
+        found = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend=backend)(x), x)
+    torch.testing.assert_close(found, wanted)

@@ -24,9 +24,13 @@ struct Drawn : Row<T, Across, S> {
   Vec<T> g(int64_t i) const { return this->grad[i] - grad_chosen; }
 };
 
-struct StraightThrough {
+// What a formula given the outcome reads.
+struct OfOutcome {
   static constexpr bool of_logits = true, of_grad = true;
   const int64_t* index;
+};
+
+struct StraightThrough : OfOutcome {
   double tau;
   template <class T, bool Across, class S>
   void operator()(const Row<T, Across, S>& row) const {
@@ -44,9 +48,7 @@ struct StraightThrough {
   }
 };
 
-struct ReinMax {
-  static constexpr bool of_logits = true, of_grad = true;
-  const int64_t* index;
+struct ReinMax : OfOutcome {
   double tau;
   template <class T, bool Across, class S>
   void operator()(const Row<T, Across, S>& row) const {
@@ -89,9 +91,7 @@ struct ReinMax {
 
 // The mean over `samples` conditional draws; with one sample, straight-through Gumbel-softmax.
 // Relative to the outcome's weight of 1, class j weighs (E_x p_j / (E_j + E_x p_j))^(1 / tau).
-struct Gumbel {
-  static constexpr bool of_logits = true, of_grad = true;
-  const int64_t* index;
+struct Gumbel : OfOutcome {
   double tau;
   int64_t samples;
   template <class T, bool Across, class S>
@@ -146,7 +146,7 @@ template <class Formula, class... Given>
 Tensor backward(const Tensor& logits, const Tensor& index, const Tensor& grad, uint64_t key,
                 int64_t offset, Given... given) {
   const Tensor drawn = ordered(index);
-  return over(Formula{in<int64_t>(drawn), given...}, logits, grad, key, offset);
+  return over(Formula{{in<int64_t>(drawn)}, given...}, logits, grad, key, offset);
 }
 
 Tensor straight_through(const Tensor& logits, const Tensor& index, const Tensor& grad,
