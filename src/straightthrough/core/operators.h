@@ -1,23 +1,17 @@
 // What every room's cpu.cpp needs to be torch operators: dtypes, seeds, outputs.
 #pragma once
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <utility>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "elementary.h"
+#include "memory.h"
 
 namespace operators {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Call f(compute, stored): half precision is computed in single precision.
 template <class F>
@@ -64,55 +58,6 @@ inline Tensor ordered_like(const Tensor& x, const Tensor& grad) {
   return ordered(grad);
 }
 
-// Ask for huge pages under a large tensor. Where its memory is new to the process, as it mostly is,
-// to fault it in by small pages takes several times as long as to fill it.
-inline void prefer_huge_pages(void* data, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr size_t page = 4096, huge = size_t{1} << 21;
-  if (bytes < 2 * huge) return;
-  const size_t skip = (page - reinterpret_cast<uintptr_t>(data) % page) % page;
-  madvise(static_cast<char*>(data) + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
-#endif
-}
-
-// A new tensor on the CPU. (The operators `empty_like` and `new_empty` are looked up by name at every
-// call, which takes longer than the work on a small tensor.)
-inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, const int64_t* strides,
-                    int32_t dtype) {
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides, dtype,
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor result(handle);
-  void* data = result.mutable_data_ptr();
-  prefer_huge_pages(data, result.numel() * result.element_size());
-  return result;
-}
-
-// The same with its elements in order.
-inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype) {
-  std::array<int64_t, 64> strides;  // as many dimensions as torch has
-  int64_t step = 1;
-  for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
-  return fresh(sizes, strides.data(), dtype);
-}
-
-inline int32_t dtype_of(const Tensor& x) {
-  int32_t dtype;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  return dtype;
-}
-
-inline Tensor fresh_like(const Tensor& x) { return fresh(x.sizes(), dtype_of(x)); }
-
-template <class S>
-const S* in(const Tensor& x) {
-  return static_cast<const S*>(x.const_data_ptr());
-}
-template <class S>
-S* out(Tensor& x) {
-  return static_cast<S*>(x.mutable_data_ptr());
-}
-
 // ---- elementwise work ----
 
 // Call f(begin, end) for ranges of at least `grain` elements; each begins at a byte of their bits.
@@ -121,6 +66,7 @@ void over_elements(int64_t count, int64_t grain, const F& f) {
   constexpr int64_t unit = 64;
   const auto part = [&](int64_t begin, int64_t end) {
     f(begin * unit, std::min(end * unit, count));
+    simd::settle();
   };
   torch::stable::parallel_for(0, (count + unit - 1) / unit, grain / unit, part);
 }

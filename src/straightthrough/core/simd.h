@@ -4,6 +4,7 @@
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -171,6 +172,61 @@ ALWAYS_INLINE void store(S* to, V x, int64_t count) {
     const Halves out = narrow(x);
     std::memcpy(to, &out, kBytes / 2);
   }
+}
+
+// ---- memory past the cache ----
+
+#if defined(__SSE2__)
+constexpr bool kStreams = true;
+#else
+constexpr bool kStreams = false;
+#endif
+
+// Whether a whole vector may be streamed there.
+ALWAYS_INLINE bool is_aligned(const void* to) {
+  return reinterpret_cast<uintptr_t>(to) % kBytes == 0;
+}
+
+template <size_t bytes>
+ALWAYS_INLINE void stream_bytes([[maybe_unused]] void* to, [[maybe_unused]] const void* from) {
+#if defined(__SSE2__)
+  auto* target = static_cast<char*>(to);
+  const auto* source = static_cast<const char*>(from);
+#if defined(__AVX512F__)
+  if constexpr (bytes == 64)
+    return _mm512_stream_si512(reinterpret_cast<__m512i*>(target), _mm512_loadu_si512(source));
+#endif
+  if constexpr (bytes % 16 == 0)
+    for (size_t i = 0; i < bytes; i += 16)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(target + i),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i)));
+  else
+    std::memcpy(target, source, bytes);
+#endif
+}
+
+template <class S, class V>
+ALWAYS_INLINE void stream(S* to, V x) {
+  S narrowed[lanes<Lane<V>>];
+  store<S>(narrowed, x, lanes<Lane<V>>);
+  stream_bytes<sizeof(narrowed)>(to, narrowed);
+}
+
+inline void copy_past_cache(void* to, const void* from, size_t bytes) {
+  auto* target = static_cast<char*>(to);
+  const auto* source = static_cast<const char*>(from);
+  const size_t head = std::min<size_t>(-reinterpret_cast<uintptr_t>(to) % 64, bytes);
+  std::memcpy(target, source, head);
+  size_t i = head;
+  for (; i + 64 <= bytes; i += 64) stream_bytes<64>(target + i, source + i);
+  std::memcpy(target + i, source + i, bytes - i);
+}
+
+// Before another thread reads what was streamed.
+ALWAYS_INLINE void settle() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 // One bit a lane: whether it is true, and back.

@@ -84,14 +84,14 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, 
     using T = decltype(compute);
     using S = decltype(stored);
     const S* from = in<S>(x);
-    S* to = out<S>(y);
+    const Result<S> to(y);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       with_uniforms<T>(begin, end, key, offset, philox::kDraw, [=](int64_t i, int64_t n, Vec<T> u) {
         const Vec<T> v = simd::load<T>(from + i, n, T(0));
         const auto drawn = of_probs ? u < v : below_sigmoid(u, v);
         const auto valid = of_probs ? (v >= T(0)) & (v <= T(1)) : v == v;
         const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
-        simd::store<S>(to + i, valid ? (drawn ? broadcast(T(1)) : Vec<T>{}) : nan, n);
+        to.put(i, valid ? (drawn ? broadcast(T(1)) : Vec<T>{}) : nan, n);
         store_bits(bit, i, drawn, n);
       });
     });
@@ -180,12 +180,12 @@ Tensor backward(const Rule& rule, const Tensor& given, const Tensor& outcome,
     using T = decltype(compute);
     using S = decltype(stored);
     const S *from = in<S>(x), *g = in<S>(grad);
-    S* to = out<S>(result);
+    const Result<S> to(result);
     const auto slope = [=](int64_t i, auto n, Vec<T> u) {
       return rule(simd::load<T>(from + i, n, T(0)), load_bits<T>(bit, i, n), u);
     };
     const auto scale = [=](int64_t i, auto n, Vec<T> mean) {
-      simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * mean, n);
+      to.put(i, simd::load<T>(g + i, n, T(0)) * mean, n);
     };
     const auto vector = [=](int64_t i, auto n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
@@ -254,12 +254,12 @@ Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double 
     using S = decltype(stored);
     const Gate<T> gate(tau, gamma, zeta, of_probs);
     const S* from = in<S>(x);
-    S* to = out<S>(result);
+    const Result<S> to(result);
     const auto draw = [=](int64_t i, int64_t n, Vec<T> u) {
-      simd::store<S>(to + i, gate.hard_value(simd::load<T>(from + i, n, T(0)), u), n);
+      to.put(i, gate.hard_value(simd::load<T>(from + i, n, T(0)), u), n);
     };
     const auto relax = [=](int64_t i, int64_t n, Vec<T> noise) {
-      simd::store<S>(to + i, gate.soft_value(simd::load<T>(from + i, n, T(0)), noise), n);
+      to.put(i, gate.soft_value(simd::load<T>(from + i, n, T(0)), noise), n);
     };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       if (hard) return with_uniforms<T>(begin, end, key, offset, philox::kDraw, draw);
@@ -280,10 +280,10 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Te
     using S = decltype(stored);
     const Gate<T> gate(tau, gamma, zeta, of_probs);
     const S *from = in<S>(x), *g = in<S>(grad);
-    S* to = out<S>(result);
+    const Result<S> to(result);
     const auto pull = [=](int64_t i, int64_t n, Vec<T> noise) {
       const Vec<T> slope = gate.slope(simd::load<T>(from + i, n, T(0)), noise);
-      simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
+      to.put(i, simd::load<T>(g + i, n, T(0)) * slope, n);
     };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, pull);

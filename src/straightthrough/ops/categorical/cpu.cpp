@@ -6,60 +6,85 @@ namespace {
 
 using namespace rows;
 
-template <class V>
-int64_t last_positive(V weight) {
-  int64_t i = lanes<Lane<V>> - 1;
-  while (i > 0 && !(weight[i] > 0)) --i;
-  return i;
+// How many of some cumulative sums, each in lanes still apart, are at most `target`; the last of these.
+struct Passed {
+  int64_t count;
+  double sum;
+};
+template <class Lanes>
+ALWAYS_INLINE Passed passed(const Lanes* until, int64_t count, double target) {
+  constexpr int n = lanes<double>;
+  Passed out{0, 0};
+  for (int64_t i = 0; i < count; i += n) {
+    Doubles rows[n];
+    for (int k = 0; k < n; ++k) {
+      rows[k] = until[i + k][0];
+      for (size_t part = 1; part < until[i].size(); ++part) rows[k] += until[i + k][part];
+    }
+    transpose(rows);
+    for (int k = 1; k < n; ++k) rows[0] += rows[k];
+    const int of = static_cast<int>(std::min<int64_t>(n, count - i));
+    const int below = __builtin_popcount(mask_of(rows[0] <= target) & ((1u << of) - 1));
+    if (below > 0) out = {out.count + below, rows[0][below - 1]};
+    if (below < n) break;
+  }
+  return out;
 }
 
-// One row: sums of blocks first, then a walk through the block that holds the target.
+// The first class at which the cumulative weight of a long row is above a share of the total; -1 if
+// there is a NaN. Sums up to the end of every block of vectors tell where to look. Nothing branches on
+// the outcome, so that the processor is at work on the next row already. `to` is written next.
 template <class T, class S>
-INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double uniform) {
-  constexpr int64_t most = 1024;
+INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double share, const S* to) {
+  constexpr int64_t most = 128, chunk = 8;
   const Tile<T, false> t(classes);
   const T rest = -std::numeric_limits<T>::infinity();
   const Source<T, false, S> row(t, x, rest);
   const T peak = t.most([&](int64_t i) { return row[i]; })[0];
   const auto weight = [&](int64_t i) { return exp(row[i] - peak); };
 
-  const int64_t block = (t.size() / most / 8 + 1) * 8;
-  double sums[most], total = 0;
+  const int64_t block = (t.size() / most / chunk + 1) * chunk;
+  Wide<T> until[most + chunk];
+  Sum<T, false> sum;
   int64_t blocks = 0;
-  for (int64_t i = 0; i < t.size(); i += block, ++blocks) {
-    Sum<T, false> sum;
-    int64_t k = i;
-    for (; k + 4 <= std::min(t.size(), i + block); k += 4) {
-      for (int ahead = 0; ahead < 4; ++ahead) row.fetch_ahead(k + ahead);
-      sum.add((weight(k) + weight(k + 1)) + (weight(k + 2) + weight(k + 3)));
+  for (int64_t i = 0; i < t.size(); until[blocks++] = sum.lanes()) {
+    const int64_t stop = std::min(t.size(), i + block);
+    for (; i + 4 <= stop; i += 4) {
+      for (int64_t k = i; k < i + 4; ++k) {
+        row.fetch_ahead(k);
+        if (to) __builtin_prefetch(to + k * lanes<T>, 1);
+      }
+      sum.add((weight(i) + weight(i + 1)) + (weight(i + 2) + weight(i + 3)));
     }
-    for (; k < std::min(t.size(), i + block); ++k) sum.add(weight(k));
-    total += sums[blocks] = sum.total();
+    for (; i < stop; ++i) sum.add(weight(i));
   }
+  const double total = sum.total();
   if (total != total) return -1;
 
-  const double target = uniform * total;
-  double running = 0;
-  int64_t b = 0;
-  while (b + 1 < blocks && running + sums[b] <= target) running += sums[b++];
-  int64_t last = -1;
-  for (int64_t i = b * block; i < t.size(); ++i) {
-    const Vec<T> w = weight(i);
-    Sum<T, false> sum;
-    sum.add(w);
-    const double whole = sum.total();
-    if (whole > 0 && running + whole <= target) {
-      running += whole;
-      last = i * lanes<T> + last_positive(w);
-      continue;
+  const double target = share * total;
+  const Passed before = passed(until, blocks - 1, target);
+  double running = before.sum;
+  alignas(64) T weights[chunk * lanes<T>];
+  int64_t i = before.count * block, vectors;
+  for (;; i += chunk) {
+    sum = {};
+    for (int64_t k = 0; k < chunk; ++k) {
+      const Vec<T> w = i + k < t.size() ? weight(i + k) : Vec<T>{};
+      t.put(weights, k, w);
+      sum.add(w);
+      until[k] = sum.lanes();
     }
-    for (int64_t k = 0; k < lanes<T>; ++k) {
-      if (w[k] > 0) last = i * lanes<T> + k;
-      running += w[k];
-      if (running > target) return i * lanes<T> + k;
-    }
+    const Passed whole = passed(until, chunk, target - running);
+    running += whole.sum, vectors = whole.count;
+    if (vectors < chunk || i + chunk >= t.size()) break;
   }
-  return last;
+  const int64_t first = std::min(vectors, chunk - 1) * lanes<T>;
+  int64_t lane = 0;
+  for (int64_t j = 0; j < lanes<T>; ++j) lane += (running += weights[first + j]) <= target;
+  int64_t drawn = std::min(i * lanes<T> + first + lane, classes - 1);
+  // Where rounding led past the last weight, or to none.
+  while (drawn > 0 && !(weight(drawn / lanes<T>)[drawn % lanes<T>] > 0)) --drawn;
+  return drawn;
 }
 
 // As many short rows at once as a vector has lanes.
@@ -94,26 +119,6 @@ INLINE_CALLS void draw_short(const Layout& of, const S* x, int rows, uint64_t se
     index[r] = target[r / part][r % part] >= 0 ? passed[r / part][r % part] : -1;
 }
 
-template <class T, class S>
-void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_t seed,
-               int64_t offset, int64_t* index) {
-  const int64_t classes = of.classes;
-  int64_t row = begin;
-  while (classes <= kShort && row < end) {
-    int64_t drawn[lanes<T>];
-    const int rows = of.together<T>(row, end);
-    draw_short<T>(of, x + of.at(row), rows, seed, offset + row, drawn);
-    std::copy(drawn, drawn + rows, index + row);
-    row += rows;
-  }
-  for (; row < end; row += philox::kLanes) {
-    const auto [b] = philox::blocks<1>(seed, {philox::positions(offset + row, 0, philox::kDraw)});
-    for (int64_t r = 0; r < philox::kLanes && row + r < end; ++r)
-      index[row + r] = draw_long<T>(x + (row + r) * classes, classes,
-                                    philox::unit53(b.w[0][r], b.w[1][r]));
-  }
-}
-
 template <class S>
 void one_hot_rows(const Layout& of, const int64_t* index, int64_t begin, int64_t end, S* y) {
   const auto clear = [&](int64_t at, int64_t count) {
@@ -134,6 +139,41 @@ void one_hot_rows(const Layout& of, const int64_t* index, int64_t begin, int64_t
   }
 }
 
+// The outcomes of rows `begin` to `end`, and their one-hots where `y` is given.
+template <class T, class S>
+void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_t seed,
+               int64_t offset, int64_t* index, const Result<S>* y) {
+  const bool across = of.classes <= kShort;
+  const int64_t together = across ? 256 : 1;
+  const bool staged = y && y->past_cache() && !of.inner;
+  std::vector<S> stage(staged ? together * of.classes : 0);
+  philox::Block noise;
+  for (int64_t row = begin; row < end; row += together) {
+    const int64_t stop = std::min(end, row + together);
+    if (across) {
+      for (int64_t r = row; r < stop;) {
+        int64_t drawn[lanes<T>];
+        const int count = of.together<T>(r, stop);
+        draw_short<T>(of, x + of.at(r), count, seed, offset + r, drawn);
+        std::copy(drawn, drawn + count, index + r);
+        r += count;
+      }
+    } else {
+      const int64_t lane = (row - begin) % philox::kLanes;
+      if (lane == 0) noise = philox::blocks<1>(seed, {philox::positions(offset + row, 0, philox::kDraw)})[0];
+      const int64_t at = row * of.classes;
+      index[row] = draw_long<T>(x + at, of.classes, philox::unit53(noise.w[0][lane], noise.w[1][lane]),
+                                y && !staged ? y->at(at) : nullptr);
+    }
+    if (staged) {
+      one_hot_rows(Layout(stop - row, of.classes), index + row, 0, stop - row, stage.data());
+      y->copy(row * of.classes, stage.data(), (stop - row) * of.classes);
+    } else if (y) {
+      one_hot_rows(of, index, row, stop, y->at(0));
+    }
+  }
+}
+
 Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
   const Layout of(given);
   const Tensor logits = laid_out(of, given);
@@ -141,9 +181,9 @@ Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
   const uint64_t key = key_of(seed);
   int64_t* drawn = out<int64_t>(index);
   dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
-    const auto* x = in<decltype(stored)>(logits);
+    using S = decltype(stored);
     torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
-      draw_rows<decltype(compute)>(of, x, begin, end, key, offset, drawn);
+      draw_rows<decltype(compute), S>(of, in<S>(logits), begin, end, key, offset, drawn, nullptr);
     });
   });
   return index;
@@ -159,9 +199,10 @@ std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t
   dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
+    const Result<S> result(y);
     torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
-      draw_rows<T>(of, in<S>(logits), begin, end, key, offset, drawn);
-      one_hot_rows(of, drawn, begin, end, out<S>(y));
+      draw_rows<T>(of, in<S>(logits), begin, end, key, offset, drawn, &result);
+      simd::settle();
     });
   });
   return {y, index};

@@ -38,10 +38,10 @@ Tensor map(const Tensor& given, double threshold, const F& f) {
     using S = decltype(stored);
     const T at = widen(narrow<S>(T(threshold)));
     const S* from = in<S>(x);
-    S* to = out<S>(y);
+    const Result<S> to(y);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        simd::store<S>(to + i, f(simd::load<T>(from + i, n, T(0)), at), n);
+        to.put(i, f(simd::load<T>(from + i, n, T(0)), at), n);
       });
     });
   });
@@ -104,11 +104,11 @@ std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, d
     using T = decltype(compute);
     using S = decltype(stored);
     const S* from = in<S>(x);
-    S* to = out<S>(y);
+    const Result<S> to(y);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         const Vec<T> v = simd::load<T>(from + i, n, std::numeric_limits<T>::quiet_NaN());
-        simd::store<S>(to + i, sign_of(v, T(0)), n);
+        to.put(i, sign_of(v, T(0)), n);
         store_bits(bit, i, inside(v, centre, bound, closed), n);
       });
     });
@@ -124,11 +124,11 @@ Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double
     using T = decltype(compute);
     using S = decltype(stored);
     const S* g = in<S>(grad);
-    S* to = out<S>(result);
+    const Result<S> to(result);
     over_elements(grad.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         const Vec<T> slope = where<Vec<T>>(load_bits<T>(bit, i, n), inner, outer);
-        simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
+        to.put(i, simd::load<T>(g + i, n, T(0)) * slope, n);
       });
     });
   });
@@ -278,11 +278,11 @@ Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
     using T = decltype(compute);
     using S = decltype(stored);
     const S *from = in<S>(x), *g = in<S>(grad);
-    S* to = out<S>(result);
+    const Result<S> to(result);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         const Vec<T> slope = rule.derivative(simd::load<T>(from + i, n, T(0)));
-        simd::store<S>(to + i, simd::load<T>(g + i, n, T(0)) * slope, n);
+        to.put(i, simd::load<T>(g + i, n, T(0)) * slope, n);
       });
     });
   });
