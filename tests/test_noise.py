@@ -82,9 +82,21 @@ def test_the_counter_is_position_class_group_and_stream() -> None:
     single = noise.class_uniform(seed(key), row, 1, 6, torch.float32)[0]
     words = philox_in_integers((7, 1, 1, 1), key)  # classes 4 to 7
     assert single[4:].tolist() == pytest.approx([(w + 0.5) / 2**32 for w in words[:2]], rel=1e-7)
-    elements = noise.element_uniform(seed(key), 10, 1, torch.float32)
-    words = philox_in_integers((2, 0, 0, 0), key)  # elements 8 to 11
-    assert elements.item() == pytest.approx((words[2] + 0.5) / 2**32, rel=1e-7)
+    elements = noise.element_uniform(seed(key), 8 * row + 4, 2, torch.float64)
+    words = philox_in_integers((4 * row % 2**32 + 2, 4 * row >> 32, 0, 0), key)
+    assert elements.tolist() == [unit(words[0], words[1]), unit(words[2], words[3])]
+
+
+def test_elements_in_float32_share_two_blocks() -> None:
+    """Eight upper halves of words in one, the lower halves in the other; lower half first."""
+    key, group = 12345, 2**32 + 7
+    upper, lower = (philox_in_integers((7, 1, half, 0), key) for half in (0, 1))
+    halves = [(above >> part & 0xFFFF) << 16 for above in upper for part in (0, 16)]
+    halves = [
+        word | lower[i // 2] >> 16 * (i % 2) & 0xFFFF for i, word in enumerate(halves)
+    ]
+    elements = noise.element_uniform(seed(key), 8 * group + 3, 5, torch.float32)
+    assert elements.tolist() == pytest.approx([(w + 0.5) / 2**32 for w in halves[3:]], rel=1e-7)
 
 
 @pytest.mark.parametrize("word", [0, 2**32 - 1])

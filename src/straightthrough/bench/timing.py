@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 import time
 from collections.abc import Mapping
 
@@ -15,6 +17,20 @@ FEWEST, MOST = 5, 200
 """Rounds."""
 
 
+def keep_freed_memory() -> None:
+    """Let the process keep what it frees, where its C library can be told to (glibc).
+
+    Else the kernel hands out and clears the pages of large tensors again and again, at a cost that
+    depends on what ran before, and on a virtual machine can be many times that of the work.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
+        if mallopt is not None:
+            mallopt(trim_threshold, most)
+            mallopt(mmap_threshold, most)
+
+
 def interleave(calls: Mapping[str, Call], budget: float) -> dict[str, list[float]]:
     """Return the seconds a call took, a sample a round, by name; the calls are warm.
 
@@ -24,6 +40,7 @@ def interleave(calls: Mapping[str, Call], budget: float) -> dict[str, list[float
     repeats = {name: _repeats(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
+    keep_freed_memory()
     gc.collect()
     gc.disable()
     try:

@@ -4,7 +4,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <vector>
+#include <array>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -65,51 +65,44 @@ inline int32_t dtype_of(const Tensor& x) {
 
 inline Tensor fresh_like(const Tensor& x) { return fresh(x.sizes(), dtype_of(x)); }
 
-// ---- results ----
+// ---- inputs and results ----
 
-// Whether the process has all of that memory already: the kernel clears what is new at its first use.
-inline bool is_resident(const void* data, size_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t page = 4096;
-  const auto begin = reinterpret_cast<uintptr_t>(data) / page * page;
-  const size_t length = reinterpret_cast<uintptr_t>(data) + bytes - begin;
-  std::vector<unsigned char> pages((length + page - 1) / page);
-  if (mincore(reinterpret_cast<void*>(begin), length, pages.data()) != 0) return false;
-  return std::all_of(pages.begin(), pages.end(), [](unsigned char state) { return state & 1; });
-#else
-  return false;
-#endif
-}
+// So many elements on is fetched while there is more to compute than to read or to write.
+template <class S>
+constexpr int64_t kAhead = 4096 / sizeof(S);
 
-// What a kernel writes to. A result too large to stay in the cache is written past it, else every line
-// would be fetched only to be overwritten. New memory is not: clearing it has brought it into the cache.
+// What a kernel reads, in order.
+template <class S>
+class Input {
+ public:
+  explicit Input(const Tensor& x) : from_(in<S>(x)) {}
+
+  // Element i and those after it, `rest` beyond the first `count`.
+  template <class T, class Count>
+  ALWAYS_INLINE simd::Vec<T> get(int64_t i, Count count, T rest) const {
+    __builtin_prefetch(from_ + i + kAhead<S>);
+    return simd::load<T>(from_ + i, count, rest);
+  }
+
+ private:
+  const S* from_;
+};
+
+// What a kernel writes, in order: the memory that comes next is fetched too, in vain, but in time.
 template <class S>
 class Result {
  public:
-  explicit Result(Tensor& y) : to_(out<S>(y)) {
-    constexpr size_t large = size_t{8} << 20;
-    const size_t bytes = y.numel() * sizeof(S);
-    past_cache_ = simd::kStreams && bytes >= large && is_resident(to_, bytes);
-  }
-  bool past_cache() const { return past_cache_; }
-  S* at(int64_t i) const { return to_ + i; }
+  explicit Result(Tensor& y) : to_(out<S>(y)) {}
 
   // The first `count` elements of `x`, to element i and those after it.
-  template <class V>
-  ALWAYS_INLINE void put(int64_t i, V x, int64_t count) const {
-    if (past_cache_ && count >= simd::lanes<simd::Lane<V>> && simd::is_aligned(to_ + i))
-      simd::stream(to_ + i, x);
-    else
-      simd::store<S>(to_ + i, x, count);
-  }
-  // Elements that lie in order elsewhere, to element i and those after it.
-  void copy(int64_t i, const S* from, int64_t count) const {
-    simd::copy_past_cache(to_ + i, from, count * sizeof(S));
+  template <class V, class Count>
+  ALWAYS_INLINE void put(int64_t i, V x, Count count) const {
+    __builtin_prefetch(to_ + i + kAhead<S>, 1);
+    simd::store<S>(to_ + i, x, count);
   }
 
  private:
   S* to_;
-  bool past_cache_;
 };
 
 }  // namespace operators

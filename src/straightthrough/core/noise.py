@@ -4,7 +4,7 @@ A counter of four 32-bit words names a block of four random words; the seed's tw
 key. What the counter means is fixed here, for every implementation of every operator:
 
     words 0, 1   the position (of the row, or of a group of elements), low and high half
-    word 2       the group of classes within the row
+    word 2       the group of classes within the row; for elements, which half of their words
     word 3       the stream (what the noise is for), plus 256 times the number of the sample
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
@@ -22,7 +22,7 @@ from .errors import ArgumentError, DtypeError, ShapeError
 
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
-MASK = 0xFFFFFFFF
+MASK, HALF = 0xFFFFFFFF, 0xFFFF
 
 DRAW, CONDITIONAL = 0, 1
 """Streams: the outcome in forward; the noise given the outcome in backward."""
@@ -142,7 +142,7 @@ def _unit53(high: Tensor, low: Tensor) -> Tensor:
 
 
 def _unit(words: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-    """Turn blocks of four words into uniforms in (0, 1): four in float32, two in float64."""
+    """Turn words into uniforms in (0, 1): a word each in float32, two in float64."""
     if dtype == torch.float64:
         pairs = [_unit53(words[0], words[1]), _unit53(words[2], words[3])]
         return torch.stack(pairs, -1).flatten(-2)
@@ -180,12 +180,27 @@ def element_uniform(
     stream: int = DRAW,
     sample: int = 0,
 ) -> Tensor:
-    """Return one uniform an element, `(count,)`, all in (0, 1)."""
-    width = _width(dtype)
+    """Return one uniform an element, `(count,)`, all in (0, 1).
+
+    In float64 a block holds two. In float32 two blocks hold eight: one the upper halves of their
+    words, the other the lower halves. The first alone decides most binary draws.
+    """
+    width = 2 if dtype == torch.float64 else 8
     start, stop = offset // width, -(-(offset + count) // width)
     position = torch.arange(start, stop, device=seed.device)
-    unit = _unit(_blocks(seed, position, torch.zeros_like(position), stream, sample), dtype)
-    return unit[..., offset - start * width :][..., :count]
+    first, second = torch.zeros_like(position), torch.ones_like(position)
+    words = _blocks(seed, position, first, stream, sample)
+    if width == 8:
+        lower = _blocks(seed, position, second, stream, sample)
+        words = tuple(
+            word for pair in zip(words, lower, strict=True) for word in _joined_halves(*pair)
+        )
+    return _unit(words, dtype)[..., offset - start * width :][..., :count]
+
+
+def _joined_halves(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two words, the first of both lower halves, the second of both upper halves."""
+    return (upper & HALF) << 16 | lower & HALF, upper & ~HALF | lower >> 16
 
 
 def exponential(uniform: Tensor) -> Tensor:

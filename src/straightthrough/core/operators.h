@@ -66,7 +66,6 @@ void over_elements(int64_t count, int64_t grain, const F& f) {
   constexpr int64_t unit = 64;
   const auto part = [&](int64_t begin, int64_t end) {
     f(begin * unit, std::min(end * unit, count));
-    simd::settle();
   };
   torch::stable::parallel_for(0, (count + unit - 1) / unit, grain / unit, part);
 }

@@ -118,10 +118,21 @@ ALWAYS_INLINE simd::Vec<float> unit24(Words w) {
   return u < most ? u : most;
 }
 
+// The words of all the blocks in order.
+ALWAYS_INLINE std::array<Words, 4> in_order(const Block& b) {
+  using simd::interleave_high, simd::interleave_low;
+  const Words even_low = interleave_low(b.w[0], b.w[2]), odd_low = interleave_low(b.w[1], b.w[3]);
+  const Words even_high = interleave_high(b.w[0], b.w[2]), odd_high = interleave_high(b.w[1], b.w[3]);
+  return {interleave_low(even_low, odd_low), interleave_high(even_low, odd_low),
+          interleave_low(even_high, odd_high), interleave_high(even_high, odd_high)};
+}
+
+// ---- one uniform a class: four of a block in single precision, two in double ----
+
 template <class T>
 constexpr int per_block = sizeof(T) == 4 ? 4 : 2;
 
-// The uniforms that each lane's block holds, one a vector: four in single precision, two in double.
+// The uniforms that each lane's block holds, one a vector.
 template <class T>
 ALWAYS_INLINE std::array<simd::Vec<T>, 4> columns(const Block& b) {
   if constexpr (sizeof(T) == 4) {
@@ -139,19 +150,75 @@ ALWAYS_INLINE std::array<simd::Vec<T>, 4> columns(const Block& b) {
 // The uniforms of all the blocks in order: four vectors in single or in double precision.
 template <class T>
 ALWAYS_INLINE std::array<simd::Vec<T>, 4> uniforms(const Block& b) {
-  using simd::interleave_high, simd::interleave_low;
   if constexpr (sizeof(T) == 4) {
-    const auto [w0, w1, w2, w3] = columns<T>(b);
-    const auto even_low = interleave_low(w0, w2), odd_low = interleave_low(w1, w3);
-    const auto even_high = interleave_high(w0, w2), odd_high = interleave_high(w1, w3);
-    return {interleave_low(even_low, odd_low), interleave_high(even_low, odd_low),
-            interleave_low(even_high, odd_high), interleave_high(even_high, odd_high)};
+    const auto [w0, w1, w2, w3] = in_order(b);
+    return {unit24(w0), unit24(w1), unit24(w2), unit24(w3)};
   } else {
     std::array<simd::Vec<T>, 4> out;
     constexpr int n = simd::lanes<T>;
     for (int i = 0; i < 2 * kLanes; i += 2) {
       out[i / n][i % n] = unit53(b.w[0][i / 2], b.w[1][i / 2]);
       out[i / n][i % n + 1] = unit53(b.w[2][i / 2], b.w[3][i / 2]);
+    }
+    return out;
+  }
+}
+
+// ---- one uniform an element ----
+
+// In double precision two elements share a block. In single precision eight share two: the upper
+// halves of their words, then the lower ones.
+template <class T>
+constexpr int per_group = sizeof(T) == 4 ? 8 : 2;
+
+// The uniforms of the elements from the first one of `group` on.
+template <class T>
+ALWAYS_INLINE std::array<simd::Vec<T>, 8> element_uniforms(uint64_t seed, int64_t group,
+                                                           uint32_t tag) {
+  std::array<simd::Vec<T>, 8> out;
+  if constexpr (sizeof(T) == 4) {
+    const Blocks halves = blocks(seed, Blocks{positions(group, 0, tag), positions(group, 1, tag)});
+    const auto upper = in_order(halves[0]), lower = in_order(halves[1]);
+    for (int k = 0; k < 4; ++k) {
+      const Words even = upper[k] << 16 | (lower[k] & 0xffff);
+      const Words odd = (upper[k] & 0xffff0000) | lower[k] >> 16;
+      out[2 * k] = unit24(simd::interleave_low(even, odd));
+      out[2 * k + 1] = unit24(simd::interleave_high(even, odd));
+    }
+  } else {
+    const Block first = positions(group, 0, tag), next = positions(group + kLanes, 0, tag);
+    const Blocks drawn = blocks(seed, Blocks{first, next});
+    for (int k = 0; k < 8; ++k) out[k] = uniforms<T>(drawn[k / 4])[k % 4];
+  }
+  return out;
+}
+
+// The same of one element.
+template <class T>
+__attribute__((noinline)) T element_uniform(uint64_t seed, int64_t element, uint32_t tag) {
+  return element_uniforms<T>(seed, element / per_group<T>, tag)[0][element % per_group<T>];
+}
+
+// What the uniforms are at least, to within kSlack: in single precision the upper halves of the words,
+// which decide most draws and are half of the work.
+template <class T>
+constexpr T kSlack = sizeof(T) == 4 ? 0x1p-16f : 0;
+
+template <class T>
+ALWAYS_INLINE auto element_bounds(uint64_t seed, int64_t group, uint32_t tag) {
+  if constexpr (sizeof(T) == 8) {
+    return element_uniforms<T>(seed, group, tag);
+  } else {
+    const Block first = positions(group, 0, tag), next = positions(group + kLanes, 0, tag);
+    const Blocks drawn = blocks(seed, Blocks{first, next});
+    std::array<simd::Vec<T>, 16> out;
+    for (int k = 0; k < 8; ++k) {
+      simd::ShortWords halves[2];
+      std::memcpy(halves, &in_order(drawn[k / 4])[k % 4], sizeof(halves));
+      for (int half = 0; half < 2; ++half) {
+        const auto whole = bits_of<simd::IntVec<T>>(simd::widen(halves[half]));
+        out[2 * k + half] = __builtin_convertvector(whole, simd::Vec<T>) * kSlack<T>;
+      }
     }
     return out;
   }

@@ -4,7 +4,6 @@
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -106,8 +105,10 @@ ALWAYS_INLINE bfloat16 narrow<bfloat16>(float x) {
 typedef uint16_t ShortWords __attribute__((vector_size(kBytes / 2)));
 typedef float16 Halves __attribute__((vector_size(kBytes / 2)));
 
-// GCC 12 converts half precision element by element.
+// GCC 12 converts half precision element by element, and 16-bit words in halves.
 #if defined(__AVX512F__)
+ALWAYS_INLINE Words widen(ShortWords x) { return (Words)_mm512_cvtepu16_epi32((__m256i)x); }
+ALWAYS_INLINE ShortWords narrow(Words x) { return (ShortWords)_mm512_cvtepi32_epi16((__m512i)x); }
 ALWAYS_INLINE Vec<float> widen(Halves x) { return (Vec<float>)_mm512_cvtph_ps((__m256i)x); }
 ALWAYS_INLINE Halves narrow(Vec<float> x) {
   return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
@@ -122,6 +123,11 @@ ALWAYS_INLINE Vec<float> widen(Halves x) { return __builtin_convertvector(x, Vec
 ALWAYS_INLINE Halves narrow(Vec<float> x) { return __builtin_convertvector(x, Halves); }
 #endif
 
+#if !defined(__AVX512F__)
+ALWAYS_INLINE Words widen(ShortWords x) { return __builtin_convertvector(x, Words); }
+ALWAYS_INLINE ShortWords narrow(Words x) { return __builtin_convertvector(x, ShortWords); }
+#endif
+
 template <class T, class S>
 ALWAYS_INLINE Vec<T> load(const S* from) {
   Vec<T> out;
@@ -131,7 +137,7 @@ ALWAYS_INLINE Vec<T> load(const S* from) {
   } else if constexpr (std::is_same_v<S, bfloat16>) {
     ShortWords bits;
     std::memcpy(&bits, from, kBytes / 2);
-    return bits_of<Vec<float>>(__builtin_convertvector(bits, Words) << 16);
+    return bits_of<Vec<float>>(widen(bits) << 16);
   } else {
     Halves halves;
     std::memcpy(&halves, from, kBytes / 2);
@@ -166,7 +172,7 @@ ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   } else if constexpr (std::is_same_v<S, bfloat16>) {
     const Words bits = bits_of<Words>(x);
     const Words even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (bits >> 16) | 0x40;
-    const auto out = __builtin_convertvector(x == x ? even : nan, ShortWords);
+    const ShortWords out = narrow(x == x ? even : nan);
     std::memcpy(to, &out, kBytes / 2);
   } else {
     const Halves out = narrow(x);
@@ -174,105 +180,94 @@ ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   }
 }
 
-// ---- memory past the cache ----
+// ---- truth: a bit a lane where the processor has registers for that, else a lane of a vector ----
 
-#if defined(__SSE2__)
-constexpr bool kStreams = true;
+#if defined(__AVX512F__)
+template <class T>
+using Truth = std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8>;
+ALWAYS_INLINE __mmask16 less(Vec<float> a, Vec<float> b) {
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
+}
+ALWAYS_INLINE __mmask8 less(Vec<double> a, Vec<double> b) {
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ);
+}
+ALWAYS_INLINE __mmask16 less_equal(Vec<float> a, Vec<float> b) {
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LE_OQ);
+}
+ALWAYS_INLINE __mmask8 less_equal(Vec<double> a, Vec<double> b) {
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LE_OQ);
+}
+ALWAYS_INLINE Vec<float> select(__mmask16 truth, Vec<float> yes, Vec<float> no) {
+  return (Vec<float>)_mm512_mask_blend_ps(truth, (__m512)no, (__m512)yes);
+}
+ALWAYS_INLINE Vec<double> select(__mmask8 truth, Vec<double> yes, Vec<double> no) {
+  return (Vec<double>)_mm512_mask_blend_pd(truth, (__m512d)no, (__m512d)yes);
+}
+template <class T>
+ALWAYS_INLINE uint32_t bits_of_lanes(Truth<T> truth) {
+  return truth;
+}
+template <class T>
+ALWAYS_INLINE Truth<T> lanes_of_bits(uint32_t bits) {
+  return static_cast<Truth<T>>(bits);
+}
 #else
-constexpr bool kStreams = false;
-#endif
-
-// Whether a whole vector may be streamed there.
-ALWAYS_INLINE bool is_aligned(const void* to) {
-  return reinterpret_cast<uintptr_t>(to) % kBytes == 0;
+template <class T>
+using Truth = IntVec<T>;
+template <class V>
+ALWAYS_INLINE Truth<Lane<V>> less(V a, V b) {
+  return a < b;
 }
-
-template <size_t bytes>
-ALWAYS_INLINE void stream_bytes([[maybe_unused]] void* to, [[maybe_unused]] const void* from) {
-#if defined(__SSE2__)
-  auto* target = static_cast<char*>(to);
-  const auto* source = static_cast<const char*>(from);
-#if defined(__AVX512F__)
-  if constexpr (bytes == 64)
-    return _mm512_stream_si512(reinterpret_cast<__m512i*>(target), _mm512_loadu_si512(source));
-#endif
-  if constexpr (bytes % 16 == 0)
-    for (size_t i = 0; i < bytes; i += 16)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(target + i),
-                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i)));
-  else
-    std::memcpy(target, source, bytes);
-#endif
+template <class V>
+ALWAYS_INLINE Truth<Lane<V>> less_equal(V a, V b) {
+  return a <= b;
 }
-
-template <class S, class V>
-ALWAYS_INLINE void stream(S* to, V x) {
-  S narrowed[lanes<Lane<V>>];
-  store<S>(narrowed, x, lanes<Lane<V>>);
-  stream_bytes<sizeof(narrowed)>(to, narrowed);
+template <class V>
+ALWAYS_INLINE V select(Truth<Lane<V>> truth, V yes, V no) {
+  return truth ? yes : no;
 }
-
-inline void copy_past_cache(void* to, const void* from, size_t bytes) {
-  auto* target = static_cast<char*>(to);
-  const auto* source = static_cast<const char*>(from);
-  const size_t head = std::min<size_t>(-reinterpret_cast<uintptr_t>(to) % 64, bytes);
-  std::memcpy(target, source, head);
-  size_t i = head;
-  for (; i + 64 <= bytes; i += 64) stream_bytes<64>(target + i, source + i);
-  std::memcpy(target + i, source + i, bytes - i);
-}
-
-// Before another thread reads what was streamed.
-ALWAYS_INLINE void settle() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
-// One bit a lane: whether it is true, and back.
-template <class I>
-ALWAYS_INLINE uint32_t mask_of(I truth) {
-  constexpr bool single = sizeof(truth[0]) == 4;
-#if defined(__AVX512F__)
-  return single ? _mm512_movepi32_mask((__m512i)truth) : _mm512_movepi64_mask((__m512i)truth);
-#elif defined(__AVX2__)
-  return single ? _mm256_movemask_ps((__m256)truth) : _mm256_movemask_pd((__m256d)truth);
+template <class T>
+ALWAYS_INLINE uint32_t bits_of_lanes(Truth<T> truth) {
+#if defined(__AVX2__)
+  return sizeof(T) == 4 ? _mm256_movemask_ps((__m256)truth) : _mm256_movemask_pd((__m256d)truth);
 #elif defined(__SSE2__)
-  return single ? _mm_movemask_ps((__m128)truth) : _mm_movemask_pd((__m128d)truth);
+  return sizeof(T) == 4 ? _mm_movemask_ps((__m128)truth) : _mm_movemask_pd((__m128d)truth);
 #else
-  uint32_t mask = 0;
-  for (size_t i = 0; i < sizeof(I) / sizeof(truth[0]); ++i) mask |= (truth[i] & 1u) << i;
-  return mask;
+  uint32_t bits = 0;
+  for (int i = 0; i < lanes<T>; ++i) bits |= (truth[i] & 1u) << i;
+  return bits;
 #endif
 }
 template <class T>
-ALWAYS_INLINE IntVec<T> lanes_of(uint32_t mask) {
+ALWAYS_INLINE Truth<T> lanes_of_bits(uint32_t bits) {
+  using I = typename Traits<T>::Int;
   IntVec<T> place;
 #pragma GCC unroll 16
-  for (int i = 0; i < lanes<T>; ++i) place[i] = typename Traits<T>::Int(1) << i;
-  return ((IntVec<T>{} + static_cast<typename Traits<T>::Int>(mask)) & place) != 0;
+  for (int i = 0; i < lanes<T>; ++i) place[i] = I(1) << i;
+  return ((IntVec<T>{} + static_cast<I>(bits)) & place) != 0;
 }
+#endif
 
 // The bits of element i and those after it, out of a bit an element. Vectors of fewer lanes than a byte
 // has bits come in order; what an incomplete one has beyond `count` is false.
-template <class I>
-ALWAYS_INLINE void store_bits(uint8_t* to, int64_t i, I truth, int64_t count) {
-  constexpr int n = sizeof(I) / sizeof(truth[0]);
-  const uint32_t bits = mask_of(truth);
+template <class T>
+ALWAYS_INLINE void store_bits(uint8_t* to, int64_t i, Truth<T> truth, int64_t count) {
+  constexpr int n = lanes<T>;
+  const uint32_t bits = bits_of_lanes<T>(truth);
   if constexpr (n < 8)
     to[i / 8] = static_cast<uint8_t>((i % 8 ? to[i / 8] : 0) | bits << i % 8);
   else
     std::memcpy(to + i / 8, &bits, count < n ? (count + 7) / 8 : n / 8);
 }
 template <class T>
-ALWAYS_INLINE IntVec<T> load_bits(const uint8_t* from, int64_t i, int64_t count) {
+ALWAYS_INLINE Truth<T> load_bits(const uint8_t* from, int64_t i, int64_t count) {
   constexpr int n = lanes<T>;
   uint32_t bits = 0;
   if constexpr (n < 8)
     bits = from[i / 8] >> i % 8;
   else
     std::memcpy(&bits, from + i / 8, count < n ? (count + 7) / 8 : n / 8);
-  return lanes_of<T>(bits);
+  return lanes_of_bits<T>(bits);
 }
 
 // ---- across lanes ----

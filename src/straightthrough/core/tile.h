@@ -131,13 +131,22 @@ class Tile {
   int64_t classes_, n_;
 };
 
+// Fetch elements that are read soon.
+template <class S>
+void fetch(const S* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(S)) __builtin_prefetch(from + i);
+}
+// Fetch the memory of elements that are written soon.
+template <class S>
+void fetch_to_write(S* to, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(S)) __builtin_prefetch(to + i, 1);
+}
+
 // Short rows into a tile's own order, a block of the transpose at a time, and back.
 template <class T, class S>
 __attribute__((noinline)) void load_short(const S* from, int64_t classes, int rows, T rest, T* to) {
   // The work on a tile is long enough for the processor to lose sight of the next one.
-  const int64_t bytes = rows * classes * sizeof(S);
-  for (int64_t i = 0; i < bytes; i += 64)
-    __builtin_prefetch(reinterpret_cast<const char*>(from) + 2 * bytes + i);
+  fetch(from + 2 * rows * classes, rows * classes);
   for (int64_t j = 0; j < classes; j += lanes<T>) {
     Vec<T> block[lanes<T>];
     for (int r = 0; r < lanes<T>; ++r)
@@ -196,6 +205,10 @@ class Sink {
       t_.put(to_, i, x);
     else
       simd::store<S>(to_ + i * lanes<T>, x, t_.classes() - i * lanes<T>);
+  }
+  // Fetch what is written in a later pass over the row.
+  ALWAYS_INLINE void fetch_ahead(int64_t i) const {
+    if constexpr (!Across) __builtin_prefetch(to_ + i * lanes<T>, 1);
   }
   // Set the value at class `chosen` (one a lane).
   ALWAYS_INLINE void set(IntVec<T> chosen, Vec<T> value) const {

@@ -11,32 +11,24 @@ using namespace simd;
 
 constexpr int64_t kGrain = 16384;
 
-// Call f(element, count, noise(uniforms)) for vectors of the elements in [begin, end), each at a
-// whole number of bytes from `begin` in a bit an element. The noise of a chunk is made before any f,
-// as two short chains of instructions overlap better than a long one.
-template <class T, class Noise, class F>
-void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
-                Noise noise, F f) {
-  constexpr int64_t width = philox::per_block<T>, each = philox::kLanes * width;
-  constexpr int64_t most = philox::kAtOnce * each;
+// Call f(element, count, noise) for vectors of the elements in [begin, end), each at a whole number of
+// bytes from `begin` in a bit an element. make(group) gives the noise of as many elements as it
+// likes, from the first of a group on; all of it is made before any f, as two short chains of
+// instructions overlap better than a long one.
+template <class T, class Make, class F>
+void with_noise(int64_t begin, int64_t end, int64_t offset, const Make& make, const F& f) {
+  constexpr int64_t width = philox::per_group<T>, vectors = std::tuple_size_v<decltype(make(0))>;
+  constexpr int64_t most = vectors * lanes<T>;
   for (int64_t i = begin; i < end;) {
-    const int64_t group = (offset + i) / width, skip = (offset + i) % width;
-    philox::Blocks counters;
-    for (int k = 0; k < philox::kAtOnce; ++k)
-      counters[k] = philox::positions(group + philox::kLanes * k, 0, stream);
-    const philox::Blocks drawn = philox::blocks(seed, counters);
-    std::array<Vec<T>, 4> u[philox::kAtOnce];
-#pragma GCC unroll 2
-    for (int k = 0; k < philox::kAtOnce; ++k) u[k] = philox::uniforms<T>(drawn[k]);
-    for (auto& four : u)
-      for (auto& each : four) each = noise(each);
+    const int64_t skip = (offset + i) % width;
+    const auto noise = make((offset + i) / width);
     if (skip == 0 && i + most <= end) {
 #pragma GCC unroll 1  // more would crowd the constants of f out of the registers
-      for (int k = 0; k < 4 * philox::kAtOnce; ++k, i += lanes<T>) f(i, lanes<T>, u[k / 4][k % 4]);
+      for (int k = 0; k < vectors; ++k, i += lanes<T>) f(i, lanes<T>, noise[k]);
       continue;
     }
     const int64_t stop = std::min(end, i + (most - skip) / 8 * 8);
-    const T* from = reinterpret_cast<const T*>(u) + skip;
+    const T* from = reinterpret_cast<const T*>(&noise) + skip;
     for (; i < stop; i += lanes<T>, from += lanes<T>) {
       const int64_t count = std::min<int64_t>(lanes<T>, stop - i);
       f(i, count, simd::load<T>(from, count, T(0.5)));
@@ -47,8 +39,9 @@ void with_noise(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint3
 
 template <class T, class F>
 void with_uniforms(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
-                   F f) {
-  with_noise<T>(begin, end, seed, offset, stream, [](Vec<T> u) { return u; }, f);
+                   const F& f) {
+  const auto make = [=](int64_t group) { return philox::element_uniforms<T>(seed, group, stream); };
+  with_noise<T>(begin, end, offset, make, f);
 }
 
 // The logit of x and its derivative, x being a logit already or a probability.
@@ -64,14 +57,61 @@ ALWAYS_INLINE V logit_slope(V p) {
   return T(1) / (variance < tiny ? V{} + tiny : variance);
 }
 
-// u < sigmoid(x), without the division. (Beyond 88 the exponential is not needed: u >= 2^-33.)
-template <class V>
-ALWAYS_INLINE auto below_sigmoid(V u, V x) {
-  using T = Lane<V>;
-  return u + u * exp(at_most(T(88), -x)) < T(1);
-}
-
 // ---- the draw ----
+
+// Draws for logits or probabilities: 1 where u < p.
+template <class T>
+struct Draw {
+  uint64_t seed;
+  int64_t offset;
+  bool of_probs;
+
+  struct Outcome {
+    Truth<T> truth;
+    Vec<T> value;  // NaN where p is no probability
+  };
+
+  // Call f(element, count, least) with what each u is at least.
+  template <class F>
+  void over(int64_t begin, int64_t end, const F& f) const {
+    const auto make = [key = seed](int64_t group) {
+      return philox::element_bounds<T>(key, group, philox::kDraw);
+    };
+    with_noise<T>(begin, end, offset, make, f);
+  }
+
+  ALWAYS_INLINE Outcome operator()(int64_t i, Vec<T> x, Vec<T> least) const {
+    const Vec<T> zero{}, one = broadcast(T(1));
+    if (of_probs) {
+      const Truth<T> drawn = settled(i, least, [&](Vec<T> u) { return less(u, x); });
+      const Truth<T> valid = less_equal(zero, x) & less_equal(x, one);
+      const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
+      return {drawn, select(valid, select(drawn, one, zero), nan)};
+    }
+    // u < sigmoid(x) without the division. (Beyond 88 there is no need of the exponential: u >= 2^-33.)
+    const Vec<T> odds = exp(at_most(T(88), -x));
+    const Truth<T> drawn = settled(i, least, [&](Vec<T> u) { return less(u + u * odds, one); });
+    return {drawn, select(drawn, one, odds - odds)};
+  }
+
+ private:
+  // The truth of below(u), which is monotone: in most lanes the bounds of u tell.
+  template <class Below>
+  ALWAYS_INLINE Truth<T> settled(int64_t i, Vec<T> least, const Below& below) const {
+    constexpr T slack = philox::kSlack<T>;
+    const Truth<T> surely = below(least + slack);
+    if (slack == 0) return surely;
+    const uint32_t open = bits_of_lanes<T>(below(least)) & ~bits_of_lanes<T>(surely);
+    return open == 0 ? surely : below(completed(i, least, open));
+  }
+  __attribute__((noinline)) Vec<T> completed(int64_t i, Vec<T> u, uint32_t open) const {
+    for (; open != 0; open &= open - 1) {
+      const int lane = __builtin_ctz(open);
+      u[lane] = philox::element_uniform<T>(seed, offset + i + lane, philox::kDraw);
+    }
+    return u;
+  }
+};
 
 std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, int64_t offset,
                                        bool of_probs) {
@@ -83,16 +123,14 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, 
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    const S* from = in<S>(x);
+    const Draw<T> draw{key, offset, of_probs};
+    const Input<S> from(x);
     const Result<S> to(y);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      with_uniforms<T>(begin, end, key, offset, philox::kDraw, [=](int64_t i, int64_t n, Vec<T> u) {
-        const Vec<T> v = simd::load<T>(from + i, n, T(0));
-        const auto drawn = of_probs ? u < v : below_sigmoid(u, v);
-        const auto valid = of_probs ? (v >= T(0)) & (v <= T(1)) : v == v;
-        const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
-        to.put(i, valid ? (drawn ? broadcast(T(1)) : Vec<T>{}) : nan, n);
-        store_bits(bit, i, drawn, n);
+      draw.over(begin, end, [=](int64_t i, int64_t n, Vec<T> least) {
+        const auto drawn = draw(i, from.get(i, n, T(0)), least);
+        to.put(i, drawn.value, n);
+        store_bits<T>(bit, i, drawn.truth, n);
       });
     });
   });
@@ -118,7 +156,7 @@ struct ReinMax {
   V operator()(V x, I outcome, V) const {
     using T = Lane<V>;
     const V z = x * T(1 / tau);
-    const auto other = sigmoid(outcome ? -z : z);
+    const auto other = sigmoid(select(outcome, -z, z));
     if (tau == 1) return T(0.5) * other.value;
     return T(0.5) * (other.value + (other.slope - sigmoid(x).slope));
   }
@@ -130,7 +168,7 @@ struct Gumbel {
   template <class V, class I>
   V operator()(V x, I outcome, V u) const {
     using T = Lane<V>;
-    const V toward = (outcome ? x : -x) + log1m(u);
+    const V toward = select(outcome, x, -x) + log1m(u);
     // softplus(toward) - log u, the distance of logit + noise from 0
     const V size = toward < T(0) ? toward : -toward;
     const V distance = (toward < T(0) ? V{} : toward) + log1p(exp(size)) - log_normal(u);
@@ -179,13 +217,13 @@ Tensor backward(const Rule& rule, const Tensor& given, const Tensor& outcome,
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    const S *from = in<S>(x), *g = in<S>(grad);
+    const Input<S> from(x), g(grad);
     const Result<S> to(result);
     const auto slope = [=](int64_t i, auto n, Vec<T> u) {
-      return rule(simd::load<T>(from + i, n, T(0)), load_bits<T>(bit, i, n), u);
+      return rule(from.get(i, n, T(0)), load_bits<T>(bit, i, n), u);
     };
     const auto scale = [=](int64_t i, auto n, Vec<T> mean) {
-      to.put(i, simd::load<T>(g + i, n, T(0)) * mean, n);
+      to.put(i, g.get(i, n, T(0)) * mean, n);
     };
     const auto vector = [=](int64_t i, auto n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
@@ -220,15 +258,6 @@ struct Gate {
   Gate(double tau, double gamma, double zeta, bool of_probs)
       : inverse_tau(1 / tau), gamma(gamma), stretch(zeta - gamma), of_probs(of_probs) {}
 
-  static ALWAYS_INLINE Vec<T> logistic(Vec<T> u) {
-    return log_normal((T(1) - u) / u);
-  }
-  ALWAYS_INLINE Vec<T> hard_value(Vec<T> x, Vec<T> u) const {
-    const auto opened = of_probs ? u < x : below_sigmoid(u, x);
-    const auto valid = of_probs ? (x >= T(0)) & (x <= T(1)) : x == x;
-    const Vec<T> value = opened ? broadcast(T(1)) : Vec<T>{};
-    return valid ? value : broadcast(std::numeric_limits<T>::quiet_NaN());
-  }
   ALWAYS_INLINE Vec<T> soft_value(Vec<T> x, Vec<T> noise) const {
     const Vec<T> zero{}, one = broadcast(T(1));
     const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
@@ -244,6 +273,16 @@ struct Gate {
   }
 };
 
+template <class T, class F>
+void with_logistic(int64_t begin, int64_t end, uint64_t seed, int64_t offset, const F& f) {
+  const auto make = [=](int64_t group) {
+    auto noise = philox::element_uniforms<T>(seed, group, philox::kDraw);
+    for (auto& u : noise) u = log_normal((T(1) - u) / u);
+    return noise;
+  };
+  with_noise<T>(begin, end, offset, make, f);
+}
+
 Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double tau, double gamma,
                 double zeta, bool hard, bool of_probs) {
   const Tensor x = ordered(given);
@@ -253,17 +292,18 @@ Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double 
     using T = decltype(compute);
     using S = decltype(stored);
     const Gate<T> gate(tau, gamma, zeta, of_probs);
-    const S* from = in<S>(x);
+    const Input<S> from(x);
     const Result<S> to(result);
-    const auto draw = [=](int64_t i, int64_t n, Vec<T> u) {
-      to.put(i, gate.hard_value(simd::load<T>(from + i, n, T(0)), u), n);
+    const Draw<T> draw{key, offset, of_probs};
+    const auto open = [=](int64_t i, int64_t n, Vec<T> least) {
+      to.put(i, draw(i, from.get(i, n, T(0)), least).value, n);
     };
     const auto relax = [=](int64_t i, int64_t n, Vec<T> noise) {
-      to.put(i, gate.soft_value(simd::load<T>(from + i, n, T(0)), noise), n);
+      to.put(i, gate.soft_value(from.get(i, n, T(0)), noise), n);
     };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      if (hard) return with_uniforms<T>(begin, end, key, offset, philox::kDraw, draw);
-      with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, relax);
+      if (hard) return draw.over(begin, end, open);
+      with_logistic<T>(begin, end, key, offset, relax);
     });
   });
   return result;
@@ -279,14 +319,14 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Te
     using T = decltype(compute);
     using S = decltype(stored);
     const Gate<T> gate(tau, gamma, zeta, of_probs);
-    const S *from = in<S>(x), *g = in<S>(grad);
+    const Input<S> from(x), g(grad);
     const Result<S> to(result);
     const auto pull = [=](int64_t i, int64_t n, Vec<T> noise) {
-      const Vec<T> slope = gate.slope(simd::load<T>(from + i, n, T(0)), noise);
-      to.put(i, simd::load<T>(g + i, n, T(0)) * slope, n);
+      const Vec<T> slope = gate.slope(from.get(i, n, T(0)), noise);
+      to.put(i, g.get(i, n, T(0)) * slope, n);
     };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      with_noise<T>(begin, end, key, offset, philox::kDraw, Gate<T>::logistic, pull);
+      with_logistic<T>(begin, end, key, offset, pull);
     });
   });
   return result;

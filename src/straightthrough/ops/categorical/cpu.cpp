@@ -24,7 +24,8 @@ ALWAYS_INLINE Passed passed(const Lanes* until, int64_t count, double target) {
     transpose(rows);
     for (int k = 1; k < n; ++k) rows[0] += rows[k];
     const int of = static_cast<int>(std::min<int64_t>(n, count - i));
-    const int below = __builtin_popcount(mask_of(rows[0] <= target) & ((1u << of) - 1));
+    const auto below_target = less_equal(rows[0], broadcast(target));
+    const int below = __builtin_popcount(bits_of_lanes<double>(below_target) & ((1u << of) - 1));
     if (below > 0) out = {out.count + below, rows[0][below - 1]};
     if (below < n) break;
   }
@@ -142,11 +143,9 @@ void one_hot_rows(const Layout& of, const int64_t* index, int64_t begin, int64_t
 // The outcomes of rows `begin` to `end`, and their one-hots where `y` is given.
 template <class T, class S>
 void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_t seed,
-               int64_t offset, int64_t* index, const Result<S>* y) {
+               int64_t offset, int64_t* index, S* y) {
   const bool across = of.classes <= kShort;
   const int64_t together = across ? 256 : 1;
-  const bool staged = y && y->past_cache() && !of.inner;
-  std::vector<S> stage(staged ? together * of.classes : 0);
   philox::Block noise;
   for (int64_t row = begin; row < end; row += together) {
     const int64_t stop = std::min(end, row + together);
@@ -163,14 +162,9 @@ void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_
       if (lane == 0) noise = philox::blocks<1>(seed, {philox::positions(offset + row, 0, philox::kDraw)})[0];
       const int64_t at = row * of.classes;
       index[row] = draw_long<T>(x + at, of.classes, philox::unit53(noise.w[0][lane], noise.w[1][lane]),
-                                y && !staged ? y->at(at) : nullptr);
+                                y ? y + at : nullptr);
     }
-    if (staged) {
-      one_hot_rows(Layout(stop - row, of.classes), index + row, 0, stop - row, stage.data());
-      y->copy(row * of.classes, stage.data(), (stop - row) * of.classes);
-    } else if (y) {
-      one_hot_rows(of, index, row, stop, y->at(0));
-    }
+    if (y) one_hot_rows(of, index, row, stop, y);
   }
 }
 
@@ -199,10 +193,8 @@ std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t
   dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    const Result<S> result(y);
     torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
-      draw_rows<T>(of, in<S>(logits), begin, end, key, offset, drawn, &result);
-      simd::settle();
+      draw_rows<T>(of, in<S>(logits), begin, end, key, offset, drawn, out<S>(y));
     });
   });
   return {y, index};

@@ -14,7 +14,6 @@ using namespace tile;
 struct Layout {
   int64_t rows, classes, stride = 1, inner = 0, outer = 0;
 
-  Layout(int64_t rows, int64_t classes) : rows(rows), classes(classes) {}
   // Of a tensor whose classes come last, to be `ordered` or not; short rows beside each other are left
   // where they lie.
   explicit Layout(const Tensor& x, bool ordered = false) : classes(x.sizes().back()) {
@@ -76,6 +75,7 @@ struct Row {
   void fetch_ahead(int64_t i) const {
     x.fetch_ahead(i);
     grad.fetch_ahead(i);
+    out.fetch_ahead(i);
   }
 };
 
@@ -88,7 +88,7 @@ INLINE_CALLS void apply(const Formula& formula, const Row<T, Across, S>& row) {
 // Rows `begin` to `end`. A formula says whether it reads logits (which -infinity pads) and a grad.
 template <class T, class S, class Formula>
 void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, int64_t begin,
-              int64_t end, uint64_t seed, int64_t offset, const Result<S>& out) {
+              int64_t end, uint64_t seed, int64_t offset, S* out) {
   constexpr T rest = Formula::of_logits ? -std::numeric_limits<T>::infinity() : T(0);
   const int64_t classes = of.classes;
   const bool across = classes <= kShort;
@@ -98,16 +98,12 @@ void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, 
   size_t space = memory.size() * sizeof(T);
   T* a = static_cast<T*>(std::align(64, 6 * size * sizeof(T), start, space));
   T *b = a + size, *c = b + size, *tile = c + size, *grad = tile + size, *result = grad + size;
-  const bool staged = out.past_cache() && !of.inner;
-  S* stage = reinterpret_cast<S*>(across ? a : result);
   if (!across) {
     const Tile<T, false> t(classes);
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * classes;
-      S* to = staged ? stage : out.at(at);
-      apply(formula, Row<T, false, S>{t, {t, x + at, rest}, {t, g + at, T(0)}, {t, to},
+      apply(formula, Row<T, false, S>{t, {t, x + at, rest}, {t, g + at, T(0)}, {t, out + at},
                                       {a, b, c}, row, 1, seed, offset + row});
-      if (staged) out.copy(at, stage, classes);
     }
     return;
   }
@@ -117,10 +113,10 @@ void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, 
     const int64_t at = of.at(row);
     of.load(x + at, count, rest, tile);
     if (Formula::of_grad) of.load(g + at, count, T(0), grad);
+    if (!of.inner) fetch_to_write(out + at, count * classes);
     apply(formula, Row<T, true, T>{t, {t, tile, rest}, {t, grad, T(0)}, {t, result},
                                    {a, b, c}, row, count, seed, offset + row});
-    of.store(staged ? stage : out.at(at), count, result);
-    if (staged) out.copy(at, stage, count * classes);
+    of.store(out + at, count, result);
     row += count;
   }
 }
@@ -141,10 +137,9 @@ Tensor over(const Formula& formula, const Tensor& given, const Tensor& given_gra
   dispatch(input.scalar_type(), [&](auto compute, auto stored) {
     using S = decltype(stored);
     const S *x = in<S>(input), *g = in<S>(grad);
-    const Result<S> to(result);
+    S* to = out<S>(result);
     torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
       apply_to<decltype(compute)>(formula, of, x, g, begin, end, key, offset, to);
-      simd::settle();
     });
   });
   return result;

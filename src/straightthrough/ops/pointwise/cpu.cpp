@@ -20,8 +20,8 @@ V positive(V x) {
   return x < Lane<V>(0) ? V{} : x;  // keeps NaN
 }
 template <class V>
-V where(decltype(V{} < V{}) truth, double yes, double no) {
-  return truth ? V{} + Lane<V>(yes) : V{} + Lane<V>(no);
+V where(Truth<Lane<V>> truth, double yes, double no) {
+  return select(truth, V{} + Lane<V>(yes), V{} + Lane<V>(no));
 }
 
 // ---- hard forwards ----
@@ -37,22 +37,24 @@ Tensor map(const Tensor& given, double threshold, const F& f) {
     using T = decltype(compute);
     using S = decltype(stored);
     const T at = widen(narrow<S>(T(threshold)));
-    const S* from = in<S>(x);
+    const Input<S> from(x);
     const Result<S> to(y);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        to.put(i, f(simd::load<T>(from + i, n, T(0)), at), n);
+        to.put(i, f(from.get(i, n, T(0)), at), n);
       });
     });
   });
   return y;
 }
 
-const auto sign_of = [](auto x, auto zero) { return where<decltype(x)>(x >= zero, 1, -1); };
+const auto sign_of = [](auto x, auto zero) {
+  return where<decltype(x)>(less_equal(decltype(x){} + zero, x), 1, -1);
+};
 
 template <class V, class T>
 ALWAYS_INLINE V step(V x, T threshold) {
-  return where<V>(x > threshold, 1, 0);
+  return where<V>(less(V{} + threshold, x), 1, 0);
 }
 
 Tensor sign(const Tensor& x) {
@@ -73,8 +75,8 @@ Tensor ternary(const Tensor& x, double threshold) {
 template <class V>
 ALWAYS_INLINE auto inside(V x, double centre, double bound, bool closed) {
   using T = Lane<V>;
-  const V distance = absolute(x - T(centre));
-  return closed ? distance <= T(bound) : distance < T(bound);
+  const V distance = absolute(x - T(centre)), most = V{} + T(bound);
+  return closed ? less_equal(distance, most) : less(distance, most);
 }
 
 Tensor window_bits(const Tensor& given, double centre, double bound, bool closed) {
@@ -83,11 +85,11 @@ Tensor window_bits(const Tensor& given, double centre, double bound, bool closed
   uint8_t* to = out<uint8_t>(bits);
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
-    const auto* from = in<decltype(stored)>(x);
+    const Input<decltype(stored)> from(x);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        const Vec<T> v = simd::load<T>(from + i, n, std::numeric_limits<T>::quiet_NaN());
-        store_bits(to, i, inside(v, centre, bound, closed), n);
+        const Vec<T> v = from.get(i, n, std::numeric_limits<T>::quiet_NaN());
+        store_bits<T>(to, i, inside(v, centre, bound, closed), n);
       });
     });
   });
@@ -103,13 +105,13 @@ std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, d
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    const S* from = in<S>(x);
+    const Input<S> from(x);
     const Result<S> to(y);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        const Vec<T> v = simd::load<T>(from + i, n, std::numeric_limits<T>::quiet_NaN());
+        const Vec<T> v = from.get(i, n, std::numeric_limits<T>::quiet_NaN());
         to.put(i, sign_of(v, T(0)), n);
-        store_bits(bit, i, inside(v, centre, bound, closed), n);
+        store_bits<T>(bit, i, inside(v, centre, bound, closed), n);
       });
     });
   });
@@ -123,12 +125,12 @@ Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double
   dispatch(grad.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    const S* g = in<S>(grad);
+    const Input<S> g(grad);
     const Result<S> to(result);
     over_elements(grad.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         const Vec<T> slope = where<Vec<T>>(load_bits<T>(bit, i, n), inner, outer);
-        to.put(i, simd::load<T>(g + i, n, T(0)) * slope, n);
+        to.put(i, g.get(i, n, T(0)) * slope, n);
       });
     });
   });
@@ -277,12 +279,12 @@ Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
   dispatch(x.scalar_type(), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    const S *from = in<S>(x), *g = in<S>(grad);
+    const Input<S> from(x), g(grad);
     const Result<S> to(result);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        const Vec<T> slope = rule.derivative(simd::load<T>(from + i, n, T(0)));
-        to.put(i, simd::load<T>(g + i, n, T(0)) * slope, n);
+        const Vec<T> slope = rule.derivative(from.get(i, n, T(0)));
+        to.put(i, g.get(i, n, T(0)) * slope, n);
       });
     });
   });
