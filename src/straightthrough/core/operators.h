@@ -8,6 +8,7 @@
 
 #include "elementary.h"
 #include "memory.h"
+#include "truth.h"
 
 namespace operators {
 

@@ -112,6 +112,20 @@ ALWAYS_INLINE double unit53(uint32_t high, uint32_t low) {
   return static_cast<double>(bits) * 0x1p-53;
 }
 
+// The same of every lane.
+ALWAYS_INLINE std::array<simd::Doubles, 2> unit53(Words high, Words low) {
+  typedef uint32_t HalfWords __attribute__((vector_size(simd::kBytes / 2)));
+  const Words rest = low >> 12;
+  HalfWords first[2], second[2];
+  std::memcpy(first, &high, sizeof(Words));
+  std::memcpy(second, &rest, sizeof(Words));
+  std::array<simd::Doubles, 2> out;
+  for (int i = 0; i < 2; ++i)
+    out[i] = __builtin_convertvector(first[i], simd::Doubles) * 0x1p-32 +
+             (__builtin_convertvector(second[i], simd::Doubles) * 0x1p-52 + 0x1p-53);
+  return out;
+}
+
 ALWAYS_INLINE simd::Vec<float> unit24(Words w) {
   const simd::Vec<float> u = (__builtin_convertvector(w, simd::Vec<float>) + 0.5f) * 0x1p-32f;
   const simd::Vec<float> most = simd::broadcast(1.0f - 0x1p-24f);

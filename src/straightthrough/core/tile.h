@@ -131,6 +131,9 @@ class Tile {
   int64_t classes_, n_;
 };
 
+// The work on a tile is long enough for the processor to lose sight of those that follow.
+constexpr int kTilesAhead = 4;
+
 // Fetch elements that are read soon.
 template <class S>
 void fetch(const S* from, int64_t count) {
@@ -145,22 +148,22 @@ void fetch_to_write(S* to, int64_t count) {
 // Short rows into a tile's own order, a block of the transpose at a time, and back.
 template <class T, class S>
 __attribute__((noinline)) void load_short(const S* from, int64_t classes, int rows, T rest, T* to) {
-  // The work on a tile is long enough for the processor to lose sight of the next one.
-  fetch(from + 2 * rows * classes, rows * classes);
+  fetch(from + kTilesAhead * rows * classes, rows * classes);
   for (int64_t j = 0; j < classes; j += lanes<T>) {
     Vec<T> block[lanes<T>];
     for (int r = 0; r < lanes<T>; ++r)
       block[r] = r < rows ? simd::load<T>(from + r * classes + j, classes - j, rest)
                           : broadcast(rest);
     transpose(block);
-    std::memcpy(to + j * lanes<T>, block, std::min<int64_t>(lanes<T>, classes - j) * kBytes);
+    // (A copy of so few vectors takes less time than the call of memcpy that it would become.)
+    for (int k = 0; k < lanes<T> && j + k < classes; ++k) Tile<T, true>::put(to, j + k, block[k]);
   }
 }
 template <class T, class S>
 __attribute__((noinline)) void store_short(S* to, int64_t classes, int rows, const T* from) {
   for (int64_t j = 0; j < classes; j += lanes<T>) {
     Vec<T> block[lanes<T>];
-    std::memcpy(block, from + j * lanes<T>, std::min<int64_t>(lanes<T>, classes - j) * kBytes);
+    for (int k = 0; k < lanes<T> && j + k < classes; ++k) block[k] = Tile<T, true>::at(from, j + k);
     transpose(block);
     for (int r = 0; r < rows; ++r) simd::store<S>(to + r * classes + j, block[r], classes - j);
   }

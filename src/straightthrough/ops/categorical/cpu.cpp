@@ -32,20 +32,47 @@ ALWAYS_INLINE Passed passed(const Lanes* until, int64_t count, double target) {
   return out;
 }
 
+// The class at which `running` and the weights from vector i on come above `target`. (Rounding may lead
+// past the last weight, or to a class without one.)
+template <class T, class Weight>
+ALWAYS_INLINE int64_t first_above(const Weight& weight, int64_t i, int64_t size, double running,
+                                  double target) {
+  constexpr int64_t chunk = 8;
+  alignas(64) T weights[chunk * lanes<T>];
+  int64_t vectors;
+  for (;; i += chunk) {
+    Wide<T> until[chunk];
+    Sum<T, false> sum;
+    for (int64_t k = 0; k < chunk; ++k) {
+      const Vec<T> w = i + k < size ? weight(i + k) : Vec<T>{};
+      Tile<T, false>::put(weights, k, w);
+      sum.add(w);
+      until[k] = sum.lanes();
+    }
+    const Passed whole = passed(until, chunk, target - running);
+    running += whole.sum, vectors = whole.count;
+    if (vectors < chunk || i + chunk >= size) break;
+  }
+  const int64_t first = std::min(vectors, chunk - 1) * lanes<T>;
+  int64_t lane = 0;
+  for (int64_t j = 0; j < lanes<T>; ++j) lane += (running += weights[first + j]) <= target;
+  return i * lanes<T> + first + lane;
+}
+
 // The first class at which the cumulative weight of a long row is above a share of the total; -1 if
 // there is a NaN. Sums up to the end of every block of vectors tell where to look. Nothing branches on
 // the outcome, so that the processor is at work on the next row already. `to` is written next.
 template <class T, class S>
 INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double share, const S* to) {
-  constexpr int64_t most = 128, chunk = 8;
+  constexpr int64_t most = 128, least = 8;
   const Tile<T, false> t(classes);
   const T rest = -std::numeric_limits<T>::infinity();
   const Source<T, false, S> row(t, x, rest);
   const T peak = t.most([&](int64_t i) { return row[i]; })[0];
   const auto weight = [&](int64_t i) { return exp(row[i] - peak); };
 
-  const int64_t block = (t.size() / most / chunk + 1) * chunk;
-  Wide<T> until[most + chunk];
+  const int64_t block = (t.size() / most / least + 1) * least;
+  Wide<T> until[most + least];
   Sum<T, false> sum;
   int64_t blocks = 0;
   for (int64_t i = 0; i < t.size(); until[blocks++] = sum.lanes()) {
@@ -63,27 +90,9 @@ INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double share, const 
   if (total != total) return -1;
 
   const double target = share * total;
-  const Passed before = passed(until, blocks - 1, target);
-  double running = before.sum;
-  alignas(64) T weights[chunk * lanes<T>];
-  int64_t i = before.count * block, vectors;
-  for (;; i += chunk) {
-    sum = {};
-    for (int64_t k = 0; k < chunk; ++k) {
-      const Vec<T> w = i + k < t.size() ? weight(i + k) : Vec<T>{};
-      t.put(weights, k, w);
-      sum.add(w);
-      until[k] = sum.lanes();
-    }
-    const Passed whole = passed(until, chunk, target - running);
-    running += whole.sum, vectors = whole.count;
-    if (vectors < chunk || i + chunk >= t.size()) break;
-  }
-  const int64_t first = std::min(vectors, chunk - 1) * lanes<T>;
-  int64_t lane = 0;
-  for (int64_t j = 0; j < lanes<T>; ++j) lane += (running += weights[first + j]) <= target;
-  int64_t drawn = std::min(i * lanes<T> + first + lane, classes - 1);
-  // Where rounding led past the last weight, or to none.
+  const Passed whole = passed(until, blocks - 1, target);
+  int64_t drawn = first_above<T>(weight, whole.count * block, t.size(), whole.sum, target);
+  drawn = std::min(drawn, classes - 1);
   while (drawn > 0 && !(weight(drawn / lanes<T>)[drawn % lanes<T>] > 0)) --drawn;
   return drawn;
 }
@@ -104,11 +113,10 @@ INLINE_CALLS void draw_short(const Layout& of, const S* x, int rows, uint64_t se
     sum.add(w);
   }
   const auto [b] = philox::blocks<1>(seed, {philox::positions(first, 0, philox::kDraw)});
-  constexpr int part = lanes<double>;
+  const auto uniform = philox::unit53(b.w[0], b.w[1]);
   Wide<T> target = sum.lanes(), running{};
   std::array<IntVec<double>, target.size()> passed{};
-  for (int r = 0; r < lanes<T>; ++r)
-    target[r / part][r % part] *= philox::unit53(b.w[0][r], b.w[1][r]);
+  for (size_t k = 0; k < target.size(); ++k) target[k] *= uniform[k];
   for (int64_t j = 0; j < classes; ++j) {
     const Wide<T> w = widen(t.at(weight, j));
     for (size_t k = 0; k < w.size(); ++k) {
@@ -116,8 +124,10 @@ INLINE_CALLS void draw_short(const Layout& of, const S* x, int rows, uint64_t se
       passed[k] -= running[k] <= target[k];
     }
   }
-  for (int r = 0; r < lanes<T>; ++r)
-    index[r] = target[r / part][r % part] >= 0 ? passed[r / part][r % part] : -1;
+  for (size_t k = 0; k < target.size(); ++k) {
+    const IntVec<double> drawn = target[k] >= 0 ? passed[k] : -1;  // NaN is not
+    std::memcpy(index + k * lanes<double>, &drawn, sizeof(drawn));
+  }
 }
 
 template <class S>
@@ -140,6 +150,19 @@ void one_hot_rows(const Layout& of, const int64_t* index, int64_t begin, int64_t
   }
 }
 
+template <class T, class S>
+void draw_tiles(const Layout& of, const S* x, int64_t row, int64_t end, uint64_t seed,
+                int64_t offset, int64_t* index, const S* y) {
+  while (row < end) {
+    int64_t drawn[lanes<T>];
+    const int count = of.together<T>(row, end);
+    if (y && !of.inner) fetch_to_write(y + row * of.classes, count * of.classes);
+    draw_short<T>(of, x + of.at(row), count, seed, offset + row, drawn);
+    std::copy(drawn, drawn + count, index + row);
+    row += count;
+  }
+}
+
 // The outcomes of rows `begin` to `end`, and their one-hots where `y` is given.
 template <class T, class S>
 void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_t seed,
@@ -148,21 +171,15 @@ void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_
   const int64_t together = across ? 256 : 1;
   philox::Block noise;
   for (int64_t row = begin; row < end; row += together) {
-    const int64_t stop = std::min(end, row + together);
+    const int64_t stop = std::min(end, row + together), at = row * of.classes;
+    const int64_t lane = (row - begin) % philox::kLanes;
     if (across) {
-      for (int64_t r = row; r < stop;) {
-        int64_t drawn[lanes<T>];
-        const int count = of.together<T>(r, stop);
-        draw_short<T>(of, x + of.at(r), count, seed, offset + r, drawn);
-        std::copy(drawn, drawn + count, index + r);
-        r += count;
-      }
+      draw_tiles<T>(of, x, row, stop, seed, offset, index, y);
     } else {
-      const int64_t lane = (row - begin) % philox::kLanes;
-      if (lane == 0) noise = philox::blocks<1>(seed, {philox::positions(offset + row, 0, philox::kDraw)})[0];
-      const int64_t at = row * of.classes;
-      index[row] = draw_long<T>(x + at, of.classes, philox::unit53(noise.w[0][lane], noise.w[1][lane]),
-                                y ? y + at : nullptr);
+      if (lane == 0)
+        noise = philox::blocks<1>(seed, {philox::positions(offset + row, 0, philox::kDraw)})[0];
+      const double share = philox::unit53(noise.w[0][lane], noise.w[1][lane]);
+      index[row] = draw_long<T>(x + at, of.classes, share, y ? y + at : nullptr);
     }
     if (y) one_hot_rows(of, index, row, stop, y);
   }

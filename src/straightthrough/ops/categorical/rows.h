@@ -113,7 +113,7 @@ void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, 
     const int64_t at = of.at(row);
     of.load(x + at, count, rest, tile);
     if (Formula::of_grad) of.load(g + at, count, T(0), grad);
-    if (!of.inner) fetch_to_write(out + at, count * classes);
+    if (!of.inner) fetch_to_write(out + at + kTilesAhead * count * classes, count * classes);
     apply(formula, Row<T, true, T>{t, {t, tile, rest}, {t, grad, T(0)}, {t, result},
                                    {a, b, c}, row, count, seed, offset + row});
     of.store(out + at, count, result);

@@ -1,0 +1,108 @@
+// The concrete gates: the CPU kernels of reference.py, same names, same order.
+#include "draws.h"
+
+namespace {
+
+using namespace draws;
+
+// The logit of x and its derivative, x being a logit already or a probability.
+template <class V>
+ALWAYS_INLINE V logit(V x, bool of_probs) {
+  return of_probs ? log(x) - log1m(x) : x;
+}
+template <class V>
+ALWAYS_INLINE V logit_slope(V p) {
+  using T = Lane<V>;
+  const V variance = p * (T(1) - p);
+  const T tiny = std::numeric_limits<T>::min();
+  return T(1) / (variance < tiny ? V{} + tiny : variance);
+}
+
+template <class T>
+struct Gate {
+  T inverse_tau, gamma, stretch;
+  bool of_probs;
+
+  Gate(double tau, double gamma, double zeta, bool of_probs)
+      : inverse_tau(1 / tau), gamma(gamma), stretch(zeta - gamma), of_probs(of_probs) {}
+
+  ALWAYS_INLINE Vec<T> soft_value(Vec<T> x, Vec<T> noise) const {
+    const Vec<T> zero{}, one = broadcast(T(1));
+    const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
+    const Vec<T> gate = s.value * stretch + gamma;
+    return gate < T(0) ? zero : (gate > T(1) ? one : gate);
+  }
+  ALWAYS_INLINE Vec<T> slope(Vec<T> x, Vec<T> noise) const {
+    const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
+    const Vec<T> gate = s.value * stretch + gamma;
+    Vec<T> inside = s.slope * (stretch * inverse_tau);
+    if (of_probs) inside *= logit_slope(x);
+    return (gate < T(0)) | (gate > T(1)) ? Vec<T>{} : inside;
+  }
+};
+
+template <class T, class F>
+void with_logistic(int64_t begin, int64_t end, uint64_t seed, int64_t offset, const F& f) {
+  const auto make = [=](int64_t group) {
+    auto noise = philox::element_uniforms<T>(seed, group, philox::kDraw);
+    for (auto& u : noise) u = log_normal((T(1) - u) / u);
+    return noise;
+  };
+  with_noise<T>(begin, end, offset, make, f);
+}
+
+Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double tau, double gamma,
+                double zeta, bool hard, bool of_probs) {
+  const Tensor x = ordered(given);
+  Tensor result = fresh_like(x);
+  const uint64_t key = key_of(seed);
+  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const Gate<T> gate(tau, gamma, zeta, of_probs);
+    const Input<S> from(x);
+    const Result<S> to(result);
+    const Draw<T> draw{key, offset, of_probs};
+    const auto open = [=](int64_t i, int64_t n, Vec<T> least) {
+      to.put(i, draw(i, from.get(i, n, T(0)), least).value, n);
+    };
+    const auto relax = [=](int64_t i, int64_t n, Vec<T> noise) {
+      to.put(i, gate.soft_value(from.get(i, n, T(0)), noise), n);
+    };
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      if (hard) return draw.over(begin, end, open);
+      with_logistic<T>(begin, end, key, offset, relax);
+    });
+  });
+  return result;
+}
+
+Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Tensor& seed,
+                         int64_t offset, double tau, double gamma, double zeta, bool,
+                         bool of_probs) {
+  const Tensor x = ordered(given), grad = ordered_like(given, given_grad);
+  Tensor result = fresh_like(x);
+  const uint64_t key = key_of(seed);
+  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const Gate<T> gate(tau, gamma, zeta, of_probs);
+    const Input<S> from(x), g(grad);
+    const Result<S> to(result);
+    const auto pull = [=](int64_t i, int64_t n, Vec<T> noise) {
+      const Vec<T> slope = gate.slope(from.get(i, n, T(0)), noise);
+      to.put(i, g.get(i, n, T(0)) * slope, n);
+    };
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      with_logistic<T>(begin, end, key, offset, pull);
+    });
+  });
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
+  m.impl("concrete", TORCH_BOX(&concrete));
+  m.impl("concrete_backward", TORCH_BOX(&concrete_backward));
+}

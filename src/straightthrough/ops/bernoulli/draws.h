@@ -1,0 +1,103 @@
+// Noise an element, and the draws that most often need only half of it.
+#pragma once
+#include <algorithm>
+#include <tuple>
+
+#include "../../core/operators.h"
+#include "../../core/philox.h"
+
+namespace draws {
+
+using namespace operators;
+using namespace simd;
+
+constexpr int64_t kGrain = 16384;
+
+// Call f(element, count, noise) for vectors of the elements in [begin, end), each at a whole number of
+// bytes from `begin` in a bit an element. make(group) gives the noise of as many elements as it
+// likes, from the first of a group on; all of it is made before any f, as two short chains of
+// instructions overlap better than a long one.
+template <class T, class Make, class F>
+void with_noise(int64_t begin, int64_t end, int64_t offset, const Make& make, const F& f) {
+  constexpr int64_t width = philox::per_group<T>, vectors = std::tuple_size_v<decltype(make(0))>;
+  constexpr int64_t most = vectors * lanes<T>;
+  for (int64_t i = begin; i < end;) {
+    const int64_t skip = (offset + i) % width;
+    const auto noise = make((offset + i) / width);
+    if (skip == 0 && i + most <= end) {
+#pragma GCC unroll 1  // more would crowd the constants of f out of the registers
+      for (int k = 0; k < vectors; ++k, i += lanes<T>) f(i, lanes<T>, noise[k]);
+      continue;
+    }
+    const int64_t stop = std::min(end, i + (most - skip) / 8 * 8);
+    const T* from = reinterpret_cast<const T*>(&noise) + skip;
+    for (; i < stop; i += lanes<T>, from += lanes<T>) {
+      const int64_t count = std::min<int64_t>(lanes<T>, stop - i);
+      f(i, count, simd::load<T>(from, count, T(0.5)));
+    }
+    i = stop;
+  }
+}
+
+template <class T, class F>
+void with_uniforms(int64_t begin, int64_t end, uint64_t seed, int64_t offset, uint32_t stream,
+                   const F& f) {
+  const auto make = [=](int64_t group) { return philox::element_uniforms<T>(seed, group, stream); };
+  with_noise<T>(begin, end, offset, make, f);
+}
+
+// Draws for logits or probabilities: 1 where u < p.
+template <class T>
+struct Draw {
+  uint64_t seed;
+  int64_t offset;
+  bool of_probs;
+
+  struct Outcome {
+    Truth<T> truth;
+    Vec<T> value;  // NaN where p is no probability
+  };
+
+  // Call f(element, count, least) with what each u is at least.
+  template <class F>
+  void over(int64_t begin, int64_t end, const F& f) const {
+    const auto make = [key = seed](int64_t group) {
+      return philox::element_bounds<T>(key, group, philox::kDraw);
+    };
+    with_noise<T>(begin, end, offset, make, f);
+  }
+
+  ALWAYS_INLINE Outcome operator()(int64_t i, Vec<T> x, Vec<T> least) const {
+    const Vec<T> zero{}, one = broadcast(T(1));
+    if (of_probs) {
+      const Truth<T> drawn = settled(i, least, [&](Vec<T> u) { return less(u, x); });
+      const Truth<T> valid = less_equal(zero, x) & less_equal(x, one);
+      const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
+      return {drawn, select(valid, select(drawn, one, zero), nan)};
+    }
+    // u < sigmoid(x) without the division. (Beyond 88 there is no need of the exponential: u >= 2^-33.)
+    const Vec<T> odds = exp(at_most(T(88), -x));
+    const Truth<T> drawn = settled(i, least, [&](Vec<T> u) { return less(u + u * odds, one); });
+    return {drawn, select(drawn, one, odds - odds)};
+  }
+
+ private:
+  // The truth of below(u), which is monotone: in most lanes the bounds of u tell.
+  template <class Below>
+  ALWAYS_INLINE Truth<T> settled(int64_t i, Vec<T> least, const Below& below) const {
+    constexpr T slack = philox::kSlack<T>;
+    const Truth<T> surely = below(least + slack);
+    if (slack == 0) return surely;
+    const uint32_t open = bits_of_lanes<T>(below(least)) & ~bits_of_lanes<T>(surely);
+    return open == 0 ? surely : below(completed(i, least, open));
+  }
+  __attribute__((noinline)) Vec<T> completed(int64_t i, Vec<T> u, uint32_t open) const {
+    for (; open != 0; open &= open - 1) {
+      const int lane = __builtin_ctz(open);
+      u[lane] = philox::element_uniform<T>(seed, offset + i + lane, philox::kDraw);
+    }
+    return u;
+  }
+};
+
+}  // namespace draws
