@@ -92,9 +92,7 @@ def test_elements_in_float32_share_two_blocks() -> None:
     key, group = 12345, 2**32 + 7
     upper, lower = (philox_in_integers((7, 1, half, 0), key) for half in (0, 1))
     halves = [(above >> part & 0xFFFF) << 16 for above in upper for part in (0, 16)]
-    halves = [
-        word | lower[i // 2] >> 16 * (i % 2) & 0xFFFF for i, word in enumerate(halves)
-    ]
+    halves = [word | lower[i // 2] >> 16 * (i % 2) & 0xFFFF for i, word in enumerate(halves)]
     elements = noise.element_uniform(seed(key), 8 * group + 3, 5, torch.float32)
     assert elements.tolist() == pytest.approx([(w + 0.5) / 2**32 for w in halves[3:]], rel=1e-7)
 
