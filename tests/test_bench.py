@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import platform
+import subprocess
 import sys
 from functools import partial
 
@@ -189,6 +191,21 @@ def test_ways_take_turns():
     # Each is called once to see how long it takes; then the first begins, and in each round
     # the other takes over once.
     assert len(blocks) == 3 + timing.FEWEST
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no other is told to")
+def test_what_is_freed_stays_with_the_process():
+    """So that what is timed need not wait for memory."""
+    lines = (
+        "import torch",
+        "from straightthrough.bench import memory, timing",
+        "timing.keep_freed_memory()",
+        "large = torch.ones(25_000_000)",
+        "before = memory._resident()",
+        "del large",
+        "assert before - memory._resident() < 2e7",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
 
 
 def test_a_way_that_fails_is_left_out_and_said():

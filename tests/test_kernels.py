@@ -158,6 +158,24 @@ class TestAgreement:
         assert_agrees(binary.concrete_backward, x, grad, SEED, OFFSET, *gate)
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize("count", [1, 9, 300, 5003])
+@pytest.mark.parametrize("of_probs", [False, True])
+class TestAgreementOfDrawsThatHalfTheNoiseLeavesOpen:
+    def test_binary(self, count, of_probs):
+        u = noise.element_uniform(SEED, OFFSET, count, torch.float32)
+        p = ((u * 2**16).floor() + 0.5) / 2**16  # of the same upper half, in the middle of it
+        x = p if of_probs else torch.logit(p.double()).float()
+        told = (u - p).abs() > (0 if of_probs else 2.0**-21)  # whatever the sigmoid rounds off
+        expected = (u < p).float()[told]
+        assert count < 100 or 0.4 < expected.mean() < 0.6
+        y, bits = binary.binary_draw(x, SEED, OFFSET, of_probs)
+        assert torch.equal(y[told], expected)
+        assert torch.equal(unpack(bits, x.shape)[told], expected.bool())
+        gate = (2 / 3, -0.1, 1.1, True, of_probs)
+        assert torch.equal(binary.concrete(x, SEED, OFFSET, *gate)[told], expected)
+
+
 SURROGATES = [r.example for r in RULES.values() if issubclass(r.type, Derivative)]
 
 

@@ -189,12 +189,11 @@ def element_uniform(
     start, stop = offset // width, -(-(offset + count) // width)
     position = torch.arange(start, stop, device=seed.device)
     first, second = torch.zeros_like(position), torch.ones_like(position)
-    words = _blocks(seed, position, first, stream, sample)
+    words: tuple[Tensor, ...] = _blocks(seed, position, first, stream, sample)
     if width == 8:
         lower = _blocks(seed, position, second, stream, sample)
-        words = tuple(
-            word for pair in zip(words, lower, strict=True) for word in _joined_halves(*pair)
-        )
+        pairs = (_joined_halves(*pair) for pair in zip(words, lower, strict=True))
+        words = tuple(word for pair in pairs for word in pair)
     return _unit(words, dtype)[..., offset - start * width :][..., :count]
 
 
