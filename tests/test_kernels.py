@@ -176,6 +176,20 @@ class TestAgreementOfDrawsThatHalfTheNoiseLeavesOpen:
         assert torch.equal(binary.concrete(x, SEED, OFFSET, *gate)[told], expected)
 
 
+@pytest.mark.kernels
+class TestAgreementFarBelowThePeak:
+    @pytest.mark.parametrize("classes", [2, 70])
+    def test_weights_down_to_subnormals_and_0(self, classes):
+        x = torch.full((200, classes), -torch.inf)
+        x[:, 0], x[:, 1] = 0, torch.linspace(-110, -70, 200)
+        grad = torch.zeros_like(x)
+        grad[:, 1] = 1  # so that the rare class has the largest term
+        index = torch.zeros(200, dtype=torch.int64)
+        found = straight_through.straight_through(x, index, grad, 1.0)[:, 1].double()
+        expected = x[:, 1].double().exp()
+        assert ((found - expected).abs() <= ACCURACY * expected + 2.0**-149).all()
+
+
 SURROGATES = [r.example for r in RULES.values() if issubclass(r.type, Derivative)]
 
 
