@@ -1,4 +1,4 @@
-// Tensors in memory: new ones, and how results are written to them.
+// Tensors in memory: new ones, and how kernels read and write them in order.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

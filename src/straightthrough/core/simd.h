@@ -105,10 +105,17 @@ ALWAYS_INLINE bfloat16 narrow<bfloat16>(float x) {
 typedef uint16_t ShortWords __attribute__((vector_size(kBytes / 2)));
 typedef float16 Halves __attribute__((vector_size(kBytes / 2)));
 
-// GCC 12 converts half precision element by element, and 16-bit words in halves.
+// GCC 12 converts 16-bit words in halves.
 #if defined(__AVX512F__)
 ALWAYS_INLINE Words widen(ShortWords x) { return (Words)_mm512_cvtepu16_epi32((__m256i)x); }
 ALWAYS_INLINE ShortWords narrow(Words x) { return (ShortWords)_mm512_cvtepi32_epi16((__m512i)x); }
+#else
+ALWAYS_INLINE Words widen(ShortWords x) { return __builtin_convertvector(x, Words); }
+ALWAYS_INLINE ShortWords narrow(Words x) { return __builtin_convertvector(x, ShortWords); }
+#endif
+
+// GCC 12 converts half precision element by element.
+#if defined(__AVX512F__)
 ALWAYS_INLINE Vec<float> widen(Halves x) { return (Vec<float>)_mm512_cvtph_ps((__m256i)x); }
 ALWAYS_INLINE Halves narrow(Vec<float> x) {
   return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
@@ -121,11 +128,6 @@ ALWAYS_INLINE Halves narrow(Vec<float> x) {
 #else
 ALWAYS_INLINE Vec<float> widen(Halves x) { return __builtin_convertvector(x, Vec<float>); }
 ALWAYS_INLINE Halves narrow(Vec<float> x) { return __builtin_convertvector(x, Halves); }
-#endif
-
-#if !defined(__AVX512F__)
-ALWAYS_INLINE Words widen(ShortWords x) { return __builtin_convertvector(x, Words); }
-ALWAYS_INLINE ShortWords narrow(Words x) { return __builtin_convertvector(x, ShortWords); }
 #endif
 
 template <class T, class S>
