@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import straightthrough as st
+from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Rule
 from straightthrough.estimators import (
@@ -273,9 +274,9 @@ def test_vjp_says_what_is_wrong(
 class Steeper(ReinMax):
     """A user's variant of a rule that has kernels."""
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: st.Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         assert logits.dtype == torch.float32
-        return 10 * super().gradient(logits, index, grad, seed)
+        return 10 * super().gradient(logits, index, grad, noise)
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,21 @@ def test_arguments_of_the_wrong_kind() -> None:
         st.categorical(torch.zeros(2), generator=5)  # type: ignore[arg-type]  # on purpose
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_tensor_that_outlived_its_transform(name: str) -> None:
+    weight, leaked = example().requires_grad_(), []
+
+    def leak(x: Tensor) -> Tensor:
+        leaked.append(2 * weight)
+        return x.sum()
+
+    torch.func.grad(leak)(torch.zeros(1))
+    (got,) = torch.autograd.grad(OPERATORS[name](leaked[0])[..., 0].sum(), weight)
+    (wanted,) = torch.autograd.grad(OPERATORS[name](2 * weight)[..., 0].sum(), weight)
+    assert wanted.abs().max() > 0.01
+    assert torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("name", ["argmax", "topk", "gumbel_softmax"])
 def test_backward_under_saved_tensor_hooks(name: str) -> None:
     x = example().requires_grad_()

@@ -9,8 +9,9 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class StraightThroughError(Exception):
@@ -73,25 +74,26 @@ def check_number(name: str, value: object) -> None:
 
 
 def check_rows(name: str, tensor: Tensor, dim: int) -> int:
-    """Return `dim` counted from the end, having checked that it holds at least one class."""
-    if tensor.ndim == 0:
+    """Return `dim` counted from the end, of a floating tensor with at least one class along it."""
+    check_floating(name, tensor)
+    shape = tensor.shape
+    ndim = len(shape)
+    if ndim == 0:
         raise ShapeError(
             f"{name} must have a dimension of classes, got a 0-d tensor; "
             f"use st.bernoulli for a single binary outcome"
         )
-    if isinstance(dim, bool) or not isinstance(dim, int):
+    if type(dim) is not int:
         raise ArgumentError(f"dim must be an int, got {dim!r}")
-    if not -tensor.ndim <= dim < tensor.ndim:
+    if not -ndim <= dim < ndim:
         raise ShapeError(
-            f"dim must lie in [{-tensor.ndim}, {tensor.ndim - 1}] for {name} "
-            f"of shape {tuple(tensor.shape)}, got {dim}"
+            f"dim must lie in [{-ndim}, {ndim - 1}] for {name} of shape {tuple(shape)}, got {dim}"
         )
-    if tensor.shape[dim] == 0:
+    if shape[dim] == 0:
         raise ShapeError(
-            f"{name} of shape {tuple(tensor.shape)} has no class along dim {dim}; "
-            f"at least one is needed"
+            f"{name} of shape {tuple(shape)} has no class along dim {dim}; at least one is needed"
         )
-    return dim - tensor.ndim if dim >= 0 else dim
+    return dim - ndim if dim >= 0 else dim
 
 
 def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:
@@ -145,7 +147,7 @@ def strict() -> Iterator[None]:
 
 def check_outcomes(name: str, invalid: Callable[[], Tensor]) -> None:
     """Inside `strict()`, raise if any entry of `invalid()` (one a row) is true."""
-    if torch.compiler.is_compiling() or not _strict.get():
+    if is_compiling() or not _strict.get():
         return
     rows = invalid().nonzero()
     if len(rows):

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, is_grad_enabled
+from torch.compiler import is_compiling
 
 VARIABLE = "STRAIGHTTHROUGH_KERNELS"
 FOLDER = Path(__file__).parent.parent / "_kernels"
@@ -51,15 +53,18 @@ def kernel(schema: str, loop: int | None = None) -> Callable[[_Function], _Funct
 
     def register(reference: _Function) -> _Function:
         name = reference.__name__
-        compiled = define(name, schema, reference)
+        traced = define(name, schema, reference)
+        native = traced._op  # the same without a call of Python's
         if loop is not None:
             torch.library.register_fake(f"straightthrough::{name}", _like_first, lib=_library)
 
         @functools.wraps(reference)
-        def call(x: Tensor, *rest: Any, **named: Any) -> Any:
+        def call(x: Tensor, *rest: Any) -> Any:
+            if serves(x):
+                return native(x, *rest)
             if loop is not None and rest[loop - 1] > 1 and _traced_backward():
-                return compiled(x.contiguous(), *rest, **named)  # as the fake result is
-            return (compiled if serves(x) else reference)(x, *rest, **named)
+                return traced(x.contiguous(), *rest)  # as the fake result is
+            return reference(x, *rest)
 
         return call  # type: ignore[return-value]  # the same signature as the reference
 
@@ -78,11 +83,11 @@ def _traced_backward() -> bool:
     )
 
 
-def define(name: str, schema: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+def define(name: str, schema: str, reference: Callable[..., Any]) -> torch._ops.OpOverload:
     """Define the operator `straightthrough::name`; a loaded library implements it on the CPU."""
     _library.define(name + schema)
     _library.impl(name, reference, "CompositeExplicitAutograd")
-    overload: Callable[..., Any] = getattr(torch.ops.straightthrough, name).default
+    overload: torch._ops.OpOverload = getattr(torch.ops.straightthrough, name).default
     return overload
 
 
@@ -92,9 +97,9 @@ def serves(x: Tensor, grad: Tensor | None = None) -> bool:
         level is not None
         and x.is_cpu
         and (grad is None or grad.dtype == x.dtype)
-        and not torch.is_grad_enabled()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch.compiler.is_compiling()
+        and not is_grad_enabled()
+        and not _are_functorch_transforms_active()
+        and not is_compiling()
     )
 
 

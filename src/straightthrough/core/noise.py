@@ -12,17 +12,22 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .errors import ArgumentError, DtypeError, ShapeError
 
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
 MASK, HALF = 0xFFFFFFFF, 0xFFFF
+
+Noise = tuple[Tensor, int]
+"""Where noise comes from: a 0-d int64 seed on its device, and the flat position it starts at."""
 
 DRAW, CONDITIONAL = 0, 1
 """Streams: the outcome in forward; the noise given the outcome in backward."""
@@ -74,8 +79,8 @@ class Seed:
 
 def make_seed(
     seed: int | Tensor | Seed | None, generator: torch.Generator | None, device: torch.device
-) -> tuple[Tensor, int]:
-    """Return (0-d int64 seed on `device`, offset) out of what a random function was given."""
+) -> Noise:
+    """Return the noise on `device` that a random function's arguments ask for."""
     if seed is not None:
         if generator is not None:
             raise ArgumentError("seed= and generator= exclude each other; pass one of them")
@@ -85,13 +90,12 @@ def make_seed(
         raise ArgumentError(
             f"generator must be a torch.Generator, got {generator!r}; pass an int as seed="
         )
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return fresh_seed(torch.empty(0, device=device)), 0
-    return _randint(device, generator), 0
+    return _new_seed(generator=generator, device=device), 0
 
 
-def _randint(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    return torch.randint(2**63 - 1, (), generator=generator, device=device)
+_new_seed = functools.partial(torch.randint, 2**63 - 1, ())
 
 
 # Inductor would draw torch.randint from a generator of its own; behind an operator of ours,
@@ -101,7 +105,7 @@ def _randint(device: torch.device, generator: torch.Generator | None = None) -> 
 )
 def fresh_seed(like: Tensor) -> Tensor:
     """Draw a seed from the default generator of the device of `like`."""
-    return _randint(like.device)
+    return _new_seed(device=like.device)
 
 
 @fresh_seed.register_fake

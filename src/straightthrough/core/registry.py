@@ -52,8 +52,8 @@ class OperatorRecord:
         function: the public function.
         hard: the specification of the value, `hard(x, **arguments)`; for an operator that
             samples, the mean of its outcomes.
-        gradient: the specification of the backward, `gradient(rule, x, y, grad, seed,
-            **arguments)` with y the value and seed a `Seed`: the gradient to x, computed and
+        gradient: the specification of the backward, `gradient(rule, x, y, grad, noise,
+            **arguments)` with y the value and noise a `Noise`: the gradient to x, computed and
             returned in float64 (noise in the dtype that x is computed in), differentiable.
         saved_bytes: at most this many bytes are saved for backward, as a function of the rule, the
             number of elements, the size of one in bytes, and the number of rows.

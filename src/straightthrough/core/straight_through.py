@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._functorch import eager_transforms
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from .errors import DtypeError, ShapeError, StraightThroughError, check_floating
 
@@ -49,30 +50,36 @@ class Operation(ABC):
 
 def apply(operation: Operation, *inputs: Tensor) -> Tensor:
     """Return the value of `operation`, with its backward."""
-    # Three forms of one Function. Dynamo refuses a Function that defines jvp; functorch wants
-    # setup_context, for which torch inspects the signature at each call (30 us).
+    # Three forms of one Function: Dynamo refuses one that defines jvp; functorch and forward mode
+    # want setup_context, for which torch inspects the signature at each call (30 us).
+    if is_compiling():
+        return _traced(operation, inputs)
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return _Transformed.apply(operation, *inputs)[0]
+    if not torch.is_grad_enabled():
+        return operation.forward(*inputs)[0]
+    alive = [*map(_unwrap_if_dead, inputs)]
+    for tensor in alive:
+        if tensor.requires_grad:
+            return _apply_eager(operation, *alive)
+    with torch.no_grad():
+        return operation.forward(*alive)[0]
+
+
+# What a functorch transform's wrapper holds, if the tensor has outlived the transform.
+_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
+
+
+def _traced(operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
     if torch._C._are_functorch_transforms_active():
-        if not torch.compiler.is_compiling():
-            return _Transformed.apply(operation, *inputs)[0]
         _refuse_forward_mode()
         _refuse_vmap()
         # Dynamo knows that a transform wants a gradient of the results of operations only.
-        inputs = tuple(tensor.view_as(tensor) for tensor in inputs)
-    recording = torch.is_grad_enabled()
-    due = recording and any(tensor.requires_grad for tensor in inputs)
-    if torch.compiler.is_compiling():
-        # Where nothing is due, Dynamo would miscount a Function's arguments.
-        return (_Traced.apply(operation, *inputs) if due else operation.forward(*inputs))[0]
-    if due or _in_dual_level():
-        return _Eager.apply(operation, *inputs)
-    if not recording:
-        return operation.forward(*inputs)[0]
-    with torch.no_grad():
-        return operation.forward(*inputs)[0]
-
-
-def _in_dual_level() -> bool:
-    return forward_ad._current_level >= 0
+        inputs = [tensor.view_as(tensor) for tensor in inputs]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _Traced.apply(operation, *inputs)[0]
+    # Where nothing is due, Dynamo would miscount a Function's arguments.
+    return operation.forward(*inputs)[0]
 
 
 def _refuse_forward_mode() -> None:
@@ -129,7 +136,7 @@ class _Transformed(_Traced):
         operation, *tensors = inputs
         _describe(ctx, operation, output)
         # Under vmap alone no derivative is due.
-        due = any(ctx.needs_input_grad) or _in_dual_level()
+        due = any(ctx.needs_input_grad) or forward_ad._current_level >= 0
         kept = operation.keep(tensors, output) if due else ()
         ctx.save_for_backward(*kept)
         ctx.save_for_forward(*kept)
@@ -153,21 +160,19 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, operation: Operation, *inputs: Tensor) -> Tensor:
-        output, kept = operation.record(*inputs)
+        outputs, kept = operation.record(*inputs)
         ctx.operation = operation
         ctx.save_for_backward(*kept)
-        if _in_dual_level():
-            ctx.set_materialize_grads(False)
-            ctx.save_for_forward(*kept)
-        return output[0]
+        return outputs[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (None, *ctx.operation.backward(grad, *ctx.saved_tensors))
 
-    @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor | None:
-        return ctx.operation.jvp(tangents, *ctx.saved_tensors)
+
+# What Function.apply calls in the end; the questions that it asks before are answered in `apply`,
+# and asking them again takes 3 us.
+_apply_eager = super(torch.autograd.Function, _Eager).apply
 
 
 @dataclass(frozen=True)

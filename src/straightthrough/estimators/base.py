@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,7 @@ from torch import Tensor
 
 from ..core.bits import unpack
 from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating, check_rows
-from ..core.kernels import serves
-from ..core.noise import Seed, make_seed
+from ..core.noise import Noise, Seed, make_seed
 from ..core.rules import Rule, compute_dtype
 
 
@@ -31,22 +32,23 @@ class Estimator(Rule):
         cls.compiled = vars(cls).get("compiled", False)  # its own gradients, not a parent's
 
     @abstractmethod
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return the gradient to `logits`.
 
         Args:
             logits: `(..., C)`, float32 or float64.
             index: the outcome, `(...)` int64 in [0, C).
             grad: the gradient to the one-hot, `(..., C)`, of the logits' dtype.
-            seed: where the rule's own noise comes from, if it draws any.
+            noise: where the rule's own comes from, if it draws any: a seed on their device, and
+                the position of the first row.
         """
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return the gradient to `x`, the logit of `outcome` (bool, its shape)."""
         finite = x.clamp(-1e30, 1e30)  # an infinite logit is certain, not NaN
         logits = torch.stack([torch.zeros_like(x), finite], -1)
         pair = torch.stack([torch.zeros_like(grad), grad], -1)
-        return self.gradient(logits, outcome.long(), pair, seed)[..., 1]
+        return self.gradient(logits, outcome.long(), pair, noise)[..., 1]
 
     def vjp(
         self, logits: Tensor, index: Tensor, grad: Tensor, *, seed: int | Seed | None = None
@@ -82,29 +84,42 @@ class Estimator(Rule):
         outside = index[(index < 0) | (index >= classes)]
         if len(outside):
             raise ArgumentError(f"index must lie in [0, {classes - 1}], got {int(outside[0])}")
-        own = Seed(*make_seed(seed, None, logits.device)) if self.draws_noise else Seed(0)
-        return self.pull(logits, index, grad, own)
+        noise = make_seed(seed if self.draws_noise else 0, None, logits.device)
+        return self.pull(logits, index, grad, noise)
 
-    def pull(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def pull(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return `gradient` in the logits' dtype, half precision computed in float32.
 
         An index of -1 marks a row without an outcome, whose gradient its logits make NaN.
         """
-        if self.compiled and serves(logits, grad):
-            return self.gradient(logits, index, grad, seed)
-        wide, index = compute_dtype(logits.dtype), index.clamp(min=0)
-        return self.gradient(logits.to(wide), index, grad.to(wide), seed).to(logits.dtype)
+        if self.compiled and logits.dtype == grad.dtype:
+            return self.gradient(logits, index, grad, noise)
+        return widened(self.gradient)(logits, index, grad, noise)
 
-    def binary_pull(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def binary_pull(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return `binary_gradient` in the dtype of `x`, half precision computed in float32.
 
         The outcome is bool or its bits, which kernels take as they are.
         """
-        if self.compiled and serves(x, grad):
-            return self.binary_gradient(x, outcome, grad, seed)
+        if self.compiled and x.dtype == grad.dtype:
+            return self.binary_gradient(x, outcome, grad, noise)
+        return widened(self.binary_gradient)(x, outcome, grad, noise)
+
+
+def widened(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a formula for float32 or float64 take half precision, and outcomes as they are kept.
+
+    These are -1 where a row has none, and bits where they are binary.
+    """
+
+    @functools.wraps(gradient)
+    def call(x: Tensor, outcome: Tensor, grad: Tensor, *rest: Any) -> Tensor:
         wide = compute_dtype(x.dtype)
-        outcome = unpack(outcome, x.shape)
-        return self.binary_gradient(x.to(wide), outcome, grad.to(wide), seed).to(x.dtype)
+        rows = outcome.dtype == torch.int64
+        outcome = outcome.clamp(min=0) if rows else unpack(outcome, x.shape)
+        return gradient(x.to(wide), outcome, grad.to(wide), *rest).to(x.dtype)
+
+    return call
 
 
 def one_hot(index: Tensor, like: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
 from .base import Estimator, one_hot, relative_to, tempered
 
@@ -34,10 +34,10 @@ class DARN(Estimator):
         tensor([ 0.2500, -0.2500])
     """
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         p = tempered(logits, 1.0)
         advantage = -(p * relative_to(index, grad)).sum(-1, keepdim=True)
         return (one_hot(index, p) - p) * advantage
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return torch.where(outcome, torch.sigmoid(-x), torch.sigmoid(x)).square() * grad

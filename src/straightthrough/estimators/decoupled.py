@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..core.errors import check_positive
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
 from .base import Estimator
 from .straight_through import binary_straight_through, straight_through
@@ -52,8 +52,8 @@ class DecoupledST(Estimator):
         check_positive("tau_forward", self.tau_forward)
         check_positive("tau_backward", self.tau_backward)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return straight_through(logits, index, grad, self.tau_backward)
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return binary_straight_through(x, outcome, grad, self.tau_backward)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_number, check_positive
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
 from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered
 
@@ -53,7 +53,7 @@ class GappedST(Estimator):
         if self.gap < 0:
             raise ArgumentError(f"gap must be at least 0, got {self.gap}")
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         below = logits - logits.amax(-1, keepdim=True)
         chosen = one_hot(index, below).bool()
         least = torch.finfo(below.dtype).min  # not -infinity, whose logsumexp has no derivative
@@ -62,7 +62,7 @@ class GappedST(Estimator):
         q = tempered(torch.where(chosen, 0.0, torch.minimum(below, -lead)), self.tau)
         return softmax_vjp(q, relative_to(index, grad)) / self.tau
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         toward = torch.where(outcome, x, -x)
         t = torch.maximum(toward, self._lead(toward)) / self.tau
         return torch.sigmoid(t) * torch.sigmoid(-t) * grad / self.tau

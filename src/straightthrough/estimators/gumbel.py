@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.kernels import kernel
-from ..core.noise import CONDITIONAL, Seed, class_uniform, element_uniform, exponential, in_blocks
+from ..core.noise import CONDITIONAL, Noise, class_uniform, element_uniform, exponential, in_blocks
 from ..core.registry import rule
 from ..core.straight_through import held
-from .base import Estimator, relative_to, softmax_vjp
+from .base import Estimator, relative_to, softmax_vjp, widened
 
 
 @kernel(
@@ -20,6 +20,7 @@ from .base import Estimator, relative_to, softmax_vjp
     " -> Tensor",
     loop=4,
 )
+@widened
 def gumbel_st(
     logits: Tensor,
     index: Tensor,
@@ -35,8 +36,8 @@ def gumbel_st(
     def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
         total = torch.zeros_like(grad)
         for sample in range(samples):
-            own = Seed(seed, offset + first)
-            perturbed = conditional_gumbels(logits.detach(), index, own, sample)
+            noise = (seed, offset + first)
+            perturbed = conditional_gumbels(logits.detach(), index, noise, sample)
             y = F.softmax(held(perturbed, logits) / tau, -1)
             total = total + softmax_vjp(y, relative_to(index, grad))
         return total / (tau * samples)
@@ -50,6 +51,7 @@ def gumbel_st(
     " -> Tensor",
     loop=4,
 )
+@widened
 def binary_gumbel_st(
     x: Tensor,
     outcome: Tensor,
@@ -67,8 +69,8 @@ def binary_gumbel_st(
     def block(first: int, x: Tensor, outcome: Tensor, grad: Tensor) -> Tensor:
         total = torch.zeros_like(x)
         for sample in range(samples):
-            own = Seed(seed, offset + first)
-            y = held(conditional_logistic(x.detach(), outcome, own, sample), x) / tau
+            noise = (seed, offset + first)
+            y = held(conditional_logistic(x.detach(), outcome, noise, sample), x) / tau
             total = total + torch.sigmoid(y) * torch.sigmoid(-y)
         return total * grad / (tau * samples)
 
@@ -112,30 +114,27 @@ class GumbelST(Estimator):
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        return gumbel_st(logits, index, grad, self.tau, 1, seed.tensor(logits.device), seed.offset)
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        return gumbel_st(logits, index, grad, self.tau, 1, *noise)
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        return binary_gumbel_st(x, outcome, grad, self.tau, 1, seed.tensor(x.device), seed.offset)
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        return binary_gumbel_st(x, outcome, grad, self.tau, 1, *noise)
 
 
-def conditional_gumbels(logits: Tensor, index: Tensor, seed: Seed, sample: int = 0) -> Tensor:
+def conditional_gumbels(logits: Tensor, index: Tensor, noise: Noise, sample: int = 0) -> Tensor:
     """Draw `logits + G - log sum exp logits`, `(rows, C)`, given that its argmax is `index`."""
     rows, classes = logits.shape
-    value = seed.tensor(logits.device)
-    uniform = class_uniform(value, seed.offset, rows, classes, logits.dtype, sample)
-    noise = exponential(uniform)
+    time = exponential(class_uniform(*noise, rows, classes, logits.dtype, sample))
     log_p = F.log_softmax(logits, -1)
     chosen = index.unsqueeze(-1)
-    least = noise.gather(-1, chosen)
-    others = log_p - (noise + least * log_p.exp()).log()
+    least = time.gather(-1, chosen)
+    others = log_p - (time + least * log_p.exp()).log()
     return others.scatter(-1, chosen, -least.log())
 
 
-def conditional_logistic(x: Tensor, outcome: Tensor, seed: Seed, sample: int = 0) -> Tensor:
+def conditional_logistic(x: Tensor, outcome: Tensor, noise: Noise, sample: int = 0) -> Tensor:
     """Draw `x` plus logistic noise, `(count,)`, given that its sign is `outcome`."""
-    value = seed.tensor(x.device)
-    v = element_uniform(value, seed.offset, x.numel(), x.dtype, CONDITIONAL, sample)
+    v = element_uniform(*noise, x.numel(), x.dtype, CONDITIONAL, sample)
     toward = torch.where(outcome, x, -x)
     # Solves P(distance > d | outcome) = v for d; nothing cancels at large logits.
     distance = F.softplus(toward + torch.log1p(-v)) - v.log()

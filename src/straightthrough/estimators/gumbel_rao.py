@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..core.errors import check_count, check_positive
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
 from .base import Estimator
 from .gumbel import binary_gumbel_st, gumbel_st
@@ -49,10 +49,8 @@ class GumbelRao(Estimator):
         check_positive("tau", self.tau)
         check_count("samples", self.samples)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        noise = (self.samples, seed.tensor(logits.device), seed.offset)
-        return gumbel_st(logits, index, grad, self.tau, *noise)
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        return gumbel_st(logits, index, grad, self.tau, self.samples, *noise)
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        noise = (self.samples, seed.tensor(x.device), seed.offset)
-        return binary_gumbel_st(x, outcome, grad, self.tau, *noise)
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        return binary_gumbel_st(x, outcome, grad, self.tau, self.samples, *noise)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
-from ..core.noise import Seed, in_blocks
+from ..core.noise import Noise, in_blocks
 from ..core.registry import rule
 from .base import Estimator, relative_to, softmax_vjp, tempered
 
@@ -57,7 +57,7 @@ class MVE(Estimator):
         """1 / tau, as far as it makes a difference."""
         return min(1 / self.tau, 1e100)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         classes = logits.shape[-1]
 
         def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class MVE(Estimator):
         result = in_blocks(block, *rows, width=classes**2)
         return result.reshape(logits.shape).to(logits.dtype)
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         p, q = torch.sigmoid(x.double()), torch.sigmoid(-x.double())
         ratio = (self.epsilon + 2 * torch.where(outcome, q, p)) / (self.epsilon + 4 * p * q)
         return (p * q * ratio).to(x.dtype) * grad

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
 from .base import Estimator, tempered
 
@@ -46,7 +46,7 @@ class MVEInteger(Estimator):
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         p, classes = tempered(logits, 1.0), logits.shape[-1]
         slope = grad.narrow(-1, min(1, classes - 1), 1) - grad.narrow(-1, 0, 1)
         # Counted from the outcome, so that a row that is certain of it loses no digits.

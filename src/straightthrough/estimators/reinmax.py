@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.kernels import kernel
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered
+from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered, widened
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
+@widened
 def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`2 J((p_tau + D) / 2) g - J(p) g / 2`; the closed form where tau is 1."""
     p, difference = tempered(logits, 1.0), relative_to(index, grad)
@@ -25,6 +26,7 @@ def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
+@widened
 def binary_reinmax(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tensor:
     """The same between logits 0 and `x`; `g (1 - p) / 2` or `g p / 2` where tau is 1."""
     p, q = torch.sigmoid(x), torch.sigmoid(-x)
@@ -68,8 +70,8 @@ class ReinMax(Estimator):
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return reinmax(logits, index, grad, self.tau)
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return binary_reinmax(x, outcome, grad, self.tau)

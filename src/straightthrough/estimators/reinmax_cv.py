@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..core.errors import check_count, check_number, check_positive
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
 from .base import Estimator
 from .gumbel import binary_gumbel_st, gumbel_st
@@ -55,17 +55,14 @@ class ReinMaxCV(Estimator):
         check_number("eta", self.eta)
         check_count("samples", self.samples)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        middle, own = midpoint(logits, index), (seed.tensor(logits.device), seed.offset)
-        draws = (gumbel_st(middle, index, grad, self.tau, n, *own) for n in (self.samples + 1, 1))
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        middle, counts = midpoint(logits, index), (self.samples + 1, 1)
+        draws = (gumbel_st(middle, index, grad, self.tau, n, *noise) for n in counts)
         return reinmax(logits, index, grad, 1.0) + self._contrast(*draws)
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        middle, own = binary_midpoint(x, outcome), (seed.tensor(x.device), seed.offset)
-        draws = (
-            binary_gumbel_st(middle, outcome, grad, self.tau, n, *own)
-            for n in (self.samples + 1, 1)
-        )
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        middle, counts = binary_midpoint(x, outcome), (self.samples + 1, 1)
+        draws = (binary_gumbel_st(middle, outcome, grad, self.tau, n, *noise) for n in counts)
         return binary_reinmax(x, outcome, grad, 1.0) + self._contrast(*draws)
 
     def _contrast(self, mean: Tensor, first: Tensor) -> Tensor:

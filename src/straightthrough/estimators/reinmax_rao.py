@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import check_count, check_positive
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
 from .base import Estimator, relative_to, softmax_vjp, tempered
 from .gumbel import binary_gumbel_st, gumbel_st
@@ -64,13 +64,13 @@ class ReinMaxRao(Estimator):
         check_positive("tau", self.tau)
         check_count("samples", self.samples)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        noise = (self.samples, seed.tensor(logits.device), seed.offset)
-        at_middle = gumbel_st(midpoint(logits, index), index, grad, self.tau, *noise)
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        middle = midpoint(logits, index)
+        at_middle = gumbel_st(middle, index, grad, self.tau, self.samples, *noise)
         p = tempered(logits, 1.0)
         return 2 * at_middle - 0.5 * softmax_vjp(p, relative_to(index, grad))
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
-        noise = (self.samples, seed.tensor(x.device), seed.offset)
-        at_middle = binary_gumbel_st(binary_midpoint(x, outcome), outcome, grad, self.tau, *noise)
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        middle = binary_midpoint(x, outcome)
+        at_middle = binary_gumbel_st(middle, outcome, grad, self.tau, self.samples, *noise)
         return 2 * at_middle - 0.5 * torch.sigmoid(x) * torch.sigmoid(-x) * grad

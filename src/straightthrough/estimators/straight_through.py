@@ -8,18 +8,20 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.kernels import kernel
-from ..core.noise import Seed
+from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, relative_to, softmax_vjp, tempered
+from .base import Estimator, relative_to, softmax_vjp, tempered, widened
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
+@widened
 def straight_through(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`J(p_tau) g / tau`."""
     return softmax_vjp(tempered(logits, tau), relative_to(index, grad)) / tau
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
+@widened
 def binary_straight_through(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`g s (1 - s) / tau`, s the sigmoid of `x / tau`."""
     return torch.sigmoid(x / tau) * torch.sigmoid(-x / tau) * grad / tau
@@ -55,8 +57,8 @@ class StraightThrough(Estimator):
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
-    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return straight_through(logits, index, grad, self.tau)
 
-    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, seed: Seed) -> Tensor:
+    def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return binary_straight_through(x, outcome, grad, self.tau)

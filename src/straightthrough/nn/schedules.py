@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..core.errors import (
     ArgumentError,
     apply_mask,
-    check_floating,
     check_number,
     check_positive,
     check_rows,
@@ -175,7 +174,6 @@ class Confidence(Schedule):
     @torch.no_grad()
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """Move the running mean by the rows of `logits`; those that hold NaN do not count."""
-        check_floating("logits", logits)
         dim = check_rows("logits", logits, dim)
         rows = apply_mask("logits", logits, mask).to(torch.float32)
         confidence = rows.softmax(dim).amax(dim).nanmean()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.bits import pack
 from ...core.kernels import kernel
-from ...core.noise import Seed, element_uniform, in_blocks, logistic
+from ...core.noise import element_uniform, in_blocks, logistic
 from ...core.rules import Derivative, compute_dtype
 from ...core.straight_through import Operation
 from ...estimators.base import Estimator
@@ -76,11 +76,11 @@ class Draw(Operation):
     ) -> tuple[Tensor, None]:
         if isinstance(self.rule, Derivative):
             return self.rule.vjp(x, grad), None
-        own = Seed(seed, self.offset)
+        noise = (seed, self.offset)
         if not self.of_probs:
-            return self.rule.binary_pull(x, outcome, grad, own), None
+            return self.rule.binary_pull(x, outcome, grad, noise), None
         logits = as_logits(x, self.of_probs)
-        gradient = self.rule.binary_pull(logits, outcome, grad.to(logits.dtype), own)
+        gradient = self.rule.binary_pull(logits, outcome, grad.to(logits.dtype), noise)
         return (gradient * logit_slope(x.to(logits.dtype))).to(x.dtype), None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.noise import Seed, logistic
+from ...core.noise import Noise, logistic
 from ...core.rules import Derivative, compute_dtype
 from ...estimators import Estimator
 from .reference import stretch, uniform_like
@@ -17,15 +17,15 @@ def probability(logits: Tensor, **_: object) -> Tensor:
 
 
 def gradient(
-    rule: Estimator | Derivative, x: Tensor, y: Tensor, grad: Tensor, seed: Seed
+    rule: Estimator | Derivative, x: Tensor, y: Tensor, grad: Tensor, noise: Noise
 ) -> Tensor:
     """The surrogate's derivative, or the estimator's formula on the classes 0 and `x`."""
     if isinstance(rule, Derivative):
         return grad.double() * rule.derivative(x.double())
     if rule.draws_noise:
         wide = compute_dtype(x.dtype)
-        return rule.binary_gradient(x.to(wide), y > 0, grad.to(wide), seed).double()
-    return Estimator.binary_gradient(rule, x.double(), y > 0, grad.double(), seed)
+        return rule.binary_gradient(x.to(wide), y > 0, grad.to(wide), noise).double()
+    return Estimator.binary_gradient(rule, x.double(), y > 0, grad.double(), noise)
 
 
 def soft_gradient(
@@ -33,7 +33,7 @@ def soft_gradient(
     x: Tensor,
     y: Tensor,
     grad: Tensor,
-    seed: Seed,
+    noise: Noise,
     *,
     hard: bool,
     tau: float,
@@ -41,9 +41,9 @@ def soft_gradient(
     zeta: float = 1.0,
 ) -> Tensor:
     """The gradient of the soft gate under the same noise."""
-    noise = logistic(uniform_like(x, seed.tensor(x.device), seed.offset)).double()
+    shift = logistic(uniform_like(x, *noise)).double()
 
     def soft(logits: Tensor) -> Tensor:
-        return stretch(torch.sigmoid((logits + noise) / tau), gamma, zeta)
+        return stretch(torch.sigmoid((logits + shift) / tau), gamma, zeta)
 
     return torch.func.vjp(soft, x.double())[1](grad.double())[0]

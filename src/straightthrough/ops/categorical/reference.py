@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.kernels import kernel
-from ...core.noise import Seed, class_uniform, gumbel, in_blocks, row_uniform
+from ...core.noise import class_uniform, gumbel, in_blocks, row_uniform
 from ...core.rules import Relaxation, compute_dtype
 from ...core.straight_through import Operation
 from ...estimators.base import Estimator, over, tempered
@@ -80,14 +80,15 @@ class Draw(Operation):
     offset: int
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        if self.estimator.tau_forward == 1:
+            return draw(logits, seed, self.offset)
         y, index = draw(drawn_from(logits, self.estimator), seed, self.offset)
-        return y if y.dtype == logits.dtype else y.to(logits.dtype), index
+        return y.to(logits.dtype), index
 
     def backward(
         self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, None]:
-        own = Seed(seed, self.offset)
-        return self.estimator.pull(logits, index, grad, own), None
+        return self.estimator.pull(logits, index, grad, (seed, self.offset)), None
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Lookup(Operation):
         def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
             with torch.autocast(grad.device.type, enabled=False):
                 to_one_hot = grad @ table.T
-            own = Seed(seed, self.offset + first)
-            return self.estimator.pull(logits, index, to_one_hot, own)
+            noise = (seed, self.offset + first)
+            return self.estimator.pull(logits, index, to_one_hot, noise)
 
         to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
         return to_logits.reshape(logits.shape), to_table, None
@@ -135,7 +136,8 @@ class Number(Operation):
         wide = compute_dtype(logits.dtype)
         number = torch.arange(logits.shape[-1], dtype=wide, device=logits.device)
         to_one_hot = grad.to(wide).unsqueeze(-1) * number
-        return self.estimator.pull(logits, index, to_one_hot, Seed(seed, self.offset)), None
+        noise = (seed, self.offset)
+        return self.estimator.pull(logits, index, to_one_hot, noise), None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.noise import Seed
+from ...core.noise import Noise
 from ...core.rules import Relaxation, compute_dtype
 from ...estimators import Estimator
 
@@ -17,20 +17,20 @@ def probabilities(logits: Tensor, **_: object) -> Tensor:
 
 
 def gradient(
-    rule: Estimator, logits: Tensor, y: Tensor, grad: Tensor, seed: Seed, **_: object
+    rule: Estimator, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise, **_: object
 ) -> Tensor:
     """The estimator's formula at the outcome that `y` shows."""
     wide = compute_dtype(logits.dtype) if rule.draws_noise else torch.float64
-    return rule.gradient(logits.to(wide), y.argmax(-1), grad.to(wide), seed).double()
+    return rule.gradient(logits.to(wide), y.argmax(-1), grad.to(wide), noise).double()
 
 
 def number_gradient(
-    rule: Estimator, logits: Tensor, y: Tensor, grad: Tensor, seed: Seed, **_: object
+    rule: Estimator, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise, **_: object
 ) -> Tensor:
     """The gradient at the one-hot that the number `y` stands for, of a loss of the number."""
     number = torch.arange(logits.shape[-1], device=logits.device)
     shown = (y.unsqueeze(-1) == number).to(logits.dtype)
-    return gradient(rule, logits, shown, grad.double().unsqueeze(-1) * number, seed)
+    return gradient(rule, logits, shown, grad.double().unsqueeze(-1) * number, noise)
 
 
 def first_largest(logits: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def first_largest(logits: Tensor) -> Tensor:
 
 
 def softmax_gradient(
-    rule: Relaxation, logits: Tensor, y: Tensor, grad: Tensor, seed: Seed
+    rule: Relaxation, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise
 ) -> Tensor:
     """The relaxation's own gradient."""
     return torch.func.vjp(rule.soft, logits.double())[1](grad.double())[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...core.noise import Seed
+from ...core.noise import Noise
 from ...estimators import Fini
 from .reference import LARGEST
 
@@ -62,7 +62,7 @@ def gradient_of(
     """
 
     def gradient(
-        rule: Fini, x: Tensor, y: Tensor, grad: Tensor, seed: Seed, **arguments: float
+        rule: Fini, x: Tensor, y: Tensor, grad: Tensor, noise: Noise, **arguments: float
     ) -> Tensor:
         x = x.double()
         mean, variance, third, fourth = moments(x, **arguments)

@@ -7,7 +7,6 @@ from torch import Tensor
 from ...core.errors import (
     ArgumentError,
     apply_mask,
-    check_floating,
     check_outcomes,
     check_positive,
     check_rows,
@@ -74,7 +73,6 @@ def topk(
         >>> st.topk(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)
         tensor([0., 1., 1., 0.])
     """
-    check_floating("scores", scores)
     dim = check_rows("scores", scores, dim)
     check_positive("tau", tau)
     classes = scores.shape[dim]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.noise import Seed
+from ...core.noise import Noise
 from ...core.rules import Relaxation
 
 
@@ -18,7 +18,7 @@ def first_largest(scores: Tensor, k: int) -> Tensor:
 
 
 def gradient(
-    rule: Relaxation, scores: Tensor, y: Tensor, grad: Tensor, seed: Seed, *, k: int
+    rule: Relaxation, scores: Tensor, y: Tensor, grad: Tensor, noise: Noise, *, k: int
 ) -> Tensor:
     """The gradient of `k * soft`."""
     return k * torch.func.vjp(rule.soft, scores.double())[1](grad.double())[0]
