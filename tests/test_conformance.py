@@ -52,10 +52,10 @@ def soft(name: str, **changes: object) -> Case:
     return Case(record, soft=True)
 
 
-def soft_gumbel_gradient(rule, logits, y, grad, seed, **_):
-    noise = gumbel_noise(logits, seed.tensor(logits.device), seed.offset).double()
+def soft_gumbel_gradient(rule, logits, y, grad, noise, **_):
+    gumbels = gumbel_noise(logits, *noise).double()
     relaxed = functools.partial(torch.softmax, dim=-1)
-    return torch.func.vjp(relaxed, logits.double() + noise)[1](grad.double())[0]
+    return torch.func.vjp(relaxed, logits.double() + gumbels)[1](grad.double())[0]
 
 
 LOOKUP = lookup_record()

@@ -54,7 +54,7 @@ GUARDS = [
     (
         testing.check_saved_bytes,
         replaced("sign", broken.saves_a_copy_more),
-        "bytes for backward in torch.float16",
+        "bytes for backward in torch.float32",
     ),
     (testing.check_aliasing, replaced("sign", broken.backward_writes), "the incoming gradient"),
     (

@@ -59,12 +59,12 @@ def kernel(schema: str, loop: int | None = None) -> Callable[[_Function], _Funct
             torch.library.register_fake(f"straightthrough::{name}", _like_first, lib=_library)
 
         @functools.wraps(reference)
-        def call(x: Tensor, *rest: Any) -> Any:
+        def call(x: Tensor, *rest: Any, **named: Any) -> Any:
             if serves(x):
-                return native(x, *rest)
+                return native(x, *rest, **named)
             if loop is not None and rest[loop - 1] > 1 and _traced_backward():
-                return traced(x.contiguous(), *rest)  # as the fake result is
-            return reference(x, *rest)
+                return traced(x.contiguous(), *rest, **named)  # as the fake result is
+            return reference(x, *rest, **named)
 
         return call  # type: ignore[return-value]  # the same signature as the reference
 
