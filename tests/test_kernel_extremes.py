@@ -21,12 +21,24 @@ def _inference():
         yield
 
 
+def middle(u):
+    """Of all that have the upper half of the bits in common with u."""
+    return ((u * 2**16).floor() + 0.5) / 2**16
+
+
+def close(u):
+    """To u, on both sides of it, by less than an exponential out of a table is off."""
+    side = 2 * (torch.arange(len(u)) % 2) - 1
+    return (u + side * 2.0**-20).clamp(2.0**-20, 1 - 2.0**-20)
+
+
 @pytest.mark.parametrize("count", [1, 9, 300, 5003])
 @pytest.mark.parametrize("of_probs", [False, True])
-class TestAgreementOfDrawsThatHalfTheNoiseLeavesOpen:
-    def test_binary(self, count, of_probs):
+@pytest.mark.parametrize("chosen", [middle, close])
+class TestAgreementOfDrawsThatShortCutsLeaveOpen:
+    def test_binary(self, count, of_probs, chosen):
         u = element_uniform(SEED, OFFSET, count, torch.float32)
-        p = ((u * 2**16).floor() + 0.5) / 2**16  # of the same upper half, in the middle of it
+        p = chosen(u)
         x = p if of_probs else torch.logit(p.double()).float()
         told = (u - p).abs() > (0 if of_probs else 2.0**-21)  # whatever the sigmoid rounds off
         expected = (u < p).float()[told]

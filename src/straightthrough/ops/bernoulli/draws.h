@@ -33,7 +33,7 @@ void with_noise(int64_t begin, int64_t end, int64_t offset, const Make& make, co
     const T* from = reinterpret_cast<const T*>(&noise) + skip;
     for (; i < stop; i += lanes<T>, from += lanes<T>) {
       const int64_t count = std::min<int64_t>(lanes<T>, stop - i);
-      f(i, count, simd::load<T>(from, count, T(0.5)));
+      f(i, count, simd::load<T>(from, count, T(1)));  // no draw against 1 is true
     }
     i = stop;
   }
@@ -70,26 +70,32 @@ struct Draw {
   ALWAYS_INLINE Outcome operator()(int64_t i, Vec<T> x, Vec<T> least) const {
     const Vec<T> zero{}, one = broadcast(T(1));
     if (of_probs) {
-      const Truth<T> drawn = settled(i, least, [&](Vec<T> u) { return less(u, x); });
+      const auto below = [&](Vec<T> u) { return less(u, x); };
+      const Truth<T> drawn = settled(i, least, [&](Vec<T> u, T) { return below(u); }, below);
       const Truth<T> valid = less_equal(zero, x) & less_equal(x, one);
       const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
       return {drawn, select(valid, select(drawn, one, zero), nan)};
     }
     // u < sigmoid(x) without the division. (Beyond 88 there is no need of the exponential: u >= 2^-33.)
-    const Vec<T> odds = exp(at_most(T(88), -x));
-    const Truth<T> drawn = settled(i, least, [&](Vec<T> u) { return less(u + u * odds, one); });
+    const Vec<T> y = at_least(T(-88), at_most(T(104), x)), odds = rough_exp(-y);
+    const Truth<T> drawn = settled(
+        i, least, [&](Vec<T> u, T slack) { return less(u + u * odds, broadcast(1 + slack)); },
+        [&](Vec<T> u) { return less(u + u * exp(-y), one); });
     return {drawn, select(drawn, one, odds - odds)};
   }
 
  private:
-  // The truth of below(u), which is monotone: in most lanes the bounds of u tell.
-  template <class Below>
-  ALWAYS_INLINE Truth<T> settled(int64_t i, Vec<T> least, const Below& below) const {
+  // The truth of below(u), which is monotone: in most lanes the bounds of u tell. roughly(u, slack)
+  // is no less than below(u) if the slack is kRoughly, and no more if it is -kRoughly.
+  template <class Roughly, class Below>
+  ALWAYS_INLINE Truth<T> settled(int64_t i, Vec<T> least, const Roughly& roughly,
+                                 const Below& below) const {
     constexpr T slack = philox::kSlack<T>;
-    const Truth<T> surely = below(least + slack);
-    if (slack == 0) return surely;
-    const uint32_t open = bits_of_lanes<T>(below(least)) & ~bits_of_lanes<T>(surely);
-    return open == 0 ? surely : below(completed(i, least, open));
+    if (slack == 0) return below(least);
+    const Truth<T> surely = roughly(least + slack, -kRoughly<T>);
+    const uint32_t open = bits_of_lanes<T>(roughly(least, kRoughly<T>)) & ~bits_of_lanes<T>(surely);
+    if (__builtin_expect(open == 0, true)) return surely;
+    return below(completed(i, least, open));
   }
   __attribute__((noinline)) Vec<T> completed(int64_t i, Vec<T> u, uint32_t open) const {
     for (; open != 0; open &= open - 1) {
