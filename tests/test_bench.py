@@ -188,9 +188,20 @@ def test_ways_take_turns():
         "b": timing.FEWEST,
     }
     blocks = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
-    # Each is called once to see how long it takes; then the first begins, and in each round
+    # Each is called to see how long it takes; then the first begins, and in each round
     # the other takes over once.
     assert len(blocks) == 3 + timing.FEWEST
+
+
+def test_a_slow_first_call_does_not_shorten_the_samples(monkeypatch):
+    now, costs = [0.0], iter([timing.SAMPLE / 2])
+
+    def call():
+        now[0] += next(costs, timing.SAMPLE / 100)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    timing.interleave({"cold": call}, budget=0.0)
+    assert now[0] >= timing.FEWEST * timing.SAMPLE
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no other is told to")

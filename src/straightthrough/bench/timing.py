@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from .cases import Call
 
 SAMPLE = 1e-3
-"""A sample lasts at least about so many seconds; a shorter call is repeated."""
+"""A sample lasts at least so many seconds; a shorter call is repeated."""
 
 FEWEST, MOST = 5, 200
 """Rounds."""
@@ -57,8 +57,11 @@ def interleave(calls: Mapping[str, Call], budget: float) -> dict[str, list[float
 
 
 def _repeats(call: Call) -> int:
-    """Return how often the call fits into a sample."""
-    return max(1, round(SAMPLE / _seconds(call, 1)))
+    """Return how many calls make a sample."""
+    repeats = 1
+    while repeats * _seconds(call, repeats) < SAMPLE:
+        repeats *= 2
+    return repeats
 
 
 def _seconds(call: Call, repeats: int) -> float:
