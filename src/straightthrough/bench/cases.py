@@ -197,10 +197,9 @@ def _case(
     shapes: tuple[Shape, ...] | None = None,
 ) -> Case:
     snippet = plain.PLAIN.get(record.name)
-    function = record.function if record.parameter is None else record.call
     return Case(
         name,
-        partial(function, **record.arguments, **rule),
+        partial(record.call, **record.arguments, **rule),
         partial(snippet, **record.arguments) if snippet else None,
         samples=record.samples,
         rows=record.rows and not record.numbers,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from .cases import Call
 
 SAMPLE = 1e-3
-"""A sample lasts at least so many seconds; a shorter call is repeated."""
+"""A sample lasts at least about so many seconds; a shorter call is repeated."""
 
 FEWEST, MOST = 5, 200
 """Rounds."""

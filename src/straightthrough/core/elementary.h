@@ -73,7 +73,7 @@ ALWAYS_INLINE Vec<double> log(Vec<double> x) {
 }
 ALWAYS_INLINE Vec<double> log_normal(Vec<double> x) { return log(x); }
 
-// The exponential of -104 to 88, to within kRoughly of itself where a table makes that cheaper.
+// The exponential, of at most 88, to within kRoughly of itself where a table makes that cheaper.
 #if defined(__AVX512F__)
 template <class T>
 constexpr T kRoughly = sizeof(T) == 4 ? 0x1p-15f : 0;
@@ -87,6 +87,7 @@ constexpr std::array<float, 32> kRoots = [] {  // of 2
 
 // 2^(k / 32) (1 + r) with |r| <= ln 2 / 64.
 ALWAYS_INLINE Vec<float> rough_exp(Vec<float> x) {
+  x = at_least(-104.0f, x);
   const Vec<float> shifted = x * 1.44269504f + 393216.0f, n = shifted - 393216.0f;
   const __m512 low = _mm512_loadu_ps(&kRoots[0]), high = _mm512_loadu_ps(&kRoots[16]);
   const auto root = (Vec<float>)_mm512_permutex2var_ps(low, (__m512i)shifted, high);

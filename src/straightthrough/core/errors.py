@@ -83,7 +83,7 @@ def check_rows(name: str, tensor: Tensor, dim: int) -> int:
             f"{name} must have a dimension of classes, got a 0-d tensor; "
             f"use st.bernoulli for a single binary outcome"
         )
-    if type(dim) is not int:
+    if isinstance(dim, bool) or not isinstance(dim, int):
         raise ArgumentError(f"dim must be an int, got {dim!r}")
     if not -ndim <= dim < ndim:
         raise ShapeError(

@@ -76,11 +76,7 @@ def _like_first(x: Tensor, *_: Any) -> Tensor:
 
 
 def _traced_backward() -> bool:
-    return (
-        torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and not torch._C._are_functorch_transforms_active()
-    )
+    return is_compiling() and not is_grad_enabled() and not _are_functorch_transforms_active()
 
 
 def define(name: str, schema: str, reference: Callable[..., Any]) -> torch._ops.OpOverload:

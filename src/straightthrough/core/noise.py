@@ -240,7 +240,7 @@ def in_blocks(
     rows = tensors[0].shape[0]
     width = width or max(1, tensors[0].numel() // max(rows, 1))
     step = max(1, BLOCK // width)
-    if torch.compiler.is_compiling() or rows <= step:
+    if is_compiling() or rows <= step:
         return function(0, *tensors)
     parts = zip(*(tensor.split(step) for tensor in tensors), strict=True)
     if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():

@@ -94,11 +94,13 @@ class OperatorRecord:
         """The first line of the function's docstring."""
         return first_line(self.function)
 
-    def call(self, x: object, **options: Any) -> Tensor:
-        """Call the function on its tensor."""
-        if self.parameter is None:
-            return self.function(x, **options)
-        return self.function(**{self.parameter: x}, **options)
+    @property
+    def call(self) -> Callable[..., Tensor]:
+        """The function, its tensor first."""
+        name = self.parameter
+        if name is None:
+            return self.function
+        return lambda x, **options: self.function(**{name: x}, **options)
 
     def rules(self) -> list[RuleRecord]:
         """The registered rules that fit this operator."""

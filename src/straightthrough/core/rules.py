@@ -7,7 +7,7 @@ Of their three forms `Derivative` and `Relaxation` stand here; the third, which 
 from __future__ import annotations
 
 import dataclasses
-from abc import ABCMeta, abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -24,13 +24,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-class _Form(ABCMeta):
-    """Abstract methods must be defined; isinstance is plain, at half the time."""
-
-    __instancecheck__ = type.__instancecheck__
-
-
-class Rule(metaclass=_Form):
+class Rule(ABC):  # noqa: B024  # abstract by its forms
     """What a gradient pretends the hard forward was."""
 
 

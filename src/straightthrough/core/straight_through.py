@@ -243,7 +243,7 @@ def held(value: Tensor, carrier: Tensor) -> Tensor:
     Where no second derivative can be asked for (compiled code, and any backward without
     `create_graph`) it is `value` as it is.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if is_compiling() or not torch.is_grad_enabled():
         return value
     return straight_through(value, carrier)
 

@@ -25,7 +25,7 @@ from .reference import Argmax, Draw, GumbelSoftmax, Lookup, Number
 def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, int]:
     """Return the logits with their classes last and masked, and the dim they came from."""
     dim = check_rows(name, logits, dim)
-    rows = logits if mask is None else apply_mask(name, logits, mask)
+    rows = apply_mask(name, logits, mask)
     return rows if dim == -1 else rows.movedim(dim, -1), dim
 
 
