@@ -13,7 +13,7 @@ from torch import Tensor
 import straightthrough as st
 from gof import FAILURE_RATE, assert_law, assert_rate, assert_same_law, assert_same_mean
 from straightthrough.core.errors import FLOATING
-from straightthrough.core.noise import element_uniform
+from straightthrough.core.noise import Noise
 from straightthrough.estimators import GumbelST, ReinMax, StraightThrough
 from straightthrough.surrogates import Clipped, Identity, Sigmoid
 
@@ -28,7 +28,7 @@ def sigmoid(x: float) -> float:
 
 def logistic_noise(count: int, seed: int) -> Tensor:
     """The float64 noise of `count` elements: log(1 - u) - log(u), written out here."""
-    u = element_uniform(torch.tensor(seed), 0, count, torch.float64)
+    u = Noise(torch.tensor(seed)).elements(count, torch.float64)
     return (1 - u).log() - u.log()
 
 

@@ -17,6 +17,7 @@ from straightthrough.bench import memory
 from straightthrough.bench.cases import BOTH, OURS, WIDTH
 from straightthrough.core import noise
 from straightthrough.core.errors import FLOATING
+from straightthrough.core.noise import Noise
 from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
 from straightthrough.ops.categorical import reference
 from straightthrough.testing.values import saved_tensors
@@ -99,8 +100,8 @@ def test_class_of_probability_1e_9_among_50_000(
     # 25 of these 101 steps lie inside, wherever the rounding of float32 weights moves its ends.
     steps = (torch.arange(101, dtype=torch.float64) - 38) / 25
     grid = p[:place].sum() + p[place] * steps
-    monkeypatch.setattr(reference, "row_uniform", lambda seed, offset, rows: grid)
-    index = reference.draw_index(logits.expand(101, 50_000), torch.tensor(0), 0)
+    monkeypatch.setattr(Noise, "rows", lambda self, count: grid)
+    index = reference.draw_index(logits.expand(101, 50_000), Noise(torch.tensor(0)))
     assert (index.diff() >= 0).all()
     assert 24 <= int((index == place).sum()) <= 26
     assert index.unique().tolist() == [place - 1, place, place + 1]
@@ -112,8 +113,8 @@ def test_draw_is_the_inverse_of_the_cumulative_sum(
 ) -> None:
     logits = (2 * torch.randn(9, generator=torch.Generator().manual_seed(5))).to(dtype)
     grid = (torch.arange(5000, dtype=torch.float64) + 0.5) / 5000
-    monkeypatch.setattr(reference, "row_uniform", lambda seed, offset, rows: grid)
-    index = reference.draw_index(logits.expand(5000, 9), torch.tensor(0), 0)
+    monkeypatch.setattr(Noise, "rows", lambda self, count: grid)
+    index = reference.draw_index(logits.expand(5000, 9), Noise(torch.tensor(0)))
     # Each class owns its share of the grid, up to a point at either end.
     share = torch.bincount(index, minlength=9).double().numpy()
     assert np.abs(share - 5000 * exact(logits)).max() <= 1
@@ -128,8 +129,8 @@ def test_impossible_classes_are_never_drawn(
     low = -INFINITY
     logits = torch.tensor([[low, low, 1.0, low, 3.0, low], [-200.0, low, 0.0, 0.1, low, -900.0]])
     fill = torch.full((2,), uniform, dtype=torch.float64)
-    monkeypatch.setattr(reference, "row_uniform", lambda seed, offset, rows: fill)
-    index = reference.draw_index(logits, torch.tensor(0), 0)
+    monkeypatch.setattr(Noise, "rows", lambda self, count: fill)
+    index = reference.draw_index(logits, Noise(torch.tensor(0)))
     assert index.tolist() == ([2, 2] if uniform < 0.5 else [4, 3])
 
 

@@ -53,7 +53,7 @@ def soft(name: str, **changes: object) -> Case:
 
 
 def soft_gumbel_gradient(rule, logits, y, grad, noise, **_):
-    gumbels = gumbel_noise(logits, *noise).double()
+    gumbels = gumbel_noise(logits, noise).double()
     relaxed = functools.partial(torch.softmax, dim=-1)
     return torch.func.vjp(relaxed, logits.double() + gumbels)[1](grad.double())[0]
 

@@ -15,7 +15,7 @@ import straightthrough as st
 from gof import assert_frequencies, assert_law, assert_rate
 from laws import Law, binomial, geometric, negative_binomial, poisson
 from straightthrough.core.errors import FLOATING
-from straightthrough.core.noise import class_uniform, element_uniform
+from straightthrough.core.noise import Noise
 from straightthrough.estimators import Fini
 from straightthrough.ops.counts import reference
 
@@ -77,7 +77,7 @@ def test_rare_counts_are_drawn_at_their_rate() -> None:
 
 
 def uniforms(count: int, seed: int) -> np.ndarray:
-    return element_uniform(torch.tensor(seed), 0, count, torch.float64).numpy()
+    return Noise(torch.tensor(seed)).elements(count, torch.float64).numpy()
 
 
 @pytest.mark.parametrize("law", [law for law in WIDE if "negative" not in law.name], ids=str)
@@ -101,7 +101,7 @@ def test_quantiles_at_the_ends_of_the_uniforms(rate: float) -> None:
 
 @pytest.mark.parametrize("shape", [0.05, 0.5, 1.0, 3.3, 400.0])
 def test_law_of_gamma(shape: float) -> None:
-    noise = class_uniform(torch.tensor(9), 0, 50_000, 2 * reference.ATTEMPTS + 1, torch.float64)
+    noise = Noise(torch.tensor(9)).classes(50_000, 2 * reference.ATTEMPTS + 1, torch.float64)
     drawn = reference.gamma(shape, noise)
     assert_law(drawn.numpy(), stats.gamma(shape).cdf)
 
@@ -109,7 +109,7 @@ def test_law_of_gamma(shape: float) -> None:
 def test_a_gamma_draw_takes_the_first_attempt_that_passes() -> None:
     """Each attempt is refused with at most 5%, so that twelve are below 3e-16."""
     rows, attempts = 20_000, reference.ATTEMPTS
-    noise = class_uniform(torch.tensor(10), 0, rows, 2 * attempts + 1, torch.float64)
+    noise = Noise(torch.tensor(10)).classes(rows, 2 * attempts + 1, torch.float64)
     once = noise.clone()
     once[:, 1:attempts], once[:, attempts + 1 : -1] = 0.5, 0.5  # 0.5 passes: a normal of 0
     drawn, other = reference.gamma(1.0, noise), reference.gamma(1.0, once)

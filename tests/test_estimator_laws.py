@@ -13,6 +13,7 @@ from torch import Tensor
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_frequencies, assert_law, assert_same_law, assert_same_mean
+from straightthrough.core.noise import Noise
 from straightthrough.estimators import (
     DARN,
     Estimator,
@@ -179,7 +180,7 @@ def joint() -> tuple[np.ndarray, np.ndarray]:
     """Outcomes drawn by inverse CDF, then theta + G drawn given them."""
     rows = THETA.expand(ROWS, 3)
     index = st.categorical(rows, seed=3).argmax(-1)
-    centred = conditional_gumbels(rows, index, (torch.tensor(3), 0))
+    centred = conditional_gumbels(rows, index, Noise(torch.tensor(3)))
     return index.numpy(), (centred + THETA.logsumexp(0)).numpy()
 
 
@@ -261,7 +262,9 @@ def test_conditional_logistic_law(x: float, outcome: bool) -> None:
     """x + L given its sign, L standard logistic: P(0 < x + L <= t) / P(x + L > 0)."""
     rows = 400_000
     logit = torch.full((rows,), x, dtype=torch.float64)
-    drawn = conditional_logistic(logit, torch.full((rows,), outcome), (torch.tensor(6), 0)).numpy()
+    drawn = conditional_logistic(
+        logit, torch.full((rows,), outcome), Noise(torch.tensor(6))
+    ).numpy()
     assert ((drawn > 0) == outcome).all()
     toward = x if outcome else -x  # the law of |x + L| on that side
     survival, mass = stats.logistic.sf, stats.logistic.sf(-toward)
@@ -271,9 +274,9 @@ def test_conditional_logistic_law(x: float, outcome: bool) -> None:
 def test_conditional_logistic_in_float32_at_large_logits() -> None:
     """Against all odds the distance is exponential; nothing cancels, nothing is infinite."""
     x = torch.full((50_000,), 80.0)
-    drawn = conditional_logistic(x, torch.zeros(50_000, dtype=torch.bool), (torch.tensor(6), 0))
+    drawn = conditional_logistic(x, torch.zeros(50_000, dtype=torch.bool), Noise(torch.tensor(6)))
     assert_law(-drawn.double().numpy(), stats.expon.cdf)
-    drawn = conditional_logistic(x, torch.ones(50_000, dtype=torch.bool), (torch.tensor(6), 0))
+    drawn = conditional_logistic(x, torch.ones(50_000, dtype=torch.bool), Noise(torch.tensor(6)))
     assert_law(drawn.double().numpy() - 80, stats.logistic.cdf)
 
 
@@ -371,10 +374,10 @@ def test_binary_gradient_is_that_of_two_classes(rule: Estimator) -> None:
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)[:, None].expand(9, rows // 9).reshape(-1)
     outcome = torch.arange(x.numel()) % 2 == 0
     grad = torch.full_like(x, 1.7)
-    binary = rule.binary_gradient(x, outcome, grad, (torch.tensor(0), 0))
+    binary = rule.binary_gradient(x, outcome, grad, Noise(torch.tensor(0)))
     pair = torch.stack([torch.zeros_like(x), x], -1)
     grads = torch.stack([torch.zeros_like(x), grad], -1)
-    classes = rule.gradient(pair, outcome.long(), grads, (torch.tensor(1), 0))[:, 1]
+    classes = rule.gradient(pair, outcome.long(), grads, Noise(torch.tensor(1)))[:, 1]
     if not rule.draws_noise:
         torch.testing.assert_close(binary, classes, rtol=1e-12, atol=1e-14)
         return

@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from straightthrough.core.bits import unpack
-from straightthrough.core.noise import element_uniform
+from straightthrough.core.noise import Noise
 from straightthrough.estimators import straight_through
 from straightthrough.ops.bernoulli import reference as binary
 
 pytestmark = pytest.mark.kernels
 
-SEED = torch.tensor(0x123456789ABCDEF)
-OFFSET = 5
+NOISE = Noise(torch.tensor(0x123456789ABCDEF), 5)
 ACCURACY = 2e-6  # of float32 against float64
 
 
@@ -37,17 +36,17 @@ def close(u):
 @pytest.mark.parametrize("chosen", [middle, close])
 class TestAgreementOfDrawsThatShortCutsLeaveOpen:
     def test_binary(self, count, of_probs, chosen):
-        u = element_uniform(SEED, OFFSET, count, torch.float32)
+        u = NOISE.elements(count, torch.float32)
         p = chosen(u)
         x = p if of_probs else torch.logit(p.double()).float()
         told = (u - p).abs() > (0 if of_probs else 2.0**-21)  # whatever the sigmoid rounds off
         expected = (u < p).float()[told]
         assert count < 100 or 0.4 < expected.mean() < 0.6
-        y, bits = binary.binary_draw(x, SEED, OFFSET, of_probs)
+        y, bits = binary.binary_draw(x, of_probs, NOISE)
         assert torch.equal(y[told], expected)
         assert torch.equal(unpack(bits, x.shape)[told], expected.bool())
         gate = (2 / 3, -0.1, 1.1, True, of_probs)
-        assert torch.equal(binary.concrete(x, SEED, OFFSET, *gate)[told], expected)
+        assert torch.equal(binary.concrete(x, *gate, NOISE)[told], expected)
 
 
 class TestAgreementFarBelowThePeak:

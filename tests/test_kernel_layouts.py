@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import straightthrough as st
+from straightthrough.core.noise import Noise
 from straightthrough.estimators import gumbel, reinmax
 from straightthrough.ops.categorical import reference as categorical
 
-SEED = torch.tensor(0x123456789ABCDEF)
-OFFSET = 5
+NOISE = Noise(torch.tensor(0x123456789ABCDEF), 5)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
@@ -23,8 +23,8 @@ def _inference():
 @pytest.mark.kernels
 def test_any_strides():
     x, grad = (torch.randn(10, 3, 5).movedim(0, -1) for _ in range(2))
-    index = categorical.draw_index(x, SEED, OFFSET)
-    assert torch.equal(index, categorical.draw_index.__wrapped__(x, SEED, OFFSET))
+    index = categorical.draw_index(x, NOISE)
+    assert torch.equal(index, categorical.draw_index.__wrapped__(x, NOISE))
     gradient = reinmax.reinmax(x, index.clamp(min=0), grad, 1.0)
     ordered = reinmax.reinmax(x.contiguous(), index.clamp(min=0), grad.contiguous(), 1.0)
     assert torch.equal(gradient.nan_to_num(7), ordered.nan_to_num(7))
@@ -40,19 +40,19 @@ class TestAgreementOfRowsBesideEachOther:
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
         x[0, :, 2] = math.nan
         x, grad = x.movedim(1, -1), torch.randn(shape).to(dtype).movedim(1, -1)
-        y, index = categorical.draw(x, SEED, OFFSET)
-        wanted, drawn = categorical.draw(x.contiguous(), SEED, OFFSET)
+        y, index = categorical.draw(x, NOISE)
+        wanted, drawn = categorical.draw(x.contiguous(), NOISE)
         assert torch.equal(index, drawn)
         assert torch.equal(y.nan_to_num(7), wanted.nan_to_num(7))
-        assert torch.equal(index, categorical.draw_index(x, SEED, OFFSET))
+        assert torch.equal(index, categorical.draw_index(x, NOISE))
         assert shape[1] == 1 or (y.stride() == x.stride()) is (shape[1] <= 64)
         index, plain = index.clamp(min=0), (x.contiguous(), grad.contiguous())
         for other in (grad, plain[1]):  # strides like those of x, and not
-            gradient = gumbel.gumbel_st(x, index, other, 1.0, 1, SEED, OFFSET)
-            ordered = gumbel.gumbel_st(plain[0], index, plain[1], 1.0, 1, SEED, OFFSET)
+            gradient = gumbel.gumbel_st(x, index, other, 1.0, 1, NOISE)
+            ordered = gumbel.gumbel_st(plain[0], index, plain[1], 1.0, 1, NOISE)
             assert torch.equal(gradient.nan_to_num(7), ordered.nan_to_num(7))
-        soft = categorical.gumbel_softmax(x, SEED, OFFSET, 0.7)
-        ordered = categorical.gumbel_softmax(plain[0], SEED, OFFSET, 0.7)
+        soft = categorical.gumbel_softmax(x, 0.7, NOISE)
+        ordered = categorical.gumbel_softmax(plain[0], 0.7, NOISE)
         assert torch.equal(soft.nan_to_num(7), ordered.nan_to_num(7))
 
 

@@ -12,9 +12,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 
 import straightthrough as st
-from straightthrough.core import kernels, noise
+from straightthrough.core import kernels
 from straightthrough.core.bits import unpack
-from straightthrough.core.noise import class_uniform
+from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Window, window_bits, window_vjp
 from straightthrough.estimators import gumbel, gumbel_rao, reinmax, softmax, straight_through
@@ -25,8 +25,7 @@ from straightthrough.ops.pointwise import reference as pointwise
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(1,), (7, 3), (40, 16), (3, 5, 10), (65, 64), (33, 65), (4, 1000), (2, 70001), (0, 5)]
-SEED = torch.tensor(0x123456789ABCDEF)
-OFFSET = 5
+NOISE = Noise(torch.tensor(0x123456789ABCDEF), 5)
 ACCURACY = 2e-6  # of float32 against float64, relative to the largest term of a row
 TOLERANCE = {  # between two that are each as accurate as their dtype allows
     torch.float32: 2 * ACCURACY,
@@ -61,11 +60,11 @@ def widened(argument, precision):
 
 
 def uniforms_of(dtype):
-    """`class_uniform` that draws what a kernel of `dtype` does, whatever it is computed in."""
-    drawn = torch.promote_types(dtype, torch.float32)
+    """`Noise.classes` that draws what a kernel of `dtype` does, whatever it is computed in."""
+    drawn, classes_of = torch.promote_types(dtype, torch.float32), Noise.classes
 
-    def uniforms(seed, offset, rows, classes, precision, sample):
-        return noise.class_uniform(seed, offset, rows, classes, drawn, sample).to(precision)
+    def uniforms(self, rows, classes, precision, sample):
+        return classes_of(self, rows, classes, drawn, sample).to(precision)
 
     return uniforms
 
@@ -79,7 +78,7 @@ def _inference():
 def assert_agrees(operator, *arguments, exact=False, precision=torch.float32):
     """The kernel's result is that of the reference, which computes in `precision` at least."""
     dtype = arguments[0].dtype
-    assert kernels.serves(arguments[0])
+    assert kernels.has_kernel(arguments[0])
     wide = [widened(argument, precision) for argument in arguments]
     given, expected = operator(*arguments), operator.__wrapped__(*wide)
     expected = expected.to(dtype) if expected.is_floating_point() else expected
@@ -100,9 +99,9 @@ def assert_agrees(operator, *arguments, exact=False, precision=torch.float32):
 class TestAgreement:
     def test_categorical_draws(self, shape, dtype):
         x, _ = rows(shape, dtype)
-        assert_agrees(categorical.draw_index, x, SEED, OFFSET, exact=True)
-        y, index = categorical.draw(x, SEED, OFFSET)
-        expected, expected_index = categorical.draw.__wrapped__(x, SEED, OFFSET)
+        assert_agrees(categorical.draw_index, x, NOISE, exact=True)
+        y, index = categorical.draw(x, NOISE)
+        expected, expected_index = categorical.draw.__wrapped__(x, NOISE)
         assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
         assert torch.equal(index, expected_index)
 
@@ -110,41 +109,41 @@ class TestAgreement:
     def test_categorical_gradients(self, shape, dtype, tau, monkeypatch):
         """In double precision, as torch's softmax of a long row in single is off by 5e-6 on Arm."""
         x, grad = rows(shape, dtype)
-        index = categorical.draw_index(x, SEED, OFFSET).clamp(min=0)
+        index = categorical.draw_index(x, NOISE).clamp(min=0)
         agree = partial(assert_agrees, precision=torch.float64)
         agree(straight_through.straight_through, x, index, grad, tau)
         agree(reinmax.reinmax, x, index, grad, tau)
-        monkeypatch.setattr(gumbel, "class_uniform", uniforms_of(dtype))
+        monkeypatch.setattr(Noise, "classes", uniforms_of(dtype))
         for samples in (1, 3):
-            agree(gumbel.gumbel_st, x, index, grad, tau, samples, SEED, OFFSET)
+            agree(gumbel.gumbel_st, x, index, grad, tau, samples, NOISE)
 
     @pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
     def test_softmaxes(self, shape, dtype, tau):
         x, grad = rows(shape, dtype)
-        assert_agrees(categorical.gumbel_softmax, x, SEED, OFFSET, tau)
-        y = categorical.gumbel_softmax(x, SEED, OFFSET, tau)
+        assert_agrees(categorical.gumbel_softmax, x, tau, NOISE)
+        y = categorical.gumbel_softmax(x, tau, NOISE)
         assert_agrees(softmax.softmax_backward, y, grad, tau)
         assert_agrees(softmax.softmax_gradient, x, grad, tau)
 
     @pytest.mark.parametrize("of_probs", [False, True])
     def test_binary_draws(self, shape, dtype, of_probs):
         x, _ = rows(shape, dtype)
-        assert kernels.serves(x)
+        assert kernels.has_kernel(x)
         x = torch.sigmoid(x) if of_probs else x
-        y, bits = binary.binary_draw(x, SEED, OFFSET, of_probs)
-        expected, expected_bits = binary.binary_draw.__wrapped__(x, SEED, OFFSET, of_probs)
+        y, bits = binary.binary_draw(x, of_probs, NOISE)
+        expected, expected_bits = binary.binary_draw.__wrapped__(x, of_probs, NOISE)
         assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
         assert torch.equal(bits, expected_bits)
 
     @pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
     def test_binary_gradients(self, shape, dtype, tau):
         x, grad = rows(shape, dtype)
-        bits = binary.binary_draw(x, SEED, OFFSET, False)[1]
+        bits = binary.binary_draw(x, False, NOISE)[1]
         outcome = unpack(bits, x.shape)
         assert_agrees(straight_through.binary_straight_through, x, outcome, grad, tau)
         assert_agrees(reinmax.binary_reinmax, x, outcome, grad, tau)
         for samples in (1, 3):
-            assert_agrees(gumbel.binary_gumbel_st, x, outcome, grad, tau, samples, SEED, OFFSET)
+            assert_agrees(gumbel.binary_gumbel_st, x, outcome, grad, tau, samples, NOISE)
         of_bits = reinmax.binary_reinmax(x, bits, grad, tau).nan_to_num(7)
         assert torch.equal(of_bits, reinmax.binary_reinmax(x, outcome, grad, tau).nan_to_num(7))
 
@@ -154,8 +153,8 @@ class TestAgreement:
         x, grad = rows(shape, dtype)
         x = torch.sigmoid(x / 8) if of_probs else x / 8
         gate = (2 / 3, -0.1, 1.1, hard, of_probs)
-        assert_agrees(binary.concrete, x, SEED, OFFSET, *gate, exact=hard)
-        assert_agrees(binary.concrete_backward, x, grad, SEED, OFFSET, *gate)
+        assert_agrees(binary.concrete, x, *gate, NOISE, exact=hard)
+        assert_agrees(binary.concrete_backward, x, grad, *gate, NOISE)
 
 
 SURROGATES = [r.example for r in RULES.values() if issubclass(r.type, Derivative)]
@@ -216,7 +215,7 @@ class TestPointwiseAgreement:
 
 
 def assert_agrees_bit_for_bit(operator, x, *arguments):
-    assert kernels.serves(x)
+    assert kernels.has_kernel(x)
     given, expected = operator(x, *arguments), operator.__wrapped__(x, *arguments)
     assert given.dtype == expected.dtype
     assert torch.equal(given.nan_to_num(7), expected.nan_to_num(7))
@@ -236,7 +235,7 @@ def test_hard_values_keep_the_order_of_dimensions():
 @pytest.mark.parametrize("shape", [(400, 16), (300, 64), (40, 1000)], ids=str)
 def test_accuracy_against_double_precision(shape, tau):
     x, grad = rows(shape, torch.float32)
-    index = categorical.draw_index(x, SEED, OFFSET).clamp(min=0)
+    index = categorical.draw_index(x, NOISE).clamp(min=0)
     for operator in (straight_through.straight_through, reinmax.reinmax):
         given = operator(x, index, grad, tau).double()
         exact = operator.__wrapped__(x.double(), index, grad.double(), tau)
@@ -257,9 +256,9 @@ def test_accuracy_of_softmaxes(shape, tau):
     """The value is softmax((x + G) / tau) of the float32 uniforms, worked out in float64."""
     x, grad = rows(shape, torch.float32)
     x[4::2] *= 20
-    uniform = class_uniform(SEED, OFFSET, *shape, torch.float32).double()
+    uniform = NOISE.classes(*shape, torch.float32).double()
     noisy = x.double() - (-torch.log1p(-uniform)).log()
-    given = categorical.gumbel_softmax(x, SEED, OFFSET, tau)
+    given = categorical.gumbel_softmax(x, tau, NOISE)
     exact = torch.softmax(noisy / tau, -1)
     assert torch.equal(given.isnan(), exact.isnan())
     error = (given - exact).abs() / exact.amax(-1, keepdim=True)
@@ -281,7 +280,7 @@ def test_accuracy_of_softmaxes(shape, tau):
 @pytest.mark.kernels
 def test_gradient_of_another_dtype_is_left_to_the_reference():
     x, grad = rows((7, 3), torch.float16)
-    index = categorical.draw_index(x, SEED, OFFSET).clamp(min=0)
+    index = categorical.draw_index(x, NOISE).clamp(min=0)
     for rule in (straight_through.StraightThrough(), reinmax.ReinMax(), gumbel.GumbelST()):
         given = rule.vjp(x, index, grad.float(), seed=0)
         with kernels.disabled():
@@ -386,4 +385,4 @@ def test_what_the_machine_lacks_is_not_loaded(level):
 
 def test_reference_serves_where_gradients_are_recorded():
     with torch.enable_grad():
-        assert not kernels.serves(torch.zeros(3))
+        assert not kernels.has_kernel(torch.zeros(3))

@@ -75,14 +75,14 @@ def test_the_counter_is_position_class_group_and_stream() -> None:
         return bits / 2**53
 
     words = philox_in_integers((7, 1, 0, 0), key)
-    assert noise.row_uniform(seed(key), row, 1).item() == unit(words[0], words[1])
-    classes = noise.class_uniform(seed(key), row, 1, 6, torch.float64, sample=3)[0]
+    assert noise.Noise(seed(key), row).rows(1).item() == unit(words[0], words[1])
+    classes = noise.Noise(seed(key), row).classes(1, 6, torch.float64, sample=3)[0]
     words = philox_in_integers((7, 1, 2, 1 + 256 * 3), key)  # classes 4 and 5, stream 1
     assert classes[4:].tolist() == [unit(words[0], words[1]), unit(words[2], words[3])]
-    single = noise.class_uniform(seed(key), row, 1, 6, torch.float32)[0]
+    single = noise.Noise(seed(key), row).classes(1, 6, torch.float32)[0]
     words = philox_in_integers((7, 1, 1, 1), key)  # classes 4 to 7
     assert single[4:].tolist() == pytest.approx([(w + 0.5) / 2**32 for w in words[:2]], rel=1e-7)
-    elements = noise.element_uniform(seed(key), 8 * row + 4, 2, torch.float64)
+    elements = noise.Noise(seed(key), 8 * row + 4).elements(2, torch.float64)
     words = philox_in_integers((4 * row % 2**32 + 2, 4 * row >> 32, 0, 0), key)
     assert elements.tolist() == [unit(words[0], words[1]), unit(words[2], words[3])]
 
@@ -93,7 +93,7 @@ def test_elements_in_float32_share_two_blocks() -> None:
     upper, lower = (philox_in_integers((7, 1, half, 0), key) for half in (0, 1))
     halves = [(above >> part & 0xFFFF) << 16 for above in upper for part in (0, 16)]
     halves = [word | lower[i // 2] >> 16 * (i % 2) & 0xFFFF for i, word in enumerate(halves)]
-    elements = noise.element_uniform(seed(key), 8 * group + 3, 5, torch.float32)
+    elements = noise.Noise(seed(key), 8 * group + 3).elements(5, torch.float32)
     assert elements.tolist() == pytest.approx([(w + 0.5) / 2**32 for w in halves[3:]], rel=1e-7)
 
 
@@ -107,9 +107,9 @@ def test_uniforms_are_never_0_or_1(word: int, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(noise, "philox", extreme)
     units = [
-        noise.row_uniform(seed(0), 0, 2),
-        *(noise.class_uniform(seed(0), 0, 2, 3, dtype) for dtype in (torch.float32, torch.float64)),
-        *(noise.element_uniform(seed(0), 0, 2, dtype) for dtype in (torch.float32, torch.float64)),
+        noise.Noise(seed(0), 0).rows(2),
+        *(noise.Noise(seed(0), 0).classes(2, 3, dtype) for dtype in (torch.float32, torch.float64)),
+        *(noise.Noise(seed(0), 0).elements(2, dtype) for dtype in (torch.float32, torch.float64)),
     ]
     for unit in units:
         assert ((unit > 0) & (unit < 1)).all()
@@ -130,7 +130,7 @@ LAWS = [
 @pytest.mark.parametrize(("law", "reference"), LAWS, ids=["uniform", "expon", "gumbel", "logistic"])
 @WIDE
 def test_laws(law, reference, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]  # scipy
-    uniform = noise.element_uniform(seed(1), 0, 200_000, dtype)
+    uniform = noise.Noise(seed(1), 0).elements(200_000, dtype)
     samples = law(uniform).double().numpy()
     assert_law(samples, reference.cdf)
     mean, variance, kurtosis = (float(m) for m in reference.stats(moments="mvk"))
@@ -142,10 +142,10 @@ def test_laws(law, reference, dtype: torch.dtype) -> None:  # type: ignore[no-un
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda value: noise.row_uniform(seed(value), 0, 100_000),
-        lambda value: noise.class_uniform(seed(value), 0, 1000, 100, torch.float32),
-        lambda value: noise.class_uniform(seed(value), 0, 100_000, 1, torch.float64),
-        lambda value: noise.element_uniform(seed(value), 0, 100_000, torch.float32, 1),
+        lambda value: noise.Noise(seed(value), 0).rows(100_000),
+        lambda value: noise.Noise(seed(value), 0).classes(1000, 100, torch.float32),
+        lambda value: noise.Noise(seed(value), 0).classes(100_000, 1, torch.float64),
+        lambda value: noise.Noise(seed(value), 0).elements(100_000, torch.float32, 1),
     ],
     ids=["row", "class", "one class", "conditional"],
 )
@@ -165,14 +165,14 @@ def test_neighbours_and_neighbouring_seeds_are_independent(draw) -> None:  # typ
 def test_shards_draw_what_the_whole_draws(cut: int, dtype: torch.dtype) -> None:
     key = seed(9)
     for whole, shard in [
-        (noise.row_uniform(key, 3, 10), noise.row_uniform(key, 3 + cut, 10 - cut)),
+        (noise.Noise(key, 3).rows(10), noise.Noise(key, 3 + cut).rows(10 - cut)),
         (
-            noise.class_uniform(key, 3, 10, 5, dtype),
-            noise.class_uniform(key, 3 + cut, 10 - cut, 5, dtype),
+            noise.Noise(key, 3).classes(10, 5, dtype),
+            noise.Noise(key, 3 + cut).classes(10 - cut, 5, dtype),
         ),
         (
-            noise.element_uniform(key, 3, 10, dtype),
-            noise.element_uniform(key, 3 + cut, 10 - cut, dtype),
+            noise.Noise(key, 3).elements(10, dtype),
+            noise.Noise(key, 3 + cut).elements(10 - cut, dtype),
         ),
     ]:
         assert torch.equal(whole[cut:], shard)
@@ -180,23 +180,23 @@ def test_shards_draw_what_the_whole_draws(cut: int, dtype: torch.dtype) -> None:
 
 @WIDE
 def test_another_seed_stream_or_sample_is_other_noise(dtype: torch.dtype) -> None:
-    first = noise.class_uniform(seed(9), 0, 50, 6, dtype)
+    first = noise.Noise(seed(9), 0).classes(50, 6, dtype)
     for other in (
-        noise.class_uniform(seed(9), 0, 50, 6, dtype, sample=1),
-        noise.class_uniform(seed(9), 50, 50, 6, dtype),
-        noise.class_uniform(seed(10), 0, 50, 6, dtype),
-        noise.class_uniform(seed(9 + 2**32), 0, 50, 6, dtype),
+        noise.Noise(seed(9), 0).classes(50, 6, dtype, sample=1),
+        noise.Noise(seed(9), 50).classes(50, 6, dtype),
+        noise.Noise(seed(10), 0).classes(50, 6, dtype),
+        noise.Noise(seed(9 + 2**32), 0).classes(50, 6, dtype),
     ):
         assert not (first == other).any()
-    drawn = noise.element_uniform(seed(9), 0, 50, dtype, noise.DRAW)
-    assert not (drawn == noise.element_uniform(seed(9), 0, 50, dtype, noise.CONDITIONAL)).any()
-    assert torch.equal(first, noise.class_uniform(seed(9), 0, 50, 6, dtype, sample=0))
+    drawn = noise.Noise(seed(9), 0).elements(50, dtype, noise.DRAW)
+    assert not (drawn == noise.Noise(seed(9), 0).elements(50, dtype, noise.CONDITIONAL)).any()
+    assert torch.equal(first, noise.Noise(seed(9), 0).classes(50, 6, dtype, sample=0))
 
 
 def test_the_noise_of_backward_is_not_that_of_the_draw() -> None:
     """Were it, the draw and the Gumbels given the draw would not have their joint law."""
-    drawn = noise.row_uniform(seed(2), 0, 1000)
-    conditional = noise.class_uniform(seed(2), 0, 1000, 2, torch.float64)
+    drawn = noise.Noise(seed(2), 0).rows(1000)
+    conditional = noise.Noise(seed(2), 0).classes(1000, 2, torch.float64)
     assert not torch.isin(drawn, conditional).any()
 
 

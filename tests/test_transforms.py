@@ -38,32 +38,6 @@ def example() -> Tensor:
     return torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_compiled_grad_is_the_eager_one(name: str) -> None:
-    weight = torch.arange(5.0)
-    gradient = torch.func.grad(lambda x: (OPERATORS[name](x) * weight).sum())
-    wanted = gradient(example())
-    assert wanted.abs().max() > 0.01
-    torch.testing.assert_close(compiled(gradient)(example()), wanted)
-
-
-@pytest.mark.parametrize("name", FORWARD_MODE)
-def test_compiled_forward_mode_is_refused(name: str) -> None:
-    push = compiled(lambda x: torch.func.jvp(OPERATORS[name], (x,), (x,))[1])
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="StraightThroughError"):
-        push(example())
-
-
-@pytest.mark.parametrize("name", FORWARD_MODE)
-def test_compiled_vmap_gives_values_and_refuses_gradients(name: str) -> None:
-    batch = torch.stack([example(), 2 * example()])
-    mapped = compiled(torch.func.vmap(OPERATORS[name]))
-    with torch.no_grad():
-        assert torch.equal(mapped(batch), torch.func.vmap(OPERATORS[name])(batch))
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="StraightThroughError"):
-        mapped(batch.requires_grad_())
-
-
 @pytest.mark.parametrize("name", FORWARD_MODE)
 def test_dual_numbers(name: str) -> None:
     x, tangent = example().double(), example().double().cos()

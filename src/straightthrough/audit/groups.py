@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_count
-from ..core.noise import Seed
+from ..core.noise import Noise, Seed
 from ..ops.categorical.reference import draw
 from .exact import CHUNK, Outcomes
 
@@ -28,7 +28,7 @@ def draw_outcomes(logits: Tensor, count: int, seed: int, tau: float = 1.0) -> It
     value, step = Seed(seed).tensor(logits.device), max(1, CHUNK // logits.numel())
     for first in range(0, count, step):
         size = min(step, count - first)
-        one_hot, index = draw(rows.expand(size, *rows.shape), value, first * len(rows))
+        one_hot, index = draw(rows.expand(size, *rows.shape), Noise(value, first * len(rows)))
         weight = torch.full((size,), 1 / count, dtype=torch.float64, device=logits.device)
         yield Outcomes(first, index, one_hot.to(logits.dtype), weight)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ArgumentError, ShapeError, check_floating
-from ..core.noise import Seed, element_uniform
+from ..core.noise import Noise, Seed
 from .exact import CHUNK, Loss, count_outcomes, losses
 from .groups import GROUPS, LeaveOneOut, Sums, draw_outcomes, group_size
 
@@ -142,7 +142,7 @@ def disarm(loss: Loss, logits: Tensor, *, samples: int = 1024, seed: int = 0) ->
     sums = Sums(size, variables, like=logits)
     for first in range(0, size * GROUPS, step):
         count = min(step, size * GROUPS - first) * variables
-        u = element_uniform(value, first * variables, count, torch.float64)
+        u = Noise(value, first * variables).elements(count, torch.float64)
         sums.add(first, antithetic(loss, logits, u.reshape(-1, variables)))
     return _estimate(sums.mean(), logits, size * GROUPS)
 

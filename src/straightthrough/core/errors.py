@@ -6,10 +6,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+
+from .internals import transforms_active
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -43,11 +47,58 @@ def check_floating(name: str, tensor: object) -> None:
         )
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise `ArgumentError` unless `value` is a finite number above 0."""
-    check_number(name, value)
-    if not value > 0:
+Number = float | Tensor
+"""A number of a rule or an operator: a Python or numpy number, or a 0-d tensor without gradient."""
+
+
+def check_positive(name: str, value: object) -> Any:
+    """Return the finite number above 0 that `value` is, as `check_number` does."""
+    number = check_number(name, value)
+    if not isinstance(number, Tensor) and not number > 0:
         raise ArgumentError(f"{name} must be above 0, got {value}")
+    return number
+
+
+def check_at_least(name: str, value: object, least: float) -> Any:
+    """Return the finite number of at least `least` that `value` is, as `check_number` does."""
+    number = check_number(name, value)
+    if not isinstance(number, Tensor) and number < least:
+        raise ArgumentError(f"{name} must be at least {least}, got {value}")
+    return number
+
+
+def check_number(name: str, value: object) -> Any:
+    """Return the finite real number that `value` is, or raise `ArgumentError`.
+
+    A tensor on the CPU is read and another device's is copied, so that it may change before
+    backward; in compiled code and inside a transform it stays what it is.
+    """
+    if isinstance(value, Tensor):
+        return _check_tensor(name, value)
+    # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        raise ArgumentError(f"{name} must be a finite number, got {value!r}")
+    if not -math.inf < value < math.inf:
+        raise ArgumentError(f"{name} must be a finite number, got {value!r}")
+    return value.item() if isinstance(value, np.number) else value
+
+
+def _check_tensor(name: str, value: Tensor) -> Any:
+    if value.ndim or value.dtype == torch.bool or value.is_complex():
+        raise ArgumentError(
+            f"{name} must be a number or a 0-d tensor of one, got {value.dtype} of shape "
+            f"{tuple(value.shape)}"
+        )
+    if value.requires_grad:
+        raise ArgumentError(f"{name} gets no gradient; pass {name}.detach()")
+    if is_compiling() or transforms_active():
+        return value
+    if not value.is_cpu:
+        return value.clone()
+    number = value.item()
+    if not -math.inf < number < math.inf:
+        raise ArgumentError(f"{name} must be a finite number, got {number}")
+    return number
 
 
 def check_count(name: str, value: object) -> None:
@@ -60,17 +111,6 @@ def check_limit(name: str, value: object) -> None:
     """Raise `ArgumentError` unless `value` is an int of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ArgumentError(f"{name} must be an int of at least 0, got {value!r}")
-
-
-def check_number(name: str, value: object) -> None:
-    """Raise `ArgumentError` unless `value` is a finite real number."""
-    # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not -math.inf < value < math.inf
-    ):
-        raise ArgumentError(f"{name} must be a finite number, got {value!r}")
 
 
 def check_rows(name: str, tensor: Tensor, dim: int) -> int:

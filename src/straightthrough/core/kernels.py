@@ -1,9 +1,8 @@
 """Compiled kernels: which library serves, and the operators that it implements.
 
 A kernel is a `torch.library` operator: its schema and its reference stand here and in
-`reference.py`, its CPU implementation in the room's `cpu.cpp`. The reference runs on other
-devices, in compiled code (but for a loop), inside functorch transforms, and where gradients are
-recorded.
+`reference.py`, its CPU implementation in the room's `cpu.cpp`. Compiled graphs call it whole. The
+reference runs on other devices, inside functorch transforms, and where gradients are recorded.
 """
 
 from __future__ import annotations
@@ -11,15 +10,21 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active, is_grad_enabled
+from torch._C import is_grad_enabled
+from torch._ops import OpOverload
 from torch.compiler import is_compiling
+
+from .internals import transforms_active
+from .library import library
+from .noise import Noise
 
 VARIABLE = "STRAIGHTTHROUGH_KERNELS"
 FOLDER = Path(__file__).parent.parent / "_kernels"
@@ -35,67 +40,148 @@ NEEDS = {"avx512": ("AVX512",), "avx2": ("AVX512", "AVX2")}
 
 ACTIVE = "active"
 
-_library = torch.library.Library("straightthrough", "FRAGMENT")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+Shape = Callable[..., Tensor]
 
 
-def kernel(schema: str, loop: int | None = None) -> Callable[[_Function], _Function]:
+@dataclass(frozen=True)
+class Kernel:
+    """A torch operator with its reference, and what serves it where.
+
+    Attributes:
+        name: `torch.ops.straightthrough.<name>`.
+        reference: what it must equal, in plain torch.
+        module: the module that declares it.
+        providers: what serves it on a type of device; the reference serves the others.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    module: str
+    providers: dict[str, str]
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+def like(x: Tensor, *_: Any) -> Tensor:
+    """A result of the shape and dtype of the first argument."""
+    return x.new_empty(x.shape)
+
+
+def bits(x: Tensor, *_: Any) -> Tensor:
+    """A result of one bit an element of the first argument."""
+    return x.new_empty((x.numel() + 7) // 8, dtype=torch.uint8)
+
+
+def index(x: Tensor, *_: Any) -> Tensor:
+    """A result of one class number a row of the first argument."""
+    return x.new_empty(x.shape[:-1], dtype=torch.int64)
+
+
+def kernel(schema: str, *results: Shape) -> Callable[[_Function], _Function]:
     """Make the decorated reference an operator of `schema`, served by its kernel where it can be.
 
     The first argument is the tensor whose device and dtype count. A kernel takes half precision as
-    it is and tensors of any strides.
+    it is and tensors of any strides. `Noise noise`, which comes last, is a seed and an offset to the
+    operator; kernels serve noise that lies in one run.
 
     Args:
         schema: the arguments and the result, as `torch.library` writes them.
-        loop: the place of the argument that counts the turns of a loop in the reference, where
-            there is one. Compiled code calls the operator whole, instead of tracing each turn.
+        results: the shapes of the results, where they are not one `like` the first argument.
     """
 
     def register(reference: _Function) -> _Function:
-        name = reference.__name__
-        traced = define(name, schema, reference)
-        native = traced._op  # the same without a call of Python's
-        if loop is not None:
-            torch.library.register_fake(f"straightthrough::{name}", _like_first, lib=_library)
-
-        @functools.wraps(reference)
-        def call(x: Tensor, *rest: Any, **named: Any) -> Any:
-            if serves(x):
-                return native(x, *rest, **named)
-            if loop is not None and rest[loop - 1] > 1 and _traced_backward():
-                return traced(x.contiguous(), *rest, **named)  # as the fake result is
-            return reference(x, *rest, **named)
-
-        return call  # type: ignore[return-value]  # the same signature as the reference
+        return served(reference.__name__, schema, reference, results)
 
     return register
 
 
-def _like_first(x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape)
+def served(
+    name: str, schema: str, reference: _Function, results: tuple[Shape, ...] = ()
+) -> _Function:
+    """Define the operator `name`, and return the function that calls its kernel or the reference."""
+    noisy = "Noise noise" in schema
+    overload, with_numbers = _define(name, schema, reference, results or (like,))
+    native = overload._op  # the same without a call of Python's
+
+    @functools.wraps(reference)
+    def call(x: Tensor, *rest: Any) -> Any:
+        if not has_kernel(x):
+            return reference(x, *rest)
+        if noisy:
+            noise = rest[-1]
+            if noise.run:
+                return reference(x, *rest)
+            rest = (*rest[:-1], noise.seed, noise.offset)
+        if is_compiling():
+            return _in_a_graph(overload, with_numbers, x, rest)
+        return native(x, *rest)
+
+    return call  # type: ignore[return-value]  # the same signature as the reference
 
 
-def _traced_backward() -> bool:
-    return is_compiling() and not is_grad_enabled() and not _are_functorch_transforms_active()
+def _in_a_graph(
+    overload: OpOverload, with_numbers: OpOverload | None, x: Tensor, rest: Sequence[Any]
+) -> Any:
+    """Call a kernel where a graph is recorded: of a contiguous input, as the recorded result is."""
+    x = x.contiguous()
+    floats = [i for i, value in enumerate(overload._schema.arguments[1:]) if _is_float(value)]
+    if with_numbers is None or not any(isinstance(rest[i], Tensor) for i in floats):
+        return overload(x, *rest)
+    numbers = [*rest]
+    for i in floats:
+        given = rest[i]
+        whole = given if isinstance(given, Tensor) else torch.full((), given, dtype=torch.float64)
+        numbers[i] = whole.to(torch.float64)
+    return with_numbers(x, *numbers)
 
 
-def define(name: str, schema: str, reference: Callable[..., Any]) -> torch._ops.OpOverload:
-    """Define the operator `straightthrough::name`; a loaded library implements it on the CPU."""
-    _library.define(name + schema)
-    _library.impl(name, reference, "CompositeExplicitAutograd")
-    overload: torch._ops.OpOverload = getattr(torch.ops.straightthrough, name).default
-    return overload
+def _is_float(argument: torch.Argument) -> bool:
+    return str(argument.type) == "float"
 
 
-def serves(x: Tensor, grad: Tensor | None = None) -> bool:
-    """Whether kernels serve a call on `x`, and on a gradient of its dtype, here and now."""
+def _define(
+    name: str, schema: str, reference: Callable[..., Any], results: tuple[Shape, ...]
+) -> tuple[OpOverload, OpOverload | None]:
+    """Define an operator and, if it has floats, `name.numbers`, which takes tensors for them."""
+    noisy = "Noise noise" in schema
+    schema = schema.replace("Noise noise", "Tensor seed, SymInt offset")
+
+    def plain(*args: Any) -> Any:
+        return reference(*args[:-2], Noise(*args[-2:])) if noisy else reference(*args)
+
+    def shapes(*args: Any) -> Any:
+        made = tuple(shape(*args) for shape in results)
+        return made if len(made) > 1 else made[0]
+
+    overloads = []
+    for overload in ("default", *(("numbers",) if "float " in schema else ())):
+        full = name if overload == "default" else f"{name}.{overload}"
+        library.define(full + (schema.replace("float ", "Tensor ") if full != name else schema))
+        library.impl(full, plain, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"straightthrough::{full}", shapes, lib=library)
+        overloads.append(getattr(getattr(torch.ops.straightthrough, name), overload))
+    kernel = Kernel(name, reference, reference.__module__, {})
+    if level is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"straightthrough::{name}", "CPU"
+    ):
+        kernel.providers["cpu"] = f"{level} kernels"
+    KERNELS[name] = kernel
+    return overloads[0], overloads[1] if len(overloads) > 1 else None
+
+
+def has_kernel(x: Tensor, grad: Tensor | None = None) -> bool:
+    """Whether kernels serve a call on `x`, and on a gradient of its dtype, here and now.
+
+    They know neither gradients to be recorded nor the transforms of `torch.func`.
+    """
     return (
         level is not None
         and x.is_cpu
         and (grad is None or grad.dtype == x.dtype)
         and not is_grad_enabled()
-        and not _are_functorch_transforms_active()
-        and not is_compiling()
+        and not transforms_active()
     )
 
 

@@ -13,21 +13,21 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
 from .errors import ArgumentError, DtypeError, ShapeError
+from .internals import transforms_active
+from .library import library
 
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
 MASK, HALF = 0xFFFFFFFF, 0xFFFF
-
-Noise = tuple[Tensor, int]
-"""Where noise comes from: a 0-d int64 seed on its device, and the flat position it starts at."""
 
 DRAW, CONDITIONAL = 0, 1
 """Streams: the outcome in forward; the noise given the outcome in backward."""
@@ -38,12 +38,18 @@ WHOLE = (int, torch.SymInt)
 
 @dataclass(frozen=True, eq=False)
 class Seed:
-    """A seed and the flat position that it starts at.
+    """A seed, and where in the whole tensor the one at hand lies.
+
+    A shard draws what the whole would have drawn there. Its elements (of operators on rows: its
+    rows) lie in runs of `run`, each `stride` after the one before; a shard of whole rows, or of none
+    but the first dimension, is one run.
 
     Args:
         value: an int, or a 0-d int64 tensor (it stays on its device).
         offset: the flat position of the first row (or, for elementwise operators, of the first
-            element), so that a shard draws what the whole tensor would have drawn there.
+            element) in the whole.
+        run: how many elements (or rows) lie beside each other in the whole too; 0 if all do.
+        stride: from the start of one run to that of the next, in the whole.
 
     Example:
         >>> logits = torch.zeros(6, 4)
@@ -51,13 +57,19 @@ class Seed:
         >>> shard = st.categorical(logits[4:], seed=st.Seed(7, offset=4))
         >>> torch.equal(whole[4:], shard)
         True
+        >>> whole = st.bernoulli(torch.zeros(6, 10), seed=7)
+        >>> columns = st.bernoulli(torch.zeros(6, 3), seed=st.Seed(7, offset=2, run=3, stride=10))
+        >>> torch.equal(whole[:, 2:5], columns)
+        True
     """
 
     value: int | Tensor
     offset: int = 0
+    run: int = 0
+    stride: int = 0
 
     def __post_init__(self) -> None:
-        value, offset = self.value, self.offset
+        value = self.value
         if isinstance(value, Tensor):
             if value.dtype != torch.int64:
                 raise DtypeError(f"a seed tensor must be int64, got {value.dtype}")
@@ -67,8 +79,20 @@ class Seed:
             raise ArgumentError(f"seed must be an int, an int64 tensor or st.Seed, got {value!r}")
         elif not -(2**63) <= value < 2**63:
             raise ArgumentError(f"seed must lie in [-2**63, 2**63), got {value}")
-        if isinstance(offset, bool) or not isinstance(offset, WHOLE) or offset < 0:
-            raise ArgumentError(f"offset must be an int of at least 0, got {offset!r}")
+        for name in ("offset", "run", "stride"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, WHOLE) or number < 0:
+                raise ArgumentError(f"{name} must be an int of at least 0, got {number!r}")
+        if self.stride < self.run:
+            raise ArgumentError(
+                f"runs overlap: stride must be at least run, got run={self.run} and "
+                f"stride={self.stride}"
+            )
+
+    @property
+    def place(self) -> Place:
+        """Where the tensor lies in the whole."""
+        return self.offset, self.run, self.stride
 
     def tensor(self, device: torch.device) -> Tensor:
         """Return the value as a 0-d int64 tensor on `device`."""
@@ -77,40 +101,64 @@ class Seed:
         return torch.full((), self.value, dtype=torch.int64, device=device)
 
 
+Place = tuple[int, int, int]
+"""Offset, run and stride of a `Seed`."""
+
+START: Place = (0, 0, 0)
+
+
 def make_seed(
-    seed: int | Tensor | Seed | None, generator: torch.Generator | None, device: torch.device
-) -> Noise:
-    """Return the noise on `device` that a random function's arguments ask for."""
+    seed: int | Tensor | Seed | None, generator: torch.Generator | None, x: Tensor
+) -> tuple[Tensor, Place]:
+    """Return the seed on the device of `x` that a random function's arguments ask for."""
     if seed is not None:
         if generator is not None:
             raise ArgumentError("seed= and generator= exclude each other; pass one of them")
         given = seed if isinstance(seed, Seed) else Seed(seed)
-        return given.tensor(device), given.offset
+        return given.tensor(x.device), given.place
     if generator is not None and not isinstance(generator, torch.Generator):
         raise ArgumentError(
             f"generator must be a torch.Generator, got {generator!r}; pass an int as seed="
         )
     if is_compiling():
-        return fresh_seed(torch.empty(0, device=device)), 0
-    return _new_seed(generator=generator, device=device), 0
+        return torch.ops.straightthrough.fresh_seed(x.detach()), START
+    return _new_seed((), generator=generator, device=x.device), START
 
 
-_new_seed = functools.partial(torch.randint, 2**63 - 1, ())
+_new_seed = functools.partial(torch.randint, 2**63 - 1)
 
 
 # Inductor would draw torch.randint from a generator of its own; behind an operator of ours,
 # compiled code takes the same seed from torch's default generator as eager code does.
-@torch.library.custom_op(
-    "straightthrough::fresh_seed", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
+library.define(
+    "fresh_seed(Tensor like, int[] shape=[]) -> Tensor", tags=torch.Tag.nondeterministic_seeded
 )
-def fresh_seed(like: Tensor) -> Tensor:
-    """Draw a seed from the default generator of the device of `like`."""
-    return _new_seed(device=like.device)
 
 
-@fresh_seed.register_fake
-def _(like: Tensor) -> Tensor:
-    return like.new_empty((), dtype=torch.int64)
+def _fresh_seed(like: Tensor, shape: Sequence[int] = ()) -> Tensor:
+    return _new_seed([*shape], device=like.device)
+
+
+def _fresh_seeds(
+    info: Any, dims: tuple[Any, ...], like: Tensor, shape: Sequence[int] = ()
+) -> tuple[Tensor, int | None]:
+    """Draw under `vmap`, as torch's own random functions do there."""
+    if info.randomness == "error":
+        raise RuntimeError(
+            "vmap: a seed is drawn inside; pass seed=, or randomness='same' or 'different' to vmap"
+        )
+    if info.randomness == "same":
+        return torch.ops.straightthrough.fresh_seed(like, shape), None
+    return torch.ops.straightthrough.fresh_seed(like, [info.batch_size, *shape]), 0
+
+
+library.impl("fresh_seed", _fresh_seed, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "straightthrough::fresh_seed",
+    lambda like, shape=(): like.new_empty(shape, dtype=torch.int64),
+    lib=library,
+)
+torch.library.register_vmap("straightthrough::fresh_seed", _fresh_seeds, lib=library)
 
 
 def philox(counter: tuple[Tensor, ...], seed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -146,11 +194,11 @@ def _unit53(high: Tensor, low: Tensor) -> Tensor:
 
 
 def _unit(words: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-    """Turn words into uniforms in (0, 1): a word each in float32, two in float64."""
+    """Turn words into uniforms in (0, 1), side by side: a word each in float32, two in float64."""
     if dtype == torch.float64:
         pairs = [_unit53(words[0], words[1]), _unit53(words[2], words[3])]
-        return torch.stack(pairs, -1).flatten(-2)
-    unit = torch.stack([word.to(torch.float32) for word in words], -1).flatten(-2)
+        return torch.stack(pairs, -1)
+    unit = torch.stack([word.to(torch.float32) for word in words], -1)
     return ((unit + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
 
 
@@ -158,47 +206,76 @@ def _width(dtype: torch.dtype) -> int:
     return 2 if dtype == torch.float64 else 4
 
 
-def row_uniform(seed: Tensor, offset: int, rows: int) -> Tensor:
-    """Return one 53-bit uniform a row, float64 `(rows,)`, all in (0, 1)."""
-    position = torch.arange(offset, offset + rows, device=seed.device)
-    words = _blocks(seed, position, torch.zeros_like(position), DRAW, 0)
-    return _unit53(words[0], words[1])
+class Noise(NamedTuple):
+    """Where an operator's noise comes from: a seed, and the map from its positions to the whole's.
 
-
-def class_uniform(
-    seed: Tensor, offset: int, rows: int, classes: int, dtype: torch.dtype, sample: int = 0
-) -> Tensor:
-    """Return one uniform a row and class, `(rows, classes)`, all in (0, 1)."""
-    position = torch.arange(offset, offset + rows, device=seed.device).unsqueeze(-1)
-    groups = -(-classes // _width(dtype))
-    group = torch.arange(groups, device=seed.device)
-    unit = _unit(_blocks(seed, position, group, CONDITIONAL, sample), dtype)
-    return unit[..., :classes]
-
-
-def element_uniform(
-    seed: Tensor,
-    offset: int,
-    count: int,
-    dtype: torch.dtype,
-    stream: int = DRAW,
-    sample: int = 0,
-) -> Tensor:
-    """Return one uniform an element, `(count,)`, all in (0, 1).
-
-    In float64 a block holds two. In float32 two blocks hold eight: one the upper halves of their
-    words, the other the lower halves. The first alone decides most binary draws.
+    Attributes:
+        seed: 0-d int64, on the device of the noise.
+        offset, run, stride: as in `Seed`.
+        start: the local position that is asked for first.
     """
-    width = 2 if dtype == torch.float64 else 8
-    start, stop = offset // width, -(-(offset + count) // width)
-    position = torch.arange(start, stop, device=seed.device)
-    first, second = torch.zeros_like(position), torch.ones_like(position)
-    words: tuple[Tensor, ...] = _blocks(seed, position, first, stream, sample)
-    if width == 8:
-        lower = _blocks(seed, position, second, stream, sample)
-        pairs = (_joined_halves(*pair) for pair in zip(words, lower, strict=True))
-        words = tuple(word for pair in pairs for word in pair)
-    return _unit(words, dtype)[..., offset - start * width :][..., :count]
+
+    seed: Tensor
+    offset: int = 0
+    run: int = 0
+    stride: int = 0
+    start: int = 0
+
+    def after(self, count: int) -> Noise:
+        """Return the noise without its first `count` rows, or elements."""
+        if not self.run:
+            return self._replace(offset=self.offset + count)
+        return self._replace(start=self.start + count)
+
+    def positions(self, count: int) -> Tensor:
+        """Return the places in the whole of the first `count` rows, or elements."""
+        device = self.seed.device
+        if not self.run:
+            return torch.arange(self.offset, self.offset + count, device=device)
+        local = torch.arange(self.start, self.start + count, device=device)
+        return self.offset + local // self.run * self.stride + local % self.run
+
+    def rows(self, count: int) -> Tensor:
+        """Return one 53-bit uniform a row, float64 `(count,)`, all in (0, 1)."""
+        position = self.positions(count)
+        words = _blocks(self.seed, position, torch.zeros_like(position), DRAW, 0)
+        return _unit53(words[0], words[1])
+
+    def classes(self, rows: int, classes: int, dtype: torch.dtype, sample: int = 0) -> Tensor:
+        """Return one uniform a row and class, `(rows, classes)`, all in (0, 1)."""
+        position = self.positions(rows).unsqueeze(-1)
+        groups = -(-classes // _width(dtype))
+        group = torch.arange(groups, device=self.seed.device)
+        unit = _unit(_blocks(self.seed, position, group, CONDITIONAL, sample), dtype)
+        return unit.flatten(-2)[..., :classes]
+
+    def elements(
+        self, count: int, dtype: torch.dtype, stream: int = DRAW, sample: int = 0
+    ) -> Tensor:
+        """Return one uniform an element, `(count,)`, all in (0, 1).
+
+        In float64 a block holds two. In float32 two blocks hold eight: one the upper halves of
+        their words, the other the lower halves. The first alone decides most binary draws.
+        """
+        width = 2 if dtype == torch.float64 else 8
+        if self.run:
+            position = self.positions(count)
+            every = self._groups(position // width, dtype, stream, sample)
+            return every.gather(-1, (position % width).unsqueeze(-1)).squeeze(-1)
+        first, last = self.offset // width, -(-(self.offset + count) // width)
+        group = torch.arange(first, last, device=self.seed.device)
+        every = self._groups(group, dtype, stream, sample).flatten()
+        return every[self.offset - first * width :][:count]
+
+    def _groups(self, group: Tensor, dtype: torch.dtype, stream: int, sample: int) -> Tensor:
+        """Return the uniforms of groups of elements, `(groups, 2 or 8)`."""
+        upper, lower = torch.zeros_like(group), torch.ones_like(group)
+        words: tuple[Tensor, ...] = _blocks(self.seed, group, upper, stream, sample)
+        if dtype != torch.float64:
+            others = _blocks(self.seed, group, lower, stream, sample)
+            pairs = (_joined_halves(*pair) for pair in zip(words, others, strict=True))
+            words = tuple(word for pair in pairs for word in pair)
+        return _unit(words, dtype)
 
 
 def _joined_halves(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,7 +320,7 @@ def in_blocks(
     if is_compiling() or rows <= step:
         return function(0, *tensors)
     parts = zip(*(tensor.split(step) for tensor in tensors), strict=True)
-    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+    if torch.is_grad_enabled() or transforms_active():
         return torch.cat([function(i * step, *part) for i, part in enumerate(parts)])
     block = function(0, *next(parts))
     whole = block.new_empty(rows, *block.shape[1:])

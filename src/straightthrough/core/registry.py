@@ -142,7 +142,7 @@ def resolve(argument: str, given: object, *fits: type[Rule]) -> Any:
         ArgumentError: for an unknown name or a rule of another form, listing the known names.
     """
     if isinstance(given, fits):
-        return given
+        return given.settled()
     record = RULES.get(given) if isinstance(given, str) else None
     if record is None or not issubclass(record.type, fits):
         known = [name for name, record in RULES.items() if issubclass(record.type, fits)]

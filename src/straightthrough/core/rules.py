@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .bits import pack, unpack
-from .errors import ArgumentError
-from .kernels import define, kernel, serves
+from .errors import ArgumentError, ShapeError, check_floating, check_number
+from .internals import transforms_active
+from .kernels import bits, has_kernel, kernel, served
+from .portable import Portable
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -24,8 +27,66 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-class Rule(ABC):  # noqa: B024  # abstract by its forms
-    """What a gradient pretends the hard forward was."""
+class Rule(Portable, ABC):  # abstract by its forms
+    """What a gradient pretends the hard forward was.
+
+    Its numbers are Python's or, in compiled code, 0-d tensors: formulas use torch's functions on
+    them, and don't branch on them.
+    """
+
+    def settled(self) -> Self:
+        """Return the rule with the numbers that it has now, where a field may change: a tensor."""
+        if is_compiling():
+            return self
+        fields = vars(self)
+        for value in fields.values():
+            if type(value) not in _FIXED:
+                break
+        else:
+            return self
+        read = {name: check_number(name, v) for name, v in fields.items() if type(v) not in _FIXED}
+        return dataclasses.replace(self, **read)  # type: ignore[type-var]  # all are dataclasses
+
+    def in_dtype(self, dtype: torch.dtype) -> Self:
+        """Return the rule with those of its numbers that are tensors in `dtype`."""
+        fields = vars(self)
+        if not any(isinstance(value, Tensor) for value in fields.values()):
+            return self
+        rule = object.__new__(type(self))
+        for name, value in fields.items():
+            object.__setattr__(rule, name, cast(value, dtype))
+        return rule
+
+
+_FIXED = (float, int, str, bool)
+
+
+def cast(number: Any, dtype: torch.dtype) -> Any:
+    """Return a number that is a tensor in `dtype`, anything else as it is."""
+    return number.to(dtype) if isinstance(number, Tensor) else number
+
+
+def without_graph(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Call `function`, where nothing requires a gradient without recording one: kernels do not."""
+    if transforms_active() or any(isinstance(a, Tensor) and a.requires_grad for a in args):
+        return function(*args)
+    with torch.no_grad():
+        return function(*args)
+
+
+def check_like(name: str, tensor: Tensor, grad: Tensor) -> None:
+    """Raise unless `tensor` and the gradient to a value of its shape are floating and alike."""
+    check_floating(name, tensor)
+    check_floating("grad", grad)
+    if tensor.shape != grad.shape:
+        raise ShapeError(
+            f"{name} and grad must have one shape, got {tuple(tensor.shape)} and "
+            f"{tuple(grad.shape)}"
+        )
+    if tensor.device != grad.device:
+        raise ArgumentError(
+            f"{name} and grad must be on one device, got {tensor.device} and {grad.device}"
+        )
 
 
 class Derivative(Rule):
@@ -34,9 +95,10 @@ class Derivative(Rule):
     `primitive(x)` is the smooth function that the derivative belongs to, where there is one.
     """
 
-    kernel: ClassVar[Callable[..., Tensor] | None] = None  # of `vjp`, set by `fused`
+    kernel: ClassVar[Callable[..., Tensor] | None] = None  # of `backward`, set by `fused`
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.kernel = None  # a parent's kernel has the parent's derivative
 
     @abstractmethod
@@ -50,47 +112,66 @@ class Derivative(Rule):
         )
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Return `grad * derivative(x)`, computed in float32 for half precision."""
-        if self.kernel is not None and serves(x, grad):
-            return self.kernel(x, grad, *vars(self).values())
-        wide = compute_dtype(x.dtype)
-        return (grad.to(wide) * self.derivative(x.to(wide))).to(x.dtype)
+        """Return `grad * derivative(x)` in the dtype of `x`, computed in float32 for half precision.
+
+        Raises:
+            DtypeError, ShapeError, ArgumentError: unless both are floating, of one shape, on one
+                device.
+        """
+        check_like("x", x, grad)
+        return without_graph(self.settled().backward, x, grad)
 
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return `derivative(x) * tangent`: a diagonal Jacobian is its own transpose."""
         return self.vjp(x, tangent)
 
+    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Return what `vjp` does, of tensors that need no check."""
+        if self.kernel is not None and has_kernel(x, grad):
+            return self.kernel(x, grad, *vars(self).values())
+        return self._by_formula(x, grad)
+
+    def _by_formula(self, x: Tensor, grad: Tensor) -> Tensor:
+        wide = compute_dtype(x.dtype)
+        return (grad.to(wide) * self.in_dtype(wide).derivative(x.to(wide))).to(x.dtype)
+
     @property
-    def within(self) -> tuple[float, bool] | None:
+    def within(self) -> tuple[Any, bool] | None:
         """Where a rule of two values has one of them: the bound of `|x|`, and if it is inside."""
         return None
 
-    def keep(self, x: Tensor, centre: float) -> tuple[Tensor, ...]:
-        """Return what `pull` has to know of `x`: all of it, unless the rule needs less."""
-        return (x,)
+    needs_input: ClassVar[bool] = True
+    """Whether `pull` has to know `x`."""
 
     def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
-        """Return `grad * derivative(x - centre)`, in the dtype of `grad`."""
-        return self.vjp(_centred(kept[0], centre), grad).to(grad.dtype)
+        """Return `grad * derivative(x - centre)`, in the dtype of `grad`, of what was saved of x."""
+        return self.backward(_centred(kept[0], centre), grad).to(grad.dtype)
 
 
-def _centred(x: Tensor, centre: float) -> Tensor:
-    return x if centre == 0 else x.to(compute_dtype(x.dtype)) - centre
+def _centred(x: Tensor, centre: Any) -> Tensor:
+    if not isinstance(centre, Tensor) and centre == 0:
+        return x
+    wide = compute_dtype(x.dtype)
+    return x.to(wide) - cast(centre, wide)
 
 
 _Derivative = TypeVar("_Derivative", bound=type[Derivative])
 
 
 def fused(cls: _Derivative) -> _Derivative:
-    """Serve the rule's `vjp` by the kernel of the class's name; its arguments are the fields."""
+    """Serve the rule's `backward` by the kernel of the class's name; its arguments are the fields."""
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # every rule is a dataclass
     arguments = "".join(f", float {field.name}" for field in fields)
 
     def reference(x: Tensor, grad: Tensor, *values: float) -> Tensor:
-        return cls(*values).vjp(x, grad)
+        rule = object.__new__(cls)  # its fields were checked when it was made
+        for field, value in zip(fields, values, strict=True):
+            object.__setattr__(rule, field.name, value)
+        return rule._by_formula(x, grad)
 
+    reference.__module__ = cls.__module__
     schema = f"(Tensor x, Tensor grad{arguments}) -> Tensor"
-    cls.kernel = staticmethod(define(cls.__name__, schema, reference))
+    cls.kernel = staticmethod(served(cls.__name__, schema, reference))
     return cls
 
 
@@ -105,7 +186,7 @@ class Window(Derivative):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if cls.derivative is not Window.derivative:  # a variant, which one bit does not tell
-            for name in ("within", "vjp", "keep", "pull"):
+            for name in ("within", "backward", "pull"):
                 setattr(cls, name, getattr(Derivative, name))
 
     @abstractmethod
@@ -120,16 +201,10 @@ class Window(Derivative):
         bound, inner, outer = self.window()
         return _either(_inside(x, bound, self.closed), x.dtype, inner, outer)
 
-    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
-        if serves(x, grad):
-            return self.pull(grad, self.keep(x, 0.0), 0.0)
-        return super().vjp(x, grad)
-
-    def keep(self, x: Tensor, centre: float) -> tuple[Tensor, ...]:
-        # Inductor keeps a bool an element instead of x by itself, and is four times as fast by it.
-        if torch.compiler.is_compiling():
-            return (x,)
-        return (window_bits(x, centre, *self.within),)
+    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
+        if has_kernel(x, grad):
+            return self.pull(grad, (window_bits(x, 0.0, *self.within),), 0.0)
+        return super().backward(x, grad)
 
     def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
         if kept[0].dtype != torch.uint8:
@@ -138,7 +213,7 @@ class Window(Derivative):
         return window_vjp(grad, kept[0], inner, outer)
 
 
-@kernel("(Tensor x, float centre, float bound, bool closed) -> Tensor")
+@kernel("(Tensor x, float centre, float bound, bool closed) -> Tensor", bits)
 def window_bits(x: Tensor, centre: float, bound: float, closed: bool) -> Tensor:
     """Return the bits that say where `|x - centre|` is within `bound`."""
     wide = x.to(compute_dtype(x.dtype))
@@ -152,14 +227,17 @@ def window_vjp(grad: Tensor, bits: Tensor, inner: float, outer: float) -> Tensor
     return (wide * _either(unpack(bits, grad.shape), wide.dtype, inner, outer)).to(grad.dtype)
 
 
-def _inside(x: Tensor, bound: float, closed: bool) -> Tensor:
+def _inside(x: Tensor, bound: Any, closed: bool) -> Tensor:
+    bound = cast(bound, x.dtype)
     return x.abs() <= bound if closed else x.abs() < bound
 
 
-def _either(truth: Tensor, dtype: torch.dtype, yes: float, no: float) -> Tensor:
+def _either(truth: Tensor, dtype: torch.dtype, yes: Any, no: Any) -> Tensor:
     # On the CPU torch.where takes five times as long.
-    value = yes * truth.to(dtype)
-    return value if no == 0 else value + no * truth.logical_not().to(dtype)
+    value = cast(yes, dtype) * truth.to(dtype)
+    if not isinstance(no, Tensor) and no == 0:
+        return value
+    return value + cast(no, dtype) * truth.logical_not().to(dtype)
 
 
 class Relaxation(Rule):
@@ -170,15 +248,31 @@ class Relaxation(Rule):
         """Return the relaxed value of `x`."""
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Return `J^T grad`, J the Jacobian of `soft` at `x`."""
-        wide = compute_dtype(x.dtype)
-        pull = torch.func.vjp(self.soft, x.to(wide))[1]
-        return pull(grad.to(wide))[0].to(x.dtype)
+        """Return `J^T grad` in the dtype of `x`, J the Jacobian of `soft` at `x`.
+
+        Raises:
+            DtypeError, ShapeError, ArgumentError: unless both are floating, of one shape, on one
+                device.
+        """
+        check_like("x", x, grad)
+        return without_graph(self.settled().backward, x, grad)
 
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
-        """Return `J tangent`, J the Jacobian of `soft` at `x`."""
+        """Return `J tangent`, J the Jacobian of `soft` at `x`; raises as `vjp` does."""
+        check_like("x", x, tangent)
+        return without_graph(self.settled().forward, x, tangent)
+
+    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Return what `vjp` does, of tensors that need no check."""
         wide = compute_dtype(x.dtype)
-        return push_forward(self.soft, (x.to(wide),), (tangent.to(wide),)).to(x.dtype)
+        pull = torch.func.vjp(self.in_dtype(wide).soft, x.to(wide))[1]
+        return pull(grad.to(wide))[0].to(x.dtype)
+
+    def forward(self, x: Tensor, tangent: Tensor) -> Tensor:
+        """Return what `jvp` does, of tensors that need no check."""
+        wide = compute_dtype(x.dtype)
+        soft = self.in_dtype(wide).soft
+        return push_forward(soft, (x.to(wide),), (tangent.to(wide),)).to(x.dtype)
 
 
 def push_forward(

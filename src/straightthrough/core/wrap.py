@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from .engine import apply
 from .errors import ArgumentError, DtypeError, ShapeError
+from .internals import transforms_active
+from .operation import Operation
 from .rules import push_forward
-from .straight_through import Operation, apply
+from .straight_through import straight_through
 
 P = ParamSpec("P")
 Function = Callable[P, Tensor]
@@ -53,15 +56,20 @@ class _Wrapped(Operation):
         function, primals = self._of_smooth(smooth, tensors)
         with _random_state(self.random_state):
             value, pull = torch.func.vjp(function, *primals)[:2]
-        if value.shape != grad.shape:
-            raise ShapeError(
-                f"soft returned shape {tuple(value.shape)} where hard returned "
-                f"{tuple(grad.shape)}; the two must agree"
-            )
+        _check_shapes(value, grad)
         gradients: list[Tensor | None] = [None] * len(tensors)
         for i, gradient in zip(smooth, pull(grad.to(value.dtype)), strict=True):
             gradients[i] = gradient
         return tuple(gradients)
+
+    def at_once(self, *tensors: Tensor) -> Tensor:
+        """Return the value with its gradient, `soft` being run now: what a graph can hold."""
+        with torch.no_grad():
+            hard = self.forward(*tensors)[0]
+        with _random_state(self.random_state):
+            soft = self.call(self.soft, tensors)
+        _check_shapes(soft, hard)
+        return straight_through(hard, soft)
 
     def jvp(self, tangents: Sequence[Tensor | None], *tensors: Tensor) -> Tensor:
         moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
@@ -99,7 +107,7 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
     Raises:
         ArgumentError: if `soft` is missing, a function returns something else than one tensor,
             or no tensor is passed.
-        ShapeError: in backward, if the two shapes differ.
+        ShapeError: in backward, if the two shapes differ (in compiled code, at once).
 
     Edge cases: the value is that of `hard` bit for bit, NaN and -0.0 included.
 
@@ -107,13 +115,13 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
     are not replayed: draw the noise outside and pass it in.
 
     Cost: forward is that of `hard`; the input tensors are saved; backward runs `soft` forward
-    and backward once.
+    and backward once. Inside `torch.func` transforms and exported graphs forward runs `soft` too.
 
     Example:
         >>> step = st.wrap(lambda x: x > 0, torch.sigmoid)
         >>> x = torch.tensor([0.0, 2.0], requires_grad=True)
         >>> step(x)
-        tensor([0., 1.], grad_fn=<_EagerBackward>)
+        tensor([0., 1.], grad_fn=<NodeBackward>)
     """
     if soft is None:
         raise ArgumentError("wrap needs soft: st.wrap(hard, soft) or @st.wrap(soft=soft)")
@@ -129,9 +137,20 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         tensors = [leaves[i] for i in positions]
         rest = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         state = _read_random_state(tensors)
-        return apply(_Wrapped(hard, soft, tree, rest, positions, state), *tensors)
+        operation = _Wrapped(hard, soft, tree, rest, positions, state)
+        if torch.compiler.is_compiling() or transforms_active():
+            return operation.at_once(*tensors)
+        return apply(operation, *tensors)
 
     return operator
+
+
+def _check_shapes(soft: Tensor, hard: Tensor) -> None:
+    if soft.shape != hard.shape:
+        raise ShapeError(
+            f"soft returned shape {tuple(soft.shape)} where hard returned {tuple(hard.shape)}; "
+            f"the two must agree"
+        )
 
 
 def _result_dtype(tensors: Sequence[Tensor]) -> torch.dtype:

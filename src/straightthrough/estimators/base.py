@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.bits import unpack
 from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating, check_rows
 from ..core.noise import Noise, Seed, make_seed
-from ..core.rules import Rule, compute_dtype
+from ..core.rules import Rule, cast, compute_dtype, without_graph
 
 
 class Estimator(Rule):
@@ -29,6 +29,7 @@ class Estimator(Rule):
     tau_forward: float = 1.0  # forward draws from softmax(logits / tau_forward)
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.compiled = vars(cls).get("compiled", False)  # its own gradients, not a parent's
 
     @abstractmethod
@@ -39,8 +40,7 @@ class Estimator(Rule):
             logits: `(..., C)`, float32 or float64.
             index: the outcome, `(...)` int64 in [0, C).
             grad: the gradient to the one-hot, `(..., C)`, of the logits' dtype.
-            noise: where the rule's own comes from, if it draws any: a seed on their device, and
-                the position of the first row.
+            noise: where the rule's own comes from, if it draws any.
         """
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
@@ -84,8 +84,9 @@ class Estimator(Rule):
         outside = index[(index < 0) | (index >= classes)]
         if len(outside):
             raise ArgumentError(f"index must lie in [0, {classes - 1}], got {int(outside[0])}")
-        noise = make_seed(seed if self.draws_noise else 0, None, logits.device)
-        return self.pull(logits, index, grad, noise)
+        value, place = make_seed(seed if self.draws_noise else 0, None, logits)
+        rule = self.settled()
+        return without_graph(rule.pull, logits, index, grad, Noise(value, *place))
 
     def pull(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return `gradient` in the logits' dtype, half precision computed in float32.
@@ -94,7 +95,9 @@ class Estimator(Rule):
         """
         if self.compiled and logits.dtype == grad.dtype:
             return self.gradient(logits, index, grad, noise)
-        return widened(self.gradient)(logits, index, grad, noise)
+        return widened(self.in_dtype(compute_dtype(logits.dtype)).gradient)(
+            logits, index, grad, noise
+        )
 
     def binary_pull(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return `binary_gradient` in the dtype of `x`, half precision computed in float32.
@@ -103,7 +106,9 @@ class Estimator(Rule):
         """
         if self.compiled and x.dtype == grad.dtype:
             return self.binary_gradient(x, outcome, grad, noise)
-        return widened(self.binary_gradient)(x, outcome, grad, noise)
+        return widened(self.in_dtype(compute_dtype(x.dtype)).binary_gradient)(
+            x, outcome, grad, noise
+        )
 
 
 def widened(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -117,7 +122,8 @@ def widened(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
         wide = compute_dtype(x.dtype)
         rows = outcome.dtype == torch.int64
         outcome = outcome.clamp(min=0) if rows else unpack(outcome, x.shape)
-        return gradient(x.to(wide), outcome, grad.to(wide), *rest).to(x.dtype)
+        numbers = (cast(value, wide) for value in rest)
+        return gradient(x.to(wide), outcome, grad.to(wide), *numbers).to(x.dtype)
 
     return call
 
@@ -141,15 +147,20 @@ def softmax_vjp(p: Tensor, grad: Tensor) -> Tensor:
     return p * (grad - (p * grad).sum(-1, keepdim=True))
 
 
-def tempered(logits: Tensor, tau: float) -> Tensor:
+def tempered(logits: Tensor, tau: Any) -> Tensor:
     """Return `softmax(logits / tau)`."""
     return F.softmax(over(logits, tau), -1)
 
 
-def over(logits: Tensor, tau: float) -> Tensor:
+def is_one(tau: Any) -> bool:
+    """Whether a temperature is known to be 1, which some formulas are shorter for."""
+    return not isinstance(tau, Tensor) and tau == 1
+
+
+def over(logits: Tensor, tau: Any) -> Tensor:
     """Return `logits / tau`, up to a constant of the row."""
     # A large logit over tau loses digits, or is infinite, which makes NaN; the differences to the
     # largest keep theirs, and can only become -infinity, whose weight is 0.
-    if tau == 1:
+    if is_one(tau):
         return logits
     return (logits - logits.detach().amax(-1, keepdim=True)) / tau

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import ArgumentError, check_number, check_positive
+from ..core.errors import ArgumentError, check_at_least, check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
 from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered
@@ -49,9 +49,7 @@ class GappedST(Estimator):
             if self.gap != "expected":
                 raise ArgumentError(f"gap must be a number or 'expected', got {self.gap!r}")
             return
-        check_number("gap", self.gap)
-        if self.gap < 0:
-            raise ArgumentError(f"gap must be at least 0, got {self.gap}")
+        check_at_least("gap", self.gap, 0)
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         below = logits - logits.amax(-1, keepdim=True)
@@ -70,6 +68,6 @@ class GappedST(Estimator):
     def _lead(self, logit: Tensor) -> Tensor:
         """Return the gap where the outcome's log-odds are `logit`."""
         if not isinstance(self.gap, str):
-            return torch.full_like(logit, self.gap)
+            return torch.zeros_like(logit) + self.gap
         least = torch.finfo(logit.dtype).tiny  # both ends of the fraction are p_x there
         return F.softplus(logit).clamp(min=least) / torch.sigmoid(logit).clamp(min=least)

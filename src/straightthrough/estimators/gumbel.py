@@ -9,17 +9,13 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.kernels import kernel
-from ..core.noise import CONDITIONAL, Noise, class_uniform, element_uniform, exponential, in_blocks
+from ..core.noise import CONDITIONAL, Noise, exponential, in_blocks
 from ..core.registry import rule
 from ..core.straight_through import held
 from .base import Estimator, relative_to, softmax_vjp, widened
 
 
-@kernel(
-    "(Tensor logits, Tensor index, Tensor grad, float tau, int samples, Tensor seed, int offset)"
-    " -> Tensor",
-    loop=4,
-)
+@kernel("(Tensor logits, Tensor index, Tensor grad, float tau, int samples, Noise noise) -> Tensor")
 @widened
 def gumbel_st(
     logits: Tensor,
@@ -27,8 +23,7 @@ def gumbel_st(
     grad: Tensor,
     tau: float,
     samples: int,
-    seed: Tensor,
-    offset: int,
+    noise: Noise,
 ) -> Tensor:
     """The mean over `samples` conditional draws of `J(y) g / tau`."""
     classes = logits.shape[-1]
@@ -36,8 +31,7 @@ def gumbel_st(
     def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
         total = torch.zeros_like(grad)
         for sample in range(samples):
-            noise = (seed, offset + first)
-            perturbed = conditional_gumbels(logits.detach(), index, noise, sample)
+            perturbed = conditional_gumbels(logits.detach(), index, noise.after(first), sample)
             y = F.softmax(held(perturbed, logits) / tau, -1)
             total = total + softmax_vjp(y, relative_to(index, grad))
         return total / (tau * samples)
@@ -46,11 +40,7 @@ def gumbel_st(
     return in_blocks(block, *rows).reshape(logits.shape)
 
 
-@kernel(
-    "(Tensor x, Tensor outcome, Tensor grad, float tau, int samples, Tensor seed, int offset)"
-    " -> Tensor",
-    loop=4,
-)
+@kernel("(Tensor x, Tensor outcome, Tensor grad, float tau, int samples, Noise noise) -> Tensor")
 @widened
 def binary_gumbel_st(
     x: Tensor,
@@ -58,8 +48,7 @@ def binary_gumbel_st(
     grad: Tensor,
     tau: float,
     samples: int,
-    seed: Tensor,
-    offset: int,
+    noise: Noise,
 ) -> Tensor:
     """`g` times the mean of `s (1 - s) / tau`, s the sigmoid of the noisy `x` over tau.
 
@@ -69,8 +58,8 @@ def binary_gumbel_st(
     def block(first: int, x: Tensor, outcome: Tensor, grad: Tensor) -> Tensor:
         total = torch.zeros_like(x)
         for sample in range(samples):
-            noise = (seed, offset + first)
-            y = held(conditional_logistic(x.detach(), outcome, noise, sample), x) / tau
+            noisy = conditional_logistic(x.detach(), outcome, noise.after(first), sample)
+            y = held(noisy, x) / tau
             total = total + torch.sigmoid(y) * torch.sigmoid(-y)
         return total * grad / (tau * samples)
 
@@ -115,16 +104,16 @@ class GumbelST(Estimator):
         check_positive("tau", self.tau)
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        return gumbel_st(logits, index, grad, self.tau, 1, *noise)
+        return gumbel_st(logits, index, grad, self.tau, 1, noise)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        return binary_gumbel_st(x, outcome, grad, self.tau, 1, *noise)
+        return binary_gumbel_st(x, outcome, grad, self.tau, 1, noise)
 
 
 def conditional_gumbels(logits: Tensor, index: Tensor, noise: Noise, sample: int = 0) -> Tensor:
     """Draw `logits + G - log sum exp logits`, `(rows, C)`, given that its argmax is `index`."""
     rows, classes = logits.shape
-    time = exponential(class_uniform(*noise, rows, classes, logits.dtype, sample))
+    time = exponential(noise.classes(rows, classes, logits.dtype, sample))
     log_p = F.log_softmax(logits, -1)
     chosen = index.unsqueeze(-1)
     least = time.gather(-1, chosen)
@@ -134,7 +123,7 @@ def conditional_gumbels(logits: Tensor, index: Tensor, noise: Noise, sample: int
 
 def conditional_logistic(x: Tensor, outcome: Tensor, noise: Noise, sample: int = 0) -> Tensor:
     """Draw `x` plus logistic noise, `(count,)`, given that its sign is `outcome`."""
-    v = element_uniform(*noise, x.numel(), x.dtype, CONDITIONAL, sample)
+    v = noise.elements(x.numel(), x.dtype, CONDITIONAL, sample)
     toward = torch.where(outcome, x, -x)
     # Solves P(distance > d | outcome) = v for d; nothing cancels at large logits.
     distance = F.softplus(toward + torch.log1p(-v)) - v.log()

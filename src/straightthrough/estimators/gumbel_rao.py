@@ -50,7 +50,7 @@ class GumbelRao(Estimator):
         check_count("samples", self.samples)
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        return gumbel_st(logits, index, grad, self.tau, self.samples, *noise)
+        return gumbel_st(logits, index, grad, self.tau, self.samples, noise)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        return binary_gumbel_st(x, outcome, grad, self.tau, self.samples, *noise)
+        return binary_gumbel_st(x, outcome, grad, self.tau, self.samples, noise)

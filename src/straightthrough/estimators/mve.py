@@ -1,6 +1,7 @@
 """The estimator of minimum variance for a bound on its bias."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,8 +54,10 @@ class MVE(Estimator):
         check_positive("tau", self.tau)
 
     @property
-    def epsilon(self) -> float:
-        """1 / tau, as far as it makes a difference."""
+    def epsilon(self) -> Any:
+        """1 / tau, as far as it makes a difference; a tensor where tau is one."""
+        if isinstance(self.tau, Tensor):
+            return (1 / self.tau.double()).clamp(max=1e100)
         return min(1 / self.tau, 1e100)
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
@@ -74,7 +77,7 @@ class MVE(Estimator):
         return (p * q * ratio).to(x.dtype) * grad
 
 
-def _gradient(p: Tensor, index: Tensor, g: Tensor, epsilon: float) -> Tensor:
+def _gradient(p: Tensor, index: Tensor, g: Tensor, epsilon: Any) -> Tensor:
     """Return `S^T g` of rows `(rows, C)` in float64, g being 0 at the outcome.
 
     It is `J diag(1/2 + half) y`, `half_i = epsilon / (2 epsilon + 4 p_i)`, where `A y = u`.

@@ -54,6 +54,7 @@ class MVEInteger(Estimator):
         mean = (p * number).sum(-1, keepdim=True)
         away = number - mean
         variance = (p * away.square()).sum(-1, keepdim=True)
-        epsilon = max(1 / self.tau, torch.finfo(p.dtype).tiny)
+        epsilon = torch.zeros_like(variance) + 1 / self.tau
+        epsilon = epsilon.clamp(min=torch.finfo(p.dtype).tiny)
         skew = -mean * (away.square() - variance) / (epsilon + 2 * variance)
         return p * (away + skew) * slope

@@ -10,7 +10,7 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered, widened
+from .base import Estimator, is_one, one_hot, relative_to, softmax_vjp, tempered, widened
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
@@ -18,7 +18,7 @@ from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered, widene
 def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`2 J((p_tau + D) / 2) g - J(p) g / 2`; the closed form where tau is 1."""
     p, difference = tempered(logits, 1.0), relative_to(index, grad)
-    if tau == 1:
+    if is_one(tau):
         others = 0.5 * p * difference
         return others.scatter_add(-1, index.unsqueeze(-1), -others.sum(-1, keepdim=True))
     middle = 0.5 * (tempered(logits, tau) + one_hot(index, p))
@@ -30,7 +30,7 @@ def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
 def binary_reinmax(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tensor:
     """The same between logits 0 and `x`; `g (1 - p) / 2` or `g p / 2` where tau is 1."""
     p, q = torch.sigmoid(x), torch.sigmoid(-x)
-    if tau == 1:
+    if is_one(tau):
         return 0.5 * torch.where(outcome, q, p) * grad
     above = torch.sigmoid(x / tau) + outcome
     below = torch.sigmoid(-x / tau) + ~outcome

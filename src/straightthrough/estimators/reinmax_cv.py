@@ -57,12 +57,12 @@ class ReinMaxCV(Estimator):
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         middle, counts = midpoint(logits, index), (self.samples + 1, 1)
-        draws = (gumbel_st(middle, index, grad, self.tau, n, *noise) for n in counts)
+        draws = (gumbel_st(middle, index, grad, self.tau, n, noise) for n in counts)
         return reinmax(logits, index, grad, 1.0) + self._contrast(*draws)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         middle, counts = binary_midpoint(x, outcome), (self.samples + 1, 1)
-        draws = (binary_gumbel_st(middle, outcome, grad, self.tau, n, *noise) for n in counts)
+        draws = (binary_gumbel_st(middle, outcome, grad, self.tau, n, noise) for n in counts)
         return binary_reinmax(x, outcome, grad, 1.0) + self._contrast(*draws)
 
     def _contrast(self, mean: Tensor, first: Tensor) -> Tensor:

@@ -66,11 +66,11 @@ class ReinMaxRao(Estimator):
 
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         middle = midpoint(logits, index)
-        at_middle = gumbel_st(middle, index, grad, self.tau, self.samples, *noise)
+        at_middle = gumbel_st(middle, index, grad, self.tau, self.samples, noise)
         p = tempered(logits, 1.0)
         return 2 * at_middle - 0.5 * softmax_vjp(p, relative_to(index, grad))
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         middle = binary_midpoint(x, outcome)
-        at_middle = binary_gumbel_st(middle, outcome, grad, self.tau, self.samples, *noise)
+        at_middle = binary_gumbel_st(middle, outcome, grad, self.tau, self.samples, noise)
         return 2 * at_middle - 0.5 * torch.sigmoid(x) * torch.sigmoid(-x) * grad

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core.errors import check_positive
-from ..core.kernels import kernel, serves
+from ..core.kernels import has_kernel, kernel
 from ..core.registry import rule
-from ..core.rules import Relaxation, compute_dtype
+from ..core.rules import Relaxation, cast, compute_dtype
 from .base import relative_to, softmax_vjp, tempered
 
 
@@ -20,11 +20,11 @@ def softmax_backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
 @kernel("(Tensor x, Tensor grad, float tau) -> Tensor")
 def softmax_gradient(x: Tensor, grad: Tensor, tau: float) -> Tensor:
     """The same at `y = softmax(x / tau)`."""
-    return _pull(tempered(x, tau), grad, tau)
+    return _pull(tempered(x, cast(tau, x.dtype)), grad, tau)
 
 
 def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
-    return softmax_vjp(y, relative_to(y.argmax(-1), grad)) / tau
+    return softmax_vjp(y, relative_to(y.argmax(-1), grad)) / cast(tau, y.dtype)
 
 
 @rule("softmax")
@@ -48,11 +48,11 @@ class Softmax(Relaxation):
     def soft(self, x: Tensor) -> Tensor:
         return tempered(x, self.tau)
 
-    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
-        if serves(x, grad):
+    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
+        if has_kernel(x, grad):
             return softmax_gradient(x, grad, self.tau)
         wide = compute_dtype(x.dtype)
         return softmax_gradient(x.to(wide), grad.to(wide), self.tau).to(x.dtype)
 
-    def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
-        return self.vjp(x, tangent)  # the Jacobian is symmetric
+    def forward(self, x: Tensor, tangent: Tensor) -> Tensor:
+        return self.backward(x, tangent)  # the Jacobian is symmetric

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..core.engine import apply
 from ..core.errors import ArgumentError, check_number
 from ..core.rules import Derivative
-from ..core.straight_through import apply
 from ..estimators import Estimator, GumbelST
 from ..ops.bernoulli import api
-from ..ops.pointwise.reference import Pointwise, heaviside_or_nan
+from ..ops.pointwise.reference import Pointwise
 from ..surrogates import Identity, Sigmoid
 from .base import Number, RuleModule
 
@@ -77,7 +77,7 @@ def _likelier(logits: Tensor | None, probs: Tensor | None) -> Tensor:
     """1 where the probability is above 1/2, with its gradient; NaN stays NaN."""
     x, of_probs = api.parameter(logits, probs)
     threshold, surrogate = (0.5, Identity()) if of_probs else (0.0, Sigmoid(1.0))
-    return apply(Pointwise(heaviside_or_nan, (threshold,), surrogate, threshold), x)
+    return apply(Pointwise("heaviside_or_nan", (threshold,), surrogate, threshold), x)
 
 
 class HardConcreteGate(RuleModule[GumbelST]):

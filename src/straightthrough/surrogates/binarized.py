@@ -1,6 +1,7 @@
 """Rules of binarized nets, made for `sign`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,11 @@ class ErrorDecay(Derivative):
 
     def derivative(self, x: Tensor) -> Tensor:
         e = torch.exp(-2 * self.t * x.abs())
-        return max(self.t, 1.0) * (4 * e / (1 + e).square())
+        return _at_least_one(self.t) * (4 * e / (1 + e).square())
 
     def primitive(self, x: Tensor) -> Tensor:
-        return max(1 / self.t, 1.0) * torch.tanh(self.t * x)
+        return _at_least_one(1 / self.t) * torch.tanh(self.t * x)
+
+
+def _at_least_one(number: Any) -> Any:
+    return number.clamp(min=1) if isinstance(number, Tensor) else max(number, 1.0)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..core.errors import check_positive
+from ..core.errors import check_at_least, check_positive
 from ..core.registry import rule
 from ..core.rules import Window
 
@@ -96,8 +96,7 @@ class LeakyRectangle(Window):
 
     def __post_init__(self) -> None:
         check_positive("width", self.width)
-        if self.leak != 0:
-            check_positive("leak", self.leak)
+        check_at_least("leak", self.leak, 0)
 
     def window(self) -> tuple[float, float, float]:
         return self.width, 0.5 / self.width, self.leak

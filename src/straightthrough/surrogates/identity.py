@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,17 +27,16 @@ class Identity(Derivative):
         tensor([1., 1.])
     """
 
+    needs_input: ClassVar[bool] = False
+
     def derivative(self, x: Tensor) -> Tensor:
         return torch.ones_like(x)
 
     def primitive(self, x: Tensor) -> Tensor:
         return x
 
-    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
-        return grad
-
-    def keep(self, x: Tensor, centre: float) -> tuple[Tensor, ...]:
-        return ()
+    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
+        return grad.to(x.dtype)
 
     def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
         return grad

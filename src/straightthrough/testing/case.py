@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import FLOATING
-from ..core.noise import make_seed
+from ..core.noise import Noise
 from ..core.registry import OPERATORS, OperatorRecord
 from ..core.rules import Rule, compute_dtype
 from ..estimators import Estimator
@@ -69,7 +69,7 @@ class Case:
     def gradient(self, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
         """Return the specified gradient, in float64."""
         rule = self.rule or self.record.default
-        noise = make_seed(SEED, None, x.device)
+        noise = Noise(torch.tensor(SEED, device=x.device))
         return self.record.gradient(rule, x, y, grad, noise, **self.record.arguments)
 
     def pull(self, x: Tensor, grad: Tensor, **overrides: Any) -> tuple[Tensor, Tensor]:

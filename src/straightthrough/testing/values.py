@@ -143,7 +143,8 @@ def _refusing(case: Case, rule: Rule) -> Rule:
         raise AssertionError(f"{case}: the rule is asked in forward")
 
     kind = type(rule)
-    asked = {"derivative", "primitive", "soft", "gradient", "binary_gradient", "vjp", "jvp"}
+    formulas = {"derivative", "primitive", "soft", "gradient", "binary_gradient"}
+    asked = formulas | {"backward", "forward", "vjp", "jvp"}
     methods = dict.fromkeys(asked.intersection(dir(kind)), refuse)
     twin = copy.copy(rule)
     object.__setattr__(twin, "__class__", type(kind.__name__, (kind,), methods))

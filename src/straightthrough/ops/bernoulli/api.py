@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...core.engine import apply
 from ...core.errors import (
     ArgumentError,
     check_floating,
@@ -16,8 +17,7 @@ from ...core.errors import (
 )
 from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
-from ...core.rules import Derivative, compute_dtype
-from ...core.straight_through import apply
+from ...core.rules import Derivative, cast, compute_dtype
 from ...estimators import Estimator, ReinMax
 from . import reference, specification
 from .reference import Concrete, Draw
@@ -36,11 +36,12 @@ def parameter(
     return x, logits is None
 
 
-def _check_stretch(gamma: float, zeta: float) -> None:
-    check_number("gamma", gamma)
-    check_number("zeta", zeta)
-    if not (gamma < 0 and zeta > 1):
+def _check_stretch(gamma: object, zeta: object) -> tuple[Any, Any]:
+    low, high = check_number("gamma", gamma), check_number("zeta", zeta)
+    known = not isinstance(low, Tensor) and not isinstance(high, Tensor)
+    if known and not (low < 0 and high > 1):
         raise ArgumentError(f"gamma must be below 0 and zeta above 1, got {gamma} and {zeta}")
+    return low, high
 
 
 def _input_and_outcome(rule: object, numel: int, itemsize: int, rows: int) -> int:
@@ -115,8 +116,8 @@ def bernoulli(
     """
     x, of_probs = parameter(logits, probs)
     rule = resolve("estimator", estimator, Estimator, Derivative)
-    value, offset = make_seed(seed, generator, x.device)
-    y = apply(Draw(rule, offset, of_probs), x, value)
+    value, place = make_seed(seed, generator, x)
+    y = apply(Draw(rule, place, of_probs), x, value)
     check_outcomes("bernoulli", lambda: y.isnan())
     return y
 
@@ -173,10 +174,10 @@ def binary_concrete(
     References:
         Maddison, Mnih, Teh, "The concrete distribution", 2017, appendix B.
     """
-    check_positive("tau", tau)
+    tau = check_positive("tau", tau)
     x, of_probs = parameter(logits, probs)
-    value, offset = make_seed(seed, generator, x.device)
-    y = apply(Concrete(tau, 0.0, 1.0, hard, offset, of_probs), x, value)
+    value, place = make_seed(seed, generator, x)
+    y = apply(Concrete(tau, 0.0, 1.0, hard, of_probs, place), x, value)
     check_outcomes("binary_concrete", lambda: y.isnan())
     return y
 
@@ -242,11 +243,11 @@ def hard_concrete(
         Louizos, Welling, Kingma, "Learning sparse neural networks through L0 regularization",
         2018, eqs. 10 and 11.
     """
-    check_positive("tau", tau)
-    _check_stretch(gamma, zeta)
+    tau = check_positive("tau", tau)
+    gamma, zeta = _check_stretch(gamma, zeta)
     x, of_probs = parameter(logits, probs)
-    value, offset = make_seed(seed, generator, x.device)
-    y = apply(Concrete(tau, gamma, zeta, hard, offset, of_probs), x, value)
+    value, place = make_seed(seed, generator, x)
+    y = apply(Concrete(tau, gamma, zeta, hard, of_probs, place), x, value)
     check_outcomes("hard_concrete", lambda: y.isnan())
     return y
 
@@ -281,8 +282,9 @@ def hard_concrete_mean(logits: Tensor, *, gamma: float = -0.1, zeta: float = 1.1
         Louizos, Welling, Kingma, 2018, eq. 13.
     """
     check_floating("logits", logits)
-    _check_stretch(gamma, zeta)
+    gamma, zeta = _check_stretch(gamma, zeta)
     wide = logits.to(compute_dtype(logits.dtype))
+    gamma, zeta = cast(gamma, wide.dtype), cast(zeta, wide.dtype)
     return reference.stretch(torch.sigmoid(wide), gamma, zeta).to(logits.dtype)
 
 
@@ -319,7 +321,8 @@ def l0_norm(
         Louizos, Welling, Kingma, 2018, eq. 12.
     """
     check_floating("logits", logits)
-    check_positive("tau", tau)
-    _check_stretch(gamma, zeta)
+    tau = check_positive("tau", tau)
+    gamma, zeta = _check_stretch(gamma, zeta)
     wide = logits.to(compute_dtype(logits.dtype))
-    return torch.sigmoid(wide - tau * math.log(-gamma / zeta)).to(logits.dtype)
+    ratio = torch.as_tensor(-gamma / zeta, dtype=wide.dtype, device=wide.device)
+    return torch.sigmoid(wide - cast(tau, wide.dtype) * ratio.log()).to(logits.dtype)

@@ -5,8 +5,8 @@ namespace {
 
 using namespace draws;
 
-std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, const Tensor& seed, int64_t offset,
-                                       bool of_probs) {
+std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, bool of_probs, const Tensor& seed,
+                                       int64_t offset) {
   const Tensor x = ordered(given);
   Tensor y = fresh_like(x);
   Tensor bits = fresh_bits(x.numel());

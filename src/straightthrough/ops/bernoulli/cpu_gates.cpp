@@ -51,8 +51,8 @@ void with_logistic(int64_t begin, int64_t end, uint64_t seed, int64_t offset, co
   with_noise<T>(begin, end, offset, make, f);
 }
 
-Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double tau, double gamma,
-                double zeta, bool hard, bool of_probs) {
+Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool hard,
+                bool of_probs, const Tensor& seed, int64_t offset) {
   const Tensor x = ordered(given);
   Tensor result = fresh_like(x);
   const uint64_t key = key_of(seed);
@@ -77,9 +77,8 @@ Tensor concrete(const Tensor& given, const Tensor& seed, int64_t offset, double 
   return result;
 }
 
-Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Tensor& seed,
-                         int64_t offset, double tau, double gamma, double zeta, bool,
-                         bool of_probs) {
+Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, double tau, double gamma,
+                         double zeta, bool, bool of_probs, const Tensor& seed, int64_t offset) {
   const Tensor x = ordered(given), grad = ordered_like(given, given_grad);
   Tensor result = fresh_like(x);
   const uint64_t key = key_of(seed);

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from ...core.bits import pack
-from ...core.kernels import kernel
-from ...core.noise import element_uniform, in_blocks, logistic
-from ...core.rules import Derivative, compute_dtype
-from ...core.straight_through import Operation
-from ...estimators.base import Estimator
+from ...core.kernels import bits, kernel, like
+from ...core.noise import Noise, Place, in_blocks, logistic
+from ...core.operation import Operation
+from ...core.rules import Derivative, cast, compute_dtype
+from ...estimators.base import Estimator, is_one
 
 
-def uniform_like(x: Tensor, seed: Tensor, offset: int) -> Tensor:
+def uniform_like(x: Tensor, noise: Noise) -> Tensor:
     """Return one uniform an element, in float32 for half inputs."""
     wide = compute_dtype(x.dtype)
 
     def block(first: int, flat: Tensor) -> Tensor:
-        return element_uniform(seed, offset + first, flat.shape[0], wide)
+        return noise.after(first).elements(flat.shape[0], wide)
 
     return in_blocks(block, x.reshape(-1)).reshape(x.shape)
 
@@ -43,12 +43,12 @@ def logit_slope(p: Tensor) -> Tensor:
     return 1 / (p * (1 - p)).clamp(min=tiny)
 
 
-@kernel("(Tensor x, Tensor seed, int offset, bool of_probs) -> (Tensor, Tensor)")
-def binary_draw(x: Tensor, seed: Tensor, offset: int, of_probs: bool) -> tuple[Tensor, Tensor]:
+@kernel("(Tensor x, bool of_probs, Noise noise) -> (Tensor, Tensor)", like, bits)
+def binary_draw(x: Tensor, of_probs: bool, noise: Noise) -> tuple[Tensor, Tensor]:
     """Return `1[u < p]` in the dtype of `x`, NaN where p is none, and its bits."""
     wide = x.to(compute_dtype(x.dtype))
     p = wide if of_probs else torch.sigmoid(wide)
-    outcome = uniform_like(x, seed, offset) < p
+    outcome = uniform_like(x, noise) < p
     valid = (p >= 0) & (p <= 1)
     y = torch.where(valid, outcome.to(x.dtype), torch.nan)
     # Inductor fuses with a bool an element, and cannot with bits.
@@ -60,23 +60,24 @@ class Draw(Operation):
     """A 0/1 draw forward, the rule backward; `x` is a probability or its logit."""
 
     rule: Estimator | Derivative
-    offset: int
+    place: Place
     of_probs: bool
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        noise = Noise(seed, *self.place)
         tau = self.rule.tau_forward if isinstance(self.rule, Estimator) else 1.0
-        if tau == 1:
-            return binary_draw(x, seed, self.offset, self.of_probs)
-        logits = as_logits(x, self.of_probs) / tau
-        y, outcome = binary_draw(logits, seed, self.offset, False)
+        if is_one(tau):
+            return binary_draw(x, self.of_probs, noise)
+        logits = as_logits(x, self.of_probs)
+        y, outcome = binary_draw(logits / cast(tau, logits.dtype), False, noise)
         return y.to(x.dtype), outcome
 
     def backward(
         self, grad: Tensor, x: Tensor, seed: Tensor, outcome: Tensor
     ) -> tuple[Tensor, None]:
         if isinstance(self.rule, Derivative):
-            return self.rule.vjp(x, grad), None
-        noise = (seed, self.offset)
+            return self.rule.backward(x, grad), None
+        noise = Noise(seed, *self.place)
         if not self.of_probs:
             return self.rule.binary_pull(x, outcome, grad, noise), None
         logits = as_logits(x, self.of_probs)
@@ -87,39 +88,40 @@ class Draw(Operation):
 GATE = "float tau, float gamma, float zeta, bool hard, bool of_probs"
 
 
-@kernel(f"(Tensor x, Tensor seed, int offset, {GATE}) -> Tensor")
+@kernel(f"(Tensor x, {GATE}, Noise noise) -> Tensor")
 def concrete(
     x: Tensor,
-    seed: Tensor,
-    offset: int,
     tau: float,
     gamma: float,
     zeta: float,
     hard: bool,
     of_probs: bool,
+    noise: Noise,
 ) -> Tensor:
     """`clamp(s (zeta - gamma) + gamma, 0, 1)`, or 1 where logit + noise > 0."""
-    noisy = _noisy(x, seed, offset, of_probs)
+    noisy = _noisy(x, noise, of_probs)
+    tau, gamma, zeta = (cast(number, noisy.dtype) for number in (tau, gamma, zeta))
     if hard:
         value = (noisy > 0).to(noisy.dtype)
         return torch.where(noisy.isnan(), noisy, value).to(x.dtype)
     return stretch(torch.sigmoid(noisy / tau), gamma, zeta).to(x.dtype)
 
 
-@kernel(f"(Tensor x, Tensor grad, Tensor seed, int offset, {GATE}) -> Tensor")
+@kernel(f"(Tensor x, Tensor grad, {GATE}, Noise noise) -> Tensor")
 def concrete_backward(
     x: Tensor,
     grad: Tensor,
-    seed: Tensor,
-    offset: int,
     tau: float,
     gamma: float,
     zeta: float,
     hard: bool,
     of_probs: bool,
+    noise: Noise,
 ) -> Tensor:
     """`g` times the derivative of the soft gate, which is 0 outside the clamp."""
-    noisy = _noisy(x, seed, offset, of_probs) / tau
+    noisy = _noisy(x, noise, of_probs)
+    tau, gamma, zeta = (cast(number, noisy.dtype) for number in (tau, gamma, zeta))
+    noisy = noisy / tau
     s, rest = torch.sigmoid(noisy), torch.sigmoid(-noisy)
     gate = s * (zeta - gamma) + gamma
     inside = (gate >= 0) & (gate <= 1)
@@ -130,8 +132,8 @@ def concrete_backward(
     return (grad.to(slope.dtype) * slope).to(x.dtype)
 
 
-def _noisy(x: Tensor, seed: Tensor, offset: int, of_probs: bool) -> Tensor:
-    return as_logits(x, of_probs) + logistic(uniform_like(x, seed, offset))
+def _noisy(x: Tensor, noise: Noise, of_probs: bool) -> Tensor:
+    return as_logits(x, of_probs) + logistic(uniform_like(x, noise))
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,14 @@ class Concrete(Operation):
     gamma: float
     zeta: float
     hard: bool
-    offset: int
     of_probs: bool
+    place: Place
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor]:
-        return (concrete(x, seed, self.offset, *self._gate()),)
+        return (concrete(x, *self._gate(), Noise(seed, *self.place)),)
 
     def backward(self, grad: Tensor, x: Tensor, seed: Tensor) -> tuple[Tensor, None]:
-        return concrete_backward(x, grad, seed, self.offset, *self._gate()), None
+        return concrete_backward(x, grad, *self._gate(), Noise(seed, *self.place)), None
 
     def jvp(self, tangents: Sequence[Tensor], x: Tensor, seed: Tensor) -> Tensor:
         return self.backward(tangents[0], x, seed)[0]

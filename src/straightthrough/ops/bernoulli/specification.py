@@ -41,7 +41,7 @@ def soft_gradient(
     zeta: float = 1.0,
 ) -> Tensor:
     """The gradient of the soft gate under the same noise."""
-    shift = logistic(uniform_like(x, *noise)).double()
+    shift = logistic(uniform_like(x, noise)).double()
 
     def soft(logits: Tensor) -> Tensor:
         return stretch(torch.sigmoid((logits + shift) / tau), gamma, zeta)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.engine import apply
 from ...core.errors import (
     DtypeError,
     ShapeError,
@@ -16,7 +17,6 @@ from ...core.errors import (
 )
 from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
-from ...core.straight_through import apply
 from ...estimators import Estimator, GumbelST, MVEInteger, ReinMax, Softmax
 from . import specification
 from .reference import Argmax, Draw, GumbelSoftmax, Lookup, Number
@@ -100,8 +100,8 @@ def categorical(
     """
     rule = resolve("estimator", estimator, Estimator)
     rows, dim = _rows("logits", logits, dim, mask)
-    value, offset = make_seed(seed, generator, logits.device)
-    y = apply(Draw(rule, offset), rows, value)
+    value, place = make_seed(seed, generator, logits)
+    y = apply(Draw(rule, place), rows, value)
     check_outcomes("categorical", lambda: y[..., 0].isnan())
     return y if dim == -1 else y.movedim(-1, dim)
 
@@ -176,8 +176,8 @@ def categorical_integer(
             f"logits of {logits.dtype} hold the numbers of {most + 1} classes exactly, got "
             f"{classes}; use logits.float()"
         )
-    value, offset = make_seed(seed, generator, logits.device)
-    y = apply(Number(rule, offset), rows, value)
+    value, place = make_seed(seed, generator, logits)
+    y = apply(Number(rule, place), rows, value)
     check_outcomes("categorical_integer", lambda: y.isnan())
     return y
 
@@ -223,7 +223,7 @@ def argmax(
         >>> st.argmax(torch.tensor([1.0, 3.0, 3.0]))
         tensor([0., 1., 0.])
     """
-    relaxation = Softmax(tau)
+    relaxation = Softmax(check_positive("tau", tau))
     rows, dim = _rows("logits", logits, dim, mask)
     y = apply(Argmax(relaxation), rows)
     check_outcomes("argmax", lambda: y[..., 0].isnan())
@@ -290,13 +290,13 @@ def gumbel_softmax(
     References:
         Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax", 2017, eq. 2.
     """
-    check_positive("tau", tau)
+    tau = check_positive("tau", tau)
     if hard:
         rule = GumbelST(tau)
         return categorical(logits, rule, dim=dim, mask=mask, generator=generator, seed=seed)
     rows, dim = _rows("logits", logits, dim, mask)
-    value, offset = make_seed(seed, generator, logits.device)
-    y = apply(GumbelSoftmax(tau, offset), rows, value)
+    value, place = make_seed(seed, generator, logits)
+    y = apply(GumbelSoftmax(tau, place), rows, value)
     check_outcomes("gumbel_softmax", lambda: y[..., 0].isnan())
     return y if dim == -1 else y.movedim(-1, dim)
 
@@ -359,7 +359,7 @@ def categorical_lookup(
         raise ShapeError(
             f"table must be (C, D) with C = {rows.shape[-1]} classes, got {tuple(table.shape)}"
         )
-    value, offset = make_seed(seed, generator, logits.device)
-    y = apply(Lookup(rule, offset), rows, table, value)
+    value, place = make_seed(seed, generator, logits)
+    y = apply(Lookup(rule, place), rows, table, value)
     check_outcomes("categorical_lookup", lambda: rows.softmax(-1)[..., 0].isnan())
     return y

@@ -70,7 +70,7 @@ struct SoftmaxGradient {
   }
 };
 
-Tensor gumbel_softmax(const Tensor& logits, const Tensor& seed, int64_t offset, double tau) {
+Tensor gumbel_softmax(const Tensor& logits, double tau, const Tensor& seed, int64_t offset) {
   return over(GumbelSoftmax{tau}, logits, logits, key_of(seed), offset);
 }
 

@@ -8,23 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.kernels import kernel
-from ...core.noise import class_uniform, gumbel, in_blocks, row_uniform
-from ...core.rules import Relaxation, compute_dtype
-from ...core.straight_through import Operation
-from ...estimators.base import Estimator, over, tempered
+from ...core.kernels import index as class_number
+from ...core.kernels import kernel, like
+from ...core.noise import Noise, Place, gumbel, in_blocks
+from ...core.operation import Operation
+from ...core.rules import Relaxation, cast, compute_dtype
+from ...estimators.base import Estimator, is_one, over, tempered
 from ...estimators.softmax import softmax_backward
 
 
-@kernel("(Tensor logits, Tensor seed, int offset) -> Tensor")
-def draw_index(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
+@kernel("(Tensor logits, Noise noise) -> Tensor", class_number)
+def draw_index(logits: Tensor, noise: Noise) -> Tensor:
     """Draw a class a row from `softmax(logits)` by inverse CDF; -1 where a row has none.
 
     Sums are held in float64, so rare classes among many are drawn at their rate.
     """
     wide = logits.to(compute_dtype(logits.dtype))
     largest = wide.amax(-1, keepdim=True)
-    uniform = row_uniform(seed, offset, largest.numel()).reshape(largest.shape)
+    uniform = noise.rows(largest.numel()).reshape(largest.shape)
     # Adding 0 gives a row whatever batch the seed has under vmap; searchsorted wants it there.
     weight = torch.exp(wide - (largest + (0 * uniform).to(wide.dtype)))
     cumulative = weight.cumsum(-1, dtype=torch.float64).contiguous()
@@ -48,20 +49,19 @@ def one_hot_rows(index: Tensor, logits: Tensor) -> Tensor:
     return off.expand(logits.shape).scatter(-1, index.clamp(min=0).unsqueeze(-1), on)
 
 
-@kernel("(Tensor logits, Tensor seed, int offset) -> (Tensor, Tensor)")
-def draw(logits: Tensor, seed: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+@kernel("(Tensor logits, Noise noise) -> (Tensor, Tensor)", like, class_number)
+def draw(logits: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     """Return the one-hot of a drawn class a row, and the class."""
-    index = draw_index(logits, seed, offset)
+    index = draw_index(logits, noise)
     return one_hot_rows(index, logits), index
 
 
-def gumbel_noise(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
+def gumbel_noise(logits: Tensor, noise: Noise) -> Tensor:
     """Return one Gumbel a class, in float32 for half logits."""
     wide, classes = compute_dtype(logits.dtype), logits.shape[-1]
 
     def block(first: int, rows: Tensor) -> Tensor:
-        uniform = class_uniform(seed, offset + first, rows.shape[0], classes, wide)
-        return gumbel(uniform)
+        return gumbel(noise.after(first).classes(rows.shape[0], classes, wide))
 
     return in_blocks(block, logits.reshape(-1, classes)).reshape(logits.shape)
 
@@ -69,7 +69,8 @@ def gumbel_noise(logits: Tensor, seed: Tensor, offset: int) -> Tensor:
 def drawn_from(logits: Tensor, estimator: Estimator) -> Tensor:
     """Return the logits of the law that the estimator has forward draw from."""
     tau = estimator.tau_forward
-    return logits if tau == 1 else over(logits.to(compute_dtype(logits.dtype)), tau)
+    wide = compute_dtype(logits.dtype)
+    return logits if is_one(tau) else over(logits.to(wide), cast(tau, wide))
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,19 @@ class Draw(Operation):
     """A one-hot drawn from softmax(logits) forward, the estimator backward."""
 
     estimator: Estimator
-    offset: int
+    place: Place
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        if self.estimator.tau_forward == 1:
-            return draw(logits, seed, self.offset)
-        y, index = draw(drawn_from(logits, self.estimator), seed, self.offset)
+        noise = Noise(seed, *self.place)
+        if is_one(self.estimator.tau_forward):
+            return draw(logits, noise)
+        y, index = draw(drawn_from(logits, self.estimator), noise)
         return y.to(logits.dtype), index
 
     def backward(
         self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, None]:
-        return self.estimator.pull(logits, index, grad, (seed, self.offset)), None
+        return self.estimator.pull(logits, index, grad, Noise(seed, *self.place)), None
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,10 @@ class Lookup(Operation):
     """The row of a table that a draw names, without the one-hot."""
 
     estimator: Estimator
-    offset: int
+    place: Place
 
     def forward(self, logits: Tensor, table: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(drawn_from(logits, self.estimator), seed, self.offset)
+        index = draw_index(drawn_from(logits, self.estimator), Noise(seed, *self.place))
         value = table[index.clamp(min=0)]
         return torch.where((index < 0).unsqueeze(-1), torch.nan, value), index
 
@@ -107,13 +109,13 @@ class Lookup(Operation):
         self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor, None]:
         index, grad = index.reshape(-1), grad.reshape(-1, grad.shape[-1])
+        noise = Noise(seed, *self.place)
         to_table = torch.zeros_like(table).index_add(0, index.clamp(min=0), grad)
 
         def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
             with torch.autocast(grad.device.type, enabled=False):
                 to_one_hot = grad @ table.T
-            noise = (seed, self.offset + first)
-            return self.estimator.pull(logits, index, to_one_hot, noise)
+            return self.estimator.pull(logits, index, to_one_hot, noise.after(first))
 
         to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
         return to_logits.reshape(logits.shape), to_table, None
@@ -124,10 +126,10 @@ class Number(Operation):
     """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
 
     estimator: Estimator
-    offset: int
+    place: Place
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(drawn_from(logits, self.estimator), seed, self.offset)
+        index = draw_index(drawn_from(logits, self.estimator), Noise(seed, *self.place))
         return torch.where(index < 0, torch.nan, index.to(logits.dtype)), index
 
     def backward(
@@ -136,8 +138,7 @@ class Number(Operation):
         wide = compute_dtype(logits.dtype)
         number = torch.arange(logits.shape[-1], dtype=wide, device=logits.device)
         to_one_hot = grad.to(wide).unsqueeze(-1) * number
-        noise = (seed, self.offset)
-        return self.estimator.pull(logits, index, to_one_hot, noise), None
+        return self.estimator.pull(logits, index, to_one_hot, Noise(seed, *self.place)), None
 
 
 @dataclass(frozen=True)
@@ -150,20 +151,20 @@ class Argmax(Operation):
         return (one_hot_rows(argmax_index(logits), logits),)
 
     def backward(self, grad: Tensor, logits: Tensor) -> tuple[Tensor]:
-        return (self.relaxation.vjp(logits, grad),)
+        return (self.relaxation.backward(logits, grad),)
 
     def jvp(self, tangents: Sequence[Tensor], logits: Tensor) -> Tensor:
-        return self.relaxation.jvp(logits, tangents[0])
+        return self.relaxation.forward(logits, tangents[0])
 
 
-@kernel("(Tensor logits, Tensor seed, int offset, float tau) -> Tensor")
-def gumbel_softmax(logits: Tensor, seed: Tensor, offset: int, tau: float) -> Tensor:
+@kernel("(Tensor logits, float tau, Noise noise) -> Tensor")
+def gumbel_softmax(logits: Tensor, tau: float, noise: Noise) -> Tensor:
     """Return `softmax((logits + G) / tau)`."""
     wide = logits.to(compute_dtype(logits.dtype))
     # Beside the largest logit, however large, no digit of the noise is lost.
     difference = wide - wide.detach().amax(-1, keepdim=True)
-    noisy = difference + gumbel_noise(logits, seed, offset)
-    return tempered(noisy, tau).to(logits.dtype)
+    noisy = difference + gumbel_noise(logits, noise)
+    return tempered(noisy, cast(tau, wide.dtype)).to(logits.dtype)
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,10 @@ class GumbelSoftmax(Operation):
     """
 
     tau: float
-    offset: int
+    place: Place
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor]:
-        return (gumbel_softmax(logits, seed, self.offset, self.tau),)
+        return (gumbel_softmax(logits, self.tau, Noise(seed, *self.place)),)
 
     def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         dtype = outputs[0].dtype

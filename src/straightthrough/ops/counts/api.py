@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.engine import apply
 from ...core.errors import ArgumentError, check_outcomes, check_positive
 from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
-from ...core.straight_through import apply
 from ...estimators import Fini
 from ..bernoulli.api import parameter
 from . import reference, specification
@@ -42,7 +42,7 @@ def negative_binomial_family(
     logits: Tensor | None, probs: Tensor | None, total_count: float
 ) -> tuple[Tensor, Family]:
     """Likewise."""
-    check_positive("total_count", total_count)
+    total_count = check_positive("total_count", total_count)
     x, direct = parameter(logits, probs)
     return x, reference.NegativeBinomial(direct, total_count)
 
@@ -56,8 +56,8 @@ def _draw(
 ) -> Tensor:
     x, family = of
     rule = resolve("estimator", estimator, Fini)
-    value, offset = make_seed(seed, generator, x.device)
-    y = apply(Draw(rule, family, offset), x, value)
+    value, place = make_seed(seed, generator, x)
+    y = apply(Draw(rule, family, place), x, value)
     check_outcomes(name, lambda: y.isnan())
     return y
 

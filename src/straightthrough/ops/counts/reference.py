@@ -6,14 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.noise import class_uniform, element_uniform, in_blocks
+from ...core.noise import Noise, Place, in_blocks
+from ...core.operation import Operation
+from ...core.portable import Portable
 from ...core.rules import compute_dtype
-from ...core.straight_through import Operation
 from ...estimators import Fini
 from ..bernoulli.reference import logit
 
@@ -28,7 +30,7 @@ ATTEMPTS = 12
 
 
 @dataclass(frozen=True)
-class Family(ABC):
+class Family(Portable, ABC):
     """A natural exponential family of counts of variance `mean (1 + mean / size)`.
 
     Attributes:
@@ -36,6 +38,7 @@ class Family(ABC):
         total_count: of trials, or of failures; infinite for Poisson.
     """
 
+    numbers_move: ClassVar[bool] = False  # they shape the draw
     direct: bool
     total_count: float = math.inf
 
@@ -53,7 +56,7 @@ class Family(ABC):
         """Return the derivative of the mean in the parameter."""
 
     @abstractmethod
-    def draw(self, x: Tensor, seed: Tensor, offset: int) -> Tensor:
+    def draw(self, x: Tensor, noise: Noise) -> Tensor:
         """Return a count an element of `x`; both are float64 and flat."""
 
     def largest(self, dtype: torch.dtype) -> float:
@@ -66,9 +69,9 @@ class Family(ABC):
         return torch.where((mean >= 0) & (mean <= self.largest(x.dtype)), mean, torch.nan)
 
 
-def uniform(x: Tensor, seed: Tensor, offset: int) -> Tensor:
+def uniform(x: Tensor, noise: Noise) -> Tensor:
     """Return one 53-bit uniform an element of `x`, which is flat."""
-    return element_uniform(seed, offset, x.shape[0], torch.float64)
+    return noise.elements(x.shape[0], torch.float64)
 
 
 def poisson_quantile(u: Tensor, rate: Tensor) -> Tensor:
@@ -96,9 +99,9 @@ class Poisson(Family):
     def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
         return 1.0 if self.direct else mean
 
-    def draw(self, x: Tensor, seed: Tensor, offset: int) -> Tensor:
+    def draw(self, x: Tensor, noise: Noise) -> Tensor:
         def block(first: int, x: Tensor) -> Tensor:
-            return poisson_quantile(uniform(x, seed, offset + first), self.moments(x)[0])
+            return poisson_quantile(uniform(x, noise.after(first)), self.moments(x)[0])
 
         return in_blocks(block, x)
 
@@ -120,7 +123,7 @@ class Binomial(Family):
     def largest(self, dtype: torch.dtype) -> float:
         return self.total_count
 
-    def draw(self, x: Tensor, seed: Tensor, offset: int) -> Tensor:
+    def draw(self, x: Tensor, noise: Noise) -> Tensor:
         """By inverse CDF over the counts near the mean; by Hoeffding, all others have 2^-54."""
         trials = int(self.total_count)
         near = math.ceil(4.4 * math.sqrt(trials)) + 1
@@ -134,7 +137,7 @@ class Binomial(Family):
             lowest = (self.moments(x)[0].floor() - near).nan_to_num().clamp(0, trials + 1 - width)
             count = lowest + every[:width]
             cumulative = torch.softmax(log_ways[count.long()] + count * odds, -1).cumsum(-1)
-            u = uniform(x[:, 0], seed, offset + first).unsqueeze(-1)
+            u = uniform(x[:, 0], noise.after(first)).unsqueeze(-1)
             return lowest[:, 0] + (cumulative <= u * cumulative[:, -1:]).sum(-1)
 
         return in_blocks(block, x.unsqueeze(-1).expand(-1, width))
@@ -152,10 +155,10 @@ class Geometric(Family):
     def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
         return -rest.square() if self.direct else -mean
 
-    def draw(self, x: Tensor, seed: Tensor, offset: int) -> Tensor:
+    def draw(self, x: Tensor, noise: Noise) -> Tensor:
         def block(first: int, x: Tensor) -> Tensor:
             log_failure = torch.log1p(-x) if self.direct else F.logsigmoid(-x)
-            return (uniform(x, seed, offset + first).log() / log_failure).floor()
+            return (uniform(x, noise.after(first)).log() / log_failure).floor()
 
         return in_blocks(block, x)
 
@@ -172,16 +175,16 @@ class NegativeBinomial(Family):
     def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
         return self.total_count * rest.square() if self.direct else mean
 
-    def draw(self, x: Tensor, seed: Tensor, offset: int) -> Tensor:
+    def draw(self, x: Tensor, noise: Noise) -> Tensor:
         """A Poisson draw, its rate the odds times a gamma draw of the shape `total_count`."""
         width = 2 * ATTEMPTS + 1
 
         def block(first: int, rows: Tensor) -> Tensor:
             x = rows[:, 0]
             # Another stream than that of the Poisson draw, and no rule of counts reads it.
-            noise = class_uniform(seed, offset + first, x.shape[0], width, torch.float64)
-            rate = self.moments(x)[0] / self.total_count * gamma(self.total_count, noise)
-            return poisson_quantile(uniform(x, seed, offset + first), rate)
+            attempts = noise.after(first).classes(x.shape[0], width, torch.float64)
+            rate = self.moments(x)[0] / self.total_count * gamma(self.total_count, attempts)
+            return poisson_quantile(uniform(x, noise.after(first)), rate)
 
         return in_blocks(block, x.unsqueeze(-1).expand(-1, width))
 
@@ -207,11 +210,11 @@ class Draw(Operation):
 
     rule: Fini
     family: Family
-    offset: int
+    place: Place
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         flat = x.to(torch.float64).reshape(-1)
-        count = self.family.draw(flat, seed, self.offset).reshape(x.shape)
+        count = self.family.draw(flat, Noise(seed, *self.place)).reshape(x.shape)
         y = torch.where(self.family.mean(x).isnan(), torch.nan, count).to(x.dtype)
         return y, y.clone()
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ...core.errors import ArgumentError, check_floating, check_number
+from ...core.engine import apply
+from ...core.errors import ArgumentError, check_at_least, check_floating, check_number
 from ...core.registry import operator, resolve
 from ...core.rules import Derivative
-from ...core.straight_through import apply
 from ...surrogates import Clipped, Identity, Sigmoid
 from . import reference, specification
 from .reference import Pointwise
@@ -25,7 +23,7 @@ def _what_the_rule_needs(rule: Derivative, numel: int, itemsize: int, rows: int)
 def _apply(
     x: Tensor,
     surrogate: Derivative | str,
-    hard: Callable[..., Tensor],
+    hard: str,
     *arguments: float,
     centre: float = 0.0,
 ) -> Tensor:
@@ -77,7 +75,7 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
     References:
         Hubara et al., "Binarized neural networks", 2016, eqs. 1 and 4.
     """
-    return _apply(x, surrogate, reference.sign)
+    return _apply(x, surrogate, "sign")
 
 
 @operator(
@@ -120,8 +118,8 @@ def heaviside(
     References:
         Neftci, Mostafa, Zenke, "Surrogate gradient learning in spiking neural networks", 2019.
     """
-    check_number("threshold", threshold)
-    return _apply(x, surrogate, reference.heaviside, threshold, centre=threshold)
+    threshold = check_number("threshold", threshold)
+    return _apply(x, surrogate, "heaviside", threshold, centre=threshold)
 
 
 @operator(hard=torch.round, default=Identity(), **_COMMON)
@@ -154,7 +152,7 @@ def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     References:
         Bengio, Leonard, Courville, 2013, section 4.
     """
-    return _apply(x, surrogate, torch.round)
+    return _apply(x, surrogate, "round")
 
 
 @operator(hard=torch.floor, default=Identity(), **_COMMON)
@@ -184,7 +182,7 @@ def floor(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         >>> st.floor(torch.tensor([0.5, -0.5]))
         tensor([ 0., -1.])
     """
-    return _apply(x, surrogate, torch.floor)
+    return _apply(x, surrogate, "floor")
 
 
 @operator(hard=torch.ceil, default=Identity(), **_COMMON)
@@ -214,7 +212,7 @@ def ceil(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         >>> st.ceil(torch.tensor([0.5, -0.5]))
         tensor([1., -0.])
     """
-    return _apply(x, surrogate, torch.ceil)
+    return _apply(x, surrogate, "ceil")
 
 
 @operator(hard=torch.trunc, default=Identity(), **_COMMON)
@@ -244,7 +242,7 @@ def trunc(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         >>> st.trunc(torch.tensor([1.5, -1.5]))
         tensor([ 1., -1.])
     """
-    return _apply(x, surrogate, torch.trunc)
+    return _apply(x, surrogate, "trunc")
 
 
 @operator(hard=torch.clamp, default=Identity(), arguments={"min": -1.0, "max": 1.0}, **_COMMON)
@@ -280,11 +278,10 @@ def clamp(x: Tensor, min: float, max: float, *, surrogate: Derivative | str = Id
         >>> y.tolist(), x.grad.tolist()
         ([-1.0, 0.5], [1.0, 1.0])
     """
-    check_number("min", min)
-    check_number("max", max)
-    if min > max:
+    min, max = check_number("min", min), check_number("max", max)
+    if not isinstance(min, Tensor) and not isinstance(max, Tensor) and min > max:
         raise ArgumentError(f"min must be at most max, got min={min} and max={max}")
-    return _apply(x, surrogate, torch.clamp, min, max)
+    return _apply(x, surrogate, "clamp", min, max)
 
 
 @operator(hard=reference.ternary, default=Clipped(), arguments={"threshold": 0.5}, **_COMMON)
@@ -320,7 +317,5 @@ def ternary(x: Tensor, threshold: float, *, surrogate: Derivative | str = Clippe
     References:
         Li, Zhang, Liu, "Ternary weight networks", 2016, eq. 3.
     """
-    check_number("threshold", threshold)
-    if threshold < 0:
-        raise ArgumentError(f"threshold must be at least 0, got {threshold}")
-    return _apply(x, surrogate, reference.ternary, threshold)
+    threshold = check_at_least("threshold", threshold, 0)
+    return _apply(x, surrogate, "ternary", threshold)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from ...core.kernels import kernel, serves
-from ...core.rules import Derivative, window_bits
-from ...core.straight_through import Operation
+from ...core.kernels import bits, has_kernel, kernel, like
+from ...core.operation import Operation
+from ...core.rules import Derivative, cast, window_bits
 
 
 @kernel("(Tensor x) -> Tensor")
@@ -19,7 +20,7 @@ def sign(x: Tensor) -> Tensor:
     return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
-@kernel("(Tensor x, float centre, float bound, bool closed) -> (Tensor, Tensor)")
+@kernel("(Tensor x, float centre, float bound, bool closed) -> (Tensor, Tensor)", like, bits)
 def sign_and_window(x: Tensor, centre: float, bound: float, closed: bool) -> tuple[Tensor, Tensor]:
     """`sign` and the `window_bits` that backward needs, in one pass."""
     return sign(x), window_bits(x, centre, bound, closed)
@@ -28,7 +29,7 @@ def sign_and_window(x: Tensor, centre: float, bound: float, closed: bool) -> tup
 @kernel("(Tensor x, float threshold) -> Tensor")
 def heaviside(x: Tensor, threshold: float) -> Tensor:
     """1 where x > threshold, else 0."""
-    return (x > threshold).to(x.dtype)
+    return (x > cast(threshold, x.dtype)).to(x.dtype)
 
 
 @kernel("(Tensor x, float threshold) -> Tensor")
@@ -40,30 +41,53 @@ def heaviside_or_nan(x: Tensor, threshold: float) -> Tensor:
 @kernel("(Tensor x, float threshold) -> Tensor")
 def ternary(x: Tensor, threshold: float) -> Tensor:
     """sign(x) where |x| > threshold, else 0."""
+    threshold = cast(threshold, x.dtype)
     return (x > threshold).to(x.dtype) - (x < -threshold).to(x.dtype)
+
+
+def clamp(x: Tensor, min: float, max: float) -> Tensor:
+    """`torch.clamp`."""
+    return torch.clamp(x, cast(min, x.dtype), cast(max, x.dtype))
+
+
+HARD: dict[str, Callable[..., Tensor]] = {
+    "sign": sign,
+    "heaviside": heaviside,
+    "heaviside_or_nan": heaviside_or_nan,
+    "ternary": ternary,
+    "clamp": clamp,
+    "round": torch.round,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "trunc": torch.trunc,
+}
+"""Every hard function of this family by its name."""
 
 
 @dataclass(frozen=True)
 class Pointwise(Operation):
-    """`hard(x, *arguments)` forward, `surrogate.derivative(x - centre)` backward."""
+    """`HARD[hard](x, *arguments)` forward, `surrogate.derivative(x - centre)` backward."""
 
-    hard: Callable[..., Tensor]
+    hard: str
     arguments: tuple[float, ...]
     surrogate: Derivative
     centre: float = 0.0
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
-        return (self.hard(x, *self.arguments),)
+        return (HARD[self.hard](x, *self.arguments),)
 
     def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return self.surrogate.keep(inputs[0], self.centre)
+        return inputs if self.surrogate.needs_input else ()
 
     def record(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         within = self.surrogate.within
-        if self.hard is sign and within is not None and x.is_contiguous() and serves(x):
+        # Inductor keeps a bool an element by itself, and is four times as fast by it.
+        if within is None or (is_compiling() and not has_kernel(x)):
+            return super().record(x)
+        if self.hard == "sign" and x.is_contiguous() and has_kernel(x):
             y, bits = sign_and_window(x, self.centre, *within)
             return (y,), (bits,)
-        return super().record(x)
+        return self.forward(x), (window_bits(x, self.centre, *within),)
 
     def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
         return (self.surrogate.pull(grad, kept, self.centre),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...core.engine import apply
 from ...core.errors import (
     ArgumentError,
     apply_mask,
@@ -13,8 +14,8 @@ from ...core.errors import (
 )
 from ...core.registry import operator, resolve
 from ...core.rules import Relaxation
-from ...core.straight_through import apply
 from ...estimators import Softmax
+from ...estimators.base import is_one
 from . import specification
 from .reference import TopK
 
@@ -74,14 +75,14 @@ def topk(
         tensor([0., 1., 1., 0.])
     """
     dim = check_rows("scores", scores, dim)
-    check_positive("tau", tau)
+    tau = check_positive("tau", tau)
     classes = scores.shape[dim]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
         raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
     relaxation = (
         Softmax(tau) if estimator == "softmax" else resolve("estimator", estimator, Relaxation)
     )
-    if tau != 1 and relaxation != Softmax(tau):
+    if not is_one(tau) and estimator != "softmax" and relaxation != Softmax(tau):
         raise ArgumentError(f"tau={tau} belongs to estimator='softmax'; {relaxation} has its own")
     rows = apply_mask("scores", scores, mask).movedim(dim, -1)
     y = apply(TopK(k, relaxation), rows)

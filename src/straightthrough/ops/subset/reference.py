@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.operation import Operation
 from ...core.rules import Relaxation
-from ...core.straight_through import Operation
 
 
 def topk_hot(scores: Tensor, k: int) -> Tensor:
@@ -38,7 +38,7 @@ class TopK(Operation):
         return (topk_hot(scores, self.k),)
 
     def backward(self, grad: Tensor, scores: Tensor) -> tuple[Tensor]:
-        return (self.k * self.relaxation.vjp(scores, grad),)
+        return (self.k * self.relaxation.backward(scores, grad),)
 
     def jvp(self, tangents: Sequence[Tensor], scores: Tensor) -> Tensor:
-        return self.k * self.relaxation.jvp(scores, tangents[0])
+        return self.k * self.relaxation.forward(scores, tangents[0])

@@ -1,0 +1,62 @@
+"""The private names of torch that the engine needs, all of them here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+"""Whether a transform of `torch.func` is at work."""
+
+unwrap_if_dead: Callable[[Tensor], Tensor] = torch._C._functorch.unwrap_if_dead
+"""What a transform's wrapper holds, if the tensor has outlived the transform."""
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode derivatives are taken, inside the present transform if there is one."""
+    if not transforms_active():
+        return forward_ad._current_level >= 0
+    # Compiled code enters the level without telling `forward_ad`.
+    functorch = torch._C._functorch
+    return functorch.peek_interpreter_stack().key() == functorch.TransformType.Jvp
+
+
+def entry(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Return what `function.apply` calls in the end.
+
+    What it asks before, the engine knows; asking it again takes 3 us.
+    """
+    enter: Callable[..., Any] = super(torch.autograd.Function, function).apply
+    return enter
+
+
+def below_autograd(
+    overload: torch._ops.OpOverload, keyset: torch._C.DispatchKeySet, *args: Any
+) -> Any:
+    """Call an operator as its `Autograd` kernel does: the keys that come after autograd."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+
+@contextmanager
+def one_level() -> Iterator[None]:
+    """Let a Function be entered at the present level of a transform alone."""
+    functorch = torch._C._functorch
+    before = functorch.get_single_level_autograd_function_allowed()
+    functorch.set_single_level_autograd_function_allowed(True)
+    try:
+        yield
+    finally:
+        functorch.set_single_level_autograd_function_allowed(before)
+
+
+@contextmanager
+def derivatives_enabled() -> Iterator[None]:
+    """Record derivatives of both modes, which a Function's forward turns off."""
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+        yield

@@ -1,0 +1,44 @@
+"""An operation: a hard forward and its backward, side by side."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .errors import StraightThroughError
+from .portable import Portable
+
+
+class Operation(Portable, ABC):
+    """A hard forward and its backward, side by side; every family of operators has one or a few.
+
+    Subclasses are frozen dataclasses of portable fields: rules, numbers, strings, tuples. Tensors
+    travel as inputs, never as fields, but for a number that is one.
+    """
+
+    @abstractmethod
+    def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
+        """Return the hard value, then what backward needs of the outcome (the residuals)."""
+
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Choose what is saved for backward, and compute nothing: all but the value by default."""
+        return (*inputs, *outputs[1:])
+
+    def record(self, *inputs: Any, **_: Any) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        """Return what `forward` does, and what is saved: what `keep` chooses, or something smaller."""
+        outputs = self.forward(*inputs)
+        return outputs, self.keep(inputs, outputs)
+
+    @abstractmethod
+    def backward(self, grad: Tensor, *kept: Any, **_: Any) -> tuple[Tensor | None, ...]:
+        """Return one gradient an input, out of differentiable operations."""
+
+    def jvp(self, tangents: Sequence[Any], *kept: Any, **_: Any) -> Tensor | None:
+        """Return the tangent of the value; sampling rules have none."""
+        raise StraightThroughError(
+            f"{self} has no forward-mode derivative: its rule defines a gradient only. "
+            f"Use reverse mode (torch.func.vjp, grad, jacrev)"
+        )

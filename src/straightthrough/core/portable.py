@@ -1,0 +1,136 @@
+"""Objects as text: how an operation travels in a compiled or exported graph.
+
+A graph holds strings, whole numbers and tensors. An operation is written as a string of its class
+and its fields; its whole numbers and, in compiled code, its numbers travel beside it, so that a new
+temperature is an argument and not another graph:
+
+    ops.categorical.reference.Draw(rule=estimators.reinmax.ReinMax(tau=number(0)), ...)
+
+Only subclasses of `Portable` can be read back, whoever wrote the text.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import marshal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+PACKAGE = Path(__file__).parent.parent
+_CLASSES: WeakValueDictionary[str, type[Portable]] = WeakValueDictionary()
+
+
+class Portable:
+    """A frozen dataclass of numbers, strings, tuples and other portable objects."""
+
+    label: ClassVar[str]
+    fingerprint: ClassVar[str]
+    numbers_move: ClassVar[bool] = True  # whether compiled code takes its floats as tensors
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        name = f"{cls.__module__}.{cls.__qualname__}".replace(".<locals>", "")
+        name = name.removeprefix(f"{PACKAGE.name}.")
+        taken = sum(known == name or known.startswith(f"{name}__") for known in _CLASSES)
+        cls.label = f"{name}__{taken}" if taken else name
+        cls.fingerprint = _sources(cls.__module__) or _bytecode(cls)
+        _CLASSES[cls.label] = cls
+
+
+# torch keeps compiled graphs from one process to the next, and doesn't see that the Python behind an
+# operator has changed; a hash of it in the operator's arguments makes that another graph.
+@functools.cache
+def _sources(module: str) -> str:
+    """Return a hash of the files that a class of `module` computes by; empty if there is none."""
+    ours = module.partition(".")[0] == PACKAGE.name
+    file = getattr(sys.modules.get(module), "__file__", None)
+    files = sorted(PACKAGE.rglob("*.py")) if ours else [Path(file)] if file else []
+    return _digest(path.read_bytes() for path in files) if files else ""
+
+
+def _bytecode(cls: type) -> str:
+    codes = (getattr(member, "__code__", None) for member in vars(cls).values())
+    return _digest(marshal.dumps(code) for code in codes if code)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=6)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool = True) -> str:
+    """Return `x` as text; what travels beside it is appended to `numbers` and `integers`."""
+    if isinstance(x, Tensor):
+        numbers.append(x)
+        return f"number({len(numbers) - 1})"
+    if x is None or isinstance(x, bool | str):
+        return repr(x)
+    if isinstance(x, float):
+        if not (move and is_compiling()):
+            return repr(float(x)).replace("inf", "1e999")
+        # A product, as the compiler takes a number that moves for an argument there.
+        numbers.append(torch.ones((), dtype=torch.float64) * x)
+        return f"number({len(numbers) - 1})"
+    if isinstance(x, int):
+        integers.append(x)
+        return f"integer({len(integers) - 1})"
+    if isinstance(x, tuple):
+        return "(" + "".join(write(each, numbers, integers, move) + ", " for each in x) + ")"
+    parts = [repr(x.fingerprint)]
+    for name, value in vars(x).items():
+        parts.append(f"{name}={write(value, numbers, integers, x.numbers_move)}")
+    return f"{x.label}({', '.join(parts)})"
+
+
+def read(text: str, numbers: Sequence[Tensor], integers: Sequence[int]) -> Any:
+    """Return the object that `text` describes."""
+    return _reader(text)(numbers, integers)
+
+
+Build = Callable[[Sequence[Tensor], Sequence[int]], Any]
+
+
+@functools.lru_cache(maxsize=1024)
+def _reader(text: str) -> Build:
+    return _build(ast.parse(text, mode="eval").body)
+
+
+def _build(node: ast.expr) -> Build:
+    if isinstance(node, ast.Tuple):
+        parts = [_build(each) for each in node.elts]
+        return lambda numbers, integers: tuple(part(numbers, integers) for part in parts)
+    if not isinstance(node, ast.Call):
+        value = ast.literal_eval(node)
+        return lambda numbers, integers: value
+    name = ast.unparse(node.func)
+    if name in ("number", "integer"):
+        place = ast.literal_eval(node.args[0])
+        return lambda numbers, integers: (numbers if name == "number" else integers)[place]
+    fields = {str(keyword.arg): _build(keyword.value) for keyword in node.keywords}
+    return functools.partial(_instance, name, fields)
+
+
+def _instance(
+    label: str, fields: dict[str, Build], numbers: Sequence[Tensor], integers: Sequence[int]
+) -> Portable:
+    cls = _CLASSES.get(label)
+    if cls is None:
+        raise LookupError(
+            f"this graph needs the class {label}, which is not defined here; "
+            f"import the module that defines it before you run the graph"
+        )
+    new = object.__new__(cls)  # its fields were checked when it was written
+    for name, build in fields.items():
+        object.__setattr__(new, name, build(numbers, integers))
+    return new
