@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import apply_mask
+from ..core.internals import transforms_active
 from ..estimators import Estimator
 from ..nn.bernoulli import HardConcreteGate
 from .quantities import Kind, examples, flip_rate, sample, saturation, signal_to_noise, usage
@@ -33,6 +34,9 @@ class Reader:
         self._found: dict[str, list[Tensor]] = defaultdict(list)
         self._last: list[Tensor] = []
         self._now: list[Tensor] = []
+        # Here and not above, where torch's compiler would be imported together with this package.
+        self._isolate_eagerly = torch.compiler.disable(self._isolate)
+        self._read_eagerly = torch.compiler.disable(self._read)
         self._handles = (
             module.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             module.register_forward_hook(self._after_forward, with_kwargs=True),
@@ -54,22 +58,20 @@ class Reader:
         self, module: nn.Module, args: Args, kwargs: Kwargs
     ) -> tuple[Args, Kwargs] | None:
         if self.active and module.training is self._training:
-            return self._isolate(args, kwargs)
+            return self._isolate_eagerly(args, kwargs)
         return None
 
     def _after_forward(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor) -> None:
         if self.active and module.training is self._training:
-            self._read(module, args, kwargs, y)
+            self._read_eagerly(module, args, kwargs, y)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as torch has it
     def _isolate(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
-        if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if not torch.is_grad_enabled() or transforms_active():
             return None
         return tuple(map(_view, args)), {name: _view(value) for name, value in kwargs.items()}
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as torch has it
     def _read(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor) -> None:
-        if y.numel() == 0 or torch._C._are_functorch_transforms_active():
+        if y.numel() == 0 or transforms_active():
             return
         x = module.logits if isinstance(module, HardConcreteGate) else _input(args, kwargs)
         # All examples share a parameter, and what is a view of one.

@@ -25,6 +25,7 @@ from .internals import (
     transforms_active,
     unwrap_if_dead,
 )
+from .kernels import disabled
 from .library import library
 from .operation import Operation
 from .portable import read, write
@@ -50,8 +51,9 @@ def apply(operation: Operation, *inputs: Tensor) -> Tensor:
 
 
 def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
-    if torch.onnx.is_in_onnx_export():  # it has no operator of ours, and wants no gradient
-        return operation.forward(*inputs)[0]
+    if torch.onnx.is_in_onnx_export():  # it knows no operator of ours, and wants no gradient
+        with disabled():
+            return operation.forward(*inputs)[0]
     numbers: list[Tensor] = []
     integers: list[int] = []
     text = write(operation, numbers, integers)

@@ -265,7 +265,11 @@ class Noise(NamedTuple):
         first, last = self.offset // width, -(-(self.offset + count) // width)
         group = torch.arange(first, last, device=self.seed.device)
         every = self._groups(group, dtype, stream, sample).flatten()
-        return every[self.offset - first * width :][:count]
+        skip = self.offset - first * width
+        if isinstance(count, int):
+            return every[skip:][:count]
+        # A size left open, of which no slice is known to be short enough.
+        return every.index_select(0, torch.arange(skip, skip + count, device=every.device))
 
     def _groups(self, group: Tensor, dtype: torch.dtype, stream: int, sample: int) -> Tensor:
         """Return the uniforms of groups of elements, `(groups, 2 or 8)`."""

@@ -46,15 +46,19 @@ class Portable:
         _CLASSES[cls.label] = cls
 
 
-# torch keeps compiled graphs from one process to the next, and doesn't see that the Python behind an
-# operator has changed; a hash of it in the operator's arguments makes that another graph.
-@functools.cache
+# torch keeps compiled graphs from one process to the next, and doesn't see that the Python behind
+# an operator has changed; a hash of it in the operator's arguments makes that another graph.
 def _sources(module: str) -> str:
     """Return a hash of the files that a class of `module` computes by; empty if there is none."""
-    ours = module.partition(".")[0] == PACKAGE.name
+    if module.partition(".")[0] == PACKAGE.name:
+        return _own_sources()
     file = getattr(sys.modules.get(module), "__file__", None)
-    files = sorted(PACKAGE.rglob("*.py")) if ours else [Path(file)] if file else []
-    return _digest(path.read_bytes() for path in files) if files else ""
+    return _digest([Path(file).read_bytes()]) if file else ""
+
+
+@functools.cache
+def _own_sources() -> str:
+    return _digest(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))
 
 
 def _bytecode(cls: type) -> str:

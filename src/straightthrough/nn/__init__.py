@@ -1,8 +1,8 @@
 """Operators as modules, deterministic in `eval()`, and schedules for their rules.
 
-A new value of a schedule is a new constant to `torch.compile`, which compiles once more for it
-and stops doing so after `torch._dynamo.config.recompile_limit` (8) values. With compiled models
-step once an epoch, or raise that limit to the number of values.
+A schedule's position and a rule's number that is a 0-d tensor are arguments to a compiled or
+exported graph, so a temperature may change at every step. A Python number is a constant there; one
+that changes is compiled once more, and is an argument from then on.
 """
 
 from . import schedules

@@ -13,7 +13,7 @@ from ..core.registry import RULES, resolve
 from ..core.rules import Rule
 from .schedules import Schedule
 
-Number = float | Schedule
+Number = float | Tensor | Schedule
 R = TypeVar("R", bound=Rule)
 
 
@@ -23,7 +23,7 @@ class RuleModule(nn.Module, Generic[R]):
     Fields given by name replace the rule's own: `Categorical("reinmax", tau=1.1)` has the rule
     `ReinMax(tau=1.1)`, and `Categorical("reinmax", tau=Linear(2.0, 1.0, steps=100))` the one
     whose `tau` is the schedule's value at each forward. The schedule is a submodule under the
-    field's name.
+    field's name, a 0-d tensor a buffer, and what is written into it counts from the next forward.
 
     Args:
         keyword: what the operator calls its rule, "surrogate" or "estimator".
@@ -47,15 +47,19 @@ class RuleModule(nn.Module, Generic[R]):
         self._rule: R = _with_fields(keyword, given, fits, {**fields, **at_start})
         dataclasses.replace(self._rule, **at_end)
         self._scheduled = tuple(scheduled)
+        self._tensors = tuple(name for name, v in fields.items() if isinstance(v, Tensor))
         for name, schedule in scheduled.items():
             self.register_module(name, schedule)
+        for name in self._tensors:
+            self.register_buffer(name, fields[name])
 
     @property
     def rule(self) -> R:
         """The rule at the schedules' present values."""
-        if not self._scheduled:
+        if not self._scheduled and not self._tensors:
             return self._rule
-        values = {name: getattr(self, name).value for name in self._scheduled}
+        values = {name: getattr(self, name).current for name in self._scheduled}
+        values |= {name: getattr(self, name) for name in self._tensors}
         return dataclasses.replace(self._rule, **values)  # type: ignore[type-var]  # all are dataclasses
 
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:

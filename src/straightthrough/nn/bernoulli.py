@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.engine import apply
 from ..core.errors import ArgumentError, check_number
-from ..core.rules import Derivative
+from ..core.rules import Derivative, cast
 from ..estimators import Estimator, GumbelST
 from ..ops.bernoulli import api
 from ..ops.pointwise.reference import Pointwise
@@ -67,7 +67,7 @@ class BinaryConcrete(RuleModule[GumbelST]):
         if self.hard:
             return _likelier(logits, probs)
         x, of_probs = api.parameter(logits, probs)
-        return torch.sigmoid((torch.logit(x) if of_probs else x) / tau)
+        return torch.sigmoid((torch.logit(x) if of_probs else x) / cast(tau, x.dtype))
 
     def extra_repr(self) -> str:
         return f"tau={self.rule.tau}, hard={self.hard}"

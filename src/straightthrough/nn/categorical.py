@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import apply_mask
+from ..core.rules import cast
 from ..estimators import Estimator, GumbelST, Softmax
 from ..ops.categorical import api, reference
 from .base import Number, RuleModule
@@ -126,7 +127,7 @@ class GumbelSoftmax(RuleModule[GumbelST]):
             return api.gumbel_softmax(logits, tau, self.hard, self.dim, mask=mask)
         if self.hard:
             return api.argmax(logits, tau=tau, dim=self.dim, mask=mask)
-        return F.softmax(apply_mask("logits", logits, mask) / tau, self.dim)
+        return F.softmax(apply_mask("logits", logits, mask) / cast(tau, logits.dtype), self.dim)
 
     def extra_repr(self) -> str:
         return f"tau={self.rule.tau}, hard={self.hard}, dim={self.dim}"

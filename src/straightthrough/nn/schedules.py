@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..core.errors import (
     ArgumentError,
+    Number,
     apply_mask,
     check_number,
     check_positive,
@@ -21,8 +25,9 @@ class Schedule(nn.Module, ABC):
     """A number that goes from `start` to `end` in `steps` steps, and stays there.
 
     `value` is the number at the present position, `step()` moves on by one, as torch's
-    learning-rate schedulers do. The position is part of the state dict of every module that
-    holds the schedule, so a checkpoint resumes where it stopped.
+    learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
+    module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
+    exported code computes the value from it, so a step is no new graph.
 
     Args:
         start: the value at position 0.
@@ -33,6 +38,8 @@ class Schedule(nn.Module, ABC):
         ArgumentError: if a value is not finite or `steps` is not an int of at least 0.
     """
 
+    position: Tensor
+
     def __init__(self, start: float, end: float, steps: int) -> None:
         super().__init__()
         check_number("start", start)
@@ -40,34 +47,50 @@ class Schedule(nn.Module, ABC):
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ArgumentError(f"steps must be an int of at least 0, got {steps!r}")
         self.start, self.end, self.steps = start, end, steps
-        self.position: float = 0
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self._read: tuple[Tensor, int, float] | None = None
 
     @abstractmethod
-    def between(self, fraction: float) -> float:
-        """Return the value after `fraction`, in [0, 1), of the steps."""
+    def between(self, fraction: Any) -> Any:
+        """Return the value after `fraction`, in [0, 1), of the steps: a number, or a 0-d tensor."""
 
     @property
     def value(self) -> float:
         """The value at the present position."""
-        if self.position >= self.steps:
+        position = self._position()
+        if position >= self.steps:
             return self.end
-        return self.between(self.position / self.steps)
+        return self.between(position / self.steps)
+
+    @property
+    def current(self) -> Number:
+        """The value as an operator takes it: a 0-d tensor in compiled code, elsewhere a number."""
+        if not is_compiling():
+            return self.value
+        fraction = self.position.to(torch.float64) / max(self.steps, 1)
+        end = torch.full_like(fraction, self.end)
+        return torch.where(self.position >= self.steps, end, self.between(fraction))
 
     def step(self) -> None:
         """Move on by one step; at the end the position stays."""
-        self.position = min(self.position + 1, self.steps)
+        self.position.add_(1).clamp_(max=self.steps)
 
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """See what a module chooses from in training; only `Confidence` looks."""
 
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.position)
+    def _position(self) -> float:
+        """Return the position, which is read from its device only where it has changed."""
+        position = self.position
+        version = -1 if position.is_inference() else position._version
+        if self._read is None or self._read[0] is not position or self._read[1] != version:
+            self._read = (position, version, position.item())
+        return self._read[2]
 
-    def set_extra_state(self, state: Tensor) -> None:
-        self.position = min(int(state), self.steps)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": None}
 
     def extra_repr(self) -> str:
-        return f"{self.start} -> {self.end}, position {self.position} of {self.steps}"
+        return f"{self.start} -> {self.end}, position {self._position()} of {self.steps}"
 
 
 class Constant(Schedule):
@@ -81,7 +104,7 @@ class Constant(Schedule):
     def __init__(self, value: float) -> None:
         super().__init__(value, value, 0)
 
-    def between(self, fraction: float) -> float:
+    def between(self, fraction: Any) -> Any:
         return self.start
 
 
@@ -95,7 +118,7 @@ class Linear(Schedule):
         3.0
     """
 
-    def between(self, fraction: float) -> float:
+    def between(self, fraction: Any) -> Any:
         return self.start + (self.end - self.start) * fraction
 
 
@@ -114,7 +137,7 @@ class Exponential(Schedule):
         check_positive("end", end)
         super().__init__(start, end, steps)
 
-    def between(self, fraction: float) -> float:
+    def between(self, fraction: Any) -> Any:
         return self.start * (self.end / self.start) ** fraction
 
 
@@ -128,8 +151,9 @@ class Cosine(Schedule):
         0.75
     """
 
-    def between(self, fraction: float) -> float:
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * fraction)) / 2
+    def between(self, fraction: Any) -> Any:
+        cos = torch.cos if isinstance(fraction, Tensor) else math.cos
+        return self.end + (self.start - self.end) * (1 + cos(math.pi * fraction)) / 2
 
 
 class Confidence(Schedule):
@@ -166,9 +190,10 @@ class Confidence(Schedule):
         if not 0 <= decay < 1:
             raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
-        self.running = torch.zeros(())
+        self.register_buffer("position", torch.zeros(()))
+        self.register_buffer("running", torch.zeros(()))
 
-    def between(self, fraction: float) -> float:
+    def between(self, fraction: Any) -> Any:
         return self.start + (self.end - self.start) * fraction
 
     @torch.no_grad()
@@ -177,23 +202,23 @@ class Confidence(Schedule):
         dim = check_rows("logits", logits, dim)
         rows = apply_mask("logits", logits, mask).to(torch.float32)
         confidence = rows.softmax(dim).amax(dim).nanmean()
-        running = self.running.to(logits.device)
-        moved = running.lerp(confidence, 1 - self.decay)
-        self.running = torch.where(confidence.isnan(), running, moved)
+        moved = self.running.lerp(confidence.to(self.running.device), 1 - self.decay)
+        self.running.copy_(torch.where(moved.isnan(), self.running, moved))
 
     def step(self) -> None:
         """Read the running mean: the value is that of it until the next step."""
-        self.position = float(self.running)
+        self.position.copy_(self.running)
 
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.position, float(self.running)])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.position, running = state.tolist()
-        self.running = torch.tensor(running)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Half precision is too coarse for a running mean.
+        before = {name: buffer for name, buffer in self.named_buffers()}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
 
     def extra_repr(self) -> str:
-        return f"{self.start} -> {self.end}, confidence {self.position:.3g}, decay={self.decay}"
+        return f"{self.start} -> {self.end}, confidence {self._position():.3g}, decay={self.decay}"
 
 
 def step_schedules(model: nn.Module) -> None:
@@ -204,7 +229,7 @@ def step_schedules(model: nn.Module) -> None:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), st.nn.GumbelSoftmax(tau))
         >>> st.nn.step_schedules(model)
         >>> tau.position
-        1
+        tensor(1)
     """
     for module in model.modules():
         if isinstance(module, Schedule):

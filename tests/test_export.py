@@ -1,0 +1,120 @@
+"""Graphs that leave the process: torch.export in training mode, its files, ONNX."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import straightthrough as st
+
+OPERATORS: dict[str, Callable[[], nn.Module]] = {
+    "sign": st.nn.Sign,
+    "sign tanh": lambda: st.nn.Sign("tanh"),
+    "round": st.nn.Round,
+    "argmax": lambda: st.nn.Argmax(0.7),
+    "topk": lambda: st.nn.TopK(2),
+    "categorical": st.nn.Categorical,
+    "gumbel": lambda: st.nn.GumbelSoftmax(0.5, hard=True),
+    "bernoulli": st.nn.Bernoulli,
+    "poisson": lambda: Counts(),
+    "wrap": lambda: Wrapped(),
+}
+FORMS = ["strict", "loose", "saved", "decomposed", "dynamic"]
+
+
+class Wrapped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return st.wrap(torch.sign, torch.tanh)(x)
+
+
+class Counts(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return st.poisson(log_rate=x)
+
+
+def network(operator: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 5), operator, nn.Linear(5, 1))
+
+
+def exported(model: nn.Module, form: str, x: Tensor) -> nn.Module:
+    dynamic = ({0: torch.export.Dim("batch")},) if form == "dynamic" else None
+    program = torch.export.export(model, (x,), strict=form == "strict", dynamic_shapes=dynamic)
+    if form == "saved":
+        file = io.BytesIO()
+        torch.export.save(program, file)
+        program = torch.export.load(file)
+    if form == "decomposed":
+        program = program.run_decompositions()
+    return program.module()
+
+
+def value_and_gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
+    torch.manual_seed(3)
+    y = model(x)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), [*model.parameters()])]
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_exported_module_has_eagers_value_and_gradients(name: str, form: str) -> None:
+    model, x = network(OPERATORS[name]()), torch.randn(4, 5)
+    twin = exported(model, form, x)
+    x = torch.randn(9, 5) if form == "dynamic" else x
+    wanted = value_and_gradients(model, x)
+    assert wanted[1].abs().max() > 1e-3, "no gradient goes through the operator"
+    for got, one in zip(value_and_gradients(twin, x), wanted, strict=True):
+        torch.testing.assert_close(got, one)
+
+
+def test_an_exported_temperature_moves() -> None:
+    tau = st.nn.schedules.Linear(2.0, 0.5, steps=3)
+    model, x = network(st.nn.GumbelSoftmax(tau)), torch.randn(4, 5)
+    twin = exported(model, "loose", x)
+    for _ in range(3):
+        torch.testing.assert_close(value_and_gradients(twin, x), value_and_gradients(model, x))
+        st.nn.step_schedules(model)
+        twin.get_buffer("1.tau.position").add_(1)
+
+
+def test_a_graph_of_an_unknown_class_says_what_it_needs() -> None:
+    with pytest.raises(LookupError, match=r"needs the class their\.Rule, .* import the module"):
+        torch.ops.straightthrough.apply("their.Rule()", [], [torch.zeros(2)], [])
+
+
+def test_text_from_elsewhere_makes_nothing_but_operations() -> None:
+    for text in ("os.system('true')", "__import__('os')", "builtins.print(1)"):
+        with pytest.raises((LookupError, ValueError)):
+            torch.ops.straightthrough.apply(text, [], [torch.zeros(2)], [])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: st.nn.Sign(),
+        lambda: st.nn.Argmax(),
+        lambda: st.nn.TopK(2),
+        lambda: st.nn.Categorical().eval(),
+        lambda: st.nn.Bernoulli().eval(),
+        lambda: st.nn.GumbelSoftmax(st.nn.schedules.Linear(2.0, 0.5, 3)).eval(),
+    ],
+)
+def test_onnx(make: Callable[[], nn.Module]) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    model, x = network(make()), torch.randn(4, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        program = torch.onnx.export(
+            model, (x,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
+    assert program is not None
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    x = torch.randn(9, 5)
+    got = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(got), model(x).detach(), rtol=1e-4, atol=1e-5)

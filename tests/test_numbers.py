@@ -1,0 +1,132 @@
+"""Numbers of rules and operators: Python's, numpy's, 0-d tensors, and those that move."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import straightthrough as st
+from straightthrough.core.registry import OPERATORS, RULES
+from straightthrough.core.rules import Rule
+
+Function = Callable[[Tensor, object], Tensor]
+WEIGHT = torch.linspace(-1, 2, 20).reshape(4, 5)
+
+
+def example() -> Tensor:
+    return torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+
+
+def of_rule(rule: Rule, name: str) -> Function:
+    """The first operator that takes the rule, one of whose numbers is given."""
+    record = next(record for record in OPERATORS.values() if isinstance(rule, record.fits))
+    drawn = {"seed": 1} if record.samples else {}
+
+    def function(x: Tensor, number: object) -> Tensor:
+        given = dataclasses.replace(rule, **{name: number})
+        return record.call(x, **record.arguments, **{str(record.rule): given}, **drawn)
+
+    return function
+
+
+FUNCTIONS: dict[str, Function] = {
+    "argmax": lambda x, tau: st.argmax(x, tau=tau),
+    "topk": lambda x, tau: st.topk(x, 2, tau=tau),
+    "gumbel_softmax": lambda x, tau: st.gumbel_softmax(x, tau, seed=1),
+    "gumbel_softmax hard": lambda x, tau: st.gumbel_softmax(x, tau, hard=True, seed=1),
+    "binary_concrete": lambda x, tau: st.binary_concrete(x, tau=tau, seed=1),
+    "hard_concrete": lambda x, tau: st.hard_concrete(x, tau=tau, seed=1),
+    "zeta": lambda x, number: st.hard_concrete(x, zeta=1 + number, seed=1),
+    "l0_norm": lambda x, tau: st.l0_norm(x, tau=tau),
+    "heaviside": lambda x, threshold: st.heaviside(x, threshold),
+    "ternary": lambda x, threshold: st.ternary(x, threshold),
+    "clamp": lambda x, number: st.clamp(x, -number, number, surrogate="clipped"),
+    **{
+        f"{record.name}.{field.name}": of_rule(record.example, field.name)
+        for record in RULES.values()
+        for field in dataclasses.fields(record.type)
+        if isinstance(getattr(record.example, field.name), float)
+    },
+}
+by_name = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+def pull(function: Function, number: object) -> tuple[Tensor, Tensor]:
+    x = example().requires_grad_()
+    y = function(x, number)
+    weight = WEIGHT if y.shape == WEIGHT.shape else WEIGHT[:, 0]
+    (y * weight).sum().backward()
+    assert x.grad is not None
+    return y.detach(), x.grad
+
+
+def assert_alike(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@by_name
+@pytest.mark.parametrize(
+    "number",
+    [np.float32(0.75), np.float64(0.75), torch.tensor(0.75), torch.tensor(0.75).double()],
+    ids=lambda number: f"{type(number).__name__} {number.dtype}",
+)
+def test_a_number_of_any_kind_is_that_number(function: Function, number: object) -> None:
+    for one, other in zip(pull(function, number), pull(function, 0.75), strict=True):
+        assert torch.equal(one, other)
+
+
+@by_name
+def test_a_number_that_moves_is_compiled_at_most_once_more(function: Function) -> None:
+    """Python's is a constant first, and an argument from the second value on."""
+    for first, make in ((2, float), (1, torch.tensor)):
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(function, fullgraph=True, backend=counter)
+        for number in (0.9, 0.8, 0.7, 0.6):
+            assert_alike(pull(compiled, make(number)), pull(function, number))
+        assert counter.frame_count <= first
+
+
+@by_name
+def test_a_wrong_number_is_refused(function: Function) -> None:
+    for number, says in (
+        (torch.tensor(0.5, requires_grad=True), "gets no gradient"),
+        (torch.tensor([0.5, 0.5]), r"number or a 0-d tensor.* of shape \(2,\)"),
+        (torch.tensor(float("nan")), "finite"),
+        (torch.tensor(True), "torch.bool"),
+    ):
+        with pytest.raises(st.ArgumentError, match=says):
+            function(example(), number)
+
+
+def test_a_tensor_counts_as_it_is_at_the_call() -> None:
+    """Not as it was when the rule was made, nor as it becomes before backward."""
+    tau = torch.tensor(2.0)
+    rule = st.estimators.StraightThrough(tau)
+    tau.fill_(0.5)
+    x = example().requires_grad_()
+    y = st.categorical(x, rule, seed=1)
+    tau.fill_(7.0)
+    (y * WEIGHT).sum().backward()
+    wanted = pull(lambda x, tau: st.categorical(x, "straight_through", seed=1), None)[1]
+    assert not torch.equal(x.grad, wanted)
+    half = st.estimators.StraightThrough(0.5)
+    assert torch.equal(x.grad, pull(lambda x, _: st.categorical(x, half, seed=1), None)[1])
+    tau.fill_(-1.0)
+    with pytest.raises(st.ArgumentError, match="tau must be above 0"):
+        st.categorical(x, rule)
+
+
+def test_vmap_over_a_temperature() -> None:
+    taus = torch.tensor([0.5, 1.0, 2.0])
+    gradient = torch.func.grad(lambda x, tau: (st.argmax(x, tau=tau) * WEIGHT).sum())
+    mapped = torch.func.vmap(gradient, (None, 0))(example(), taus)
+    loop = torch.stack([gradient(example(), float(tau)) for tau in taus])
+    torch.testing.assert_close(mapped, loop)
