@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from .. import ops
 from ..core import kernels
+from ..core.kernels import KERNELS
 from ..core.registry import OPERATORS
 from ..studies.record import environment
 from .console import Json, print_json, print_table
@@ -21,13 +19,14 @@ def main(json: Json = False) -> None:
     print_table(("Environment", ""), [(key, str(value)) for key, value in facts.items()])
     print_table(("Kernels", ""), list(kernels.states.items()))
     rows = [(room, row["serves"], row["why"]) for room, row in served.items()]
-    print_table(("Room", "Served on the CPU by", "Because"), rows)
-    print("The reference, plain torch, serves other devices, compiled code and transforms.")
+    print_table(("Operators", "Served on the CPU by", "Because"), rows)
+    print("The reference, plain torch, serves other devices and the transforms of torch.func.")
 
 
 def implementation(room: str) -> dict[str, str]:
-    """Return what serves a room on the CPU, and why."""
-    if not (Path(ops.__file__).parent / room / "cpu.cpp").exists():
-        return {"serves": "reference", "why": "this room has no kernels"}
-    name = f"{kernels.level} kernels" if kernels.level else "reference"
-    return {"serves": name, "why": kernels.reason}
+    """Return what serves the operators of a family on the CPU, and why."""
+    declared = [kernel for kernel in KERNELS.values() if f".ops.{room}." in kernel.module]
+    if not declared:
+        return {"serves": "reference", "why": "these operators have no kernels"}
+    serves = {kernel.providers().get("cpu", "reference") for kernel in declared}
+    return {"serves": " and ".join(sorted(serves)), "why": kernels.reason}

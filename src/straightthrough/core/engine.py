@@ -109,7 +109,8 @@ _overload: torch._ops.OpOverload = torch.ops.straightthrough.apply.default
 def _forward(
     text: str, numbers: Sequence[Tensor], inputs: Sequence[Tensor], integers: Sequence[int]
 ) -> list[Tensor]:
-    return [*read(text, numbers, integers).forward(*inputs)]
+    with torch.no_grad():  # none is due below autograd, and kernels serve
+        return [*read(text, numbers, integers).forward(*inputs)]
 
 
 def _autograd(
@@ -205,19 +206,19 @@ class Batched(Operation):
         return (*(None for _ in self.number_dims), *gradients)
 
     def jvp(self, tangents: Sequence[Tensor | None], *kept: Tensor) -> Tensor | None:
-        tangents = tangents[len(self.number_dims) :]
-        moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
+        own = tangents[len(self.number_dims) :]
+        moving = {i: tangent for i, tangent in enumerate(own) if tangent is not None}
 
         def one(*tensors: Tensor) -> Tensor:
-            operation, own = self._operation(tensors[len(moving) :])
-            every: list[Tensor | None] = [None] * len(tangents)
-            for i, tangent in zip(moving, tensors, strict=False):
-                every[i] = tangent
-            moved: Tensor = operation.jvp(every, *own)
+            operation, rest = self._operation(tensors[len(moving) :])
+            of_one = dict(zip(moving, tensors, strict=False))
+            moved = operation.jvp([of_one.get(i) for i in range(len(own))], *rest)
+            assert moved is not None
             return moved
 
         dims = (*(self.input_dims[i] for i in moving), *(0 for _ in kept))
-        return torch.vmap(one, dims)(*(tangents[i] for i in moving), *kept)
+        pushed: Tensor = torch.vmap(one, dims)(*moving.values(), *kept)
+        return pushed
 
     def _operation(self, tensors: Sequence[Tensor]) -> tuple[Operation, Sequence[Tensor]]:
         """Return the operation of one example, and what comes after its numbers."""

@@ -8,6 +8,7 @@ reference runs on other devices, inside functorch transforms, and where gradient
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -52,13 +53,18 @@ class Kernel:
         name: `torch.ops.straightthrough.<name>`.
         reference: what it must equal, in plain torch.
         module: the module that declares it.
-        providers: what serves it on a type of device; the reference serves the others.
     """
 
     name: str
     reference: Callable[..., Any]
     module: str
-    providers: dict[str, str]
+
+    def providers(self) -> dict[str, str]:
+        """What serves it on a type of device; the reference serves the others."""
+        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+        if level is not None and has_kernel(f"straightthrough::{self.name}", "CPU"):
+            return {"cpu": f"{level} kernels"}
+        return {}
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -83,8 +89,8 @@ def kernel(schema: str, *results: Shape) -> Callable[[_Function], _Function]:
     """Make the decorated reference an operator of `schema`, served by its kernel where it can be.
 
     The first argument is the tensor whose device and dtype count. A kernel takes half precision as
-    it is and tensors of any strides. `Noise noise`, which comes last, is a seed and an offset to the
-    operator; kernels serve noise that lies in one run.
+    it is and tensors of any strides. `Noise noise`, which comes last, is a seed and an offset to
+    the operator; kernels serve noise that lies in one run.
 
     Args:
         schema: the arguments and the result, as `torch.library` writes them.
@@ -100,13 +106,15 @@ def kernel(schema: str, *results: Shape) -> Callable[[_Function], _Function]:
 def served(
     name: str, schema: str, reference: _Function, results: tuple[Shape, ...] = ()
 ) -> _Function:
-    """Define the operator `name`, and return the function that calls its kernel or the reference."""
+    """Define the operator `name`; return the function that calls its kernel or the reference."""
     noisy = "Noise noise" in schema
     overload, with_numbers = _define(name, schema, reference, results or (like,))
     native = overload._op  # the same without a call of Python's
 
     @functools.wraps(reference)
-    def call(x: Tensor, *rest: Any) -> Any:
+    def call(x: Tensor, *rest: Any, **named: Any) -> Any:
+        if named:
+            return call(*inspect.signature(reference).bind(x, *rest, **named).args)
         if not has_kernel(x):
             return reference(x, *rest)
         if noisy:
@@ -162,12 +170,7 @@ def _define(
         library.impl(full, plain, "CompositeExplicitAutograd")
         torch.library.register_fake(f"straightthrough::{full}", shapes, lib=library)
         overloads.append(getattr(getattr(torch.ops.straightthrough, name), overload))
-    kernel = Kernel(name, reference, reference.__module__, {})
-    if level is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"straightthrough::{name}", "CPU"
-    ):
-        kernel.providers["cpu"] = f"{level} kernels"
-    KERNELS[name] = kernel
+    KERNELS[name] = Kernel(name, reference, reference.__module__)
     return overloads[0], overloads[1] if len(overloads) > 1 else None
 
 

@@ -41,8 +41,8 @@ class Seed:
     """A seed, and where in the whole tensor the one at hand lies.
 
     A shard draws what the whole would have drawn there. Its elements (of operators on rows: its
-    rows) lie in runs of `run`, each `stride` after the one before; a shard of whole rows, or of none
-    but the first dimension, is one run.
+    rows) lie in runs of `run`, each `stride` after the one before; a shard along the first
+    dimension is one run.
 
     Args:
         value: an int, or a 0-d int64 tensor (it stays on its device).

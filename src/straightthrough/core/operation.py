@@ -28,7 +28,7 @@ class Operation(Portable, ABC):
         return (*inputs, *outputs[1:])
 
     def record(self, *inputs: Any, **_: Any) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-        """Return what `forward` does, and what is saved: what `keep` chooses, or something smaller."""
+        """Return what `forward` does, and what is saved: what `keep` chooses, or less."""
         outputs = self.forward(*inputs)
         return outputs, self.keep(inputs, outputs)
 

@@ -81,7 +81,8 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool = True)
     if x is None or isinstance(x, bool | str):
         return repr(x)
     if isinstance(x, float):
-        if not (move and is_compiling()):
+        # (A number that is 0 is mostly the absence of one, which a formula may then leave out.)
+        if not (move and is_compiling()) or x == 0:
             return repr(float(x)).replace("inf", "1e999")
         # A product, as the compiler takes a number that moves for an argument there.
         numbers.append(torch.ones((), dtype=torch.float64) * x)

@@ -112,7 +112,7 @@ class Derivative(Rule):
         )
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Return `grad * derivative(x)` in the dtype of `x`, computed in float32 for half precision.
+        """Return `grad * derivative(x)` in the dtype of `x`, half precision computed in float32.
 
         Raises:
             DtypeError, ShapeError, ArgumentError: unless both are floating, of one shape, on one
@@ -144,7 +144,7 @@ class Derivative(Rule):
     """Whether `pull` has to know `x`."""
 
     def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
-        """Return `grad * derivative(x - centre)`, in the dtype of `grad`, of what was saved of x."""
+        """Return `grad * derivative(x - centre)` in the dtype of `grad`, of what was saved."""
         return self.backward(_centred(kept[0], centre), grad).to(grad.dtype)
 
 
@@ -159,7 +159,7 @@ _Derivative = TypeVar("_Derivative", bound=type[Derivative])
 
 
 def fused(cls: _Derivative) -> _Derivative:
-    """Serve the rule's `backward` by the kernel of the class's name; its arguments are the fields."""
+    """Serve the rule's `backward` by the kernel of the class's name, which takes its fields."""
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # every rule is a dataclass
     arguments = "".join(f", float {field.name}" for field in fields)
 

@@ -184,6 +184,8 @@ class Confidence(Schedule):
         2.6875
     """
 
+    running: Tensor
+
     def __init__(self, start: float = 3.0, end: float = 0.5, decay: float = 0.99) -> None:
         super().__init__(start, end, 1)
         check_number("decay", decay)
@@ -211,7 +213,7 @@ class Confidence(Schedule):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Half precision is too coarse for a running mean.
-        before = {name: buffer for name, buffer in self.named_buffers()}
+        before = dict(self.named_buffers())
         super()._apply(fn, recurse)
         for name, buffer in before.items():
             setattr(self, name, buffer.to(getattr(self, name).device))
