@@ -16,6 +16,7 @@ from hypothesis import strategies
 import straightthrough as st
 from straightthrough import testing
 from straightthrough.core import kernels
+from straightthrough.core.noise import Noise
 from straightthrough.core.registry import OPERATORS, RULES, OperatorRecord
 from straightthrough.core.rules import Derivative, Relaxation, Rule
 from straightthrough.estimators import Estimator, GumbelST
@@ -163,7 +164,7 @@ def test_gumbel_st_holds_its_gumbels_in_the_second_derivative():
     weight = torch.randn(4, 5, dtype=torch.float64)
     z = st.categorical(logits, GumbelST(tau), seed=3)
     gumbels = (
-        conditional_gumbels(logits.detach(), z.argmax(-1), (torch.tensor(3), 0)) - logits.detach()
+        conditional_gumbels(logits.detach(), z.argmax(-1), Noise(torch.tensor(3))) - logits.detach()
     )
     y = torch.softmax((logits + gumbels) / tau, -1)
     assert torch.equal(y.argmax(-1), z.argmax(-1))

@@ -65,11 +65,12 @@ def transforms(f: Function) -> dict[str, Function]:
         "jvp": push,
         "jacfwd": func.jacfwd(loss),
         "hessian": func.hessian(loss),
+        "jvp of vmap": lambda x: func.jvp(func.vmap(f), (x,), (WEIGHT,))[1],
         "vmap of jvp": lambda x: func.vmap(push)(x, WEIGHT),
     }
 
 
-FORWARD = ("jvp", "jacfwd", "hessian", "vmap of jvp")
+FORWARD = ("jvp", "jacfwd", "hessian", "jvp of vmap", "vmap of jvp")
 TRANSFORMED = [
     (name, transform)
     for name in OPERATORS

@@ -1,1 +1,5 @@
-"""The engine: it knows no operator."""
+"""The engine: it knows no operator and no rule."""
+
+from . import batched
+
+__all__ = ["batched"]  # what `vmap` does of every operator is registered by its import

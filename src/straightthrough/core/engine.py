@@ -9,7 +9,6 @@ operator is thus the operator itself, with its gradient, and not what happened t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,11 +53,16 @@ def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
     if torch.onnx.is_in_onnx_export():  # it knows no operator of ours, and wants no gradient
         with disabled():
             return operation.forward(*inputs)[0]
+    return through_operator(operation, inputs)[0]
+
+
+def through_operator(operation: Operation, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the value of `operation` and its residuals by way of torch's dispatcher."""
     numbers: list[Tensor] = []
     integers: list[int] = []
     text = write(operation, numbers, integers)
-    value: Tensor = _overload(text, numbers, [*inputs], integers)[0]
-    return value
+    outputs: list[Tensor] = _overload(text, numbers, [*inputs], integers)
+    return outputs
 
 
 class Node(torch.autograd.Function):
@@ -142,94 +146,6 @@ def _autograd(
         return [*_enter(operation, at_this_level, *inputs)]
 
 
-def _vmap(
-    info: Any,
-    dims: Sequence[Any],
-    text: str,
-    numbers: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    integers: Sequence[int],
-) -> tuple[list[Tensor], list[int]]:
-    of_numbers, of_inputs = tuple(dims[1]), tuple(dims[2])
-    batched = Batched(text, of_numbers, of_inputs, tuple(integers))
-    own: list[int] = []
-    spelled = write(batched, [], own)
-    outputs = _overload(spelled, [], [*numbers, *inputs], own)
-    return outputs, [0] * len(outputs)
-
-
 library.impl("apply", _forward, "CompositeExplicitAutograd")
 library.impl("apply", _autograd, "Autograd", with_keyset=True)
 torch.library.register_fake("straightthrough::apply", _forward, lib=library)
-torch.library.register_vmap("straightthrough::apply", _vmap, lib=library)
-
-
-@dataclass(frozen=True)
-class Batched(Operation):
-    """An operation under `vmap`: its numbers and inputs in a row, each batched or not.
-
-    Every method is `vmap` of the operation's own, and every output has its batch first.
-    """
-
-    text: str
-    number_dims: tuple[int | None, ...]
-    input_dims: tuple[int | None, ...]
-    integers: tuple[int, ...]
-
-    def forward(self, *inputs: Tensor) -> Outputs:
-        def one(*inputs: Tensor) -> Outputs:
-            operation, own = self._operation(inputs)
-            return operation.forward(*own)
-
-        return torch.vmap(one, (*self.number_dims, *self.input_dims))(*inputs)
-
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        size, dims = outputs[0].shape[0], (*self.number_dims, *self.input_dims)
-        first = [_batch_first(x, dim, size) for x, dim in zip(inputs, dims, strict=True)]
-        operation, own = self._operation(first)
-        return (*first[: len(self.number_dims)], *operation.keep(own, outputs))
-
-    def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor | None, ...]:
-        due: list[bool] = []
-
-        def one(grad: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
-            operation, own = self._operation(kept)
-            gradients = operation.backward(grad, *own)
-            due[:] = [gradient is not None for gradient in gradients]
-            return tuple(gradient for gradient in gradients if gradient is not None)
-
-        found = iter(torch.vmap(one)(grad, *kept))
-        gradients = (
-            _unbatched(next(found), dim) if yes else None
-            for dim, yes in zip(self.input_dims, due, strict=True)
-        )
-        return (*(None for _ in self.number_dims), *gradients)
-
-    def jvp(self, tangents: Sequence[Tensor | None], *kept: Tensor) -> Tensor | None:
-        own = tangents[len(self.number_dims) :]
-        moving = {i: tangent for i, tangent in enumerate(own) if tangent is not None}
-
-        def one(*tensors: Tensor) -> Tensor:
-            operation, rest = self._operation(tensors[len(moving) :])
-            of_one = dict(zip(moving, tensors, strict=False))
-            moved = operation.jvp([of_one.get(i) for i in range(len(own))], *rest)
-            assert moved is not None
-            return moved
-
-        dims = (*(self.input_dims[i] for i in moving), *(0 for _ in kept))
-        pushed: Tensor = torch.vmap(one, dims)(*moving.values(), *kept)
-        return pushed
-
-    def _operation(self, tensors: Sequence[Tensor]) -> tuple[Operation, Sequence[Tensor]]:
-        """Return the operation of one example, and what comes after its numbers."""
-        count = len(self.number_dims)
-        return read(self.text, tensors[:count], self.integers), tensors[count:]
-
-
-def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
-    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-
-
-def _unbatched(gradient: Tensor, dim: int | None) -> Tensor:
-    """Return a gradient whose batch comes first as the input has it: at `dim`, or nowhere."""
-    return gradient.sum(0) if dim is None else gradient.movedim(0, dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,21 @@ def one_level() -> Iterator[None]:
         yield
     finally:
         functorch.set_single_level_autograd_function_allowed(before)
+
+
+def push_forward(
+    function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> Tensor:
+    """Return `J tangents`, J the Jacobian of `function`, at the level of a Function's `jvp`.
+
+    There `torch.func.jvp` can't open a level of its own; the one that is open serves.
+    """
+    with forward_ad._set_fwd_grad_enabled(True):
+        bare = (torch._unpack_dual(primal, level=0)[0] for primal in primals)
+        pairs = zip(bare, tangents, strict=True)
+        value = function(*(torch._make_dual(*pair, level=0) for pair in pairs))
+        primal, tangent = torch._unpack_dual(value, level=0)
+    return torch.zeros_like(primal) if tangent is None else tangent
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 
 from .bits import pack, unpack
 from .errors import ArgumentError, ShapeError, check_floating, check_number
-from .internals import transforms_active
+from .internals import push_forward, transforms_active
 from .kernels import bits, has_kernel, kernel, served
 from .portable import Portable
 
@@ -260,7 +260,10 @@ class Relaxation(Rule):
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return `J tangent`, J the Jacobian of `soft` at `x`; raises as `vjp` does."""
         check_like("x", x, tangent)
-        return without_graph(self.settled().forward, x, tangent)
+        wide, rule = compute_dtype(x.dtype), self.settled()
+        soft = rule.in_dtype(wide).soft
+        moved: Tensor = torch.func.jvp(soft, (x.to(wide),), (tangent.to(wide),))[1]
+        return moved.to(x.dtype)
 
     def backward(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return what `vjp` does, of tensors that need no check."""
@@ -269,20 +272,7 @@ class Relaxation(Rule):
         return pull(grad.to(wide))[0].to(x.dtype)
 
     def forward(self, x: Tensor, tangent: Tensor) -> Tensor:
-        """Return what `jvp` does, of tensors that need no check."""
+        """Return what `jvp` does, where an operation's `jvp` is asked for."""
         wide = compute_dtype(x.dtype)
         soft = self.in_dtype(wide).soft
         return push_forward(soft, (x.to(wide),), (tangent.to(wide),)).to(x.dtype)
-
-
-def push_forward(
-    function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: tuple[Any, ...]
-) -> Tensor:
-    """Return `J tangents`, J the Jacobian of `function`, by reverse mode twice.
-
-    `torch.func.jvp` cannot be used inside the dual levels of `torch.autograd.forward_ad`.
-    """
-    value, pull = torch.func.vjp(function, *primals)[:2]
-    push = torch.func.vjp(pull, torch.zeros_like(value))[1]
-    moved: Tensor = push(tangents)[0]
-    return moved

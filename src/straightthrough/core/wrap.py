@@ -13,9 +13,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .engine import apply
 from .errors import ArgumentError, DtypeError, ShapeError
-from .internals import transforms_active
+from .internals import push_forward, transforms_active
 from .operation import Operation
-from .rules import push_forward
 from .straight_through import straight_through
 
 P = ParamSpec("P")
@@ -75,7 +74,7 @@ class _Wrapped(Operation):
         moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
         function, primals = self._of_smooth(moving, tensors)
         with _random_state(self.random_state):
-            directions = tuple(tangents[i] for i in moving)
+            directions = [tangent for tangent in tangents if tangent is not None]
             return push_forward(function, primals, directions)
 
     def _of_smooth(
