@@ -80,9 +80,17 @@ def _traced_backward() -> bool:
 
 
 def define(name: str, schema: str, reference: Callable[..., Any]) -> torch._ops.OpOverload:
-    """Define the operator `straightthrough::name`; a loaded library implements it on the CPU."""
+    """Define the operator `straightthrough::name`; a loaded library implements it on the CPU.
+
+    What moves from step to step makes nothing compile anew: the offset is symbolic, and the overload
+    `numbers` takes 0-d float64 tensors on the CPU in the place of floats.
+    """
+    schema = schema.replace("int offset", "SymInt offset")
     _library.define(name + schema)
     _library.impl(name, reference, "CompositeExplicitAutograd")
+    if "float " in schema:
+        _library.define(f"{name}.numbers" + schema.replace("float ", "Tensor "))
+        _library.impl(f"{name}.numbers", reference, "CompositeExplicitAutograd")
     overload: torch._ops.OpOverload = getattr(torch.ops.straightthrough, name).default
     return overload
 
