@@ -27,6 +27,7 @@ X86 = {
 NEON = {"neon": []}  # which every 64-bit Arm has
 LEVELS = {"x86_64": X86, "amd64": X86, "aarch64": NEON, "arm64": NEON}
 OLDEST_TORCH = "0x020a000000000000"  # 2.10
+FLAGS = "STRAIGHTTHROUGH_CXXFLAGS"  # more of them, as `make sanitize` has
 
 
 class KernelHook(BuildHookInterface):
@@ -106,9 +107,10 @@ def compile_level(target: Path, level: str, flags: list[str]) -> subprocess.Comp
     torch = torch_folder()
     link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-ltorch_cpu"]
     command = [
-        *(compiler(), "-O3", "-std=c++17", "-fPIC", "-shared", *flags),
+        *(compiler(), "-O3", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", *flags),
         *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
         *(f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", f"-I{torch / 'include'}"),
+        *os.environ.get(FLAGS, "").split(),
         *map(str, sorted(PACKAGE.glob("ops/*/cpu*.cpp"))),
         *("-o", str(target / f"{level}.so"), f"-L{torch / 'lib'}", *link),
     ]
