@@ -82,8 +82,8 @@ def _traced_backward() -> bool:
 def define(name: str, schema: str, reference: Callable[..., Any]) -> torch._ops.OpOverload:
     """Define the operator `straightthrough::name`; a loaded library implements it on the CPU.
 
-    What moves from step to step makes nothing compile anew: the offset is symbolic, and the overload
-    `numbers` takes 0-d float64 tensors on the CPU in the place of floats.
+    What moves from step to step makes nothing compile anew: the offset is symbolic, and the
+    overload `numbers` takes 0-d float64 tensors on the CPU in the place of floats.
     """
     schema = schema.replace("int offset", "SymInt offset")
     _library.define(name + schema)
