@@ -22,7 +22,7 @@ test-oldest: .venv-oldest/dev
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1
 sanitize: build/sanitized
 	PYTHONPATH=$< LD_PRELOAD=$$($(or $(CXX),g++) -print-file-name=libasan.so) \
-	  ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_kernel*.py
+	  ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --capture=sys tests/test_kernel*.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
