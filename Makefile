@@ -2,14 +2,27 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RESULTS ?= results
+OLDEST_TORCH ?= 2.10.0
+OLDEST := .venv-oldest/bin
 KERNELS := hatch_build.py $(wildcard src/straightthrough/core/*.h src/straightthrough/ops/*/cpu*.cpp)
 
-.PHONY: study test lint types tests doctests docs format clean
+.PHONY: study test test-oldest sanitize lint types tests doctests docs format clean
 
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
 
 test: lint types tests doctests
+
+# The short form of the suite and the tests of the kernels, built and run with the oldest torch.
+test-oldest: .venv-oldest/dev
+	$(OLDEST)/python -c 'from straightthrough.core import kernels; assert kernels.level, kernels.reason'
+	$(OLDEST)/python -m pytest $$($(OLDEST)/python tests/short.py) tests/test_kernel*.py
+
+# The tests of the kernels, built with the sanitizers of addresses and of undefined behaviour.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1
+sanitize: build/sanitized
+	PYTHONPATH=$< LD_PRELOAD=$$($(or $(CXX),g++) -print-file-name=libasan.so) \
+	  ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --capture=sys tests/test_kernel*.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -46,5 +59,28 @@ format: .venv/dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/studies
 
+# Installs that are not editable are made of the source distribution: a build there leaves the
+# libraries beside these sources as they are.
+SDIST := build/sdist
+$(SDIST): .venv/dev $(shell find src -name '*.py')
+	rm -rf $@
+	$(BIN)/python -m hatchling build -t sdist -d $@
+	touch $@
+
+.venv-oldest/dev: $(SDIST)
+	$(PYTHON) -m venv .venv-oldest
+	grep -v '^torch==' constraints.txt > .venv-oldest/constraints.txt
+	echo torch==$(OLDEST_TORCH) >> .venv-oldest/constraints.txt
+	$(OLDEST)/pip install --quiet --constraint .venv-oldest/constraints.txt torch
+	$(OLDEST)/pip uninstall --quiet --yes straightthrough
+	$(OLDEST)/pip install --quiet --constraint .venv-oldest/constraints.txt "$$(echo $(SDIST)/*)[dev]"
+	touch $@
+
+build/sanitized: $(SDIST)
+	rm -rf $@
+	STRAIGHTTHROUGH_CXXFLAGS="$(SANITIZERS)" $(BIN)/pip install --quiet --no-deps \
+	  --no-build-isolation --target $@ $(SDIST)/*
+	touch $@
+
 clean:
-	rm -rf .venv build dist docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache

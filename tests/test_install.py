@@ -9,18 +9,16 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from short import SHORT, files
 from straightthrough.core import kernels
 
 ROOT = Path(__file__).parent.parent
 NO_COMPILER = {"PATH": "", "CXX": ""}
-SHORT = ("registry", "core", "noise", "pointwise", "bernoulli", "categorical", "subset")
-"""The suite's short form: what it holds by hand of the core and of every room."""
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
@@ -46,12 +44,11 @@ def env(installed: Path) -> dict[str, dict[str, str]]:
     return json.loads(run(command, "env", "--json", cwd=installed, **path))
 
 
-def suite(names: Sequence[str], installed: Path, folder: Path, **variables: str) -> None:
+def suite(names: tuple[str, ...], installed: Path, folder: Path, **variables: str) -> None:
     """Run some of the suite's files on an install, in a folder where no source is."""
     shutil.copytree(ROOT / "tests", folder / "tests")
     shutil.copy(ROOT / "pyproject.toml", folder)
-    files = [f"tests/test_{name}.py" for name in names]
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files(names))
     run(*command, cwd=folder, PYTHONPATH=str(installed), **variables)
 
 
@@ -111,4 +108,4 @@ def test_with_a_compiler_the_wheel_has_every_level(sdist: Path, tmp_path: Path) 
     best = {"AVX512": "avx512", "AVX2": "avx2"}.get(capability, kernels.LEVELS[-1])
     assert said["kernels"][best] == "active"
     assert said["implementations"]["categorical"]["serves"] == f"{best} kernels"
-    suite(["kernels"], installed, tmp_path / "suite")
+    suite(("kernels",), installed, tmp_path / "suite")

@@ -38,8 +38,9 @@ ALWAYS_INLINE Vec<float> exp(Vec<float> x) {
 // The logarithm of a normal number above 0, plus `more` times log 2: x = 2^k (1 + f) with 1 + f in
 // [sqrt(1/2), sqrt(2)), log(1 + f) to 7e-9.
 ALWAYS_INLINE Vec<float> log_normal(Vec<float> x, Vec<float> more = Vec<float>{}) {
-  const IntVec<float> bits = bits_of<IntVec<float>>(x), k = (bits - 0x3f3504f3) >> 23;
-  const Vec<float> f = bits_of<Vec<float>>(bits - (k << 23)) - 1.0f;
+  const Words bits = bits_of<Words>(x);
+  const IntVec<float> k = bits_of<IntVec<float>>(bits - 0x3f3504f3u) >> 23;
+  const Vec<float> f = bits_of<Vec<float>>(bits - (bits_of<Words>(k) << 23)) - 1.0f;
   Vec<float> q = broadcast(-0.0736285787f);
   q = q * f + 0.126203273f;
   q = q * f - 0.132021042f;

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -15,6 +17,8 @@
 namespace operators {
 
 using torch::stable::Tensor;
+
+constexpr int64_t kMostDimensions = 64;  // as many as torch computes with
 
 template <class S>
 const S* in(const Tensor& x) {
@@ -51,7 +55,7 @@ inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, const int64_
 
 // The same with its elements in order.
 inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype) {
-  std::array<int64_t, 64> strides;  // as many dimensions as torch has
+  std::array<int64_t, kMostDimensions> strides;
   int64_t step = 1;
   for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
   return fresh(sizes, strides.data(), dtype);
@@ -64,6 +68,25 @@ inline int32_t dtype_of(const Tensor& x) {
 }
 
 inline Tensor fresh_like(const Tensor& x) { return fresh(x.sizes(), dtype_of(x)); }
+
+// The same tensor with its elements in order; a copy only where it has other strides.
+inline Tensor ordered(const Tensor& x) {
+  return x.is_contiguous() ? x : torch::stable::contiguous(x);
+}
+
+// Whether the elements fill their memory without gaps, in any order of the dimensions.
+inline bool is_dense(const Tensor& x) {
+  std::vector<std::pair<int64_t, int64_t>> steps;
+  for (int64_t d = 0; d < x.dim(); ++d)
+    if (x.size(d) != 1) steps.emplace_back(x.stride(d), x.size(d));
+  std::sort(steps.begin(), steps.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : steps) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
 
 // ---- inputs and results ----
 

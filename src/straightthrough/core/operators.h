@@ -1,61 +1,26 @@
-// What every room's cpu.cpp needs to be torch operators: dtypes, seeds, outputs.
+// What every room's cpu.cpp is made of: dtypes, elementwise work, bits.
 #pragma once
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
-#include <utility>
-#include <vector>
 
 #include "elementary.h"
-#include "memory.h"
+#include "registration.h"
 #include "truth.h"
 
 namespace operators {
 
-using torch::headeronly::ScalarType;
-
-// Call f(compute, stored): half precision is computed in single precision.
+// Call f(compute, stored) for a dtype that `check_floating` let pass: half precision is computed in
+// single precision.
 template <class F>
-void dispatch(ScalarType type, const F& f) {
-  switch (type) {
-    case ScalarType::Float: return f(float{}, float{});
-    case ScalarType::Double: return f(double{}, double{});
-    case ScalarType::BFloat16: return f(float{}, simd::bfloat16{});
-    default: return f(float{}, simd::float16{});
-  }
+void dispatch(int32_t dtype, const F& f) {
+  if (dtype == kFloat32) return f(float{}, float{});
+  if (dtype == kFloat64) return f(double{}, double{});
+  if (dtype == kBFloat16) return f(float{}, simd::bfloat16{});
+  f(float{}, simd::float16{});
 }
 
-inline uint64_t key_of(const Tensor& seed) {
-  return static_cast<uint64_t>(*static_cast<const int64_t*>(seed.const_data_ptr()));
-}
-
-// The same tensor with its elements in order; a copy only where it has other strides.
-inline Tensor ordered(const Tensor& x) {
-  return x.is_contiguous() ? x : torch::stable::contiguous(x);
-}
-
-// Whether the elements fill their memory without gaps, in any order of the dimensions.
-inline bool is_dense(const Tensor& x) {
-  std::vector<std::pair<int64_t, int64_t>> steps;
-  for (int64_t d = 0; d < x.dim(); ++d)
-    if (x.size(d) != 1) steps.emplace_back(x.stride(d), x.size(d));
-  std::sort(steps.begin(), steps.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : steps) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
-}
-
-inline void check_like(const Tensor& x, const Tensor& grad) {
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && grad.numel() == x.numel(),
-                  "the gradient must have the dtype and the size of the input");
-}
-
-// The gradient with its elements in order, of the same dtype and size as `x`.
-inline Tensor ordered_like(const Tensor& x, const Tensor& grad) {
-  check_like(x, grad);
+// The gradient with its elements in order, as `x` is.
+inline Tensor ordered_grad(const Tensor& grad, const Tensor& x) {
+  check_grad(grad, x);
   return ordered(grad);
 }
 
@@ -83,22 +48,20 @@ void over_vectors(int64_t begin, int64_t end, F f) {
 // One bit an element, as bits.py packs them.
 inline Tensor fresh_bits(int64_t count) {
   const int64_t size[] = {(count + 7) / 8};
-  return fresh({size, 1}, aoti_torch_dtype_uint8());
+  return fresh({size, 1}, kUInt8);
 }
 
-// Those bits, out of themselves or of bools.
-inline Tensor packed(const Tensor& truth, int64_t count) {
-  const bool whole = truth.scalar_type() == ScalarType::Byte;
-  STD_TORCH_CHECK((whole || truth.scalar_type() == ScalarType::Bool) &&
-                      truth.numel() == (whole ? (count + 7) / 8 : count),
-                  "there must be one bit or one bool an element");
+// Those of `x`, out of bits or of bools.
+inline Tensor packed(const char* name, const Tensor& truth, const Tensor& x) {
+  check_bits(name, truth, x);
   const Tensor given = ordered(truth);
-  if (whole) return given;
+  if (dtype_of(truth) == kUInt8) return given;
+  const int64_t count = x.numel();
   Tensor bits = fresh_bits(count);
   const uint8_t* from = in<uint8_t>(given);
   uint8_t* to = out<uint8_t>(bits);
   std::fill_n(to, bits.numel(), 0);
-  for (int64_t i = 0; i < count; ++i) to[i / 8] |= static_cast<uint8_t>(from[i] << i % 8);
+  for (int64_t i = 0; i < count; ++i) to[i / 8] |= static_cast<uint8_t>((from[i] != 0) << i % 8);
   return bits;
 }
 

@@ -7,12 +7,13 @@ using namespace draws;
 
 std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, bool of_probs, const Tensor& seed,
                                        int64_t offset) {
+  check_floating("x", given);
+  const uint64_t key = key_of(seed, offset);
   const Tensor x = ordered(given);
   Tensor y = fresh_like(x);
   Tensor bits = fresh_bits(x.numel());
   uint8_t* bit = out<uint8_t>(bits);
-  const uint64_t key = key_of(seed);
-  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const Draw<T> draw{key, offset, of_probs};
@@ -102,11 +103,12 @@ void over_draws(int64_t begin, int64_t end, uint64_t seed, int64_t offset, int64
 template <class Rule>
 Tensor backward(const Rule& rule, const Tensor& given, const Tensor& outcome,
                 const Tensor& given_grad, uint64_t key, int64_t offset, int64_t samples = 1) {
-  const Tensor x = ordered(given), bits = packed(outcome, x.numel());
-  const Tensor grad = ordered_like(given, given_grad);
+  check_floating("x", given);
+  const Tensor x = ordered(given), bits = packed("outcome", outcome, given);
+  const Tensor grad = ordered_grad(given_grad, given);
   Tensor result = fresh_like(x);
   const uint8_t* bit = in<uint8_t>(bits);
-  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const Input<S> from(x), g(grad);
@@ -137,14 +139,15 @@ Tensor binary_reinmax(const Tensor& x, const Tensor& outcome, const Tensor& grad
 }
 Tensor binary_gumbel_st(const Tensor& x, const Tensor& outcome, const Tensor& grad, double tau,
                         int64_t samples, const Tensor& seed, int64_t offset) {
-  return backward(Gumbel{tau}, x, outcome, grad, key_of(seed), offset, samples);
+  check_samples(samples);
+  return backward(Gumbel{tau}, x, outcome, grad, key_of(seed, offset), offset, samples);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  m.impl("binary_draw", TORCH_BOX(&binary_draw));
-  m.impl("binary_straight_through", TORCH_BOX(&binary_straight_through));
-  m.impl("binary_reinmax", TORCH_BOX(&binary_reinmax));
-  m.impl("binary_gumbel_st", TORCH_BOX(&binary_gumbel_st));
+  implement<&binary_draw>(m, "binary_draw");
+  implement<&binary_straight_through>(m, "binary_straight_through");
+  implement<&binary_reinmax>(m, "binary_reinmax");
+  implement<&binary_gumbel_st>(m, "binary_gumbel_st");
 }

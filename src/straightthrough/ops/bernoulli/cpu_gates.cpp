@@ -53,10 +53,11 @@ void with_logistic(int64_t begin, int64_t end, uint64_t seed, int64_t offset, co
 
 Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool hard,
                 bool of_probs, const Tensor& seed, int64_t offset) {
+  check_floating("x", given);
+  const uint64_t key = key_of(seed, offset);
   const Tensor x = ordered(given);
   Tensor result = fresh_like(x);
-  const uint64_t key = key_of(seed);
-  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const Gate<T> gate(tau, gamma, zeta, of_probs);
@@ -79,10 +80,11 @@ Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool
 
 Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, double tau, double gamma,
                          double zeta, bool, bool of_probs, const Tensor& seed, int64_t offset) {
-  const Tensor x = ordered(given), grad = ordered_like(given, given_grad);
+  check_floating("x", given);
+  const uint64_t key = key_of(seed, offset);
+  const Tensor x = ordered(given), grad = ordered_grad(given_grad, given);
   Tensor result = fresh_like(x);
-  const uint64_t key = key_of(seed);
-  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const Gate<T> gate(tau, gamma, zeta, of_probs);
@@ -102,6 +104,6 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, double t
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  m.impl("concrete", TORCH_BOX(&concrete));
-  m.impl("concrete_backward", TORCH_BOX(&concrete_backward));
+  implement<&concrete>(m, "concrete");
+  implement<&concrete_backward>(m, "concrete_backward");
 }

@@ -186,12 +186,13 @@ void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_
 }
 
 Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
+  check_rows("logits", given);
+  const uint64_t key = key_of(seed, offset);
   const Layout of(given);
   const Tensor logits = laid_out(of, given);
-  Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), aoti_torch_dtype_int64());
-  const uint64_t key = key_of(seed);
+  Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), kInt64);
   int64_t* drawn = out<int64_t>(index);
-  dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(logits), [&](auto compute, auto stored) {
     using S = decltype(stored);
     torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
       draw_rows<decltype(compute), S>(of, in<S>(logits), begin, end, key, offset, drawn, nullptr);
@@ -201,13 +202,14 @@ Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
 }
 
 std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t offset) {
+  check_rows("logits", given);
+  const uint64_t key = key_of(seed, offset);
   const Layout of(given);
   const Tensor logits = laid_out(of, given);
   Tensor y = fresh_in(of, given);
-  Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), aoti_torch_dtype_int64());
-  const uint64_t key = key_of(seed);
+  Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), kInt64);
   int64_t* drawn = out<int64_t>(index);
-  dispatch(logits.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(logits), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     torch::stable::parallel_for(0, of.rows, grain(of.classes), [&](int64_t begin, int64_t end) {
@@ -220,6 +222,6 @@ std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  m.impl("draw_index", TORCH_BOX(&draw_index));
-  m.impl("draw", TORCH_BOX(&draw));
+  implement<&draw_index>(m, "draw_index");
+  implement<&draw>(m, "draw");
 }

@@ -145,7 +145,9 @@ struct Gumbel : OfOutcome {
 template <class Formula, class... Given>
 Tensor backward(const Tensor& logits, const Tensor& index, const Tensor& grad, uint64_t key,
                 int64_t offset, Given... given) {
-  const Tensor drawn = ordered(index);
+  check_rows("logits", logits);
+  check_grad(grad, logits);
+  const Tensor drawn = ordered_index(index, logits);
   return over(Formula{{in<int64_t>(drawn)}, given...}, logits, grad, key, offset);
 }
 
@@ -160,13 +162,14 @@ Tensor reinmax(const Tensor& logits, const Tensor& index, const Tensor& grad, do
 
 Tensor gumbel_st(const Tensor& logits, const Tensor& index, const Tensor& grad, double tau,
                  int64_t samples, const Tensor& seed, int64_t offset) {
-  return backward<Gumbel>(logits, index, grad, key_of(seed), offset, tau, samples);
+  check_samples(samples);
+  return backward<Gumbel>(logits, index, grad, key_of(seed, offset), offset, tau, samples);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  m.impl("straight_through", TORCH_BOX(&straight_through));
-  m.impl("reinmax", TORCH_BOX(&reinmax));
-  m.impl("gumbel_st", TORCH_BOX(&gumbel_st));
+  implement<&straight_through>(m, "straight_through");
+  implement<&reinmax>(m, "reinmax");
+  implement<&gumbel_st>(m, "gumbel_st");
 }

@@ -71,21 +71,26 @@ struct SoftmaxGradient {
 };
 
 Tensor gumbel_softmax(const Tensor& logits, double tau, const Tensor& seed, int64_t offset) {
-  return over(GumbelSoftmax{tau}, logits, logits, key_of(seed), offset);
+  check_rows("logits", logits);
+  return over(GumbelSoftmax{tau}, logits, logits, key_of(seed, offset), offset);
 }
 
 Tensor softmax_backward(const Tensor& y, const Tensor& grad, double tau) {
+  check_rows("y", y);
+  check_grad(grad, y);
   return over(SoftmaxBackward{tau}, y, grad);
 }
 
 Tensor softmax_gradient(const Tensor& x, const Tensor& grad, double tau) {
+  check_rows("x", x);
+  check_grad(grad, x);
   return over(SoftmaxGradient{tau}, x, grad);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  m.impl("gumbel_softmax", TORCH_BOX(&gumbel_softmax));
-  m.impl("softmax_backward", TORCH_BOX(&softmax_backward));
-  m.impl("softmax_gradient", TORCH_BOX(&softmax_gradient));
+  implement<&gumbel_softmax>(m, "gumbel_softmax");
+  implement<&softmax_backward>(m, "softmax_backward");
+  implement<&softmax_gradient>(m, "softmax_gradient");
 }

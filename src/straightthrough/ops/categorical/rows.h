@@ -14,7 +14,7 @@ using namespace tile;
 struct Layout {
   int64_t rows, classes, stride = 1, inner = 0, outer = 0;
 
-  // Of a tensor whose classes come last, to be `ordered` or not; short rows beside each other are left
+  // Of a tensor whose classes, at least one, come last, to be `ordered` or not; short rows beside each other are left
   // where they lie.
   explicit Layout(const Tensor& x, bool ordered = false) : classes(x.sizes().back()) {
     rows = x.numel() / classes;
@@ -126,15 +126,14 @@ inline int64_t grain(int64_t classes) {
   return (16384 / std::max<int64_t>(classes, 1) / 16 + 1) * 16;
 }
 
-// A formula that reads no grad is given its input in the place of one.
+// A formula that reads no grad is given its input in the place of one; both are checked.
 template <class Formula>
 Tensor over(const Formula& formula, const Tensor& given, const Tensor& given_grad,
             uint64_t key = 0, int64_t offset = 0) {
-  check_like(given, given_grad);
-  const Layout of(given, given_grad.strides() != given.strides());
+  const Layout of(given, !given_grad.strides().equals(given.strides()));
   const Tensor input = laid_out(of, given), grad = laid_out(of, given_grad);
   Tensor result = fresh_in(of, given);
-  dispatch(input.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(input), [&](auto compute, auto stored) {
     using S = decltype(stored);
     const S *x = in<S>(input), *g = in<S>(grad);
     S* to = out<S>(result);

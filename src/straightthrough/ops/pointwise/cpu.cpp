@@ -30,10 +30,11 @@ V where(Truth<Lane<V>> truth, double yes, double no) {
 // dense in another order of its dimensions keeps that order.
 template <class F>
 Tensor map(const Tensor& given, double threshold, const F& f) {
+  check_floating("x", given);
   const bool dense = !given.is_contiguous() && is_dense(given);
   const Tensor x = dense ? given : ordered(given);
   Tensor y = dense ? torch::stable::empty_like(x) : fresh_like(x);
-  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const T at = widen(narrow<S>(T(threshold)));
@@ -80,10 +81,11 @@ ALWAYS_INLINE auto inside(V x, double centre, double bound, bool closed) {
 }
 
 Tensor window_bits(const Tensor& given, double centre, double bound, bool closed) {
+  check_floating("x", given);
   const Tensor x = ordered(given);
   Tensor bits = fresh_bits(x.numel());
   uint8_t* to = out<uint8_t>(bits);
-  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     const Input<decltype(stored)> from(x);
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
@@ -99,10 +101,11 @@ Tensor window_bits(const Tensor& given, double centre, double bound, bool closed
 // The sign and the window's bits in one pass over x.
 std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, double bound,
                                            bool closed) {
+  check_floating("x", given);
   const Tensor x = ordered(given);
   Tensor y = fresh_like(x), bits = fresh_bits(x.numel());
   uint8_t* bit = out<uint8_t>(bits);
-  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const Input<S> from(x);
@@ -119,10 +122,11 @@ std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, d
 }
 
 Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double outer) {
-  const Tensor grad = ordered(given), bits = packed(truth, grad.numel());
+  check_floating("grad", given);
+  const Tensor grad = ordered(given), bits = packed("bits", truth, given);
   Tensor result = fresh_like(grad);
   const uint8_t* bit = in<uint8_t>(bits);
-  dispatch(grad.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(grad), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const Input<S> g(grad);
@@ -274,9 +278,10 @@ struct ErrorDecay {
 template <class Rule, class... Fields>
 Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
   const Rule rule{fields...};
-  const Tensor x = ordered(given), grad = ordered_like(given, given_grad);
+  check_floating("x", given);
+  const Tensor x = ordered(given), grad = ordered_grad(given_grad, given);
   Tensor result = fresh_like(x);
-  dispatch(x.scalar_type(), [&](auto compute, auto stored) {
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
     const Input<S> from(x), g(grad);
@@ -307,24 +312,24 @@ Tensor three(const Tensor& x, const Tensor& grad, double a, double b, double c) 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  m.impl("sign", TORCH_BOX(&sign));
-  m.impl("heaviside", TORCH_BOX(&heaviside));
-  m.impl("heaviside_or_nan", TORCH_BOX(&heaviside_or_nan));
-  m.impl("ternary", TORCH_BOX(&ternary));
-  m.impl("window_bits", TORCH_BOX(&window_bits));
-  m.impl("sign_and_window", TORCH_BOX(&sign_and_window));
-  m.impl("window_vjp", TORCH_BOX(&window_vjp));
-  m.impl("Tanh", TORCH_BOX(&one<Tanh>));
-  m.impl("Sigmoid", TORCH_BOX(&one<Sigmoid>));
-  m.impl("Atan", TORCH_BOX(&one<Atan>));
-  m.impl("Erf", TORCH_BOX(&one<Erf>));
-  m.impl("FastSigmoid", TORCH_BOX(&one<FastSigmoid>));
-  m.impl("SuperSpike", TORCH_BOX(&one<SuperSpike>));
-  m.impl("SoftSign", TORCH_BOX(&one<SoftSign>));
-  m.impl("Triangle", TORCH_BOX(&one<Triangle>));
-  m.impl("Exponential", TORCH_BOX(&one<Exponential>));
-  m.impl("MultiGaussian", TORCH_BOX(&three<MultiGaussian>));
-  m.impl("ApproxSign", TORCH_BOX(&none<ApproxSign>));
-  m.impl("SwishSign", TORCH_BOX(&one<SwishSign>));
-  m.impl("ErrorDecay", TORCH_BOX(&one<ErrorDecay>));
+  implement<&sign>(m, "sign");
+  implement<&heaviside>(m, "heaviside");
+  implement<&heaviside_or_nan>(m, "heaviside_or_nan");
+  implement<&ternary>(m, "ternary");
+  implement<&window_bits>(m, "window_bits");
+  implement<&sign_and_window>(m, "sign_and_window");
+  implement<&window_vjp>(m, "window_vjp");
+  implement<&one<Tanh>>(m, "Tanh");
+  implement<&one<Sigmoid>>(m, "Sigmoid");
+  implement<&one<Atan>>(m, "Atan");
+  implement<&one<Erf>>(m, "Erf");
+  implement<&one<FastSigmoid>>(m, "FastSigmoid");
+  implement<&one<SuperSpike>>(m, "SuperSpike");
+  implement<&one<SoftSign>>(m, "SoftSign");
+  implement<&one<Triangle>>(m, "Triangle");
+  implement<&one<Exponential>>(m, "Exponential");
+  implement<&three<MultiGaussian>>(m, "MultiGaussian");
+  implement<&none<ApproxSign>>(m, "ApproxSign");
+  implement<&one<SwishSign>>(m, "SwishSign");
+  implement<&one<ErrorDecay>>(m, "ErrorDecay");
 }

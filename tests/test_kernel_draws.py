@@ -1,0 +1,55 @@
+"""What a draw by a kernel shares with one by the reference, as docs/guides/noise.md promises."""
+
+import pytest
+import torch
+
+from straightthrough.core import kernels, noise
+from straightthrough.ops.bernoulli import reference as binary
+from straightthrough.ops.categorical import reference as categorical
+
+SEED = torch.tensor(0x123456789ABCDEF)
+OFFSET = 5
+BOUNDARY = {torch.float32: 2.0**-22, torch.bfloat16: 2.0**-22, torch.float64: 2.0**-50}
+RARELY = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", BOUNDARY, ids=str)
+class TestAgreementOfDraws:
+    def test_draws_from_probabilities_are_bit_equal(self, dtype):
+        p = torch.rand(300_000).to(dtype)
+        uniform = noise.element_uniform(
+            SEED, OFFSET, p.numel(), torch.promote_types(dtype, torch.float32)
+        )
+        value, _ = binary.binary_draw(p, SEED, OFFSET, True)
+        assert kernels.serves(p)
+        assert torch.equal(value, (uniform < p).to(dtype))
+
+    def test_draws_from_logits_differ_at_a_boundary_only(self, dtype):
+        x = torch.randn(300_000).to(dtype)
+        uniform = noise.element_uniform(
+            SEED, OFFSET, x.numel(), torch.promote_types(dtype, torch.float32)
+        )
+        value, _ = binary.binary_draw(x, SEED, OFFSET, False)
+        distance = uniform.double() - torch.sigmoid(x.double())
+        differs = value.bool() != (distance < 0)
+        assert (distance[differs].abs() <= BOUNDARY[dtype]).all()
+        assert differs.float().mean() <= RARELY
+
+    @pytest.mark.parametrize("shape", [(80_000, 16), (2_000, 1_000)], ids=str)
+    def test_classes_differ_at_a_boundary_only(self, dtype, shape):
+        logits = (2 * torch.randn(shape)).to(dtype)
+        drawn = categorical.draw_index(logits, SEED, OFFSET).unsqueeze(-1)
+        until = torch.softmax(logits.double(), -1).cumsum(-1)
+        uniform = noise.row_uniform(SEED, OFFSET, shape[0]).unsqueeze(-1)
+        above = until.gather(-1, drawn) - uniform
+        below = uniform - torch.where(drawn > 0, until.gather(-1, (drawn - 1).clamp(min=0)), 0)
+        assert (torch.minimum(above, below) >= -BOUNDARY[dtype]).all()
+        reference = categorical.draw_index.__wrapped__(logits, SEED, OFFSET).unsqueeze(-1)
+        assert (drawn != reference).float().mean() <= RARELY
