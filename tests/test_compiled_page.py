@@ -122,7 +122,7 @@ def try_refused(row: str, column: str, claim: str) -> None:
         assert "has no forward-mode derivative" in str(ours.value)
         return
     assert claim == "torch refuses"
-    with pytest.raises(Exception):  # noqa: B017, PT011
+    with pytest.raises(Exception):  # noqa: B017, PT011  # the same
         expressions(torch.tanh, compile)[row](example())
 
 

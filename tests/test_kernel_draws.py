@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from straightthrough.core import kernels, noise
+from straightthrough.core import kernels
+from straightthrough.core.noise import Noise
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
 
-SEED = torch.tensor(0x123456789ABCDEF)
-OFFSET = 5
+NOISE = Noise(torch.tensor(0x123456789ABCDEF), 5)
 BOUNDARY = {torch.float32: 2.0**-22, torch.bfloat16: 2.0**-22, torch.float64: 2.0**-50}
 RARELY = 1e-4
 
@@ -24,19 +24,15 @@ def _inference():
 class TestAgreementOfDraws:
     def test_draws_from_probabilities_are_bit_equal(self, dtype):
         p = torch.rand(300_000).to(dtype)
-        uniform = noise.element_uniform(
-            SEED, OFFSET, p.numel(), torch.promote_types(dtype, torch.float32)
-        )
-        value, _ = binary.binary_draw(p, SEED, OFFSET, True)
-        assert kernels.serves(p)
+        uniform = NOISE.elements(p.numel(), torch.promote_types(dtype, torch.float32))
+        value, _ = binary.binary_draw(p, True, NOISE)
+        assert kernels.has_kernel(p)
         assert torch.equal(value, (uniform < p).to(dtype))
 
     def test_draws_from_logits_differ_at_a_boundary_only(self, dtype):
         x = torch.randn(300_000).to(dtype)
-        uniform = noise.element_uniform(
-            SEED, OFFSET, x.numel(), torch.promote_types(dtype, torch.float32)
-        )
-        value, _ = binary.binary_draw(x, SEED, OFFSET, False)
+        uniform = NOISE.elements(x.numel(), torch.promote_types(dtype, torch.float32))
+        value, _ = binary.binary_draw(x, False, NOISE)
         distance = uniform.double() - torch.sigmoid(x.double())
         differs = value.bool() != (distance < 0)
         assert (distance[differs].abs() <= BOUNDARY[dtype]).all()
@@ -45,11 +41,11 @@ class TestAgreementOfDraws:
     @pytest.mark.parametrize("shape", [(80_000, 16), (2_000, 1_000)], ids=str)
     def test_classes_differ_at_a_boundary_only(self, dtype, shape):
         logits = (2 * torch.randn(shape)).to(dtype)
-        drawn = categorical.draw_index(logits, SEED, OFFSET).unsqueeze(-1)
+        drawn = categorical.draw_index(logits, NOISE).unsqueeze(-1)
         until = torch.softmax(logits.double(), -1).cumsum(-1)
-        uniform = noise.row_uniform(SEED, OFFSET, shape[0]).unsqueeze(-1)
+        uniform = NOISE.rows(shape[0]).unsqueeze(-1)
         above = until.gather(-1, drawn) - uniform
         below = uniform - torch.where(drawn > 0, until.gather(-1, (drawn - 1).clamp(min=0)), 0)
         assert (torch.minimum(above, below) >= -BOUNDARY[dtype]).all()
-        reference = categorical.draw_index.__wrapped__(logits, SEED, OFFSET).unsqueeze(-1)
+        reference = categorical.draw_index.__wrapped__(logits, NOISE).unsqueeze(-1)
         assert (drawn != reference).float().mean() <= RARELY

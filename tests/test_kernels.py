@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.backends.common import aot_autograd
-from torch._functorch.aot_autograd import make_boxed_func
 
-import straightthrough as st
 from straightthrough.core import kernels
 from straightthrough.core.bits import unpack
 from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Window, window_bits, window_vjp
-from straightthrough.estimators import gumbel, gumbel_rao, reinmax, softmax, straight_through
+from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
 from straightthrough.estimators.base import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
@@ -304,27 +301,6 @@ def test_other_levels_agree(level):
     command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "Agreement"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
-
-
-@pytest.mark.parametrize("samples", [1, 3])
-def test_compiled_code_calls_a_loop_of_draws_whole_and_traces_one_draw(samples):
-    backwards = []
-
-    def keep(graph, _):
-        backwards.append({str(node.target) for node in graph.graph.nodes})
-        return make_boxed_func(graph.forward)
-
-    compiler = aot_autograd(
-        fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=keep
-    )
-    rule = gumbel_rao.GumbelRao(samples=samples)
-    with torch.enable_grad():
-        x = torch.zeros(2, 5, requires_grad=True)
-        draw = torch.compile(lambda x: st.categorical(x, rule, seed=1), backend=compiler)
-        draw(x).sum().backward()
-    assert len(backwards) == 1
-    assert ("straightthrough.gumbel_st.default" in backwards[0]) == (samples > 1)
-    assert ("aten._softmax.default" in backwards[0]) == (samples == 1)
 
 
 ASKED = kernels.VARIABLE + "="

@@ -275,3 +275,34 @@ def test_wrong_offsets_and_both_sources(logits: Tensor) -> None:
             st.Seed(0, offset)  # type: ignore[arg-type]  # that is the test
     with pytest.raises(st.ArgumentError, match="exclude each other"):
         st.categorical(logits, seed=0, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [slice(0, 3), slice(2, 7), slice(9, 10)], ids=str)
+def test_a_shard_of_columns_draws_what_the_whole_does(dtype: torch.dtype, columns: slice) -> None:
+    """Of elements along the last dimension, and of rows along the one before."""
+    seed = st.Seed(3, columns.start, run=columns.stop - columns.start, stride=10)
+    for draw in (
+        lambda x, seed: st.bernoulli(x, seed=seed),
+        lambda x, seed: st.hard_concrete(x, seed=seed),
+        lambda x, seed: st.poisson(log_rate=x, seed=seed),
+    ):
+        x = torch.randn(6, 10, dtype=dtype)
+        got, wanted = draw(x[:, columns], seed), draw(x, 3)[:, columns]
+        torch.testing.assert_close(got, wanted, rtol=2**-7, atol=0)
+    x = torch.randn(6, 10, 4, dtype=dtype)
+    for rule in ("reinmax", "gumbel"):
+        whole, shard = (t.clone().requires_grad_() for t in (x, x[:, columns]))
+        y, part = st.categorical(whole, rule, seed=3), st.categorical(shard, rule, seed=seed)
+        assert torch.equal(part, y[:, columns])
+        weight = torch.randn(4, dtype=dtype)
+        (y @ weight).sum().backward()
+        (part @ weight).sum().backward()
+        torch.testing.assert_close(shard.grad, whole.grad[:, columns], rtol=2**-6, atol=1e-3)
+
+
+def test_runs_that_overlap_are_refused() -> None:
+    with pytest.raises(st.ArgumentError, match="runs overlap"):
+        st.Seed(0, run=4, stride=3)
+    with pytest.raises(st.ArgumentError, match="run must be an int"):
+        st.Seed(0, run=-1)

@@ -110,12 +110,16 @@ def served(
     noisy = "Noise noise" in schema
     overload, with_numbers = _define(name, schema, reference, results or (like,))
     native = overload._op  # the same without a call of Python's
+    arguments = [argument.name for argument in overload._schema.arguments[1:]]
+    samples = arguments.index("samples") if "samples" in arguments else None
 
     @functools.wraps(reference)
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
-        if not has_kernel(x):
+        # A graph has an average over draws whole, not each draw.
+        loop = samples is not None and is_compiling() and rest[samples] > 1
+        if not (has_kernel(x) or (loop and not is_grad_enabled() and not transforms_active())):
             return reference(x, *rest)
         if noisy:
             noise = rest[-1]

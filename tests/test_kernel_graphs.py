@@ -1,0 +1,64 @@
+"""What compiled graphs hold of a kernel: all of it, and nothing of its reference."""
+
+import pytest
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+
+import straightthrough as st
+from straightthrough.core import kernels
+from straightthrough.estimators import gumbel_rao
+
+
+def graphs_of(function, x):
+    """What the compiled forward and backward of `function` call."""
+    called = []
+
+    def keep(graph, _):
+        called.append({str(node.target) for node in graph.graph.nodes})
+        return make_boxed_func(graph.forward)
+
+    torch.compiler.reset()
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep)
+    y = torch.compile(function, fullgraph=True, backend=backend)(x)
+    if y.requires_grad:
+        y.sum().backward()
+    return called
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(
+    ("function", "forward", "backward"),
+    [
+        (st.sign, "sign_and_window.numbers", "window_vjp.default"),
+        (lambda x: st.sign(x, surrogate="tanh"), "sign.default", "Tanh.numbers"),
+        (lambda x: st.heaviside(x, 0.5), "heaviside.numbers", "Sigmoid.numbers"),
+        (st.categorical, "draw.default", "reinmax.numbers"),
+        (lambda x: st.categorical(x, "gumbel"), "draw.default", "gumbel_st.numbers"),
+        (st.gumbel_softmax, "gumbel_softmax.numbers", "softmax_backward.numbers"),
+        (st.bernoulli, "binary_draw.default", "binary_reinmax.numbers"),
+        (st.hard_concrete, "concrete.numbers", "concrete_backward.numbers"),
+        (st.argmax, None, "softmax_gradient.numbers"),
+    ],
+)
+def test_compiled_code_calls_kernels_whole(function, forward, backward):
+    """And none of them for a gradient that is not due."""
+    namespace = "straightthrough."
+    with torch.enable_grad():
+        graphs = graphs_of(function, torch.randn(2, 5, requires_grad=True))
+        bare = graphs_of(function, torch.randn(2, 5))
+    assert forward is None or namespace + forward in graphs[0]
+    assert namespace + backward in graphs[1]
+    assert not any(target == "aten.exp.default" for graph in graphs for target in graph)
+    assert len(bare) == 1
+    assert not {f"{namespace}sign_and_window.numbers", namespace + backward} & bare[0]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_without_kernels_a_graph_has_a_loop_of_draws_whole_and_one_draw_by_its_formula(samples):
+    rule = gumbel_rao.GumbelRao(samples=samples)
+    with torch.enable_grad(), kernels.disabled():
+        x = torch.zeros(2, 5, requires_grad=True)
+        _, backward = graphs_of(lambda x: st.categorical(x, rule, seed=1), x)
+    assert ("straightthrough.gumbel_st.numbers" in backward) == (samples > 1)
+    assert ("aten._softmax.default" in backward) == (samples == 1)
