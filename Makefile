@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RESULTS ?= results
+FUZZ ?= 100000
 KERNELS := hatch_build.py $(wildcard src/straightthrough/core/*.h src/straightthrough/ops/*/cpu*.cpp)
 
-.PHONY: study test lint types tests doctests docs format clean
+.PHONY: study test lint types tests doctests fuzz docs format clean
 
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
@@ -23,6 +24,10 @@ tests: .venv/dev
 
 doctests: .venv/dev
 	$(BIN)/python -m sphinx -b doctest -q -W docs docs/_build/doctest
+
+# FUZZ=n for as many cases; it goes on where it was stopped. CASE=n repeats one.
+fuzz: .venv/dev
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(if $(CASE),--case $(CASE),--cases $(FUZZ))
 
 docs: .venv/dev
 	$(BIN)/python -m sphinx -b html -W docs docs/_build/html
