@@ -24,6 +24,20 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def narrowed(gradient: Tensor, dtype: torch.dtype, given: Tensor | None = None) -> Tensor:
+    """Return a gradient in `dtype`, what lies beyond its range as its largest number.
+
+    It stays infinite where `given` is, by default itself: that comes from an infinite gradient to
+    the value, which loss scaling has to see.
+    """
+    if given is None:
+        given = gradient
+        if gradient.dtype == dtype:
+            return gradient
+    most = torch.finfo(dtype).max
+    return torch.where(given.isinf(), gradient, gradient.clamp(-most, most)).to(dtype)
+
+
 class Rule(ABC):  # noqa: B024  # abstract by its forms
     """What a gradient pretends the hard forward was."""
 
@@ -54,7 +68,7 @@ class Derivative(Rule):
         if self.kernel is not None and serves(x, grad):
             return self.kernel(x, grad, *vars(self).values())
         wide = compute_dtype(x.dtype)
-        return (grad.to(wide) * self.derivative(x.to(wide))).to(x.dtype)
+        return narrowed(grad.to(wide) * self.derivative(x.to(wide)), x.dtype)
 
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return `derivative(x) * tangent`: a diagonal Jacobian is its own transpose."""
@@ -71,7 +85,7 @@ class Derivative(Rule):
 
     def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
         """Return `grad * derivative(x - centre)`, in the dtype of `grad`."""
-        return self.vjp(_centred(kept[0], centre), grad).to(grad.dtype)
+        return narrowed(self.vjp(_centred(kept[0], centre), grad), grad.dtype)
 
 
 def _centred(x: Tensor, centre: float) -> Tensor:
@@ -149,7 +163,8 @@ def window_bits(x: Tensor, centre: float, bound: float, closed: bool) -> Tensor:
 def window_vjp(grad: Tensor, bits: Tensor, inner: float, outer: float) -> Tensor:
     """Return `grad` times `inner` where the bit is set, times `outer` elsewhere."""
     wide = grad.to(compute_dtype(grad.dtype))
-    return (wide * _either(unpack(bits, grad.shape), wide.dtype, inner, outer)).to(grad.dtype)
+    slope = _either(unpack(bits, grad.shape), wide.dtype, inner, outer)
+    return narrowed(wide * slope, grad.dtype)
 
 
 def _inside(x: Tensor, bound: float, closed: bool) -> Tensor:
@@ -173,12 +188,12 @@ class Relaxation(Rule):
         """Return `J^T grad`, J the Jacobian of `soft` at `x`."""
         wide = compute_dtype(x.dtype)
         pull = torch.func.vjp(self.soft, x.to(wide))[1]
-        return pull(grad.to(wide))[0].to(x.dtype)
+        return narrowed(pull(grad.to(wide))[0], x.dtype)
 
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return `J tangent`, J the Jacobian of `soft` at `x`."""
         wide = compute_dtype(x.dtype)
-        return push_forward(self.soft, (x.to(wide),), (tangent.to(wide),)).to(x.dtype)
+        return narrowed(push_forward(self.soft, (x.to(wide),), (tangent.to(wide),)), x.dtype)
 
 
 def push_forward(

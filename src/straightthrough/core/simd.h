@@ -102,6 +102,11 @@ ALWAYS_INLINE bfloat16 narrow<bfloat16>(float x) {
   return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
+template <class S>
+constexpr float kMost = 65504.0f;
+template <>
+constexpr float kMost<bfloat16> = 0x1.fep127f;
+
 typedef uint16_t ShortWords __attribute__((vector_size(kBytes / 2)));
 typedef float16 Halves __attribute__((vector_size(kBytes / 2)));
 
@@ -160,9 +165,44 @@ ALWAYS_INLINE Vec<T> load(const S* from, int64_t count, T rest) {
   return out;
 }
 
+template <class V>
+ALWAYS_INLINE V absolute(V x) {
+  using I = typename Traits<Lane<V>>::Int;
+  return bits_of<V>(bits_of<IntVec<Lane<V>>>(x) & std::numeric_limits<I>::max());
+}
+
+// No less than a bound; a NaN stays.
+template <class V>
+ALWAYS_INLINE V at_least(Lane<V> bound, V x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_max_ps((__m512)broadcast(bound), (__m512)x);
+#endif
+  const V all = broadcast(bound);
+  return all > x ? all : x;
+}
+template <class V>
+ALWAYS_INLINE V at_most(Lane<V> bound, V x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_min_ps((__m512)broadcast(bound), (__m512)x);
+#endif
+  const V all = broadcast(bound);
+  return all < x ? all : x;
+}
+
+// Between -most and most where `given` is finite; NaN stays.
+template <class V>
+ALWAYS_INLINE V within(Lane<V> most, V x, V given) {
+  const V infinity = broadcast(std::numeric_limits<Lane<V>>::infinity());
+  return absolute(given) < infinity ? at_least(-most, at_most(most, x)) : x;
+}
+
+// What is finite and beyond the range of half precision becomes the largest number of it.
 template <class S, class V>
 ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   using T = Lane<V>;
+  if constexpr (sizeof(S) < sizeof(T)) x = within(kMost<S>, x, x);
   if (count < lanes<T>) {
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<S, float>)
@@ -218,32 +258,6 @@ ALWAYS_INLINE void transpose(V* x) {
 template <class V>
 ALWAYS_INLINE V max(V a, V b) {
   return a > b ? a : b;  // a NaN in a gives b: NaNs are found by their sums
-}
-
-template <class V>
-ALWAYS_INLINE V absolute(V x) {
-  using I = typename Traits<Lane<V>>::Int;
-  return bits_of<V>(bits_of<IntVec<Lane<V>>>(x) & std::numeric_limits<I>::max());
-}
-
-// No less than a bound; a NaN stays.
-template <class V>
-ALWAYS_INLINE V at_least(Lane<V> bound, V x) {
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<V, Vec<float>>)
-    return (V)_mm512_max_ps((__m512)broadcast(bound), (__m512)x);
-#endif
-  const V all = broadcast(bound);
-  return all > x ? all : x;
-}
-template <class V>
-ALWAYS_INLINE V at_most(Lane<V> bound, V x) {
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<V, Vec<float>>)
-    return (V)_mm512_min_ps((__m512)broadcast(bound), (__m512)x);
-#endif
-  const V all = broadcast(bound);
-  return all < x ? all : x;
 }
 
 // Every lane with the one `step` further on, by halves down to one lane.

@@ -218,7 +218,7 @@ class Sink {
     if constexpr (Across)
       for (int r = 0; r < lanes<T>; ++r) to_[chosen[r] * lanes<T> + r] = value[r];
     else
-      to_[chosen[0]] = narrow<S>(value[0]);
+      simd::store<S>(to_ + chosen[0], value, 1);
   }
 
  private:

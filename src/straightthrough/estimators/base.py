@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.bits import unpack
 from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating, check_rows
 from ..core.noise import Noise, Seed, make_seed
-from ..core.rules import Rule, compute_dtype
+from ..core.rules import Rule, compute_dtype, narrowed
 
 
 class Estimator(Rule):
@@ -117,7 +117,7 @@ def widened(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
         wide = compute_dtype(x.dtype)
         rows = outcome.dtype == torch.int64
         outcome = outcome.clamp(min=0) if rows else unpack(outcome, x.shape)
-        return gradient(x.to(wide), outcome, grad.to(wide), *rest).to(x.dtype)
+        return narrowed(gradient(x.to(wide), outcome, grad.to(wide), *rest), x.dtype)
 
     return call
 

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.kernels import kernel, serves
 from ..core.registry import rule
-from ..core.rules import Relaxation, compute_dtype
+from ..core.rules import Relaxation, compute_dtype, narrowed
 from .base import relative_to, softmax_vjp, tempered
 
 
@@ -19,8 +20,13 @@ def softmax_backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
 
 @kernel("(Tensor x, Tensor grad, float tau) -> Tensor")
 def softmax_gradient(x: Tensor, grad: Tensor, tau: float) -> Tensor:
-    """The same at `y = softmax(x / tau)`."""
-    return _pull(tempered(x, tau), grad, tau)
+    """The same at `y = softmax(x / tau)`, infinities of `x` being its largest number."""
+    return _pull(_softmax(x, tau), grad, tau)
+
+
+def _softmax(x: Tensor, tau: float) -> Tensor:
+    # The difference of two infinities would be NaN.
+    return tempered(x.clamp(max=torch.finfo(x.dtype).max), tau)
 
 
 def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
@@ -31,6 +37,8 @@ def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
 @dataclass(frozen=True)
 class Softmax(Relaxation):
     """The softmax, `soft(x) = softmax(x / tau)`: the relaxation of argmax, and of top-k.
+
+    An entry of +infinity has the whole weight, or an equal share of it with others.
 
     Args:
         tau: temperature, > 0.
@@ -46,13 +54,13 @@ class Softmax(Relaxation):
         check_positive("tau", self.tau)
 
     def soft(self, x: Tensor) -> Tensor:
-        return tempered(x, self.tau)
+        return _softmax(x, self.tau)
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
         if serves(x, grad):
             return softmax_gradient(x, grad, self.tau)
         wide = compute_dtype(x.dtype)
-        return softmax_gradient(x.to(wide), grad.to(wide), self.tau).to(x.dtype)
+        return narrowed(softmax_gradient(x.to(wide), grad.to(wide), self.tau), x.dtype)
 
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         return self.vjp(x, tangent)  # the Jacobian is symmetric

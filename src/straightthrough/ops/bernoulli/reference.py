@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.bits import pack
 from ...core.kernels import kernel
 from ...core.noise import element_uniform, in_blocks, logistic
-from ...core.rules import Derivative, compute_dtype
+from ...core.rules import Derivative, compute_dtype, narrowed
 from ...core.straight_through import Operation
 from ...estimators.base import Estimator
 
@@ -81,7 +81,8 @@ class Draw(Operation):
             return self.rule.binary_pull(x, outcome, grad, noise), None
         logits = as_logits(x, self.of_probs)
         gradient = self.rule.binary_pull(logits, outcome, grad.to(logits.dtype), noise)
-        return (gradient * logit_slope(x.to(logits.dtype))).to(x.dtype), None
+        to_probs = gradient * logit_slope(x.to(logits.dtype))
+        return narrowed(to_probs, x.dtype, given=gradient), None
 
 
 GATE = "float tau, float gamma, float zeta, bool hard, bool of_probs"
@@ -125,9 +126,10 @@ def concrete_backward(
     inside = (gate >= 0) & (gate <= 1)
     slope = s * rest * ((zeta - gamma) / tau)
     if of_probs:
-        slope = slope * logit_slope(x.to(slope.dtype))
+        slope = narrowed(slope * logit_slope(x.to(slope.dtype)), slope.dtype, given=slope)
     slope = torch.where(inside | gate.isnan(), slope, 0)
-    return (grad.to(slope.dtype) * slope).to(x.dtype)
+    wide = grad.to(slope.dtype)
+    return narrowed(wide * slope, x.dtype, given=wide)
 
 
 def _noisy(x: Tensor, seed: Tensor, offset: int, of_probs: bool) -> Tensor:

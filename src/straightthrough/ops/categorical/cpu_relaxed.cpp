@@ -12,7 +12,7 @@ template <class T, bool Across, class S, class F>
 void pull(const Row<T, Across, S>& r, Vec<T> peak, double tau, const F& weight) {
   const Vec<T> none = broadcast(-std::numeric_limits<T>::infinity());
   const Vec<T> likeliest =
-      r.t.most([&](int64_t i) { return r.x[i] == peak ? r.grad[i] : none; });
+      r.t.most([&](int64_t i) { return r.x[i] >= peak ? r.grad[i] : none; });
   const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
     const Vec<T> w = weight(i);
     r.t.put(r.scratch[0], i, w);
@@ -64,9 +64,11 @@ struct SoftmaxGradient {
   double tau;
   template <class T, bool Across, class S>
   void operator()(const Row<T, Across, S>& r) const {
-    const Vec<T> peak = r.peak();
+    // Infinities count as the largest number, as the difference of two would be NaN.
+    constexpr T most = std::numeric_limits<T>::max();
+    const Vec<T> peak = at_most(most, r.peak());
     const T inverse = T(1) / T(tau);
-    pull(r, peak, tau, [&](int64_t i) { return exp((r.x[i] - peak) * inverse); });
+    pull(r, peak, tau, [&](int64_t i) { return exp((at_most(most, r.x[i]) - peak) * inverse); });
   }
 };
 

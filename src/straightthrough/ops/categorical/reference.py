@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.kernels import kernel
 from ...core.noise import class_uniform, gumbel, in_blocks, row_uniform
-from ...core.rules import Relaxation, compute_dtype
+from ...core.rules import Relaxation, compute_dtype, narrowed
 from ...core.straight_through import Operation
 from ...estimators.base import Estimator, over, tempered
 from ...estimators.softmax import softmax_backward
@@ -188,7 +188,7 @@ class GumbelSoftmax(Operation):
         wide = compute_dtype(grad.dtype)
         y = kept[0] if len(kept) == 1 else self.forward(kept[0].to(wide), kept[1])[0]
         gradient = softmax_backward(y, grad.to(wide), self.tau)
-        return gradient.to(grad.dtype), None
+        return narrowed(gradient, grad.dtype), None
 
     def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
         return self.backward(tangents[0], *kept)[0]

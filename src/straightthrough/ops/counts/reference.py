@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.noise import class_uniform, element_uniform, in_blocks
-from ...core.rules import compute_dtype
+from ...core.rules import compute_dtype, narrowed
 from ...core.straight_through import Operation
 from ...estimators import Fini
 from ..bernoulli.reference import logit
@@ -224,7 +224,7 @@ class Draw(Operation):
         mean, rest = family.moments(x.to(wide))
         to_mean = self.rule.gradient(mean, rest, family.size, count.to(wide), grad.to(wide))
         gradient = to_mean * family.slope(mean, rest)
-        return gradient.masked_fill(count.isnan(), torch.nan).to(x.dtype), None
+        return narrowed(gradient.masked_fill(count.isnan(), torch.nan), x.dtype), None
 
     def jvp(self, tangents: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:
         return self.backward(tangents[0], x, count)[0]

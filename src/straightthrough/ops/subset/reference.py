@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.rules import Relaxation
+from ...core.rules import Relaxation, compute_dtype, narrowed
 from ...core.straight_through import Operation
 
 
@@ -38,7 +38,14 @@ class TopK(Operation):
         return (topk_hot(scores, self.k),)
 
     def backward(self, grad: Tensor, scores: Tensor) -> tuple[Tensor]:
-        return (self.k * self.relaxation.vjp(scores, grad),)
+        return (self._scaled(self.relaxation.vjp, scores, grad),)
 
     def jvp(self, tangents: Sequence[Tensor], scores: Tensor) -> Tensor:
-        return self.k * self.relaxation.jvp(scores, tangents[0])
+        return self._scaled(self.relaxation.jvp, scores, tangents[0])
+
+    def _scaled(
+        self, pull: Callable[[Tensor, Tensor], Tensor], scores: Tensor, grad: Tensor
+    ) -> Tensor:
+        # In half precision what is multiplied by k would be rounded already, or out of range.
+        wide = compute_dtype(scores.dtype)
+        return narrowed(self.k * pull(scores.to(wide), grad.to(wide)), scores.dtype)
