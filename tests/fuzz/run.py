@@ -1,4 +1,4 @@
-"""A run over many cases, in a process of its own that may crash or hang, and that can be resumed."""
+"""A run over many cases, in a process that may crash or hang, and that can be resumed."""
 
 import json
 import os
@@ -56,18 +56,18 @@ def run(
     state = load(file)
     before, began, saved = state.seconds, time.monotonic(), 0.0
     while state.next < total and len(state.failed) < MOST_FAILURES:
-        first = state.next
-        for number, text in _events(command(first, total), limit):
+        for number, text in _events(command(state.next, total), limit):
             state.next = number
             if text:
                 state.next += 1
                 state.failed.append(f"case {number}: {text}")
-                say(state.failed[-1])
             state.seconds = before + time.monotonic() - began
-            if text or state.seconds > saved + SAVED_EVERY:
+            if text or state.seconds > saved + SAVED_EVERY or number == total:
                 saved = state.seconds
                 state.save(file)
                 notify(Progress("fuzz", state.next, total, f"{len(state.failed)} failed"))
+            if text:
+                say(state.failed[-1])
             if len(state.failed) == MOST_FAILURES:
                 break
     file.unlink(missing_ok=True)

@@ -20,8 +20,8 @@ def softmax_backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
 
 @kernel("(Tensor x, Tensor grad, float tau) -> Tensor")
 def softmax_gradient(x: Tensor, grad: Tensor, tau: float) -> Tensor:
-    """The same at `y = softmax(x / tau)`, infinities of `x` being its largest number."""
-    return _pull(_softmax(x, tau), grad, tau)
+    """The same at `y = softmax(x / tau)`, which nothing moves where an `x` is infinite."""
+    return _pull(_softmax(x, tau), grad, tau).masked_fill(x.isposinf(), 0)
 
 
 def _softmax(x: Tensor, tau: float) -> Tensor:
@@ -38,7 +38,7 @@ def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
 class Softmax(Relaxation):
     """The softmax, `soft(x) = softmax(x / tau)`: the relaxation of argmax, and of top-k.
 
-    An entry of +infinity has the whole weight, or an equal share of it with others.
+    Entries of +infinity share the whole weight, and the gradient of their row is 0.
 
     Args:
         tau: temperature, > 0.

@@ -7,18 +7,19 @@ namespace {
 using namespace rows;
 
 // Write J(y) g / tau, y in proportion to weight(i). J(y) sends constants to 0: relative to g of the
-// likeliest class a row that is all but certain loses no digits.
+// likeliest class a row that is all but certain loses no digits. Nothing moves y where x is infinite.
 template <class T, bool Across, class S, class F>
 void pull(const Row<T, Across, S>& r, Vec<T> peak, double tau, const F& weight) {
   const Vec<T> none = broadcast(-std::numeric_limits<T>::infinity());
   const Vec<T> likeliest =
-      r.t.most([&](int64_t i) { return r.x[i] >= peak ? r.grad[i] : none; });
+      r.t.most([&](int64_t i) { return r.x[i] == peak ? r.grad[i] : none; });
   const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
     const Vec<T> w = weight(i);
     r.t.put(r.scratch[0], i, w);
     return std::array<Vec<T>, 2>{w, w * (r.grad[i] - likeliest)};
   });
-  const Vec<T> mean = weighted / total, factor = T(1) / T(tau) / total;
+  const Vec<T> mean = weighted / total, infinity = broadcast(std::numeric_limits<T>::infinity());
+  const Vec<T> factor = peak == infinity ? Vec<T>{} : T(1) / T(tau) / total;
   for (int64_t i = 0; i < r.t.size(); ++i)
     r.out.put(i, r.t.at(r.scratch[0], i) * factor * ((r.grad[i] - likeliest) - mean));
 }
@@ -66,9 +67,9 @@ struct SoftmaxGradient {
   void operator()(const Row<T, Across, S>& r) const {
     // Infinities count as the largest number, as the difference of two would be NaN.
     constexpr T most = std::numeric_limits<T>::max();
-    const Vec<T> peak = at_most(most, r.peak());
+    const Vec<T> peak = r.peak(), top = at_most(most, peak);
     const T inverse = T(1) / T(tau);
-    pull(r, peak, tau, [&](int64_t i) { return exp((at_most(most, r.x[i]) - peak) * inverse); });
+    pull(r, peak, tau, [&](int64_t i) { return exp((at_most(most, r.x[i]) - top) * inverse); });
   }
 };
 
