@@ -26,7 +26,7 @@ def softmax_gradient(x: Tensor, grad: Tensor, tau: float) -> Tensor:
 
 def _softmax(x: Tensor, tau: float) -> Tensor:
     # The difference of two infinities would be NaN.
-    return tempered(x.clamp(max=torch.finfo(x.dtype).max), tau)
+    return tempered(x.masked_fill(x.isposinf(), torch.finfo(x.dtype).max), tau)
 
 
 def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
