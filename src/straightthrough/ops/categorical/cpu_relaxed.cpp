@@ -18,10 +18,12 @@ void pull(const Row<T, Across, S>& r, Vec<T> peak, double tau, const F& weight) 
     r.t.put(r.scratch[0], i, w);
     return std::array<Vec<T>, 2>{w, w * (r.grad[i] - likeliest)};
   });
-  const Vec<T> mean = weighted / total, infinity = broadcast(std::numeric_limits<T>::infinity());
-  const Vec<T> factor = peak == infinity ? Vec<T>{} : T(1) / T(tau) / total;
-  for (int64_t i = 0; i < r.t.size(); ++i)
-    r.out.put(i, r.t.at(r.scratch[0], i) * factor * ((r.grad[i] - likeliest) - mean));
+  const Vec<T> mean = weighted / total, factor = T(1) / T(tau) / total;
+  const Vec<T> infinity = broadcast(std::numeric_limits<T>::infinity());
+  for (int64_t i = 0; i < r.t.size(); ++i) {
+    const Vec<T> own = r.t.at(r.scratch[0], i) * factor * ((r.grad[i] - likeliest) - mean);
+    r.out.put(i, r.x[i] == infinity ? Vec<T>{} : own);
+  }
 }
 
 // softmax((x + G) / tau). With E = exp(-G), which is Exp(1), its weights are (e^x / E)^(1 / tau).
