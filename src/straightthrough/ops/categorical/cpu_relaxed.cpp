@@ -22,7 +22,7 @@ void pull(const Row<T, Across, S>& r, Vec<T> peak, double tau, const F& weight) 
   const Vec<T> infinity = broadcast(std::numeric_limits<T>::infinity());
   for (int64_t i = 0; i < r.t.size(); ++i) {
     const Vec<T> own = r.t.at(r.scratch[0], i) * factor * ((r.grad[i] - likeliest) - mean);
-    r.out.put(i, r.x[i] == infinity ? Vec<T>{} : own);
+    r.out.put(i, select(less_equal(infinity, r.x[i]), Vec<T>{}, own));
   }
 }
 
