@@ -198,11 +198,26 @@ ALWAYS_INLINE V within(Lane<V> most, V x, V given) {
   return absolute(given) < infinity ? at_least(-most, at_most(most, x)) : x;
 }
 
-// What is finite and beyond the range of half precision becomes the largest number of it.
+// A gradient in the range of S, what is finite and beyond it as its largest number.
+template <class S, class V>
+ALWAYS_INLINE V saturated(V x) {
+  if constexpr (sizeof(S) == sizeof(Lane<V>)) {
+    return x;
+  } else {
+#if defined(__AVX512DQ__)
+    constexpr int of_smaller_size = 2, infinite_or_nan = 0x99;
+    const __m512 near = _mm512_range_ps((__m512)x, _mm512_set1_ps(kMost<S>), of_smaller_size);
+    const __mmask16 as_it_is = _mm512_fpclass_ps_mask((__m512)x, infinite_or_nan);
+    return (V)_mm512_mask_mov_ps(near, as_it_is, (__m512)x);
+#else
+    return within(kMost<S>, x, x);
+#endif
+  }
+}
+
 template <class S, class V>
 ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   using T = Lane<V>;
-  if constexpr (sizeof(S) < sizeof(T)) x = within(kMost<S>, x, x);
   if (count < lanes<T>) {
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<S, float>)

@@ -18,10 +18,11 @@ def softmax_backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
     return _pull(y, grad, tau)
 
 
-@kernel("(Tensor x, Tensor grad, float tau) -> Tensor")
-def softmax_gradient(x: Tensor, grad: Tensor, tau: float) -> Tensor:
-    """The same at `y = softmax(x / tau)`, which nothing moves where an `x` is infinite."""
-    return _pull(_softmax(x, tau), grad, tau).masked_fill(x.isposinf(), 0)
+@kernel("(Tensor x, Tensor grad, float tau, float scale) -> Tensor")
+def softmax_gradient(x: Tensor, grad: Tensor, tau: float, scale: float) -> Tensor:
+    """That times `scale`, at `y = softmax(x / tau)`; 0 in rows that hold +infinity."""
+    certain = x.amax(-1, keepdim=True).isposinf()
+    return _pull(_softmax(x, tau), scale * grad, tau).masked_fill(certain, 0)
 
 
 def _softmax(x: Tensor, tau: float) -> Tensor:
@@ -56,11 +57,11 @@ class Softmax(Relaxation):
     def soft(self, x: Tensor) -> Tensor:
         return _softmax(x, self.tau)
 
-    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
+    def vjp(self, x: Tensor, grad: Tensor, scale: float = 1.0) -> Tensor:
         if serves(x, grad):
-            return softmax_gradient(x, grad, self.tau)
+            return softmax_gradient(x, grad, self.tau, scale)
         wide = compute_dtype(x.dtype)
-        return narrowed(softmax_gradient(x.to(wide), grad.to(wide), self.tau), x.dtype)
+        return narrowed(softmax_gradient(x.to(wide), grad.to(wide), self.tau, scale), x.dtype)
 
-    def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
-        return self.vjp(x, tangent)  # the Jacobian is symmetric
+    def jvp(self, x: Tensor, tangent: Tensor, scale: float = 1.0) -> Tensor:
+        return self.vjp(x, tangent, scale)  # the Jacobian is symmetric

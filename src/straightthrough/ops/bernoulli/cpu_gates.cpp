@@ -96,7 +96,7 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, const Te
     const Result<S> to(result);
     const auto pull = [=](int64_t i, int64_t n, Vec<T> noise) {
       const Vec<T> slope = gate.slope(from.get(i, n, T(0)), noise), own = g.get(i, n, T(0));
-      to.put(i, within(kLargest<T>, own * slope, own), n);
+      to.put(i, saturated<S>(within(kLargest<T>, own * slope, own)), n);
     };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       with_logistic<T>(begin, end, key, offset, pull);

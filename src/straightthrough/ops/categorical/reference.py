@@ -188,7 +188,9 @@ class GumbelSoftmax(Operation):
         wide = compute_dtype(grad.dtype)
         y = kept[0] if len(kept) == 1 else self.forward(kept[0].to(wide), kept[1])[0]
         gradient = softmax_backward(y, grad.to(wide), self.tau)
-        return narrowed(gradient, grad.dtype), None
+        # J(y) g is at most half as large as g.
+        in_range = self.tau >= 0.5
+        return gradient.to(grad.dtype) if in_range else narrowed(gradient, grad.dtype), None
 
     def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
         return self.backward(tangents[0], *kept)[0]

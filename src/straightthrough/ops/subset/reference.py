@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.rules import Relaxation, compute_dtype, narrowed
+from ...core.rules import Relaxation
 from ...core.straight_through import Operation
 
 
@@ -38,14 +38,7 @@ class TopK(Operation):
         return (topk_hot(scores, self.k),)
 
     def backward(self, grad: Tensor, scores: Tensor) -> tuple[Tensor]:
-        return (self._scaled(self.relaxation.vjp, scores, grad),)
+        return (self.relaxation.vjp(scores, grad, self.k),)
 
     def jvp(self, tangents: Sequence[Tensor], scores: Tensor) -> Tensor:
-        return self._scaled(self.relaxation.jvp, scores, tangents[0])
-
-    def _scaled(
-        self, pull: Callable[[Tensor, Tensor], Tensor], scores: Tensor, grad: Tensor
-    ) -> Tensor:
-        # In half precision what is multiplied by k would be rounded already, or out of range.
-        wide = compute_dtype(scores.dtype)
-        return narrowed(self.k * pull(scores.to(wide), grad.to(wide)), scores.dtype)
+        return self.relaxation.jvp(scores, tangents[0], self.k)
