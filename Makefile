@@ -4,9 +4,10 @@ BIN := .venv/bin
 RESULTS ?= results
 OLDEST_TORCH ?= 2.10.0
 OLDEST := .venv-oldest/bin
+FUZZ ?= 100000
 KERNELS := hatch_build.py $(wildcard src/straightthrough/core/*.h src/straightthrough/ops/*/cpu*.cpp)
 
-.PHONY: study test test-oldest sanitize lint types tests doctests docs format clean
+.PHONY: study test test-oldest sanitize fuzz lint types tests doctests docs format clean
 
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
@@ -36,6 +37,10 @@ tests: .venv/dev
 
 doctests: .venv/dev
 	$(BIN)/python -m sphinx -b doctest -q -W docs docs/_build/doctest
+
+# FUZZ=n for as many cases; it goes on where it was stopped. CASE=n repeats one.
+fuzz: .venv/dev
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(if $(CASE),--case $(CASE),--cases $(FUZZ))
 
 docs: .venv/dev
 	$(BIN)/python -m sphinx -b html -W docs docs/_build/html

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_law, assert_rate, assert_same_law, assert_same_mean
+from straightthrough.core import kernels
 from straightthrough.core.errors import FLOATING
 from straightthrough.core.noise import Noise
 from straightthrough.estimators import GumbelST, ReinMax, StraightThrough
@@ -252,6 +254,36 @@ def test_certain_and_invalid_parameters(name: str, dtype: torch.dtype) -> None:
     assert y[:2].tolist() == [0, 1]
     assert y[2:].isnan().all()
     assert torch.autograd.grad(y[:2].sum(), probs)[0][:2].isfinite().all()
+
+
+@DTYPES
+@pytest.mark.parametrize("tau", [0.5, 30.0])
+@pytest.mark.parametrize("gate", [st.binary_concrete, st.hard_concrete])
+def test_soft_gates_at_certain_and_invalid_probabilities(gate, dtype, tau) -> None:  # type: ignore[no-untyped-def]  # parameters
+    probs = torch.tensor([0.0, 1.0, NAN, -0.25, 1.25], dtype=dtype, requires_grad=True)
+    for disabled in (contextlib.nullcontext(), kernels.disabled()):
+        with disabled:
+            y = gate(probs=probs, tau=tau, seed=0)
+            assert y[:2].tolist() == [0, 1]
+            assert y[2:].isnan().all()
+            assert torch.autograd.grad(y[:2].sum(), probs)[0][:2].tolist() == [0, 0]
+
+
+@DTYPES
+@pytest.mark.parametrize("gate", [st.bernoulli, st.binary_concrete, st.hard_concrete])
+def test_gradients_to_tiny_probabilities_are_finite(gate, dtype) -> None:  # type: ignore[no-untyped-def]  # parameters
+    """1 / p is beyond the dtype's range, or all but."""
+    warm = {"estimator": StraightThrough(100.0)} if gate is st.bernoulli else {"tau": 100.0}
+    probs = torch.full((64,), torch.finfo(dtype).tiny, dtype=dtype, requires_grad=True)
+    for disabled in (contextlib.nullcontext(), kernels.disabled()):
+        with disabled:
+            y = gate(probs=probs, **warm, seed=0)
+            gradient = torch.autograd.grad(y, probs, torch.full_like(y, 6e4))[0]
+            infinite = torch.autograd.grad(gate(probs=probs, **warm, seed=0), probs, y + INFINITY)[
+                0
+            ]
+        assert gradient.isfinite().all()
+        assert not infinite.isfinite().any()
 
 
 @EVERY_DRAW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ import straightthrough as st
 from gof import FAILURE_RATE, assert_frequencies, assert_rate, assert_same_law
 from straightthrough.bench import memory
 from straightthrough.bench.cases import BOTH, OURS, WIDTH
-from straightthrough.core import noise
+from straightthrough.core import kernels, noise
 from straightthrough.core.errors import FLOATING
 from straightthrough.core.noise import Noise
 from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
@@ -81,7 +82,7 @@ def test_many_classes() -> None:
     logits = 3 * torch.randn(50_000, generator=torch.Generator().manual_seed(4))
     seen = np.zeros(50_000)
     for seed in range(10):
-        index = reference.draw_index(logits.expand(100, 50_000), torch.tensor(seed), 0)
+        index = reference.draw_index(logits.expand(100, 50_000), Noise(torch.tensor(seed)))
         seen += np.bincount(index.numpy(), minlength=50_000)
     heaps = logits.argsort().reshape(50, 1000).numpy()
     assert_frequencies(seen[heaps].sum(-1), exact(logits)[heaps].sum(-1))
@@ -184,6 +185,25 @@ def test_argmax_ties_and_infinities(dtype: torch.dtype) -> None:
     )
     assert st.argmax(logits).argmax(-1).tolist() == [1, 1, 0, 0, 0]
     assert st.argmax(logits).sum(-1).tolist() == [1] * 5
+
+
+@DTYPES
+@pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
+@pytest.mark.parametrize("padding", [0, 70])
+def test_argmax_gradient_where_classes_are_infinite(
+    dtype: torch.dtype, tau: float, padding: int
+) -> None:
+    """Nothing moves the softmax there: not one of them, nor two that share the weight."""
+    low, high = -INFINITY, INFINITY
+    rows = torch.tensor([[high, 1.0, 0.0, low], [0.0, high, low, high]], dtype=dtype)
+    logits = F.pad(rows, (0, padding), value=low).requires_grad_()
+    grad = F.pad(
+        torch.tensor([[1.0, 2.0, 3.0, 4.0], [7.0, 4.0, 7.0, 1.0]], dtype=dtype), (0, padding)
+    )
+    for disabled in (contextlib.nullcontext(), kernels.disabled()):
+        with disabled:
+            got = torch.autograd.grad(st.argmax(logits, tau=tau), logits, grad)[0]
+        assert not got.any()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -177,6 +177,21 @@ def test_no_count_overflows_float16() -> None:
         assert st.negative_binomial(logits[:1] + 0.1, total_count=r, seed=0).isnan()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("total", [699, 8682])
+def test_a_certain_count_that_is_rounded_has_no_gradient(
+    dtype: torch.dtype, order: int, total: int
+) -> None:
+    """bfloat16 has no 699, float16 no 8682: what is next to them has a probability of 1e-23."""
+    logits = torch.tensor([54.0, 88.5], dtype=dtype, requires_grad=True)
+    rule = st.estimators.Fini(order=order)
+    y = st.binomial(logits, total_count=total, estimator=rule, seed=0)
+    assert torch.equal(y, torch.full_like(y, total))
+    gradient = torch.autograd.grad(y, logits, torch.full_like(y, 6e4))[0]
+    assert gradient.abs().max() < 1e-6
+
+
 def test_logits_and_probabilities_draw_the_same() -> None:
     p = torch.linspace(0.05, 0.95, 500, dtype=torch.float64)
     for draw in (

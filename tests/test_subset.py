@@ -88,6 +88,23 @@ def test_gradient_is_k_times_the_softmaxs(dtype: torch.dtype, tau: float) -> Non
     torch.testing.assert_close(got.double(), wanted, rtol=torch.finfo(dtype).eps * 8, atol=2e-6)
 
 
+def test_gradient_where_a_score_is_infinite() -> None:
+    scores = torch.tensor([0.0, INFINITY, 5.0], requires_grad=True)
+    y = st.topk(scores, 2)
+    assert y.tolist() == [0, 1, 1]
+    assert torch.autograd.grad(y, scores, torch.ones(3))[0].tolist() == [0, 0, 0]
+
+
+def test_gradient_in_half_precision_is_rounded_once() -> None:
+    """p = (1/2, 1/2): k (g_1 - g_2) / 4, of which neither the difference nor the k-th overflows."""
+    scores = torch.zeros(2, dtype=torch.float16, requires_grad=True)
+    grad = torch.tensor([4097.0, -4095.0]).half() * 8  # 32784 becomes 32768
+    got = torch.autograd.grad(st.topk(scores, 2, tau=0.5), scores, grad)[0]
+    assert got.tolist() == [65504, -65504]  # (32768 + 32752) 2 / 4 / tau = 65520
+    third = torch.autograd.grad(st.topk(scores, 2, tau=3.0), scores, grad / 8)[0]
+    assert third[0] == torch.tensor(8190 / 6).half()  # 2 * half(8190 / 12) would be 1364.97
+
+
 def test_top_1_is_argmax() -> None:
     scores = torch.randn(30, 5, requires_grad=True)
     grad = torch.randn(30, 5)

@@ -184,6 +184,13 @@ def test_infinities_and_largest_values(
         torch.testing.assert_close(rule.primitive(x[[1, 2]]), wanted, rtol=unit, atol=unit)
 
 
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_a_wave_that_is_too_far_out_is_0(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    x = torch.tensor([-INFINITY, -largest, largest, INFINITY], dtype=dtype)
+    assert SquareWave(period=0.01).derivative(x).tolist() == [0] * 4
+
+
 @EVERY
 def test_a_nan_never_counts_as_inside(formula: Formula) -> None:
     """NaN where the rule computes, 0 (or the leak) where it compares, 1 where it ignores x."""

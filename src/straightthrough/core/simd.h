@@ -102,6 +102,11 @@ ALWAYS_INLINE bfloat16 narrow<bfloat16>(float x) {
   return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
+template <class S>
+constexpr float kMost = 65504.0f;
+template <>
+constexpr float kMost<bfloat16> = 0x1.fep127f;
+
 typedef uint16_t ShortWords __attribute__((vector_size(kBytes / 2)));
 typedef float16 Halves __attribute__((vector_size(kBytes / 2)));
 
@@ -158,6 +163,56 @@ ALWAYS_INLINE Vec<T> load(const S* from, int64_t count, T rest) {
   Vec<T> out = broadcast(rest);
   for (int i = 0; i < count; ++i) out[i] = widen(from[i]);
   return out;
+}
+
+template <class V>
+ALWAYS_INLINE V absolute(V x) {
+  using I = typename Traits<Lane<V>>::Int;
+  return bits_of<V>(bits_of<IntVec<Lane<V>>>(x) & std::numeric_limits<I>::max());
+}
+
+// No less than a bound; a NaN stays.
+template <class V>
+ALWAYS_INLINE V at_least(Lane<V> bound, V x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_max_ps((__m512)broadcast(bound), (__m512)x);
+#endif
+  const V all = broadcast(bound);
+  return all > x ? all : x;
+}
+template <class V>
+ALWAYS_INLINE V at_most(Lane<V> bound, V x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_min_ps((__m512)broadcast(bound), (__m512)x);
+#endif
+  const V all = broadcast(bound);
+  return all < x ? all : x;
+}
+
+// Between -most and most where `given` is finite; NaN stays.
+template <class V>
+ALWAYS_INLINE V within(Lane<V> most, V x, V given) {
+  const V infinity = broadcast(std::numeric_limits<Lane<V>>::infinity());
+  return absolute(given) < infinity ? at_least(-most, at_most(most, x)) : x;
+}
+
+// A gradient in the range of S, what is finite and beyond it as its largest number.
+template <class S, class V>
+ALWAYS_INLINE V saturated(V x) {
+  if constexpr (sizeof(S) == sizeof(Lane<V>)) {
+    return x;
+  } else {
+#if defined(__AVX512DQ__)
+    constexpr int of_smaller_size = 2, infinite_or_nan = 0x99;
+    const __m512 near = _mm512_range_ps((__m512)x, _mm512_set1_ps(kMost<S>), of_smaller_size);
+    const __mmask16 as_it_is = _mm512_fpclass_ps_mask((__m512)x, infinite_or_nan);
+    return (V)_mm512_mask_mov_ps(near, as_it_is, (__m512)x);
+#else
+    return within(kMost<S>, x, x);
+#endif
+  }
 }
 
 template <class S, class V>
@@ -218,32 +273,6 @@ ALWAYS_INLINE void transpose(V* x) {
 template <class V>
 ALWAYS_INLINE V max(V a, V b) {
   return a > b ? a : b;  // a NaN in a gives b: NaNs are found by their sums
-}
-
-template <class V>
-ALWAYS_INLINE V absolute(V x) {
-  using I = typename Traits<Lane<V>>::Int;
-  return bits_of<V>(bits_of<IntVec<Lane<V>>>(x) & std::numeric_limits<I>::max());
-}
-
-// No less than a bound; a NaN stays.
-template <class V>
-ALWAYS_INLINE V at_least(Lane<V> bound, V x) {
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<V, Vec<float>>)
-    return (V)_mm512_max_ps((__m512)broadcast(bound), (__m512)x);
-#endif
-  const V all = broadcast(bound);
-  return all > x ? all : x;
-}
-template <class V>
-ALWAYS_INLINE V at_most(Lane<V> bound, V x) {
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<V, Vec<float>>)
-    return (V)_mm512_min_ps((__m512)broadcast(bound), (__m512)x);
-#endif
-  const V all = broadcast(bound);
-  return all < x ? all : x;
 }
 
 // Every lane with the one `step` further on, by halves down to one lane.

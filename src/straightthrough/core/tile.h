@@ -165,7 +165,7 @@ __attribute__((noinline)) void store_short(S* to, int64_t classes, int rows, con
     Vec<T> block[lanes<T>];
     for (int k = 0; k < lanes<T> && j + k < classes; ++k) block[k] = Tile<T, true>::at(from, j + k);
     transpose(block);
-    for (int r = 0; r < rows; ++r) simd::store<S>(to + r * classes + j, block[r], classes - j);
+    for (int r = 0; r < rows; ++r) simd::store<S>(to + r * classes + j, saturated<S>(block[r]), classes - j);
   }
 }
 
@@ -207,7 +207,7 @@ class Sink {
     if constexpr (Across)
       t_.put(to_, i, x);
     else
-      simd::store<S>(to_ + i * lanes<T>, x, t_.classes() - i * lanes<T>);
+      simd::store<S>(to_ + i * lanes<T>, saturated<S>(x), t_.classes() - i * lanes<T>);
   }
   // Fetch what is written in a later pass over the row.
   ALWAYS_INLINE void fetch_ahead(int64_t i) const {
@@ -218,7 +218,7 @@ class Sink {
     if constexpr (Across)
       for (int r = 0; r < lanes<T>; ++r) to_[chosen[r] * lanes<T> + r] = value[r];
     else
-      to_[chosen[0]] = narrow<S>(value[0]);
+      simd::store<S>(to_ + chosen[0], saturated<S>(value), 1);
   }
 
  private:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.bits import unpack
 from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating, check_rows
 from ..core.noise import Noise, Seed, make_seed
-from ..core.rules import Rule, cast, compute_dtype, without_graph
+from ..core.rules import Rule, cast, compute_dtype, narrowed, without_graph
 
 
 class Estimator(Rule):
@@ -123,7 +123,7 @@ def widened(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
         rows = outcome.dtype == torch.int64
         outcome = outcome.clamp(min=0) if rows else unpack(outcome, x.shape)
         numbers = (cast(value, wide) for value in rest)
-        return gradient(x.to(wide), outcome, grad.to(wide), *numbers).to(x.dtype)
+        return narrowed(gradient(x.to(wide), outcome, grad.to(wide), *numbers), x.dtype)
 
     return call
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating
 from ..core.registry import rule
-from ..core.rules import Rule, compute_dtype
+from ..core.rules import Rule, compute_dtype, narrowed
 
 ORDERS = (1, 2, 3)
 
@@ -129,4 +129,4 @@ class Fini(Rule):
             )
         wide = compute_dtype(mean.dtype)
         m, z, g = mean.to(wide), count.to(wide), grad.to(wide)
-        return self.gradient(m, 1 + m / size, size, z, g).to(mean.dtype)
+        return narrowed(self.gradient(m, 1 + m / size, size, z, g), mean.dtype)

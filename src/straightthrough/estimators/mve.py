@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core.errors import check_positive
 from ..core.noise import Noise, in_blocks
 from ..core.registry import rule
+from ..core.rules import narrowed
 from .base import Estimator, relative_to, softmax_vjp, tempered
 
 
@@ -69,7 +70,7 @@ class MVE(Estimator):
 
         rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
         result = in_blocks(block, *rows, width=classes**2)
-        return result.reshape(logits.shape).to(logits.dtype)
+        return narrowed(result.reshape(logits.shape), logits.dtype)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         p, q = torch.sigmoid(x.double()), torch.sigmoid(-x.double())

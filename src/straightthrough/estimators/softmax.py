@@ -1,13 +1,15 @@
 """The softmax, the relaxation of deterministic selections."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.kernels import has_kernel, kernel
 from ..core.registry import rule
-from ..core.rules import Relaxation, cast, compute_dtype
+from ..core.rules import Relaxation, cast, compute_dtype, narrowed
 from .base import relative_to, softmax_vjp, tempered
 
 
@@ -17,10 +19,16 @@ def softmax_backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
     return _pull(y, grad, tau)
 
 
-@kernel("(Tensor x, Tensor grad, float tau) -> Tensor")
-def softmax_gradient(x: Tensor, grad: Tensor, tau: float) -> Tensor:
-    """The same at `y = softmax(x / tau)`."""
-    return _pull(tempered(x, cast(tau, x.dtype)), grad, tau)
+@kernel("(Tensor x, Tensor grad, float tau, float scale) -> Tensor")
+def softmax_gradient(x: Tensor, grad: Tensor, tau: float, scale: float) -> Tensor:
+    """That times `scale`, at `y = softmax(x / tau)`; 0 in rows that hold +infinity."""
+    certain = x.amax(-1, keepdim=True).isposinf()
+    return _pull(_softmax(x, tau), cast(scale, grad.dtype) * grad, tau).masked_fill(certain, 0)
+
+
+def _softmax(x: Tensor, tau: Any) -> Tensor:
+    # The difference of two infinities would be NaN.
+    return tempered(x.masked_fill(x.isposinf(), torch.finfo(x.dtype).max), cast(tau, x.dtype))
 
 
 def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
@@ -31,6 +39,8 @@ def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
 @dataclass(frozen=True)
 class Softmax(Relaxation):
     """The softmax, `soft(x) = softmax(x / tau)`: the relaxation of argmax, and of top-k.
+
+    Entries of +infinity share the whole weight, and the gradient of their row is 0.
 
     Args:
         tau: temperature, > 0.
@@ -46,13 +56,13 @@ class Softmax(Relaxation):
         check_positive("tau", self.tau)
 
     def soft(self, x: Tensor) -> Tensor:
-        return tempered(x, self.tau)
+        return _softmax(x, self.tau)
 
-    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
+    def backward(self, x: Tensor, grad: Tensor, scale: float = 1.0) -> Tensor:
         if has_kernel(x, grad):
-            return softmax_gradient(x, grad, self.tau)
+            return softmax_gradient(x, grad, self.tau, scale)
         wide = compute_dtype(x.dtype)
-        return softmax_gradient(x.to(wide), grad.to(wide), self.tau).to(x.dtype)
+        return narrowed(softmax_gradient(x.to(wide), grad.to(wide), self.tau, scale), x.dtype)
 
-    def forward(self, x: Tensor, tangent: Tensor) -> Tensor:
-        return self.backward(x, tangent)  # the Jacobian is symmetric
+    def forward(self, x: Tensor, tangent: Tensor, scale: float = 1.0) -> Tensor:
+        return self.backward(x, tangent, scale)  # the Jacobian is symmetric

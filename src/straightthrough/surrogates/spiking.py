@@ -129,7 +129,7 @@ class SquareWave(Derivative):
 
     `derivative(x) = 4 / period sum_i cos((2 i - 1) 2 pi x / period)`,
     `primitive(x) = 1/2 + 2 / pi sum_i sin((2 i - 1) 2 pi x / period) / (2 i - 1)`,
-    i from 1 to `terms`.
+    i from 1 to `terms`; where `x / period` is infinite the derivative is 0.
 
     Args:
         terms: number of terms, an int >= 1.
@@ -150,7 +150,8 @@ class SquareWave(Derivative):
     def derivative(self, x: Tensor) -> Tensor:
         phase = 2 * math.pi / self.period * torch.fmod(x, self.period)
         waves = [torch.cos(n * phase) for n in range(1, 2 * self.terms, 2)]
-        return 4 / self.period * torch.stack(waves).sum(0)
+        slope = 4 / self.period * torch.stack(waves).sum(0)
+        return slope.masked_fill((x / self.period).isinf(), 0)
 
     def primitive(self, x: Tensor) -> Tensor:
         phase = 2 * math.pi / self.period * torch.fmod(x, self.period)

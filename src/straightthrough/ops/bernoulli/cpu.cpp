@@ -30,10 +30,11 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, bool of_probs, const
   return {y, bits};
 }
 
-// ---- its rules, for the logit of the outcome ----
+// ---- its rules, for the logit of the outcome, and whether their slope may be above 1 ----
 
 struct StraightThrough {
   double tau;
+  bool steep() const { return tau < 0.25; }
   static constexpr bool noisy = false;
   template <class V, class I>
   V operator()(V x, I, V) const {
@@ -44,6 +45,7 @@ struct StraightThrough {
 
 struct ReinMax {
   double tau;
+  bool steep() const { return false; }
   static constexpr bool noisy = false;
   template <class V, class I>
   V operator()(V x, I outcome, V) const {
@@ -57,6 +59,7 @@ struct ReinMax {
 
 struct Gumbel {
   double tau;
+  bool steep() const { return tau < 0.25; }
   static constexpr bool noisy = true;
   template <class V, class I>
   V operator()(V x, I outcome, V u) const {
@@ -117,7 +120,8 @@ Tensor backward(const Rule& rule, const Tensor& given, const Tensor& outcome,
       return rule(from.get(i, n, T(0)), load_bits<T>(bit, i, n), u);
     };
     const auto scale = [=](int64_t i, auto n, Vec<T> mean) {
-      to.put(i, g.get(i, n, T(0)) * mean, n);
+      const Vec<T> own = g.get(i, n, T(0)) * mean;
+      to.put(i, rule.steep() ? saturated<S>(own) : own, n);
     };
     const auto vector = [=](int64_t i, auto n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {

@@ -5,10 +5,15 @@ namespace {
 
 using namespace draws;
 
+template <class T>
+constexpr T kLargest = std::numeric_limits<T>::max();
+
 // The logit of x and its derivative, x being a logit already or a probability.
 template <class V>
 ALWAYS_INLINE V logit(V x, bool of_probs) {
-  return of_probs ? log(x) - log1m(x) : x;
+  using T = Lane<V>;
+  const V rest = T(1) - x, lost = x - (T(1) - rest);  // log1m takes no 1, nor what is beyond it
+  return of_probs ? log(x) - (log(rest) - (lost + lost * x)) : x;
 }
 template <class V>
 ALWAYS_INLINE V logit_slope(V p) {
@@ -36,7 +41,7 @@ struct Gate {
     const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
     const Vec<T> gate = s.value * stretch + gamma;
     Vec<T> inside = s.slope * (stretch * inverse_tau);
-    if (of_probs) inside *= logit_slope(x);
+    if (of_probs) inside = within(kLargest<T>, inside * logit_slope(x), inside);
     return (gate < T(0)) | (gate > T(1)) ? Vec<T>{} : inside;
   }
 };
@@ -91,8 +96,8 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, double t
     const Input<S> from(x), g(grad);
     const Result<S> to(result);
     const auto pull = [=](int64_t i, int64_t n, Vec<T> noise) {
-      const Vec<T> slope = gate.slope(from.get(i, n, T(0)), noise);
-      to.put(i, g.get(i, n, T(0)) * slope, n);
+      const Vec<T> slope = gate.slope(from.get(i, n, T(0)), noise), own = g.get(i, n, T(0));
+      to.put(i, saturated<S>(within(kLargest<T>, own * slope, own)), n);
     };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       with_logistic<T>(begin, end, key, offset, pull);

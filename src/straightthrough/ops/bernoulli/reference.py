@@ -12,7 +12,7 @@ from ...core.bits import pack
 from ...core.kernels import bits, kernel, like
 from ...core.noise import Noise, Place, in_blocks, logistic
 from ...core.operation import Operation
-from ...core.rules import Derivative, cast, compute_dtype
+from ...core.rules import Derivative, cast, compute_dtype, narrowed
 from ...estimators.base import Estimator, is_one
 
 
@@ -82,7 +82,8 @@ class Draw(Operation):
             return self.rule.binary_pull(x, outcome, grad, noise), None
         logits = as_logits(x, self.of_probs)
         gradient = self.rule.binary_pull(logits, outcome, grad.to(logits.dtype), noise)
-        return (gradient * logit_slope(x.to(logits.dtype))).to(x.dtype), None
+        to_probs = gradient * logit_slope(x.to(logits.dtype))
+        return narrowed(to_probs, x.dtype, given=gradient), None
 
 
 GATE = "float tau, float gamma, float zeta, bool hard, bool of_probs"
@@ -127,9 +128,10 @@ def concrete_backward(
     inside = (gate >= 0) & (gate <= 1)
     slope = s * rest * ((zeta - gamma) / tau)
     if of_probs:
-        slope = slope * logit_slope(x.to(slope.dtype))
+        slope = narrowed(slope * logit_slope(x.to(slope.dtype)), slope.dtype, given=slope)
     slope = torch.where(inside | gate.isnan(), slope, 0)
-    return (grad.to(slope.dtype) * slope).to(x.dtype)
+    wide = grad.to(slope.dtype)
+    return narrowed(wide * slope, x.dtype, given=wide)
 
 
 def _noisy(x: Tensor, noise: Noise, of_probs: bool) -> Tensor:

@@ -12,7 +12,7 @@ from ...core.kernels import index as class_number
 from ...core.kernels import kernel, like
 from ...core.noise import Noise, Place, gumbel, in_blocks
 from ...core.operation import Operation
-from ...core.rules import Relaxation, cast, compute_dtype
+from ...core.rules import Relaxation, cast, compute_dtype, narrowed
 from ...estimators.base import Estimator, is_one, over, tempered
 from ...estimators.softmax import softmax_backward
 
@@ -189,7 +189,9 @@ class GumbelSoftmax(Operation):
         wide = compute_dtype(grad.dtype)
         y = kept[0] if len(kept) == 1 else self.forward(kept[0].to(wide), kept[1])[0]
         gradient = softmax_backward(y, grad.to(wide), self.tau)
-        return gradient.to(grad.dtype), None
+        # J(y) g is at most half as large as g.
+        in_range = not isinstance(self.tau, Tensor) and self.tau >= 0.5
+        return gradient.to(grad.dtype) if in_range else narrowed(gradient, grad.dtype), None
 
     def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
         return self.backward(tangents[0], *kept)[0]

@@ -47,7 +47,7 @@ struct Layout {
   void store(S* to, int count, const T* from) const {
     if (!inner) return store_short(to, classes, count, from);
     for (int64_t j = 0; j < classes; ++j)
-      simd::store<S>(to + j * stride, Tile<T, true>::at(from, j), count);
+      simd::store<S>(to + j * stride, saturated<S>(Tile<T, true>::at(from, j)), count);
   }
 };
 

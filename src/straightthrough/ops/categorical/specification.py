@@ -43,5 +43,6 @@ def first_largest(logits: Tensor) -> Tensor:
 def softmax_gradient(
     rule: Relaxation, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise
 ) -> Tensor:
-    """The relaxation's own gradient."""
-    return torch.func.vjp(rule.soft, logits.double())[1](grad.double())[0]
+    """The relaxation's own gradient, NaN in a row that holds one."""
+    gradient = torch.func.vjp(rule.soft, logits.double())[1](grad.double())[0]
+    return gradient.masked_fill(logits.isnan().any(-1, keepdim=True), torch.nan)

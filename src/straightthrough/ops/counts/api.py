@@ -135,7 +135,7 @@ def poisson(
 
 
 @operator(
-    hard=specification.mean_of(specification.binomial),
+    hard=specification.mean_of(specification.binomial, bounded=True),
     gradient=specification.gradient_of(specification.binomial, lambda logits: 1.0),
     arguments={"total_count": 10},
     **_COMMON,

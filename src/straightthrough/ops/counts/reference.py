@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.noise import Noise, Place, in_blocks
 from ...core.operation import Operation
 from ...core.portable import Portable
-from ...core.rules import compute_dtype
+from ...core.rules import compute_dtype, narrowed
 from ...estimators import Fini
 from ..bernoulli.reference import logit
 
@@ -58,6 +58,10 @@ class Family(Portable, ABC):
     @abstractmethod
     def draw(self, x: Tensor, noise: Noise) -> Tensor:
         """Return a count an element of `x`; both are float64 and flat."""
+
+    def exact(self, count: Tensor) -> Tensor:
+        """Return a count that was rounded to its dtype, in what it is computed in."""
+        return count.to(compute_dtype(count.dtype))
 
     def largest(self, dtype: torch.dtype) -> float:
         """Return the largest mean; in float16 one whose counts don't overflow."""
@@ -119,6 +123,12 @@ class Binomial(Family):
 
     def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
         return self.total_count if self.direct else mean * rest
+
+    def exact(self, count: Tensor) -> Tensor:
+        # Where a probability is all but 1 there is no other count than that of all trials, which
+        # half precision may round.
+        every = count == torch.full_like(count, self.total_count)
+        return torch.where(every, self.total_count, super().exact(count))
 
     def largest(self, dtype: torch.dtype) -> float:
         return self.total_count
@@ -225,9 +235,10 @@ class Draw(Operation):
         wide = compute_dtype(x.dtype)
         family = self.family
         mean, rest = family.moments(x.to(wide))
-        to_mean = self.rule.gradient(mean, rest, family.size, count.to(wide), grad.to(wide))
-        gradient = to_mean * family.slope(mean, rest)
-        return gradient.masked_fill(count.isnan(), torch.nan).to(x.dtype), None
+        # The slope may be as small as the rule's weight is large.
+        slope = grad.to(wide) * family.slope(mean, rest)
+        gradient = self.rule.gradient(mean, rest, family.size, family.exact(count), slope)
+        return narrowed(gradient.masked_fill(count.isnan(), torch.nan), x.dtype), None
 
     def jvp(self, tangents: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:
         return self.backward(tangents[0], x, count)[0]

@@ -42,12 +42,18 @@ def geometric(logits: Tensor) -> Central:
     return negative_binomial(-logits, 1)
 
 
-def mean_of(moments: Callable[..., Central]) -> Callable[..., Tensor]:
-    """Return the specification of the mean in float64, NaN where it is too large."""
+def mean_of(moments: Callable[..., Central], bounded: bool = False) -> Callable[..., Tensor]:
+    """Return the specification of the mean in float64, NaN where it is too large.
+
+    Counts that are `bounded` are none of them too large.
+    """
 
     def mean(x: Tensor, **arguments: float) -> Tensor:
         mean = moments(x.double(), **arguments)[0]
-        return torch.where(mean <= min(LARGEST, torch.finfo(x.dtype).max / 64), mean, torch.nan)
+        if bounded:
+            return mean
+        largest = torch.finfo(x.dtype).max / 64 * min(1, arguments.get("total_count", 1))
+        return torch.where(mean <= min(LARGEST, largest), mean, torch.nan)
 
     return mean
 

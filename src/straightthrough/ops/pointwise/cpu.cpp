@@ -125,6 +125,7 @@ Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double
   check_floating("grad", given);
   const Tensor grad = ordered(given), bits = packed("bits", truth, given);
   Tensor result = fresh_like(grad);
+  const bool steep = std::max(std::abs(inner), std::abs(outer)) > 1;
   const uint8_t* bit = in<uint8_t>(bits);
   dispatch(dtype_of(grad), [&](auto compute, auto stored) {
     using T = decltype(compute);
@@ -134,7 +135,8 @@ Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double
     over_elements(grad.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         const Vec<T> slope = where<Vec<T>>(load_bits<T>(bit, i, n), inner, outer);
-        to.put(i, g.get(i, n, T(0)) * slope, n);
+        const Vec<T> own = g.get(i, n, T(0)) * slope;
+        to.put(i, steep ? saturated<S>(own) : own, n);
       });
     });
   });
@@ -289,7 +291,7 @@ Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         const Vec<T> slope = rule.derivative(from.get(i, n, T(0)));
-        to.put(i, g.get(i, n, T(0)) * slope, n);
+        to.put(i, saturated<S>(g.get(i, n, T(0)) * slope), n);
       });
     });
   });

@@ -38,7 +38,7 @@ class TopK(Operation):
         return (topk_hot(scores, self.k),)
 
     def backward(self, grad: Tensor, scores: Tensor) -> tuple[Tensor]:
-        return (self.k * self.relaxation.backward(scores, grad),)
+        return (self.relaxation.backward(scores, grad, self.k),)
 
     def jvp(self, tangents: Sequence[Tensor], scores: Tensor) -> Tensor:
-        return self.k * self.relaxation.forward(scores, tangents[0])
+        return self.relaxation.forward(scores, tangents[0], self.k)

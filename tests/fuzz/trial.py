@@ -1,0 +1,173 @@
+"""One case: a call of an operator, wholly determined by the number of the case."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from straightthrough.core.registry import OperatorRecord
+from straightthrough.core.rules import Rule
+from straightthrough.testing import DTYPES, Case, cases
+
+from .values import MOST, Source, batch, laid_out, moderate, wild
+
+Pool = Mapping[str, Sequence[Case]]
+"""The operators to choose from, each with some of its rules."""
+
+RANGES: dict[str, Callable[[Source, Any], Any]] = {
+    "order": lambda source, _: source.choices.randint(1, 3),
+    "zeta": lambda source, zeta: 1 + (zeta - 1) * source.scale(3),
+    "gap": lambda source, gap: source.choices.choice(("expected", 0, gap * source.scale(3))),
+    "eta": lambda source, eta: eta * source.scale(3) * source.choices.choice((-1, 1)),
+    "threshold": lambda source, at: source.choices.choice((0.0, at * source.scale(3))),
+    "k": lambda source, _: source.up_to(64),
+    "total_count": lambda source, n: source.up_to(2**15) if n == int(n) else n * source.scale(3),
+}
+"""How to choose the arguments whose usual value does not say enough about what is allowed."""
+
+
+def chosen(source: Source, name: str, usual: Any) -> Any:
+    """Return the usual value of an argument, or another one."""
+    if source.chance(0.3):
+        return usual
+    if name in RANGES:
+        return RANGES[name](source, usual)
+    if isinstance(usual, bool):
+        return source.chance(0.5)
+    if isinstance(usual, int):
+        return source.up_to(4 * usual)
+    return usual * source.scale(3) if isinstance(usual, float) else usual
+
+
+@dataclass(frozen=True, eq=False)
+class Trial(Case):
+    """A case with its input, whose classes come last here and lie along `dim` in the call.
+
+    Attributes:
+        direct: whether the tensor is passed by the other keyword than that of the specification.
+        extra: arguments of the call that the specification does not depend on.
+        grad: the gradient to the value; None where the call is made without gradients.
+        layout: how input and gradient lie in memory.
+    """
+
+    x: Tensor = field(kw_only=True)
+    grad: Tensor | None = None
+    direct: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    dim: int = -1
+    mask: Tensor | None = None
+    seed: int = 0
+    kernels: bool = True
+    layout: str = "contiguous"
+
+    def __call__(self, x: Tensor, *_: object, **overrides: Any) -> Tensor:
+        if not self.record.rows:
+            return super().__call__(x, self.seed, **self.extra)
+        mask = None if self.mask is None else self.mask.movedim(-1, self.dim)
+        rows = {**self.extra, "dim": self.dim, "mask": mask}
+        y = super().__call__(x.movedim(-1, self.dim), self.seed, **rows)
+        return y if self.record.numbers else y.movedim(self.dim, -1)
+
+    def hard(self, x: Tensor) -> Tensor:
+        return super().hard(x if self.mask is None else x.masked_fill(~self.mask, -math.inf))
+
+    def __str__(self) -> str:
+        given = {**self.record.arguments, **self.extra}
+        given |= {"dim": self.dim} if self.record.rows else {}
+        given |= {"seed": self.seed} if self.record.samples else {}
+        words = [super().__str__(), *(f"{name}={value!r}" for name, value in given.items())]
+        words += [f"of {self.record.parameter}"] if self.direct else []
+        words += ["masked"] if self.mask is not None else []
+        words += [] if self.kernels else ["without kernels"]
+        return f"{' '.join(words)}, {self.layout} {self.x.dtype} {list(self.x.shape)}"
+
+
+@functools.cache
+def pool() -> dict[str, list[Case]]:
+    """Return every registered operator with every registered rule that fits it."""
+    found: dict[str, list[Case]] = {}
+    for case in cases():
+        found.setdefault(case.record.name, []).append(case)
+    return found
+
+
+def trial(number: int, among: Pool | None = None) -> Trial:
+    """Return the case of that number, of every operator unless others are given."""
+    among = among or pool()
+    choices, noise = random.Random(number), torch.Generator().manual_seed(number)
+    source = Source(choices, noise, choices.choice(DTYPES))
+    case = choices.choice(among[choices.choice([*among])])
+    record, direct = _parameter(source, case.record)
+    x, mask = _input(source, record, direct)
+    arguments = {name: chosen(source, name, value) for name, value in record.arguments.items()}
+    if "k" in arguments:
+        arguments["k"] = min(arguments["k"], x.shape[-1])
+    record = dataclasses.replace(record, arguments=arguments)
+    x, layout = laid_out(source, x)
+    grad = None
+    if source.chance(0.85):
+        grad, how = laid_out(source, moderate(source, [*case.of_value(x).shape]))
+        layout += f" (gradient {how})"
+    return Trial(
+        record,
+        case.rule and _rule(source, case.rule),
+        soft=not arguments.get("hard", True),
+        x=x,
+        grad=grad,
+        direct=direct,
+        extra=_extra(source, case),
+        dim=choices.randrange(-x.ndim, x.ndim) if record.rows else -1,
+        mask=mask,
+        seed=choices.randrange(-(2**63), 2**63),
+        kernels=source.chance(0.75),
+        layout=layout,
+    )
+
+
+def _parameter(source: Source, record: OperatorRecord) -> tuple[OperatorRecord, bool]:
+    """Return the record, now and then with the other parameter of the function, and if so."""
+    parameters = inspect.signature(record.function).parameters
+    first = record.parameter or next(iter(parameters))
+    others = [name for name in ("probs", "rate") if name in parameters and name != first]
+    if others and source.chance(0.4):
+        return dataclasses.replace(record, parameter=others[0]), True
+    return record, False
+
+
+def _input(source: Source, record: OperatorRecord, direct: bool) -> tuple[Tensor, Tensor | None]:
+    if not record.rows:
+        x = wild(source, batch(source, source.up_to(MOST)))
+        return (x.sigmoid() if direct and source.chance(0.7) else x), None
+    # In float16 and bfloat16 not every number of a class is one of the dtype.
+    most = 1 / torch.finfo(source.dtype).eps if record.numbers else MOST
+    classes = source.up_to(min(most, 1024))
+    shape = [*batch(source, source.up_to(MOST // classes)), classes]
+    x = wild(source, shape)
+    if not source.chance(0.3):
+        return x, None
+    broadcast = [size if source.chance(0.7) else 1 for size in shape]
+    return x, source.uniform(broadcast) < source.choices.choice((0.2, 0.9))
+
+
+def _rule(source: Source, rule: Rule) -> Rule:
+    usual = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}  # type: ignore[arg-type]  # all are dataclasses
+    return type(rule)(**{name: chosen(source, name, value) for name, value in usual.items()})
+
+
+def _extra(source: Source, case: Case) -> dict[str, Any]:
+    """Choose the numbers of a call that the record leaves at their defaults."""
+    parameters = inspect.signature(case.record.function).parameters.values()
+    return {
+        p.name: chosen(source, p.name, p.default)
+        for p in parameters
+        if isinstance(p.default, float) and p.name not in case.record.arguments and not case.rule
+    }
