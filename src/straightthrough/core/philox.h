@@ -210,7 +210,9 @@ ALWAYS_INLINE std::array<simd::Vec<T>, 8> element_uniforms(uint64_t seed, int64_
 // The same of one element.
 template <class T>
 __attribute__((noinline)) T element_uniform(uint64_t seed, int64_t element, uint32_t tag) {
-  return element_uniforms<T>(seed, element / per_group<T>, tag)[0][element % per_group<T>];
+  const int64_t i = element % per_group<T>;
+  constexpr int n = simd::lanes<T>;
+  return element_uniforms<T>(seed, element / per_group<T>, tag)[i / n][i % n];
 }
 
 // What the uniforms are at least, to within kSlack: in single precision the upper halves of the words,
