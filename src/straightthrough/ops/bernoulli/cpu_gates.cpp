@@ -12,8 +12,10 @@ constexpr T kLargest = std::numeric_limits<T>::max();
 template <class V>
 ALWAYS_INLINE V logit(V x, bool of_probs) {
   using T = Lane<V>;
-  const V rest = T(1) - x, lost = x - (T(1) - rest);  // log1m takes no 1, nor what is beyond it
-  return of_probs ? log(x) - (log(rest) - (lost + lost * x)) : x;
+  if (!of_probs) return x;
+  const V rest = T(1) - x, infinity = broadcast(std::numeric_limits<T>::infinity());
+  const V none = broadcast(std::numeric_limits<T>::quiet_NaN());
+  return rest > T(0) ? log(x) - log1m(x) : (rest == T(0) ? infinity : none);
 }
 template <class V>
 ALWAYS_INLINE V logit_slope(V p) {
@@ -41,7 +43,7 @@ struct Gate {
     const auto s = sigmoid((logit(x, of_probs) + noise) * inverse_tau);
     const Vec<T> gate = s.value * stretch + gamma;
     Vec<T> inside = s.slope * (stretch * inverse_tau);
-    if (of_probs) inside = within(kLargest<T>, inside * logit_slope(x), inside);
+    if (of_probs) inside = at_most(kLargest<T>, inside * logit_slope(x));
     return (gate < T(0)) | (gate > T(1)) ? Vec<T>{} : inside;
   }
 };
@@ -97,7 +99,8 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, double t
     const Result<S> to(result);
     const auto pull = [=](int64_t i, int64_t n, Vec<T> noise) {
       const Vec<T> slope = gate.slope(from.get(i, n, T(0)), noise), own = g.get(i, n, T(0));
-      to.put(i, saturated<S>(within(kLargest<T>, own * slope, own)), n);
+      const Vec<T> all = own * slope;
+      to.put(i, saturated<S>(of_probs ? within(kLargest<T>, all, own) : all), n);
     };
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       with_logistic<T>(begin, end, key, offset, pull);

@@ -281,6 +281,7 @@ template <class Rule, class... Fields>
 Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
   const Rule rule{fields...};
   check_floating("x", given);
+  const bool steep = !(rule.derivative(Vec<double>{})[0] <= 1);  // all are greatest at 0
   const Tensor x = ordered(given), grad = ordered_grad(given_grad, given);
   Tensor result = fresh_like(x);
   dispatch(dtype_of(x), [&](auto compute, auto stored) {
@@ -291,7 +292,8 @@ Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
     over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
       over_vectors<T>(begin, end, [=](int64_t i, auto n) {
         const Vec<T> slope = rule.derivative(from.get(i, n, T(0)));
-        to.put(i, saturated<S>(g.get(i, n, T(0)) * slope), n);
+        const Vec<T> own = g.get(i, n, T(0)) * slope;
+        to.put(i, steep ? saturated<S>(own) : own, n);
       });
     });
   });
