@@ -24,6 +24,8 @@ Inputs = tuple[Tensor, ...]
 Call = Callable[[], object]
 
 OURS, REFERENCE, PLAIN, COMPILED = "ours", "reference", "plain torch", "torch.compile"
+OURS_COMPILED, DOUBLE, DOUBLE_COMPILED = "ours, compiled", "x * 2", "x * 2, compiled"
+GRAPH_WAYS = (OURS_COMPILED, DOUBLE, DOUBLE_COMPILED)
 FORWARD, BOTH = "forward", "forward + backward"
 MODES = (FORWARD, BOTH)
 SHORT = {FORWARD: "fwd", BOTH: "fwd+bwd"}
@@ -31,6 +33,9 @@ SHORT = {FORWARD: "fwd", BOTH: "fwd+bwd"}
 SHAPES: tuple[Shape, ...] = ((32, 10), (65536, 16), (4096, 1000), (256, 131072), (1048576, 8))
 MAIN: Shape = (4096, 1000)
 """The shape that torch.compile is timed at, as every shape costs it seconds to compile."""
+
+GRAPH: Shape = (4096, 64)
+"""The shape that what a graph costs ours is timed at."""
 
 COUNTS: tuple[Shape, ...] = SHAPES[:2]
 """Of counts, whose draws take up to a microsecond an element."""
@@ -113,10 +118,9 @@ class _Reference(Way):
 
 @dataclass(frozen=True)
 class _Compiled(Way):
-    """Plain torch, compiled for one shape when it is asked for."""
+    """A function compiled for one shape when it is asked for."""
 
     def call(self, mode: str, inputs: Inputs) -> Call:
-        torch._dynamo.reset()
         return Way(torch.compile(self.forward, dynamic=False)).call(mode, inputs)
 
 
@@ -166,6 +170,19 @@ class Case:
             found[PLAIN] = Way(self.plain)
             found[COMPILED] = _Compiled(self.plain)
         return {**found, **self.others}
+
+    def graph_ways(self) -> dict[str, Way]:
+        """Return ours and the least that a graph can do, each eager and compiled."""
+        return {
+            OURS: Way(self.function),
+            OURS_COMPILED: _Compiled(self.function),
+            DOUBLE: Way(_double),
+            DOUBLE_COMPILED: _Compiled(_double),
+        }
+
+
+def _double(x: Tensor) -> Tensor:
+    return x * 2
 
 
 def cases() -> dict[str, Case]:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..core import kernels
 from ..core.errors import ArgumentError
 from ..core.progress import Notify, Progress
 from ..studies.record import environment
 from ..studies.training import threads
-from .cases import COMPILED, MAIN, MODES, SHAPES, Call, Case, Shape, Way
+from .cases import BOTH, COMPILED, GRAPH, GRAPH_WAYS, MAIN, MODES, SHAPES, Call, Case, Shape, Way
 from .gate import disagreement
 from .memory import AVAILABLE, Memory, measure
 from .results import QUANTILES, Job, Record
@@ -55,6 +56,9 @@ class Plan:
                 ways = [way for way in case.ways() if compiled or way != COMPILED]
                 for mode in MODES:
                     found.update(self._on_threads(case.name, mode, shape, ways))
+            if self.compiled and case.conformance and case.shapes is None and not self.shapes:
+                ways = [*case.graph_ways()]
+                found.update(self._on_threads(case.name, BOTH, GRAPH, ways))
         return found
 
     def target_jobs(self, cases: Container[str]) -> Jobs:
@@ -64,7 +68,11 @@ class Plan:
             if target.case in cases:
                 for job in self._on_threads(target.case, target.mode, target.shape, []):
                     ways = found.setdefault(job, [])
-                    wanted = [way for way in target.ways if self.compiled or way != COMPILED]
+                    wanted = [
+                        way
+                        for way in target.ways
+                        if self.compiled or way not in (COMPILED, *GRAPH_WAYS)
+                    ]
                     ways += [way for way in wanted if way not in ways]
         return found
 
@@ -92,7 +100,9 @@ def run(
     """Measure every job in the ways named; what fails is left out, which is said."""
     for done, (each, names) in enumerate(jobs.items()):
         notify(Progress("measurements", done, len(jobs), str(each)))
-        ways = {name: way for name, way in cases[each.case].ways().items() if name in names}
+        case = cases[each.case]
+        every = {**case.ways(), **case.graph_ways()}
+        ways = {name: every[name] for name in names if name in every}
         try:
             yield from _measure(cases[each.case], each, ways, plan, say)
         except Exception as error:
@@ -127,6 +137,7 @@ def _measure(case: Case, job: Job, ways: dict[str, Way], plan: Plan, say: Say) -
 
 def _calls(case: Case, job: Job, ways: dict[str, Way], say: Say) -> Iterator[tuple[str, Call]]:
     inputs = case.inputs(job.shape)
+    torch.compiler.reset()
     for name, way in ways.items():
         if job.mode not in way.modes():
             continue
@@ -141,7 +152,7 @@ def _calls(case: Case, job: Job, ways: dict[str, Way], say: Say) -> Iterator[tup
 
 def _memory(job: Job, way: str, say: Say) -> Memory | None:
     """Measure on one thread whichever the job has; what torch.compile allocates is left out."""
-    if not AVAILABLE or way == COMPILED or job.threads != 1:
+    if not AVAILABLE or way in (COMPILED, *GRAPH_WAYS) or job.threads != 1:
         return None
     try:
         return measure(job.case, way, job.mode, job.shape)

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from .cases import (
     BOTH,
     COMPILED,
+    DOUBLE,
+    DOUBLE_COMPILED,
     FORWARD,
+    GRAPH,
     LAYER,
     LOOKUP,
     MAIN,
     OURS,
+    OURS_COMPILED,
     PLAIN,
     SHORT,
     SMALL,
@@ -103,6 +107,16 @@ def saved_share(ours: Record) -> float | None:
     return None if ours.saved_bytes is None else ours.saved_bytes / (ITEM * ours.elements)
 
 
+LEAST = 25e-6
+"""Seconds that a graph may cost an operator whatever it does."""
+
+
+def graph_cost(ours: Record, compiled: Record, double: Record, double_compiled: Record) -> float:
+    """Return what compiling adds beyond what it adds to `x * 2`, over what it may add."""
+    added = compiled.median - ours.median - max(0.0, double_compiled.median - double.median)
+    return added / max(LEAST, 0.1 * ours.median)
+
+
 UNITS = {speedup: "x as fast", slowdown: "x its time", share: "% is the mask's"}
 
 
@@ -130,6 +144,20 @@ def _memory(
     work = f"{case} {written(shape)} {SHORT[BOTH]}, {work}"
     return Target(work, case, BOTH, shape, (OURS,), value, bound, False, unit)
 
+
+def _graph(case: str) -> Target:
+    work = f"{case} {written(GRAPH)} {SHORT[BOTH]}, compiled over eager beyond x * 2"
+    ways = (OURS, OURS_COMPILED, DOUBLE, DOUBLE_COMPILED)
+    unit = "of 25 us or 10 %"
+    return Target(work, case, BOTH, GRAPH, ways, graph_cost, 1.0, False, unit)
+
+
+COMPILED_CASES = (
+    *("sign", "heaviside", "round", "clamp", "ternary"),
+    *("categorical-reinmax", "categorical-straight_through", "categorical-gumbel"),
+    *("categorical_integer", "argmax", "topk", "gumbel_softmax"),
+    *("bernoulli", "binary_concrete", "hard_concrete"),
+)
 
 TARGETS: tuple[Target, ...] = (
     _time("categorical-reinmax", FORWARD, "torch.argmax", 0.75, value=slowdown),
@@ -163,6 +191,7 @@ TARGETS: tuple[Target, ...] = (
         "categorical-reinmax", "beyond value and gradient", row_bytes, ROW_BYTES, "bytes a row"
     ),
     _time("categorical-gumbel", BOTH, PLAIN, 1 / 0.6, shape=(32, 10)),
+    *map(_graph, COMPILED_CASES),
 )
 """Plain torch is `F.gumbel_softmax(hard=True)` for a draw, times the table for a lookup."""
 
