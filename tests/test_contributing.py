@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    estimator, imports, golden, surrogate, formula, by_hand, operator = blocks
+    estimator, imports, golden, surrogate, formula, by_hand, hard, operator = blocks
     package, tests = tmp_path / PACKAGE, tmp_path / "tests"
 
     (package / "estimators" / "blend.py").write_text(estimator, encoding="utf-8")
@@ -52,8 +52,9 @@ def copy(tmp_path: Path) -> Path:
     paste_before(tests / "test_surrogates.py", "    Rectangle,", "    RaisedCosine,\n")
     paste_before(tests / "test_surrogates.py", "    (Rectangle(), ", by_hand)
 
-    with (package / "ops" / "pointwise" / "api.py").open("a", encoding="utf-8") as file:
-        file.write(operator)
+    for name, text in (("reference.py", hard), ("api.py", operator)):
+        with (package / "ops" / "pointwise" / name).open("a", encoding="utf-8") as file:
+            file.write(text)
     return tmp_path
 
 

@@ -181,3 +181,12 @@ def test_import_needs_torch_and_numpy_alone(module: str) -> None:
     loaded = set(run.stdout.split())
     assert "straightthrough" in loaded
     assert not loaded & extras
+
+
+def test_the_import_leaves_torchs_compiler_alone() -> None:
+    """It would take most of a second, in every program."""
+    code = "import sys, straightthrough; print(*sorted(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "straightthrough.audit.monitor" in loaded
+    assert not loaded & {"torch._dynamo", "torch._inductor", "sympy", "torch.onnx._internal"}

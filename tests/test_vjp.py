@@ -1,0 +1,83 @@
+"""`vjp` of every rule: what it refuses, and that kernels serve it wherever they can."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import straightthrough as st
+from straightthrough.core import kernels
+from straightthrough.core.registry import RULES
+from straightthrough.core.rules import Derivative, Relaxation, Rule
+from straightthrough.estimators import Estimator
+
+RULES_OF_TENSORS = [
+    record.example for record in RULES.values() if issubclass(record.type, (Derivative, Relaxation))
+]
+ESTIMATORS = [record.example for record in RULES.values() if issubclass(record.type, Estimator)]
+x = torch.randn(3, 5)
+
+
+@pytest.mark.parametrize("recording", [True, False])
+@pytest.mark.parametrize("rule", RULES_OF_TENSORS, ids=repr)
+def test_wrong_arguments_are_refused(rule: Rule, recording: bool) -> None:
+    """Under no_grad too, where kernels serve."""
+    with torch.set_grad_enabled(recording):
+        for dtype in (torch.uint8, torch.bool, torch.int64, torch.complex64):
+            with pytest.raises(st.DtypeError, match=f"x must be .*{dtype}"):
+                rule.vjp(x.to(dtype), x)
+            with pytest.raises(st.DtypeError, match=f"grad must be .*{dtype}"):
+                rule.vjp(x, x.to(dtype))
+        with pytest.raises(st.ShapeError, match=r"\(3, 5\) and \(5,\)"):
+            rule.vjp(x, x[0])
+        with pytest.raises(st.DtypeError, match="x must be a tensor, got list"):
+            rule.vjp([1.0], x)
+        with pytest.raises(st.ArgumentError, match="cpu and meta"):
+            rule.vjp(x, x.to("meta"))
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES_OF_TENSORS if isinstance(rule, Relaxation)]
+)
+def test_wrong_tangents_are_refused(rule: Relaxation) -> None:
+    with pytest.raises(st.DtypeError, match="int64"):
+        rule.jvp(x, x.long())
+    with pytest.raises(st.ShapeError, match="one shape"):
+        rule.jvp(x, x[:2])
+    moved = rule.jvp(x, torch.ones_like(x))
+    torch.testing.assert_close(moved, torch.func.jvp(rule.soft, (x,), (torch.ones_like(x),))[1])
+
+
+def calls_of_kernels(function: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a kernel was found to serve in a call of `function`."""
+    served: list[Tensor] = []
+    has_kernel = kernels.has_kernel
+
+    def counted(x: Tensor, grad: Tensor | None = None) -> bool:
+        found = has_kernel(x, grad)
+        served.extend([x] * found)
+        return found
+
+    monkeypatch.setattr(kernels, "has_kernel", counted)
+    function()
+    monkeypatch.undo()
+    return len(served)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("rule", [*RULES_OF_TENSORS, *ESTIMATORS], ids=repr)
+def test_kernels_serve_in_grad_mode_where_nothing_requires_a_gradient(
+    rule: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = (torch.zeros(3, dtype=torch.int64),) if isinstance(rule, Estimator) else ()
+
+    def call() -> Tensor:
+        return rule.vjp(x, *index, x)
+
+    with torch.no_grad():
+        wanted = calls_of_kernels(call, monkeypatch)
+    assert torch.is_grad_enabled()
+    assert calls_of_kernels(call, monkeypatch) == wanted
+    leaf = x.clone().requires_grad_()
+    assert calls_of_kernels(lambda: rule.vjp(leaf, *index, x), monkeypatch) == 0
