@@ -18,9 +18,11 @@ from torch.compiler import is_compiling, is_exporting
 from .internals import (
     below_autograd,
     derivatives_enabled,
+    dual_level,
     entry,
     forward_mode,
     one_level,
+    tracing,
     transforms_active,
     unwrap_if_dead,
 )
@@ -36,12 +38,11 @@ def apply(operation: Operation, *inputs: Tensor) -> Tensor:
     """Return the value of `operation`, with its backward."""
     if is_compiling() or transforms_active():
         return _through_torch(operation, inputs)
-    recording = torch.is_grad_enabled()
-    if not recording and not forward_mode():
+    if dual_level():
+        return _enter(operation, None, *map(unwrap_if_dead, inputs))
+    if not torch.is_grad_enabled():
         return operation.forward(*inputs)[0]
     alive = [*map(unwrap_if_dead, inputs)]
-    if forward_mode():
-        return _enter(operation, None, *alive)
     for tensor in alive:
         if tensor.requires_grad:
             return _enter(operation, None, *alive)
@@ -71,18 +72,23 @@ class Node(torch.autograd.Function):
     Where that is None it returns the value alone, as outputs that nobody sees cost time.
     """
 
+    residuals = 0  # of a context that says nothing else
+
     @staticmethod
     def forward(
         ctx: Any, operation: Operation, call: Callable[..., Any] | None, *inputs: Tensor
     ) -> Tensor | Outputs:
-        outputs, kept = (call or operation.record)(*inputs)
         ctx.operation = operation
+        if call is None:
+            outputs, kept = operation.record(*inputs)
+            ctx.save_for_backward(*kept)
+            if dual_level():
+                ctx.save_for_forward(*kept)
+            return outputs[0]
+        outputs, kept = call(*inputs)
         ctx.save_for_backward(*kept)
         if forward_mode():
             ctx.save_for_forward(*kept)
-        ctx.residuals = 0
-        if call is None:
-            return outputs[0]
         ctx.set_materialize_grads(False)
         ctx.residuals = len(outputs) - 1
         ctx.mark_non_differentiable(*outputs[1:])
@@ -130,7 +136,7 @@ def _autograd(
     due = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if not due and not forward_mode():
         # A graph to be run has the kernels in it; one to be exported, the operator.
-        if is_compiling() and not is_exporting() and not transforms_active():
+        if tracing() and not is_exporting() and not transforms_active():
             return _forward(text, numbers, inputs, integers)
         return [*below()]
     operation = read(text, numbers, integers)

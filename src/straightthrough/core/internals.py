@@ -9,18 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 """Whether a transform of `torch.func` is at work."""
+
+
+def tracing() -> bool:
+    """Whether a graph is being recorded, by Dynamo or behind an operator.
+
+    Behind one `torch.compiler.is_compiling` does not always know it, with torch 2.10 never.
+    """
+    return is_compiling() or torch._guards.TracingContext.try_get() is not None
+
 
 unwrap_if_dead: Callable[[Tensor], Tensor] = torch._C._functorch.unwrap_if_dead
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
 
 
+def dual_level() -> bool:
+    """Whether a level of forward-mode derivatives is open, where no transform is active."""
+    return forward_ad._current_level >= 0
+
+
 def forward_mode() -> bool:
     """Whether forward-mode derivatives are taken, inside the present transform if there is one."""
     if not transforms_active():
-        return forward_ad._current_level >= 0
+        return dual_level()
     # Compiled code enters the level without telling `forward_ad`.
     functorch = torch._C._functorch
     return functorch.peek_interpreter_stack().key() == functorch.TransformType.Jvp

@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch._C import is_grad_enabled
 from torch._ops import OpOverload
 from torch.compiler import is_compiling
+from torch.nn import Parameter
 
-from .internals import transforms_active
+from .internals import tracing, transforms_active
 from .library import library
 from .noise import Noise
 
@@ -107,33 +108,56 @@ def served(
     name: str, schema: str, reference: _Function, results: tuple[Shape, ...] = ()
 ) -> _Function:
     """Define the operator `name`; return the function that calls its kernel or the reference."""
-    noisy = "Noise noise" in schema
     overload, with_numbers = _define(name, schema, reference, results or (like,))
-    native = overload._op  # the same without a call of Python's
-    arguments = [argument.name for argument in overload._schema.arguments[1:]]
-    samples = arguments.index("samples") if "samples" in arguments else None
+    record = functools.partial(_record, overload, with_numbers)
+    make = _with_noise if "Noise noise" in schema else _without_noise
+    call = functools.wraps(reference)(make(reference, overload, record))
+    return cast(_Function, call)  # the same signature as the reference
 
-    @functools.wraps(reference)
+
+# `_op` of an operator is the same without a call of Python's.
+
+
+def _without_noise(reference: _Function, overload: OpOverload, record: _Function) -> Any:
+    native = overload._op
+
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
-        # A graph has an average over draws whole, not each draw.
-        loop = samples is not None and is_compiling() and rest[samples] > 1
-        if not (has_kernel(x) or (loop and not is_grad_enabled() and not transforms_active())):
+        if not has_kernel(x):
             return reference(x, *rest)
-        if noisy:
-            noise = rest[-1]
-            if noise.run:
-                return reference(x, *rest)
-            rest = (*rest[:-1], noise.seed, noise.offset)
-        if is_compiling():
-            return _in_a_graph(overload, with_numbers, x, rest)
-        return native(x, *rest)
+        return record(x, rest) if _in_a_graph(x) else native(x, *rest)
 
-    return call  # type: ignore[return-value]  # the same signature as the reference
+    return call
 
 
-def _in_a_graph(
+def _with_noise(reference: _Function, overload: OpOverload, record: _Function) -> Any:
+    native = overload._op
+    arguments = [argument.name for argument in overload._schema.arguments[1:]]
+    samples = arguments.index("samples") if "samples" in arguments else None
+
+    def call(x: Tensor, *rest: Any) -> Any:
+        noise = rest[-1]
+        # Without a kernel a graph has an average over draws whole, and not each draw.
+        loop = samples is not None and rest[samples] > 1 and _in_a_graph(x)
+        served = has_kernel(x) or (loop and not is_grad_enabled() and not transforms_active())
+        if not served or noise.run:
+            return reference(x, *rest)
+        if _in_a_graph(x):
+            return record(x, (*rest[:-1], noise.seed, noise.offset))
+        return native(x, *rest[:-1], noise.seed, noise.offset)
+
+    return call
+
+
+def _in_a_graph(x: Tensor) -> bool:
+    """Whether a call on `x` is recorded; a plain tensor tells at once that it is not."""
+    if is_compiling():
+        return True
+    return type(x) not in (Tensor, Parameter) and tracing()
+
+
+def _record(
     overload: OpOverload, with_numbers: OpOverload | None, x: Tensor, rest: Sequence[Any]
 ) -> Any:
     """Call a kernel where a graph is recorded: of a contiguous input, as the recorded result is."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .errors import ArgumentError, DtypeError, ShapeError
-from .internals import transforms_active
+from .internals import tracing, transforms_active
 from .library import library
 
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
@@ -321,7 +321,7 @@ def in_blocks(
     rows = tensors[0].shape[0]
     width = width or max(1, tensors[0].numel() // max(rows, 1))
     step = max(1, BLOCK // width)
-    if is_compiling() or rows <= step:
+    if tracing() or rows <= step:
         return function(0, *tensors)
     parts = zip(*(tensor.split(step) for tensor in tensors), strict=True)
     if torch.is_grad_enabled() or transforms_active():

@@ -12,6 +12,7 @@ Only subclasses of `Portable` can be read back, whoever wrote the text.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import marshal
@@ -93,8 +94,9 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool = True)
     if isinstance(x, tuple):
         return "(" + "".join(write(each, numbers, integers, move) + ", " for each in x) + ")"
     parts = [repr(x.fingerprint)]
-    for name, value in vars(x).items():
-        parts.append(f"{name}={write(value, numbers, integers, x.numbers_move)}")
+    for field in dataclasses.fields(x):
+        value = getattr(x, field.name)
+        parts.append(f"{field.name}={write(value, numbers, integers, x.numbers_move)}")
     return f"{x.label}({', '.join(parts)})"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.bits import pack
+from ...core.internals import tracing
 from ...core.kernels import bits, kernel, like
 from ...core.noise import Noise, Place, in_blocks, logistic
 from ...core.operation import Operation
@@ -52,7 +53,7 @@ def binary_draw(x: Tensor, of_probs: bool, noise: Noise) -> tuple[Tensor, Tensor
     valid = (p >= 0) & (p <= 1)
     y = torch.where(valid, outcome.to(x.dtype), torch.nan)
     # Inductor fuses with a bool an element, and cannot with bits.
-    return y, outcome if torch.compiler.is_compiling() else pack(outcome)
+    return y, outcome if tracing() else pack(outcome)
 
 
 @dataclass(frozen=True)

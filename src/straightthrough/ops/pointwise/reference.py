@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
+from ...core.internals import tracing
 from ...core.kernels import bits, has_kernel, kernel, like
 from ...core.operation import Operation
 from ...core.rules import Derivative, cast, window_bits
@@ -82,7 +82,7 @@ class Pointwise(Operation):
     def record(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         within = self.surrogate.within
         # Inductor keeps a bool an element by itself, and is four times as fast by it.
-        if within is None or (is_compiling() and not has_kernel(x)):
+        if within is None or (not has_kernel(x) and tracing()):
             return super().record(x)
         if self.hard == "sign" and x.is_contiguous() and has_kernel(x):
             y, bits = sign_and_window(x, self.centre, *within)
