@@ -28,7 +28,7 @@ NEON = {"neon": []}  # which every 64-bit Arm has
 LEVELS = {"x86_64": X86, "amd64": X86, "aarch64": NEON, "arm64": NEON}
 OLDEST_TORCH = "0x020a000000000000"  # 2.10
 # A product and a sum become one instruction wherever there is one, by every compiler: exp and log
-# are made of these, and draws from logits take a quarter longer without. Uniforms and draws from
+# are made of these, and draws from logits take 30% longer without. Uniforms and draws from
 # probabilities are the same bits either way; the others are not those of the reference as rarely
 # without (1 of 60,000,000 binary draws, 2 of 300,000 rows of 1,000 classes), whose exp is another.
 CONTRACTION = "-ffp-contract=fast"
