@@ -302,7 +302,7 @@ def test_memory_is_that_of_the_tensors():
         ("--input nowhere.jsonl", "nowhere.jsonl cannot be read"),
         ("--input nowhere.jsonl --quick", "--input measures nothing"),
         ("--compare a.jsonl b.jsonl --quick", "--compare measures nothing"),
-        ("--targets --operators topk", "no target is about topk"),
+        ("--targets --operators trunc", "no target is about trunc"),
         ("--compare nowhere.jsonl nowhere.jsonl", "nowhere.jsonl cannot be read"),
         ("--quick --output /dev/null/x", "cannot write"),
     ],

@@ -382,21 +382,3 @@ def test_compiles_whole_and_once_for_all_values(name, training):
         torch.testing.assert_close(gradient, eager_gradient)
         st.nn.step_schedules(module)
     assert counter.frame_count == 1
-
-
-def test_a_tensor_in_the_place_of_a_number_is_a_buffer():
-    tau = torch.tensor(0.5)
-    module = st.nn.Categorical("straight_through", tau=tau)
-    assert dict(module.named_buffers())["tau"] is tau
-    assert module.rule == st.estimators.StraightThrough(tau)
-    tau.fill_(2.0)
-    gradients = []
-    for each in (module, st.nn.Categorical("straight_through", tau=2.0)):
-        x = torch.zeros(1, 3, requires_grad=True)
-        torch.manual_seed(1)
-        (each(x) @ torch.arange(3.0)).sum().backward()
-        gradients.append(x.grad)
-    assert torch.equal(*gradients)
-    twin = st.nn.Categorical("straight_through", tau=torch.tensor(1.0))
-    twin.load_state_dict(module.state_dict())
-    assert twin.tau.item() == 2.0

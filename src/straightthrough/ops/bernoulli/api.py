@@ -31,7 +31,7 @@ def parameter(
         given = "both" if logits is not None else "neither"
         raise ArgumentError(f"exactly one of {' and '.join(names)} must be given, got {given}")
     x = probs if logits is None else logits
-    check_floating(names[logits is None], x)
+    check_floating(names[1] if logits is None else names[0], x)
     assert x is not None
     return x, logits is None
 
