@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,6 @@ def test_text_from_elsewhere_makes_nothing_but_operations() -> None:
     ],
 )
 def test_onnx(make: Callable[[], nn.Module]) -> None:
-    runtime = pytest.importorskip("onnxruntime")
     model, x = network(make()), torch.randn(4, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -114,7 +114,7 @@ def test_onnx(make: Callable[[], nn.Module]) -> None:
             model, (x,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
     assert program is not None
-    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     x = torch.randn(9, 5)
     got = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(got), model(x).detach(), rtol=1e-4, atol=1e-5)

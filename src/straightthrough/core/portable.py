@@ -82,10 +82,10 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool = True)
     if x is None or isinstance(x, bool | str):
         return repr(x)
     if isinstance(x, float):
-        # (A number that is 0 is mostly the absence of one, which a formula may then leave out.)
-        if not (move and is_compiling()) or x == 0:
+        # Of a number that moved the compiler makes a symbol, whose class is another.
+        if not (move and is_compiling()) or x.__class__ is float:
             return repr(float(x)).replace("inf", "1e999")
-        # A product, as the compiler takes a number that moves for an argument there.
+        # A product, as the compiler takes the number for an argument there.
         numbers.append(torch.ones((), dtype=torch.float64) * x)
         return f"number({len(numbers) - 1})"
     if isinstance(x, int):
