@@ -25,6 +25,7 @@ from .internals import (
     tracing,
     transforms_active,
     unwrap_if_dead,
+    without_grad,
 )
 from .kernels import disabled
 from .library import library
@@ -46,8 +47,7 @@ def apply(operation: Operation, *inputs: Tensor) -> Tensor:
     for tensor in alive:
         if tensor.requires_grad:
             return _enter(operation, None, *alive)
-    with torch.no_grad():
-        return operation.forward(*alive)[0]
+    return without_grad(operation.forward, alive)[0]
 
 
 def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
