@@ -72,8 +72,6 @@ class Node(torch.autograd.Function):
     Where that is None it returns the value alone, as outputs that nobody sees cost time.
     """
 
-    residuals = 0  # of a context that says nothing else
-
     @staticmethod
     def forward(
         ctx: Any, operation: Operation, call: Callable[..., Any] | None, *inputs: Tensor
@@ -83,6 +81,7 @@ class Node(torch.autograd.Function):
             outputs, kept = operation.record(*inputs)
             ctx.save_for_backward(*kept)
             if dual_level():
+                ctx.residuals = 0
                 ctx.save_for_forward(*kept)
             return outputs[0]
         outputs, kept = call(*inputs)
