@@ -165,3 +165,27 @@ def test_backward_under_saved_tensor_hooks(name: str) -> None:
     (plain,) = torch.autograd.grad(OPERATORS[name](x)[..., 0].sum(), x)
     assert plain.abs().max() > 0.01
     assert torch.equal(wanted, plain)
+
+
+def test_what_all_examples_share_gets_the_gradients_of_all() -> None:
+    """A table and a soft value that `vmap` does not map, and an example mapped along its last."""
+    batch, table, weight = torch.randn(3, 4, 5), torch.randn(5, 2), torch.randn(3, 4, 2)
+
+    def looked_up(x: Tensor, table: Tensor) -> Tensor:
+        return st.categorical_lookup(x, table, seed=1)
+
+    def mapped(table: Tensor, x: Tensor) -> Tensor:
+        found = func.vmap(looked_up, (-1, None))(x.movedim(0, -1), table)
+        return (found * weight).sum()
+
+    def loop(table: Tensor, x: Tensor) -> Tensor:
+        return (torch.stack([looked_up(one, table) for one in x]) * weight).sum()
+
+    got, wanted = (func.grad(f, (0, 1))(table, batch) for f in (mapped, loop))
+    for one, other in zip(got, wanted, strict=True):
+        assert other.abs().max() > 0.01
+        torch.testing.assert_close(one, other)
+    soft = torch.randn(4, 5)
+    shared = func.vmap(st.straight_through, (0, None))
+    gradient = func.grad(lambda soft: (shared(batch, soft) * batch).sum())(soft)
+    torch.testing.assert_close(gradient, batch.sum(0))
