@@ -5,7 +5,7 @@ RESULTS ?= results
 OLDEST_TORCH ?= 2.10.0
 OLDEST := .venv-oldest/bin
 FUZZ ?= 100000
-KERNELS := hatch_build.py $(wildcard src/straightthrough/core/*.h src/straightthrough/ops/*/cpu*.cpp)
+KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 
 .PHONY: study test test-oldest sanitize fuzz lint types tests doctests docs format clean
 

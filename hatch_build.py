@@ -108,7 +108,7 @@ def build(target: Path) -> str | None:
 
 
 def compile_level(target: Path, level: str, flags: list[str]) -> subprocess.CompletedProcess:
-    """Compile all rooms into the library of one instruction set."""
+    """Compile all sources into the library of one instruction set."""
     torch = torch_folder()
     link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-ltorch_cpu"]
     command = [
@@ -116,7 +116,7 @@ def compile_level(target: Path, level: str, flags: list[str]) -> subprocess.Comp
         *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", CONTRACTION),
         *(f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", f"-I{torch / 'include'}"),
         *os.environ.get(FLAGS, "").split(),
-        *map(str, sorted(PACKAGE.glob("ops/*/cpu*.cpp"))),
+        *map(str, sorted(PACKAGE.rglob("cpu*.cpp"))),
         *("-o", str(target / f"{level}.so"), f"-L{torch / 'lib'}", *link),
     ]
     return subprocess.run(command, capture_output=True, text=True)

@@ -11,8 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 import straightthrough as st
-from straightthrough.ops.counts import reference
-from straightthrough.ops.counts.reference import Family
+from straightthrough.ops.counts import families
+from straightthrough.ops.counts.families import Family
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ D = torch.distributions
 def poisson(rate: float) -> list[Law]:
     scipy = stats.poisson(rate)
     return [
-        Law("rate", reference.Poisson(True), rate, st.poisson, D.Poisson, scipy),
+        Law("rate", families.Poisson(True), rate, st.poisson, D.Poisson, scipy),
         Law(
             "log_rate",
-            reference.Poisson(False),
+            families.Poisson(False),
             math.log(rate),
             lambda x, **options: st.poisson(log_rate=x, **options),
             lambda x: D.Poisson(x.exp()),
@@ -78,15 +78,15 @@ def of_odds(
 
 def binomial(n: int, p: float) -> list[Law]:
     scipy = stats.binom(n, p)
-    return of_odds(st.binomial, reference.Binomial, n, D.Binomial, p, scipy, total_count=n)
+    return of_odds(st.binomial, families.Binomial, n, D.Binomial, p, scipy, total_count=n)
 
 
 def geometric(p: float) -> list[Law]:
     scipy = stats.geom(p, loc=-1)
-    return of_odds(st.geometric, reference.Geometric, 1, D.Geometric, p, scipy)
+    return of_odds(st.geometric, families.Geometric, 1, D.Geometric, p, scipy)
 
 
 def negative_binomial(r: float, p: float) -> list[Law]:
-    family, scipy = reference.NegativeBinomial, stats.nbinom(r, 1 - p)
+    family, scipy = families.NegativeBinomial, stats.nbinom(r, 1 - p)
     theirs = D.NegativeBinomial
     return of_odds(st.negative_binomial, family, r, theirs, p, scipy, total_count=r)

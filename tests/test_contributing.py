@@ -52,7 +52,7 @@ def copy(tmp_path: Path) -> Path:
     paste_before(tests / "test_surrogates.py", "    Rectangle,", "    RaisedCosine,\n")
     paste_before(tests / "test_surrogates.py", "    (Rectangle(), ", by_hand)
 
-    for name, text in (("reference.py", hard), ("api.py", operator)):
+    for name, text in (("operation.py", hard), ("api.py", operator)):
         with (package / "ops" / "pointwise" / name).open("a", encoding="utf-8") as file:
             file.write(text)
     return tmp_path

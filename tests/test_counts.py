@@ -17,7 +17,7 @@ from laws import Law, binomial, geometric, negative_binomial, poisson
 from straightthrough.core.errors import FLOATING
 from straightthrough.core.noise import Noise
 from straightthrough.estimators import Fini
-from straightthrough.ops.counts import reference
+from straightthrough.ops.counts import families
 
 NAN, INFINITY = math.nan, math.inf
 DTYPES = pytest.mark.parametrize("dtype", FLOATING)
@@ -93,7 +93,7 @@ def test_quantiles_at_the_ends_of_the_uniforms(rate: float) -> None:
     """The search reaches 2^-53 and 1 - 2^-53: F(k - 1) < u <= F(k) by scipy's survival, too."""
     powers = 2.0 ** -np.arange(1.0, 54)
     u = np.concatenate([powers, 1 - powers])
-    count = reference.poisson_quantile(torch.tensor(u), torch.tensor(rate).double()).numpy()
+    count = families.poisson_quantile(torch.tensor(u), torch.tensor(rate).double()).numpy()
     law, slack = stats.poisson(rate), 4e-10
     assert (law.cdf(count) >= u * (1 - 1e-3) - slack * (u > 1e-6)).all()
     assert (law.sf(count - 1) >= (1 - u) * (1 - 1e-3) - slack * (u < 1 - 1e-6)).all()
@@ -101,18 +101,18 @@ def test_quantiles_at_the_ends_of_the_uniforms(rate: float) -> None:
 
 @pytest.mark.parametrize("shape", [0.05, 0.5, 1.0, 3.3, 400.0])
 def test_law_of_gamma(shape: float) -> None:
-    noise = Noise(torch.tensor(9)).classes(50_000, 2 * reference.ATTEMPTS + 1, torch.float64)
-    drawn = reference.gamma(shape, noise)
+    noise = Noise(torch.tensor(9)).classes(50_000, 2 * families.ATTEMPTS + 1, torch.float64)
+    drawn = families.gamma(shape, noise)
     assert_law(drawn.numpy(), stats.gamma(shape).cdf)
 
 
 def test_a_gamma_draw_takes_the_first_attempt_that_passes() -> None:
     """Each attempt is refused with at most 5%, so that twelve are below 3e-16."""
-    rows, attempts = 20_000, reference.ATTEMPTS
+    rows, attempts = 20_000, families.ATTEMPTS
     noise = Noise(torch.tensor(10)).classes(rows, 2 * attempts + 1, torch.float64)
     once = noise.clone()
     once[:, 1:attempts], once[:, attempts + 1 : -1] = 0.5, 0.5  # 0.5 passes: a normal of 0
-    drawn, other = reference.gamma(1.0, noise), reference.gamma(1.0, once)
+    drawn, other = families.gamma(1.0, noise), families.gamma(1.0, once)
     assert 0.04 < (drawn != other).double().mean() < 0.055
     assert 0.05**attempts < 3e-16
 

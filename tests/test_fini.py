@@ -13,7 +13,7 @@ import straightthrough as st
 from laws import Law, binomial, geometric, negative_binomial, poisson
 from straightthrough import testing
 from straightthrough.estimators import Fini, ReinMax
-from straightthrough.ops.counts.reference import Draw
+from straightthrough.ops.counts.operation import Draw
 
 INFINITY = math.inf
 

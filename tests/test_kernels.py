@@ -13,12 +13,13 @@ from straightthrough.core import kernels
 from straightthrough.core.bits import unpack
 from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
-from straightthrough.core.rules import Derivative, Window, window_bits, window_vjp
+from straightthrough.core.rules import Derivative
 from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
 from straightthrough.estimators.base import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.pointwise import reference as pointwise
+from straightthrough.surrogates.window import Window, window_bits, window_vjp
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(1,), (7, 3), (40, 16), (3, 5, 10), (65, 64), (33, 65), (4, 1000), (2, 70001), (0, 5)]

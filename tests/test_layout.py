@@ -1,4 +1,5 @@
-"""The layout: imports point down, files are short, docstrings have every section."""
+"""The layout: imports and includes point down, what declares a kernel stands beside it, files are
+short, docstrings have every section."""
 
 import ast
 import inspect
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 import straightthrough as st
+from straightthrough.core.kernels import KERNELS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "straightthrough"
 LONGEST = 400
+WIDEST = 100
 
 # A package imports from layers below its own, and from itself.
 LAYERS = [
@@ -28,6 +31,7 @@ LAYERS = [
 ]
 HEIGHT = {package: height for height, layer in enumerate(LAYERS) for package in layer}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+NATIVE = sorted(path for kind in ("cpp", "h") for path in PACKAGE.rglob(f"*.{kind}"))
 
 
 def package_of(module: Path) -> str:
@@ -65,6 +69,56 @@ def test_imports_point_down(module: Path) -> None:
     assert not up, f"{own} imports from {', '.join(up)}, which is not below it"
 
 
+@pytest.mark.parametrize("source", NATIVE, ids=relative)
+def test_includes_point_down(source: Path) -> None:
+    own = package_of(source)
+    for name in re.findall(r'#include "(.*)"', source.read_text(encoding="utf-8")):
+        header = (source.parent / name).resolve()
+        assert header.exists(), f"there is no {name}"
+        other = package_of(header)
+        below = other == own or HEIGHT[other] < HEIGHT[own]
+        assert below, f"{relative(source)} includes {name}, which is not below it"
+
+
+def implemented(source: Path) -> list[str]:
+    """Return the operators that a file registers kernels of."""
+    return re.findall(r'(?m)^ *implement<.*>\(m, "(\w+)"\);', source.read_text(encoding="utf-8"))
+
+
+def test_what_declares_a_kernel_stands_beside_it() -> None:
+    found = [(name, source.parent) for source in NATIVE for name in implemented(source)]
+    declared = {
+        name: PACKAGE.joinpath(*kernel.module.split(".")[1:-1]) for name, kernel in KERNELS.items()
+    }
+    assert len(declared) > 30
+    assert sorted(found) == sorted(declared.items())
+
+
+def test_kernels_are_in_the_files_that_are_compiled() -> None:
+    compiled = {*PACKAGE.rglob("cpu*.cpp")}
+    assert [relative(source) for source in NATIVE if implemented(source)] == [
+        relative(source) for source in NATIVE if source in compiled
+    ]
+
+
+@pytest.mark.parametrize("module", sorted(PACKAGE.glob("ops/*/*.py")), ids=relative)
+def test_operations_and_references_have_a_file_each(module: Path) -> None:
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and "Operation" in map(ast.unparse, node.bases):
+            assert module.name == "operation.py", node.name
+        elif isinstance(node, ast.FunctionDef):
+            decorators = [ast.unparse(each) for each in node.decorator_list]
+            if any(each.startswith("kernel(") for each in decorators):
+                assert module.name == "reference.py", node.name
+        assert module.name != "reference.py" or not isinstance(node, ast.ClassDef)
+
+
+@pytest.mark.parametrize("source", NATIVE, ids=relative)
+def test_lines_of_native_sources_are_short(source: Path) -> None:
+    lines = source.read_text(encoding="utf-8").splitlines()
+    assert [number for number, line in enumerate(lines, 1) if len(line) > WIDEST] == []
+
+
 def test_files_are_short() -> None:
     folders = [ROOT / name for name in ("src", "tests", "docs", "benchmarks")]
     files = [
@@ -72,6 +126,7 @@ def test_files_are_short() -> None:
     ]
     lines = {relative(f): len(f.read_text(encoding="utf-8").splitlines()) for f in files}
     assert lines["tests/test_layout.py"] > 50
+    assert {relative(source) for source in NATIVE} <= lines.keys()
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
 
 

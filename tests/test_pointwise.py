@@ -11,7 +11,7 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
-from straightthrough.ops.pointwise.reference import Pointwise
+from straightthrough.ops.pointwise.operation import Pointwise
 from straightthrough.surrogates import Atan, Clipped, Identity, Sigmoid, Tanh
 from straightthrough.testing.values import saved_tensors
 

@@ -14,7 +14,7 @@ import straightthrough as st
 from straightthrough.core import portable
 from straightthrough.core.portable import read, write
 from straightthrough.core.registry import OPERATORS, RULES
-from straightthrough.ops.pointwise.reference import Pointwise
+from straightthrough.ops.pointwise.operation import Pointwise
 from straightthrough.surrogates import Tanh
 
 
@@ -71,7 +71,7 @@ def test_classes_of_one_name_are_told_apart() -> None:
 def test_an_operation_says_what_it_is() -> None:
     numbers: list[torch.Tensor] = []
     text = write(Pointwise("sign", (), Tanh(0.5)), numbers, [])
-    assert "ops.pointwise.reference.Pointwise(" in text
+    assert "ops.pointwise.operation.Pointwise(" in text
     assert "surrogates.sigmoidal.Tanh(" in text
     assert "hard='sign'" in text
 

@@ -1,8 +1,8 @@
 """Compiled kernels: which library serves, and the operators that it implements.
 
-A kernel is a `torch.library` operator: its schema and its reference stand here and in
-`reference.py`, its CPU implementation in the room's `cpu.cpp`. Compiled graphs call it whole. The
-reference runs on other devices, inside functorch transforms, and where gradients are recorded.
+A kernel is a `torch.library` operator, declared with its schema and its reference in the package
+whose `cpu*.cpp` implements it. Compiled graphs call it whole. The reference runs on other devices,
+inside functorch transforms, and where gradients are recorded.
 """
 
 from __future__ import annotations

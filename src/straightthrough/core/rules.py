@@ -9,16 +9,15 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .bits import pack, unpack
 from .errors import ArgumentError, ShapeError, check_floating, check_number
 from .internals import push_forward, transforms_active
-from .kernels import bits, has_kernel, kernel, served
+from .kernels import has_kernel
 from .portable import Portable
 
 
@@ -111,7 +110,7 @@ class Derivative(Rule):
     `primitive(x)` is the smooth function that the derivative belongs to, where there is one.
     """
 
-    kernel: ClassVar[Callable[..., Tensor] | None] = None  # of `backward`, set by `fused`
+    kernel: ClassVar[Callable[..., Tensor] | None] = None  # of `backward`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -145,9 +144,10 @@ class Derivative(Rule):
         """Return what `vjp` does, of tensors that need no check."""
         if self.kernel is not None and has_kernel(x, grad):
             return self.kernel(x, grad, *vars(self).values())
-        return self._by_formula(x, grad)
+        return self.by_formula(x, grad)
 
-    def _by_formula(self, x: Tensor, grad: Tensor) -> Tensor:
+    def by_formula(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Return what `backward` does, without a kernel."""
         wide = compute_dtype(x.dtype)
         return narrowed(grad.to(wide) * self.in_dtype(wide).derivative(x.to(wide)), x.dtype)
 
@@ -161,100 +161,15 @@ class Derivative(Rule):
 
     def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
         """Return `grad * derivative(x - centre)` in the dtype of `grad`, of what was saved."""
-        return narrowed(self.backward(_centred(kept[0], centre), grad), grad.dtype)
+        return narrowed(self.backward(centred(kept[0], centre), grad), grad.dtype)
 
 
-def _centred(x: Tensor, centre: Any) -> Tensor:
+def centred(x: Tensor, centre: Any) -> Tensor:
+    """Return `x - centre`, in what `x` is computed in where it is moved."""
     if not isinstance(centre, Tensor) and centre == 0:
         return x
     wide = compute_dtype(x.dtype)
     return x.to(wide) - cast(centre, wide)
-
-
-_Derivative = TypeVar("_Derivative", bound=type[Derivative])
-
-
-def fused(cls: _Derivative) -> _Derivative:
-    """Serve the rule's `backward` by the kernel of the class's name, which takes its fields."""
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # every rule is a dataclass
-    arguments = "".join(f", float {field.name}" for field in fields)
-
-    def reference(x: Tensor, grad: Tensor, *values: float) -> Tensor:
-        rule = object.__new__(cls)  # its fields were checked when it was made
-        for field, value in zip(fields, values, strict=True):
-            object.__setattr__(rule, field.name, value)
-        return rule._by_formula(x, grad)
-
-    reference.__module__ = cls.__module__
-    schema = f"(Tensor x, Tensor grad{arguments}) -> Tensor"
-    cls.kernel = staticmethod(served(cls.__name__, schema, reference))
-    return cls
-
-
-class Window(Derivative):
-    """A rule of two values: one where `|x|` is within a bound, one beyond it and for NaN.
-
-    Backward only has to know on which side each element is: one bit an element is saved.
-    """
-
-    closed: ClassVar[bool] = True  # whether the bound itself is inside
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if cls.derivative is not Window.derivative:  # a variant, which one bit does not tell
-            for name in ("within", "backward", "pull"):
-                setattr(cls, name, getattr(Derivative, name))
-
-    @abstractmethod
-    def window(self) -> tuple[float, float, float]:
-        """Return the bound of `|x|`, the derivative inside, and that outside."""
-
-    @property
-    def within(self) -> tuple[float, bool]:
-        return self.window()[0], self.closed
-
-    def derivative(self, x: Tensor) -> Tensor:
-        bound, inner, outer = self.window()
-        return _either(_inside(x, bound, self.closed), x.dtype, inner, outer)
-
-    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
-        if has_kernel(x, grad):
-            return self.pull(grad, (window_bits(x, 0.0, *self.within),), 0.0)
-        return super().backward(x, grad)
-
-    def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
-        if kept[0].dtype != torch.uint8:
-            return super().pull(grad, kept, centre)
-        _, inner, outer = self.window()
-        return window_vjp(grad, kept[0], inner, outer)
-
-
-@kernel("(Tensor x, float centre, float bound, bool closed) -> Tensor", bits)
-def window_bits(x: Tensor, centre: float, bound: float, closed: bool) -> Tensor:
-    """Return the bits that say where `|x - centre|` is within `bound`."""
-    wide = x.to(compute_dtype(x.dtype))
-    return pack(_inside(_centred(wide, centre), bound, closed))
-
-
-@kernel("(Tensor grad, Tensor bits, float inner, float outer) -> Tensor")
-def window_vjp(grad: Tensor, bits: Tensor, inner: float, outer: float) -> Tensor:
-    """Return `grad` times `inner` where the bit is set, times `outer` elsewhere."""
-    wide = grad.to(compute_dtype(grad.dtype))
-    slope = _either(unpack(bits, grad.shape), wide.dtype, inner, outer)
-    return narrowed(wide * slope, grad.dtype)
-
-
-def _inside(x: Tensor, bound: Any, closed: bool) -> Tensor:
-    bound = cast(bound, x.dtype)
-    return x.abs() <= bound if closed else x.abs() < bound
-
-
-def _either(truth: Tensor, dtype: torch.dtype, yes: Any, no: Any) -> Tensor:
-    # On the CPU torch.where takes five times as long.
-    value = cast(yes, dtype) * truth.to(dtype)
-    if not isinstance(no, Tensor) and no == 0:
-        return value
-    return value + cast(no, dtype) * truth.logical_not().to(dtype)
 
 
 class Relaxation(Rule):

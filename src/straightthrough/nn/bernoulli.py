@@ -13,7 +13,7 @@ from ..core.errors import ArgumentError, check_number
 from ..core.rules import Derivative, cast
 from ..estimators import Estimator, GumbelST
 from ..ops.bernoulli import api
-from ..ops.pointwise.reference import Pointwise
+from ..ops.pointwise.operation import Pointwise
 from ..surrogates import Identity, Sigmoid
 from .base import Number, RuleModule
 

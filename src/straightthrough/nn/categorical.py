@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..core.errors import apply_mask
 from ..core.rules import cast
 from ..estimators import Estimator, GumbelST, Softmax
-from ..ops.categorical import api, reference
+from ..ops.categorical import api
+from ..ops.categorical.operation import argmax_index
 from .base import Number, RuleModule
 
 
@@ -180,7 +181,7 @@ class CategoricalLookup(RuleModule[Estimator]):
             self.observe(logits, self.dim, mask)
             rule = self.rule
             return api.categorical_lookup(logits, self.table, rule, dim=self.dim, mask=mask)
-        index = reference.argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))
+        index = argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))
         return torch.where((index < 0).unsqueeze(-1), torch.nan, self.table[index.clamp(min=0)])
 
     def extra_repr(self) -> str:

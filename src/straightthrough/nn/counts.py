@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..estimators import Fini
 from ..ops.counts import api
-from ..ops.counts.reference import Family
+from ..ops.counts.families import Family
 from ..ops.pointwise.api import round
 from .base import Number, RuleModule
 

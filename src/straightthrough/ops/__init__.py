@@ -1,6 +1,6 @@
-"""The operators: a room a family, every room with the same files.
+"""The operators: a package a family, every package with the same files.
 
-`api.py` has the public functions with their checks and records, `reference.py` what they run in
-plain torch, `cpu.cpp` the same as kernels, and `specification.py` what the suite holds them
-against, written another way.
+`api.py` has the public functions with their checks and records, `operation.py` every forward with
+its backward, and `specification.py` what the suite holds them against, written another way. Where
+there are kernels, `cpu.cpp` has them, and `reference.py` what they must equal, in plain torch.
 """

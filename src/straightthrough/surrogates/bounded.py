@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..core.errors import check_at_least, check_positive
 from ..core.registry import rule
-from ..core.rules import Window
+from .window import Window
 
 
 @rule("clipped")

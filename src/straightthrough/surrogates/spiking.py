@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..core.errors import check_count, check_positive
 from ..core.registry import rule
-from ..core.rules import Derivative, fused
+from ..core.rules import Derivative
+from .fused import fused
 
 
 @rule("triangle")

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core import kernels
-from ..core.rules import Derivative, Rule, window_bits
+from ..core.rules import Derivative, Rule
+from ..surrogates.window import window_bits
 from .case import DTYPES, Case, assert_bits, assert_close, check
 
 FAILURE_RATE = 1e-6

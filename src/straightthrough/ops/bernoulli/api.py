@@ -20,7 +20,7 @@ from ...core.registry import operator, resolve
 from ...core.rules import Derivative, cast, compute_dtype
 from ...estimators import Estimator, ReinMax
 from . import reference, specification
-from .reference import Concrete, Draw
+from .operation import Concrete, Draw
 
 
 def parameter(

@@ -1,5 +1,5 @@
 // The concrete gates: the CPU kernels of reference.py, same names, same order.
-#include "draws.h"
+#include "draw.h"
 
 namespace {
 
@@ -77,7 +77,7 @@ Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool
     const auto relax = [=](int64_t i, int64_t n, Vec<T> noise) {
       to.put(i, gate.soft_value(from.get(i, n, T(0)), noise), n);
     };
-    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+    over_elements(x.numel(), kNoisyGrain, [=](int64_t begin, int64_t end) {
       if (hard) return draw.over(begin, end, open);
       with_logistic<T>(begin, end, key, offset, relax);
     });
@@ -102,7 +102,7 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, double t
       const Vec<T> all = own * slope;
       to.put(i, saturated<S>(of_probs ? within(kLargest<T>, all, own) : all), n);
     };
-    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+    over_elements(x.numel(), kNoisyGrain, [=](int64_t begin, int64_t end) {
       with_logistic<T>(begin, end, key, offset, pull);
     });
   });

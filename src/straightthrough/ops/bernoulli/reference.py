@@ -1,9 +1,6 @@
-"""Binary operators in plain torch: every forward with its backward."""
+"""What the binary kernels must equal, in plain torch."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,10 +8,8 @@ from torch import Tensor
 from ...core.bits import pack
 from ...core.internals import tracing
 from ...core.kernels import bits, kernel, like
-from ...core.noise import Noise, Place, in_blocks, logistic
-from ...core.operation import Operation
-from ...core.rules import Derivative, cast, compute_dtype, narrowed
-from ...estimators.base import Estimator, is_one
+from ...core.noise import Noise, in_blocks, logistic
+from ...core.rules import cast, compute_dtype, narrowed
 
 
 def uniform_like(x: Tensor, noise: Noise) -> Tensor:
@@ -54,37 +49,6 @@ def binary_draw(x: Tensor, of_probs: bool, noise: Noise) -> tuple[Tensor, Tensor
     y = torch.where(valid, outcome.to(x.dtype), torch.nan)
     # Inductor fuses with a bool an element, and cannot with bits.
     return y, outcome if tracing() else pack(outcome)
-
-
-@dataclass(frozen=True)
-class Draw(Operation):
-    """A 0/1 draw forward, the rule backward; `x` is a probability or its logit."""
-
-    rule: Estimator | Derivative
-    place: Place
-    of_probs: bool
-
-    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        noise = Noise(seed, *self.place)
-        tau = self.rule.tau_forward if isinstance(self.rule, Estimator) else 1.0
-        if is_one(tau):
-            return binary_draw(x, self.of_probs, noise)
-        logits = as_logits(x, self.of_probs)
-        y, outcome = binary_draw(logits / cast(tau, logits.dtype), False, noise)
-        return y.to(x.dtype), outcome
-
-    def backward(
-        self, grad: Tensor, x: Tensor, seed: Tensor, outcome: Tensor
-    ) -> tuple[Tensor, None]:
-        if isinstance(self.rule, Derivative):
-            return self.rule.backward(x, grad), None
-        noise = Noise(seed, *self.place)
-        if not self.of_probs:
-            return self.rule.binary_pull(x, outcome, grad, noise), None
-        logits = as_logits(x, self.of_probs)
-        gradient = self.rule.binary_pull(logits, outcome, grad.to(logits.dtype), noise)
-        to_probs = gradient * logit_slope(x.to(logits.dtype))
-        return narrowed(to_probs, x.dtype, given=gradient), None
 
 
 GATE = "float tau, float gamma, float zeta, bool hard, bool of_probs"
@@ -137,33 +101,6 @@ def concrete_backward(
 
 def _noisy(x: Tensor, noise: Noise, of_probs: bool) -> Tensor:
     return as_logits(x, of_probs) + logistic(uniform_like(x, noise))
-
-
-@dataclass(frozen=True)
-class Concrete(Operation):
-    """The (hard) concrete gate, its noise made again in backward.
-
-    Backward is that of the soft value, whether the value is hard or soft.
-    """
-
-    tau: float
-    gamma: float
-    zeta: float
-    hard: bool
-    of_probs: bool
-    place: Place
-
-    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor]:
-        return (concrete(x, *self._gate(), Noise(seed, *self.place)),)
-
-    def backward(self, grad: Tensor, x: Tensor, seed: Tensor) -> tuple[Tensor, None]:
-        return concrete_backward(x, grad, *self._gate(), Noise(seed, *self.place)), None
-
-    def jvp(self, tangents: Sequence[Tensor], x: Tensor, seed: Tensor) -> Tensor:
-        return self.backward(tangents[0], x, seed)[0]
-
-    def _gate(self) -> tuple[float, float, float, bool, bool]:
-        return self.tau, self.gamma, self.zeta, self.hard, self.of_probs
 
 
 def stretch(s: Tensor, gamma: float, zeta: float) -> Tensor:

@@ -19,7 +19,7 @@ from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
 from ...estimators import Estimator, GumbelST, MVEInteger, ReinMax, Softmax
 from . import specification
-from .reference import Argmax, Draw, GumbelSoftmax, Lookup, Number
+from .operation import Argmax, Draw, GumbelSoftmax, Lookup, Number
 
 
 def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, int]:

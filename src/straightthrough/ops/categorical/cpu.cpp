@@ -1,12 +1,13 @@
-// Categorical draws by inverse CDF, in double sums: the CPU kernels of reference.py, same names, same
-// order.
-#include "rows.h"
+// Categorical draws by inverse CDF, in double sums: the CPU kernels of reference.py, same names,
+// same order.
+#include "../../core/native/rows.h"
 
 namespace {
 
 using namespace rows;
 
-// How many of some cumulative sums, each in lanes still apart, are at most `target`; the last of these.
+// How many of some cumulative sums, each in lanes still apart, are at most `target`; the last of
+// these.
 struct Passed {
   int64_t count;
   double sum;
@@ -32,8 +33,8 @@ ALWAYS_INLINE Passed passed(const Lanes* until, int64_t count, double target) {
   return out;
 }
 
-// The class at which `running` and the weights from vector i on come above `target`. (Rounding may lead
-// past the last weight, or to a class without one.)
+// The class at which `running` and the weights from vector i on come above `target`. (Rounding may
+// lead past the last weight, or to a class without one.)
 template <class T, class Weight>
 ALWAYS_INLINE int64_t first_above(const Weight& weight, int64_t i, int64_t size, double running,
                                   double target) {
@@ -60,8 +61,8 @@ ALWAYS_INLINE int64_t first_above(const Weight& weight, int64_t i, int64_t size,
 }
 
 // The first class at which the cumulative weight of a long row is above a share of the total; -1 if
-// there is a NaN. Sums up to the end of every block of vectors tell where to look. Nothing branches on
-// the outcome, so that the processor is at work on the next row already. `to` is written next.
+// there is a NaN. Sums up to the end of every block of vectors tell where to look. Nothing branches
+// on the outcome, so that the processor is at work on the next row already. `to` is written next.
 template <class T, class S>
 INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double share, const S* to) {
   constexpr int64_t most = 128, least = 8;

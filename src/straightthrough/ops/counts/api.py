@@ -11,14 +11,15 @@ from ...core.noise import Seed, make_seed
 from ...core.registry import operator, resolve
 from ...estimators import Fini
 from ..bernoulli.api import parameter
-from . import reference, specification
-from .reference import TRIALS, Draw, Family
+from . import families, specification
+from .families import TRIALS, Family
+from .operation import Draw
 
 
 def poisson_family(rate: Tensor | None, log_rate: Tensor | None) -> tuple[Tensor, Family]:
     """Return the parameter that was given, and the family of counts that it belongs to."""
     x, direct = parameter(log_rate, rate, ("log_rate", "rate"))
-    return x, reference.Poisson(direct)
+    return x, families.Poisson(direct)
 
 
 def binomial_family(
@@ -29,13 +30,13 @@ def binomial_family(
     if not whole or not 1 <= total_count <= TRIALS:
         raise ArgumentError(f"total_count must be an int in [1, {TRIALS}], got {total_count!r}")
     x, direct = parameter(logits, probs)
-    return x, reference.Binomial(direct, total_count)
+    return x, families.Binomial(direct, total_count)
 
 
 def geometric_family(logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, Family]:
     """Likewise."""
     x, direct = parameter(logits, probs)
-    return x, reference.Geometric(direct, 1)
+    return x, families.Geometric(direct, 1)
 
 
 def negative_binomial_family(
@@ -44,7 +45,7 @@ def negative_binomial_family(
     """Likewise."""
     total_count = check_positive("total_count", total_count)
     x, direct = parameter(logits, probs)
-    return x, reference.NegativeBinomial(direct, total_count)
+    return x, families.NegativeBinomial(direct, total_count)
 
 
 def _draw(

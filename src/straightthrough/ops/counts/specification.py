@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core.noise import Noise
 from ...estimators import Fini
-from .reference import LARGEST
+from .families import LARGEST
 
 Central = tuple[Tensor, Tensor, Tensor, Tensor]
 """The mean, and the central moments 2 to 4."""

@@ -11,7 +11,7 @@ from ...core.registry import operator, resolve
 from ...core.rules import Derivative
 from ...surrogates import Clipped, Identity, Sigmoid
 from . import reference, specification
-from .reference import Pointwise
+from .operation import Pointwise
 
 
 def _what_the_rule_needs(rule: Derivative, numel: int, itemsize: int, rows: int) -> int:

@@ -17,7 +17,7 @@ from ...core.rules import Relaxation
 from ...estimators import Softmax
 from ...estimators.base import is_one
 from . import specification
-from .reference import TopK
+from .operation import TopK
 
 
 @operator(

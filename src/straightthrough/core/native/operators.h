@@ -1,4 +1,4 @@
-// What every room's cpu.cpp is made of: dtypes, elementwise work, bits.
+// What every cpu.cpp is made of: dtypes, elementwise work, bits.
 #pragma once
 #include <algorithm>
 
@@ -25,6 +25,8 @@ inline Tensor ordered_grad(const Tensor& grad, const Tensor& x) {
 }
 
 // ---- elementwise work ----
+
+constexpr int64_t kGrain = 32768;  // elements that one thread takes at least
 
 // Call f(begin, end) for ranges of at least `grain` elements; each begins at a byte of their bits.
 template <class F>

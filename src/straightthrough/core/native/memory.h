@@ -40,8 +40,8 @@ inline void prefer_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
-// A new tensor on the CPU. (The operators `empty_like` and `new_empty` are looked up by name at every
-// call, which takes longer than the work on a small tensor.)
+// A new tensor on the CPU. (The operators `empty_like` and `new_empty` are looked up by name at
+// every call, which takes longer than the work on a small tensor.)
 inline Tensor fresh(torch::headeronly::IntHeaderOnlyArrayRef sizes, const int64_t* strides,
                     int32_t dtype) {
   AtenTensorHandle handle;

@@ -1,4 +1,4 @@
-"""Subset operators in plain torch: every forward with its backward."""
+"""Subset operators: every forward with its backward."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-// Gradients given the outcome, one formula an estimator: the CPU kernels of estimators/, same names.
-#include "rows.h"
+// Gradients given the outcome, one formula an estimator: the CPU kernels of straight_through.py,
+// reinmax.py and gumbel.py, same names.
+#include "../core/native/rows.h"
 
 namespace {
 
@@ -80,7 +81,8 @@ struct ReinMax : OfOutcome {
           return std::array<Vec<T>, 4>{w, w * g, h, h * g};
         });
     const Vec<T> factor = T(0.5) / total, mean = weighted / total;
-    const Vec<T> warm_factor = T(0.5) / warm_total, middle_mean = T(0.5) * warm_weighted / warm_total;
+    const Vec<T> warm_factor = T(0.5) / warm_total;
+    const Vec<T> middle_mean = T(0.5) * warm_weighted / warm_total;
     for (int64_t i = 0; i < r.t.size(); ++i) {
       const Vec<T> g = r.g(i), m = r.t.at(warm, i) * warm_factor;
       const Vec<T> middle = r.t.classes_at(i) == r.chosen ? m + T(0.5) : m;

@@ -1,10 +1,9 @@
-"""Counts in plain torch: four families, their draws, and the backward that they share."""
+"""Four families of counts and their draws, in plain torch."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,11 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.noise import Noise, Place, in_blocks
-from ...core.operation import Operation
+from ...core.noise import Noise, in_blocks
 from ...core.portable import Portable
-from ...core.rules import compute_dtype, narrowed
-from ...estimators import Fini
+from ...core.rules import compute_dtype
 from ..bernoulli.reference import logit
 
 LARGEST = 2.0**20
@@ -212,33 +209,3 @@ def gamma(shape: float, noise: Tensor) -> Tensor:
     passes = noise[:, ATTEMPTS:-1].log() < bound
     value = d * cube.gather(-1, passes.int().argmax(-1, keepdim=True))[:, 0]
     return value if shape >= 1 else value * (noise[:, -1].log() / shape).exp()
-
-
-@dataclass(frozen=True)
-class Draw(Operation):
-    """A count forward, the rule backward."""
-
-    rule: Fini
-    family: Family
-    place: Place
-
-    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        flat = x.to(torch.float64).reshape(-1)
-        count = self.family.draw(flat, Noise(seed, *self.place)).reshape(x.shape)
-        y = torch.where(self.family.mean(x).isnan(), torch.nan, count).to(x.dtype)
-        return y, y.clone()
-
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return inputs[0], outputs[1]
-
-    def backward(self, grad: Tensor, x: Tensor, count: Tensor) -> tuple[Tensor, None]:
-        wide = compute_dtype(x.dtype)
-        family = self.family
-        mean, rest = family.moments(x.to(wide))
-        # The slope may be as small as the rule's weight is large.
-        slope = grad.to(wide) * family.slope(mean, rest)
-        gradient = self.rule.gradient(mean, rest, family.size, family.exact(count), slope)
-        return narrowed(gradient.masked_fill(count.isnan(), torch.nan), x.dtype), None
-
-    def jvp(self, tangents: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:
-        return self.backward(tangents[0], x, count)[0]

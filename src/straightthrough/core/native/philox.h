@@ -136,7 +136,8 @@ ALWAYS_INLINE simd::Vec<float> unit24(Words w) {
 ALWAYS_INLINE std::array<Words, 4> in_order(const Block& b) {
   using simd::interleave_high, simd::interleave_low;
   const Words even_low = interleave_low(b.w[0], b.w[2]), odd_low = interleave_low(b.w[1], b.w[3]);
-  const Words even_high = interleave_high(b.w[0], b.w[2]), odd_high = interleave_high(b.w[1], b.w[3]);
+  const Words even_high = interleave_high(b.w[0], b.w[2]);
+  const Words odd_high = interleave_high(b.w[1], b.w[3]);
   return {interleave_low(even_low, odd_low), interleave_high(even_low, odd_low),
           interleave_low(even_high, odd_high), interleave_high(even_high, odd_high)};
 }
@@ -215,8 +216,8 @@ __attribute__((noinline)) T element_uniform(uint64_t seed, int64_t element, uint
   return element_uniforms<T>(seed, element / per_group<T>, tag)[i / n][i % n];
 }
 
-// What the uniforms are at least, to within kSlack: in single precision the upper halves of the words,
-// which decide most draws and are half of the work.
+// What the uniforms are at least, to within kSlack: in single precision the upper halves of the
+// words, which decide most draws and are half of the work.
 template <class T>
 constexpr T kSlack = sizeof(T) == 4 ? 0x1p-16f : 0;
 

@@ -72,8 +72,13 @@ ALWAYS_INLINE Truth<T> lanes_of_bits(uint32_t bits) {
 }
 #endif
 
-// The bits of element i and those after it, out of a bit an element. Vectors of fewer lanes than a byte
-// has bits come in order; what an incomplete one has beyond `count` is false.
+template <class V>
+ALWAYS_INLINE V where(Truth<Lane<V>> truth, double yes, double no) {
+  return select(truth, broadcast(Lane<V>(yes)), broadcast(Lane<V>(no)));
+}
+
+// The bits of element i and those after it, out of a bit an element. Vectors of fewer lanes than a
+// byte has bits come in order; what an incomplete one has beyond `count` is false.
 template <class T>
 ALWAYS_INLINE void store_bits(uint8_t* to, int64_t i, Truth<T> truth, int64_t count) {
   constexpr int n = lanes<T>;

@@ -54,7 +54,9 @@ class Tile {
     std::memcpy(&x, from + i * lanes<T>, kBytes);
     return x;
   }
-  ALWAYS_INLINE static void put(T* to, int64_t i, Vec<T> x) { std::memcpy(to + i * lanes<T>, &x, kBytes); }
+  ALWAYS_INLINE static void put(T* to, int64_t i, Vec<T> x) {
+    std::memcpy(to + i * lanes<T>, &x, kBytes);
+  }
 
   // The largest f(i) over the classes; a NaN may be passed over, and is found by a sum.
   template <class F>
@@ -104,7 +106,8 @@ class Tile {
     return out;
   }
 
-  // Call f(i, u) for every i, u holding one uniform a class: of row `first + lane`, or of row `first`.
+  // Call f(i, u) for every i, u holding one uniform a class: of row `first + lane`, or of row
+  // `first`.
   template <class F>
   ALWAYS_INLINE void with_uniforms(uint64_t seed, int64_t first, uint32_t tag, const F& f) const {
     constexpr int64_t width = philox::per_block<T>, each = Across ? width : 4;
@@ -112,7 +115,8 @@ class Tile {
       philox::Blocks counters;
       for (int k = 0; k < philox::kAtOnce; ++k) {
         const auto group = static_cast<uint32_t>((i + k * each) * (Across ? 1 : lanes<T>) / width);
-        counters[k] = Across ? philox::positions(first, group, tag) : philox::groups(first, group, tag);
+        counters[k] =
+            Across ? philox::positions(first, group, tag) : philox::groups(first, group, tag);
       }
       const philox::Blocks drawn = philox::blocks(seed, counters);
 #pragma GCC unroll 2
@@ -165,7 +169,8 @@ __attribute__((noinline)) void store_short(S* to, int64_t classes, int rows, con
     Vec<T> block[lanes<T>];
     for (int k = 0; k < lanes<T> && j + k < classes; ++k) block[k] = Tile<T, true>::at(from, j + k);
     transpose(block);
-    for (int r = 0; r < rows; ++r) simd::store<S>(to + r * classes + j, saturated<S>(block[r]), classes - j);
+    for (int r = 0; r < rows; ++r)
+      simd::store<S>(to + r * classes + j, saturated<S>(block[r]), classes - j);
   }
 }
 

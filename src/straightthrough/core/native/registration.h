@@ -1,5 +1,6 @@
-// Kernels as torch operators: `implement<&reinmax>(m, "reinmax")` registers the function and, where it
-// takes doubles, its form whose numbers are tensors, which compiled code calls with those that move.
+// Kernels as torch operators: `implement<&reinmax>(m, "reinmax")` registers the function and, where
+// it takes doubles, its form whose numbers are tensors, which compiled code calls with those that
+// move.
 #pragma once
 #include <torch/csrc/stable/library.h>
 

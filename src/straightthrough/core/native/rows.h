@@ -1,8 +1,8 @@
 // The walk over rows that every categorical formula shares: one long row after the other where they
 // lie, or as many short rows at once as a vector has lanes.
 #pragma once
-#include "../../core/operators.h"
-#include "../../core/tile.h"
+#include "operators.h"
+#include "tile.h"
 
 namespace rows {
 
@@ -14,8 +14,8 @@ using namespace tile;
 struct Layout {
   int64_t rows, classes, stride = 1, inner = 0, outer = 0;
 
-  // Of a tensor whose classes, at least one, come last, to be `ordered` or not; short rows beside each other are left
-  // where they lie.
+  // Of a tensor whose classes, at least one, come last, to be `ordered` or not; short rows beside
+  // each other are left where they lie.
   explicit Layout(const Tensor& x, bool ordered = false) : classes(x.sizes().back()) {
     rows = x.numel() / classes;
     if (ordered || classes > kShort || x.is_contiguous() || !is_dense(x)) return;

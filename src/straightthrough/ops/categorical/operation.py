@@ -1,0 +1,143 @@
+"""Categorical operators: every forward with its backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.noise import Noise, Place, in_blocks
+from ...core.operation import Operation
+from ...core.rules import Relaxation, cast, compute_dtype, narrowed
+from ...estimators.base import Estimator, is_one, over
+from ...estimators.softmax import softmax_backward
+from .reference import draw, draw_index, gumbel_softmax, one_hot_rows
+
+
+def drawn_from(logits: Tensor, estimator: Estimator) -> Tensor:
+    """Return the logits of the law that the estimator has forward draw from."""
+    tau = estimator.tau_forward
+    wide = compute_dtype(logits.dtype)
+    return logits if is_one(tau) else over(logits.to(wide), cast(tau, wide))
+
+
+@dataclass(frozen=True)
+class Draw(Operation):
+    """A one-hot drawn from softmax(logits) forward, the estimator backward."""
+
+    estimator: Estimator
+    place: Place
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        noise = Noise(seed, *self.place)
+        if is_one(self.estimator.tau_forward):
+            return draw(logits, noise)
+        y, index = draw(drawn_from(logits, self.estimator), noise)
+        return y.to(logits.dtype), index
+
+    def backward(
+        self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
+    ) -> tuple[Tensor, None]:
+        return self.estimator.pull(logits, index, grad, Noise(seed, *self.place)), None
+
+
+@dataclass(frozen=True)
+class Lookup(Operation):
+    """The row of a table that a draw names, without the one-hot."""
+
+    estimator: Estimator
+    place: Place
+
+    def forward(self, logits: Tensor, table: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        index = draw_index(drawn_from(logits, self.estimator), Noise(seed, *self.place))
+        value = table[index.clamp(min=0)]
+        return torch.where((index < 0).unsqueeze(-1), torch.nan, value), index
+
+    def backward(
+        self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        index, grad = index.reshape(-1), grad.reshape(-1, grad.shape[-1])
+        noise = Noise(seed, *self.place)
+        to_table = torch.zeros_like(table).index_add(0, index.clamp(min=0), grad)
+
+        def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+            with torch.autocast(grad.device.type, enabled=False):
+                to_one_hot = grad @ table.T
+            return self.estimator.pull(logits, index, to_one_hot, noise.after(first))
+
+        to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
+        return to_logits.reshape(logits.shape), to_table, None
+
+
+@dataclass(frozen=True)
+class Number(Operation):
+    """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
+
+    estimator: Estimator
+    place: Place
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        index = draw_index(drawn_from(logits, self.estimator), Noise(seed, *self.place))
+        return torch.where(index < 0, torch.nan, index.to(logits.dtype)), index
+
+    def backward(
+        self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
+    ) -> tuple[Tensor, None]:
+        wide = compute_dtype(logits.dtype)
+        number = torch.arange(logits.shape[-1], dtype=wide, device=logits.device)
+        to_one_hot = grad.to(wide).unsqueeze(-1) * number
+        return self.estimator.pull(logits, index, to_one_hot, Noise(seed, *self.place)), None
+
+
+def argmax_index(logits: Tensor) -> Tensor:
+    """Return the first largest class a row; -1 where a row holds NaN or allows no class."""
+    value, index = logits.max(-1)
+    return torch.where(value.isnan() | value.isneginf(), -1, index)
+
+
+@dataclass(frozen=True)
+class Argmax(Operation):
+    """The one-hot of the largest logit forward, a relaxation backward."""
+
+    relaxation: Relaxation
+
+    def forward(self, logits: Tensor) -> tuple[Tensor]:
+        return (one_hot_rows(argmax_index(logits), logits),)
+
+    def backward(self, grad: Tensor, logits: Tensor) -> tuple[Tensor]:
+        return (self.relaxation.backward(logits, grad),)
+
+    def jvp(self, tangents: Sequence[Tensor], logits: Tensor) -> Tensor:
+        return self.relaxation.forward(logits, tangents[0])
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax(Operation):
+    """The relaxed draw and its own gradient, which needs the value alone.
+
+    A half-precision value is too coarse for that: there the logits and the seed are kept, and the
+    value is made again.
+    """
+
+    tau: float
+    place: Place
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor]:
+        return (gumbel_softmax(logits, self.tau, Noise(seed, *self.place)),)
+
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        dtype = outputs[0].dtype
+        return outputs if dtype == compute_dtype(dtype) else inputs
+
+    def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
+        wide = compute_dtype(grad.dtype)
+        y = kept[0] if len(kept) == 1 else self.forward(kept[0].to(wide), kept[1])[0]
+        gradient = softmax_backward(y, grad.to(wide), self.tau)
+        # J(y) g is at most half as large as g.
+        in_range = not isinstance(self.tau, Tensor) and self.tau >= 0.5
+        return gradient.to(grad.dtype) if in_range else narrowed(gradient, grad.dtype), None
+
+    def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
+        return self.backward(tangents[0], *kept)[0]

@@ -1,0 +1,45 @@
+"""Counts: the draw of every family with the backward that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.noise import Noise, Place
+from ...core.operation import Operation
+from ...core.rules import compute_dtype, narrowed
+from ...estimators import Fini
+from .families import Family
+
+
+@dataclass(frozen=True)
+class Draw(Operation):
+    """A count forward, the rule backward."""
+
+    rule: Fini
+    family: Family
+    place: Place
+
+    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        flat = x.to(torch.float64).reshape(-1)
+        count = self.family.draw(flat, Noise(seed, *self.place)).reshape(x.shape)
+        y = torch.where(self.family.mean(x).isnan(), torch.nan, count).to(x.dtype)
+        return y, y.clone()
+
+    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs[0], outputs[1]
+
+    def backward(self, grad: Tensor, x: Tensor, count: Tensor) -> tuple[Tensor, None]:
+        wide = compute_dtype(x.dtype)
+        family = self.family
+        mean, rest = family.moments(x.to(wide))
+        # The slope may be as small as the rule's weight is large.
+        slope = grad.to(wide) * family.slope(mean, rest)
+        gradient = self.rule.gradient(mean, rest, family.size, family.exact(count), slope)
+        return narrowed(gradient.masked_fill(count.isnan(), torch.nan), x.dtype), None
+
+    def jvp(self, tangents: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:
+        return self.backward(tangents[0], x, count)[0]

@@ -1,0 +1,17 @@
+// Windows: whether |x - centre| is within a bound.
+#pragma once
+#include "../core/native/operators.h"
+
+namespace window {
+
+using namespace operators;
+using namespace simd;
+
+template <class V>
+ALWAYS_INLINE auto inside(V x, double centre, double bound, bool closed) {
+  using T = Lane<V>;
+  const V distance = absolute(x - T(centre)), most = V{} + T(bound);
+  return closed ? less_equal(distance, most) : less(distance, most);
+}
+
+}  // namespace window
