@@ -306,3 +306,23 @@ def test_runs_that_overlap_are_refused() -> None:
         st.Seed(0, run=4, stride=3)
     with pytest.raises(st.ArgumentError, match="run must be an int"):
         st.Seed(0, run=-1)
+
+
+def test_a_fresh_seed_takes_any_tensor_and_refuses_what_is_no_shape() -> None:
+    fresh_seed = torch.ops.straightthrough.fresh_seed
+    for like in (torch.zeros(0, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.complex64)):
+        torch.manual_seed(4)
+        seed = torch.randint(2**63 - 1, (2, 0, 3))
+        torch.manual_seed(4)
+        assert torch.equal(fresh_seed(like, [2, 0, 3]), seed)
+        torch.manual_seed(4)
+        assert fresh_seed(like) == torch.randint(2**63 - 1, (), generator=manual(4))
+    with pytest.raises(
+        RuntimeError, match="straightthrough::fresh_seed: shape must have no negative size, got -1"
+    ):
+        fresh_seed(torch.zeros(2), [-1])
+    assert fresh_seed(torch.zeros(2, device="meta")).is_meta
+
+
+def manual(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -10,10 +10,12 @@
 
 namespace {
 
-using operators::Tensor;
+using namespace operators;
 
 Tensor fresh_seed(const Tensor& like, std::vector<int64_t> shape) {
   using torch::stable::detail::from;
+  for (const int64_t size : shape)
+    if (size < 0) refuse("shape must have no negative size, got ", size);
   const Tensor seed =
       torch::stable::new_empty(like, shape, torch::headeronly::ScalarType::Long);
   std::array<StableIValue, 3> stack{from(seed), from(std::numeric_limits<int64_t>::max()),
@@ -26,5 +28,5 @@ Tensor fresh_seed(const Tensor& like, std::vector<int64_t> shape) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  operators::implement<&fresh_seed>(m, "fresh_seed");
+  implement<&fresh_seed>(m, "fresh_seed");
 }
