@@ -33,7 +33,7 @@ def graphs_of(function, x):
 @pytest.mark.parametrize(
     ("function", "forward", "backward"),
     [
-        (st.sign, "sign_and_window", "window_vjp"),
+        (st.sign, "sign_and_window", "window_gradient"),
         (lambda x: st.sign(x, surrogate="tanh"), "sign", "Tanh"),
         (lambda x: st.heaviside(x, 0.5), "heaviside", "Sigmoid"),
         (st.categorical, "draw", "reinmax"),

@@ -9,7 +9,7 @@ import torch
 import straightthrough as st
 from straightthrough import testing
 from straightthrough.core import kernels
-from straightthrough.core.rules import narrowed
+from straightthrough.core.precision import narrowed
 from straightthrough.surrogates import Clipped, SwishSign, Tanh
 
 HALF = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -10,7 +10,7 @@ import straightthrough as st
 from straightthrough.core import kernels
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation, Rule
-from straightthrough.estimators import Estimator
+from straightthrough.estimators import Estimator, Fini, ReinMax, Softmax
 
 RULES_OF_TENSORS = [
     record.example for record in RULES.values() if issubclass(record.type, (Derivative, Relaxation))
@@ -81,3 +81,17 @@ def test_kernels_serve_in_grad_mode_where_nothing_requires_a_gradient(
     assert calls_of_kernels(call, monkeypatch) == wanted
     leaf = x.clone().requires_grad_()
     assert calls_of_kernels(lambda: rule.vjp(leaf, *index, x), monkeypatch) == 0
+
+
+@pytest.mark.parametrize("parent", [st.surrogates.Tanh, ReinMax, Softmax, Fini], ids=repr)
+def test_a_rule_of_ones_own_writes_its_formula_and_not_the_checked_entry(parent: type) -> None:
+    with pytest.raises(TypeError, match="Mine overrides vjp, .*; write the formula instead"):
+        type("Mine", (parent,), {"vjp": lambda self, *_: None})
+
+
+@pytest.mark.parametrize("parent", [st.surrogates.Identity, st.surrogates.Clipped], ids=repr)
+def test_a_formula_of_ones_own_is_told_what_its_parents_is_not(parent: type[Derivative]) -> None:
+    triple = type("Triple", (parent,), {"derivative": lambda self, x: 3 * x})()
+    x = torch.tensor([0.5, -2.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(st.sign(x, surrogate=triple).sum(), x)
+    assert gradient.tolist() == triple.vjp(x, torch.ones(2)).tolist() == [1.5, -6.0]

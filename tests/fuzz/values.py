@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from straightthrough.core.rules import compute_dtype
+from straightthrough.core.precision import compute_dtype
 
 MOST = 4096
 """Elements of a tensor, at most."""

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..core.rules import compute_dtype
+from ..core.precision import compute_dtype
 from ..nn.bernoulli import Bernoulli, BinaryConcrete, HardConcreteGate
 from ..nn.categorical import (
     Argmax,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..core.errors import apply_mask
 from ..core.internals import transforms_active
-from ..estimators import Estimator
 from ..nn.bernoulli import HardConcreteGate
 from .quantities import Kind, examples, flip_rate, sample, saturation, signal_to_noise, usage
 
@@ -82,7 +81,7 @@ class Reader:
             size = max(1, self._elements // max(given.shape[-1], output.shape[-1]))
             if self._kind.entropy is not None:
                 of_probs, rule = kwargs.get("probs") is not None, getattr(module, "rule", None)
-                tau = rule.tau_forward if isinstance(rule, Estimator) else 1.0
+                tau = 1.0 if rule is None else rule.tau_forward
                 found = self._kind.entropy(sample(given, size), of_probs, tau)
                 self._found["entropy"].append(found)
             self._read_output(module, output, given.shape[-1], size)

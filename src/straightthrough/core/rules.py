@@ -1,15 +1,17 @@
 """Backward rules: frozen dataclasses, hashable, printable, picklable.
 
-Of their three forms `Derivative` and `Relaxation` stand here; the third, which needs noise, is
-`Estimator` in `estimators/base.py`.
+Of their three forms `Derivative` and `Relaxation` stand here; the third, an estimator of a family,
+in `estimators`. A rule writes its formula: `derivative`, `soft` or `gradient`. `backward` is what
+the engine asks, with the kernel or the storage that serves; `vjp` is the checked entry.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,27 +21,7 @@ from .errors import ArgumentError, ShapeError, check_floating, check_number
 from .internals import push_forward, transforms_active
 from .kernels import has_kernel
 from .portable import Portable
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that values of `dtype` are computed in: float32 for the half ones."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def narrowed(gradient: Tensor, dtype: torch.dtype, given: Tensor | None = None) -> Tensor:
-    """Return a gradient in `dtype`, what lies beyond its range as its largest number.
-
-    It stays infinite where `given` is, by default itself: that comes from an infinite gradient to
-    the value, which loss scaling has to see.
-    """
-    if given is None:
-        given = gradient
-        if gradient.dtype == dtype:
-            return gradient
-    most, all_but_infinite = torch.finfo(dtype).max, torch.finfo(given.dtype).max
-    # On the CPU torch.where takes five times as long. The second difference is 0 or infinite.
-    beyond = given.clamp(-all_but_infinite, all_but_infinite) - given
-    return (gradient.clamp(-most, most) - beyond).to(dtype)
+from .precision import cast, compute_dtype, in_compute_dtype
 
 
 class Rule(Portable, ABC):  # abstract by its forms
@@ -48,6 +30,17 @@ class Rule(Portable, ABC):  # abstract by its forms
     Its numbers are Python's or, in compiled code, 0-d tensors: formulas use torch's functions on
     them, and don't branch on them.
     """
+
+    draws_noise: ClassVar[bool] = False  # of its own, in backward
+    tau_forward: float = 1.0  # forward draws from softmax(logits / tau_forward)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "vjp" in vars(cls) and any("vjp" in vars(base) for base in cls.__mro__[1:]):
+            raise TypeError(
+                f"{cls.__name__} overrides vjp, which checks arguments and is not what training "
+                f"asks; write the formula instead: derivative, soft or gradient"
+            )
 
     def settled(self) -> Self:
         """Return the rule with the numbers that it has now, where a field may change: a tensor."""
@@ -76,11 +69,6 @@ class Rule(Portable, ABC):  # abstract by its forms
 _FIXED = (float, int, str, bool)
 
 
-def cast(number: Any, dtype: torch.dtype) -> Any:
-    """Return a number that is a tensor in `dtype`, anything else as it is."""
-    return number.to(dtype) if isinstance(number, Tensor) else number
-
-
 def without_graph(function: Callable[..., Tensor], *args: Any) -> Tensor:
     """Call `function`, where nothing requires a gradient without recording one: kernels do not."""
     if transforms_active() or any(isinstance(a, Tensor) and a.requires_grad for a in args):
@@ -104,17 +92,36 @@ def check_like(name: str, tensor: Tensor, grad: Tensor) -> None:
         )
 
 
+class Saved(enum.Enum):
+    """What a pointwise rule has to know in backward, beside the gradient."""
+
+    NOTHING = "nothing: the gradient passes unchanged"
+    INPUT = "the input"
+    WINDOW = "one bit an element: whether |x| is within a bound"
+
+
+_Formula = TypeVar("_Formula", bound=Callable[..., Tensor])
+
+
+def saves(saved: Saved) -> Callable[[_Formula], _Formula]:
+    """Say of a `derivative` what it needs, if that is less than its input.
+
+    This and the kernel of a formula are marks on the function, so that a subclass with a formula
+    of its own has neither.
+    """
+
+    def mark(formula: _Formula) -> _Formula:
+        formula.saves = saved  # type: ignore[attr-defined]  # functions take any
+        return formula
+
+    return mark
+
+
 class Derivative(Rule):
     """A pointwise rule: backward multiplies the gradient by `derivative(x)`.
 
     `primitive(x)` is the smooth function that the derivative belongs to, where there is one.
     """
-
-    kernel: ClassVar[Callable[..., Tensor] | None] = None  # of `backward`
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.kernel = None  # a parent's kernel has the parent's derivative
 
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:
@@ -125,6 +132,11 @@ class Derivative(Rule):
         raise ArgumentError(
             f"{self} has no primitive: it is defined by its derivative alone; use .derivative(x)"
         )
+
+    @property
+    def saved(self) -> Saved:
+        """What backward has to know: the input, unless `saves` says less of the formula."""
+        return getattr(type(self).derivative, "saves", Saved.INPUT)
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return `grad * derivative(x)` in the dtype of `x`, half precision computed in float32.
@@ -142,34 +154,13 @@ class Derivative(Rule):
 
     def backward(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return what `vjp` does, of tensors that need no check."""
-        if self.kernel is not None and has_kernel(x, grad):
-            return self.kernel(x, grad, *vars(self).values())
-        return self.by_formula(x, grad)
-
-    def by_formula(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Return what `backward` does, without a kernel."""
-        wide = compute_dtype(x.dtype)
-        return narrowed(grad.to(wide) * self.in_dtype(wide).derivative(x.to(wide)), x.dtype)
-
-    @property
-    def within(self) -> tuple[Any, bool] | None:
-        """Where a rule of two values has one of them: the bound of `|x|`, and if it is inside."""
-        return None
-
-    needs_input: ClassVar[bool] = True
-    """Whether `pull` has to know `x`."""
-
-    def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
-        """Return `grad * derivative(x - centre)` in the dtype of `grad`, of what was saved."""
-        return narrowed(self.backward(centred(kept[0], centre), grad), grad.dtype)
-
-
-def centred(x: Tensor, centre: Any) -> Tensor:
-    """Return `x - centre`, in what `x` is computed in where it is moved."""
-    if not isinstance(centre, Tensor) and centre == 0:
-        return x
-    wide = compute_dtype(x.dtype)
-    return x.to(wide) - cast(centre, wide)
+        kernel: Callable[..., Tensor] | None = getattr(type(self).derivative, "kernel", None)
+        if kernel is not None and has_kernel(x, grad):
+            return kernel(self, x, grad)
+        if self.saved is Saved.NOTHING:
+            return grad.to(x.dtype)
+        rule = self.in_dtype(compute_dtype(x.dtype))
+        return in_compute_dtype(lambda x, grad: grad * rule.derivative(x), x, grad)
 
 
 class Relaxation(Rule):
@@ -192,20 +183,29 @@ class Relaxation(Rule):
     def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return `J tangent`, J the Jacobian of `soft` at `x`; raises as `vjp` does."""
         check_like("x", x, tangent)
-        wide, rule = compute_dtype(x.dtype), self.settled()
-        soft = rule.in_dtype(wide).soft
-        moved: Tensor = torch.func.jvp(soft, (x.to(wide),), (tangent.to(wide),))[1]
-        return narrowed(moved, x.dtype)
+        soft = self.settled().in_dtype(compute_dtype(x.dtype)).soft
+
+        def formula(x: Tensor, tangent: Tensor) -> Tensor:
+            moved: Tensor = torch.func.jvp(soft, (x,), (tangent,))[1]
+            return moved
+
+        return in_compute_dtype(formula, x, tangent)
 
     def backward(self, x: Tensor, grad: Tensor, scale: float = 1.0) -> Tensor:
         """Return `scale` times what `vjp` does, of tensors that need no check."""
-        wide = compute_dtype(x.dtype)
-        pull = torch.func.vjp(self.in_dtype(wide).soft, x.to(wide))[1]
-        return narrowed(scale * pull(grad.to(wide))[0], x.dtype)
+        soft = self.in_dtype(compute_dtype(x.dtype)).soft
+
+        def formula(x: Tensor, grad: Tensor) -> Tensor:
+            gradient: Tensor = torch.func.vjp(soft, x)[1](grad)[0]
+            return scale * gradient
+
+        return in_compute_dtype(formula, x, grad)
 
     def forward(self, x: Tensor, tangent: Tensor, scale: float = 1.0) -> Tensor:
         """Return `scale` times what `jvp` does, where an operation's `jvp` is asked for."""
-        wide = compute_dtype(x.dtype)
-        soft = self.in_dtype(wide).soft
-        moved = push_forward(soft, (x.to(wide),), (tangent.to(wide),))
-        return narrowed(scale * moved, x.dtype)
+        soft = self.in_dtype(compute_dtype(x.dtype)).soft
+
+        def formula(x: Tensor, tangent: Tensor) -> Tensor:
+            return scale * push_forward(soft, (x,), (tangent,))
+
+        return in_compute_dtype(formula, x, tangent)

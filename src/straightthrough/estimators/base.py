@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,19 @@ from torch import Tensor
 from ..core.bits import unpack
 from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating, check_rows
 from ..core.noise import Noise, Seed, make_seed
-from ..core.rules import Rule, cast, compute_dtype, narrowed, without_graph
+from ..core.precision import compute_dtype, in_compute_dtype
+from ..core.rules import Rule, without_graph
+
+_Formula = TypeVar("_Formula", bound=Callable[..., Tensor])
+
+
+def takes_half(formula: _Formula) -> _Formula:
+    """Say of a `gradient` that it is a kernel's, which takes half precision and saved outcomes.
+
+    It is a mark on the function, so that a subclass with a formula of its own has none.
+    """
+    formula.takes_half = True  # type: ignore[attr-defined]  # functions take any
+    return formula
 
 
 class Estimator(Rule):
@@ -23,14 +35,6 @@ class Estimator(Rule):
     A subclass writes `gradient`, the formula, for float32 or float64 rows. A binary draw is the
     draw between logits 0 and `x`; `binary_gradient` may give its closed form.
     """
-
-    draws_noise: ClassVar[bool] = False
-    compiled: ClassVar[bool] = False  # whether the gradients are kernels, which take halves too
-    tau_forward: float = 1.0  # forward draws from softmax(logits / tau_forward)
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.compiled = vars(cls).get("compiled", False)  # its own gradients, not a parent's
 
     @abstractmethod
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
@@ -86,46 +90,46 @@ class Estimator(Rule):
             raise ArgumentError(f"index must lie in [0, {classes - 1}], got {int(outside[0])}")
         value, place = make_seed(seed if self.draws_noise else 0, None, logits)
         rule = self.settled()
-        return without_graph(rule.pull, logits, index, grad, Noise(value, *place))
+        return without_graph(rule.backward, logits, index, grad, Noise(value, *place))
 
-    def pull(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+    def backward(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return `gradient` in the logits' dtype, half precision computed in float32.
 
         An index of -1 marks a row without an outcome, whose gradient its logits make NaN.
         """
-        if self.compiled and logits.dtype == grad.dtype:
-            return self.gradient(logits, index, grad, noise)
-        return widened(self.in_dtype(compute_dtype(logits.dtype)).gradient)(
-            logits, index, grad, noise
-        )
+        gradient = self.gradient
+        if logits.dtype == grad.dtype and getattr(gradient, "takes_half", False):
+            return gradient(logits, index, grad, noise)
+        rule = self.in_dtype(compute_dtype(logits.dtype))
+        return given_outcome(rule.gradient, logits, index, grad, noise)
 
-    def binary_pull(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+    def binary_backward(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return `binary_gradient` in the dtype of `x`, half precision computed in float32.
 
         The outcome is bool or its bits, which kernels take as they are.
         """
-        if self.compiled and x.dtype == grad.dtype:
-            return self.binary_gradient(x, outcome, grad, noise)
-        return widened(self.in_dtype(compute_dtype(x.dtype)).binary_gradient)(
-            x, outcome, grad, noise
-        )
+        gradient = self.binary_gradient
+        if x.dtype == grad.dtype and getattr(gradient, "takes_half", False):
+            return gradient(x, outcome, grad, noise)
+        rule = self.in_dtype(compute_dtype(x.dtype))
+        return given_outcome(rule.binary_gradient, x, outcome, grad, noise)
 
 
-def widened(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a formula for float32 or float64 take half precision, and outcomes as they are kept.
+def given_outcome(
+    gradient: Callable[..., Tensor], x: Tensor, outcome: Tensor, *rest: Any
+) -> Tensor:
+    """Call a formula for float32 or float64 with an outcome as it is saved.
 
-    These are -1 where a row has none, and bits where they are binary.
+    That is -1 where a row has none, and bits where it is binary.
     """
+    rows = outcome.dtype == torch.int64
+    outcome = outcome.clamp(min=0) if rows else unpack(outcome, x.shape)
+    return in_compute_dtype(gradient, x, outcome, *rest)
 
-    @functools.wraps(gradient)
-    def call(x: Tensor, outcome: Tensor, grad: Tensor, *rest: Any) -> Tensor:
-        wide = compute_dtype(x.dtype)
-        rows = outcome.dtype == torch.int64
-        outcome = outcome.clamp(min=0) if rows else unpack(outcome, x.shape)
-        numbers = (cast(value, wide) for value in rest)
-        return narrowed(gradient(x.to(wide), outcome, grad.to(wide), *numbers), x.dtype)
 
-    return call
+def reference(gradient: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a formula take what its kernel does: half precision, and outcomes as they are saved."""
+    return functools.wraps(gradient)(functools.partial(given_outcome, gradient))
 
 
 def one_hot(index: Tensor, like: Tensor) -> Tensor:

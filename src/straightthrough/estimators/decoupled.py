@@ -1,14 +1,13 @@
 """The straight-through estimator with a temperature for each direction."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator
+from .base import Estimator, takes_half
 from .straight_through import binary_straight_through, straight_through
 
 
@@ -46,14 +45,15 @@ class DecoupledST(Estimator):
 
     tau_forward: float = 1.0
     tau_backward: float = 1.0
-    compiled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("tau_forward", self.tau_forward)
         check_positive("tau_backward", self.tau_backward)
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return straight_through(logits, index, grad, self.tau_backward)
 
+    @takes_half
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return binary_straight_through(x, outcome, grad, self.tau_backward)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating
+from ..core.errors import ArgumentError
 from ..core.registry import rule
-from ..core.rules import Rule, compute_dtype, narrowed
+from .count import CountEstimator
 
 ORDERS = (1, 2, 3)
 
 
 @rule("fini")
 @dataclass(frozen=True)
-class Fini(Rule):
+class Fini(CountEstimator):
     """A count's rule of order 1, 2 or 3: unbiased for losses of that degree in the count.
 
     The gradient to the mean m is `g w(z) / V`, z the count, g the gradient to it, and w the
@@ -63,15 +62,6 @@ class Fini(Rule):
     def gradient(
         self, mean: Tensor, rest: Tensor, size: float, count: Tensor, grad: Tensor
     ) -> Tensor:
-        """Return the gradient to the mean.
-
-        Args:
-            mean: of the count, float32 or float64.
-            rest: `1 + mean / size`, which the caller may know to more digits.
-            size: infinite for Poisson, `-total_count` or `total_count` for the others.
-            count: the outcome, in the dtype and shape of the mean.
-            grad: the gradient to the count, likewise.
-        """
         if self.order == 1:
             return grad
         # Where a mean is 0 so is its count, and the ratio.
@@ -83,50 +73,3 @@ class Fini(Rule):
             third = count * (count - 1) / mean / mean - 2 * ratio * rest_ratio
             weight = weight - (third + rest_ratio * following) / (12 * (1 + 1 / size))
         return grad * weight
-
-    def vjp(self, mean: Tensor, count: Tensor, grad: Tensor, *, size: float = math.inf) -> Tensor:
-        """Return the rule's gradient to the mean of a count, in its dtype.
-
-        Args:
-            mean: any shape, floating, at least 0.
-            count: the outcome, of that shape, a whole number of at least 0.
-            grad: the gradient to it, of that shape, floating.
-            size: infinite for Poisson, `-total_count` for binomial counts, `total_count` for
-                negative binomial ones, 1 for geometric ones; not 0.
-
-        Raises:
-            DtypeError, ShapeError, ArgumentError: for arguments other than these.
-
-        Example:
-            >>> rule = st.estimators.Fini(order=3)
-            >>> rule.vjp(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(12.0))
-            tensor(19.)
-        """
-        check_floating("mean", mean)
-        check_floating("grad", grad)
-        if not isinstance(count, Tensor):
-            raise DtypeError(
-                f"count must be a tensor, got {type(count).__name__}; wrap it in torch.tensor(...)"
-            )
-        if not mean.shape == count.shape == grad.shape:
-            raise ShapeError(
-                f"mean, count and grad must have one shape, got {tuple(mean.shape)}, "
-                f"{tuple(count.shape)} and {tuple(grad.shape)}"
-            )
-        if (
-            isinstance(size, bool)
-            or not isinstance(size, int | float)
-            or math.isnan(size)
-            or size == 0
-        ):
-            raise ArgumentError(f"size must be a number other than 0, got {size!r}")
-        if (mean < 0).any():
-            raise ArgumentError(f"mean must be at least 0, got {float(mean[mean < 0][0])}")
-        wrong = count[(count < 0) | (count != count.floor())]
-        if len(wrong):
-            raise ArgumentError(
-                f"count must be a whole number of at least 0, got {float(wrong[0])}"
-            )
-        wide = compute_dtype(mean.dtype)
-        m, z, g = mean.to(wide), count.to(wide), grad.to(wide)
-        return narrowed(self.gradient(m, 1 + m / size, size, z, g), mean.dtype)

@@ -12,11 +12,11 @@ from ..core.kernels import kernel
 from ..core.noise import CONDITIONAL, Noise, exponential, in_blocks
 from ..core.registry import rule
 from ..core.straight_through import held
-from .base import Estimator, relative_to, softmax_vjp, widened
+from .base import Estimator, reference, relative_to, softmax_vjp, takes_half
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau, int samples, Noise noise) -> Tensor")
-@widened
+@reference
 def gumbel_st(
     logits: Tensor,
     index: Tensor,
@@ -41,7 +41,7 @@ def gumbel_st(
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau, int samples, Noise noise) -> Tensor")
-@widened
+@reference
 def binary_gumbel_st(
     x: Tensor,
     outcome: Tensor,
@@ -98,14 +98,15 @@ class GumbelST(Estimator):
 
     tau: float = 1.0
     draws_noise: ClassVar[bool] = True
-    compiled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return gumbel_st(logits, index, grad, self.tau, 1, noise)
 
+    @takes_half
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return binary_gumbel_st(x, outcome, grad, self.tau, 1, noise)
 

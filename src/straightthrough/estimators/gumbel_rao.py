@@ -8,7 +8,7 @@ from torch import Tensor
 from ..core.errors import check_count, check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator
+from .base import Estimator, takes_half
 from .gumbel import binary_gumbel_st, gumbel_st
 
 
@@ -43,14 +43,15 @@ class GumbelRao(Estimator):
     tau: float = 1.0
     samples: int = 10
     draws_noise: ClassVar[bool] = True
-    compiled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
         check_count("samples", self.samples)
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return gumbel_st(logits, index, grad, self.tau, self.samples, noise)
 
+    @takes_half
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return binary_gumbel_st(x, outcome, grad, self.tau, self.samples, noise)

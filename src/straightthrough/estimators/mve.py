@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..core.errors import check_positive
 from ..core.noise import Noise, in_blocks
+from ..core.precision import narrowed
 from ..core.registry import rule
-from ..core.rules import narrowed
 from .base import Estimator, relative_to, softmax_vjp, tempered
 
 

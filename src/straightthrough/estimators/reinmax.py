@@ -1,7 +1,6 @@
 """ReinMax: second-order accurate, at the cost of the plain estimator."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,11 +9,20 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, is_one, one_hot, relative_to, softmax_vjp, tempered, widened
+from .base import (
+    Estimator,
+    is_one,
+    one_hot,
+    reference,
+    relative_to,
+    softmax_vjp,
+    takes_half,
+    tempered,
+)
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
-@widened
+@reference
 def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`2 J((p_tau + D) / 2) g - J(p) g / 2`; the closed form where tau is 1."""
     p, difference = tempered(logits, 1.0), relative_to(index, grad)
@@ -26,7 +34,7 @@ def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
-@widened
+@reference
 def binary_reinmax(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tensor:
     """The same between logits 0 and `x`; `g (1 - p) / 2` or `g p / 2` where tau is 1."""
     p, q = torch.sigmoid(x), torch.sigmoid(-x)
@@ -65,13 +73,14 @@ class ReinMax(Estimator):
     """
 
     tau: float = 1.0
-    compiled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return reinmax(logits, index, grad, self.tau)
 
+    @takes_half
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return binary_reinmax(x, outcome, grad, self.tau)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
-from ..core.kernels import has_kernel, kernel
+from ..core.kernels import kernel
+from ..core.precision import cast, in_compute_dtype, widened
 from ..core.registry import rule
-from ..core.rules import Relaxation, cast, compute_dtype, narrowed
+from ..core.rules import Relaxation
 from .base import relative_to, softmax_vjp, tempered
 
 
@@ -20,6 +21,7 @@ def softmax_backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
 
 
 @kernel("(Tensor x, Tensor grad, float tau, float scale) -> Tensor")
+@widened
 def softmax_gradient(x: Tensor, grad: Tensor, tau: float, scale: float) -> Tensor:
     """That times `scale`, at `y = softmax(x / tau)`; 0 in rows that hold +infinity."""
     certain = x.amax(-1, keepdim=True).isposinf()
@@ -59,10 +61,9 @@ class Softmax(Relaxation):
         return _softmax(x, self.tau)
 
     def backward(self, x: Tensor, grad: Tensor, scale: float = 1.0) -> Tensor:
-        if has_kernel(x, grad):
+        if x.dtype == grad.dtype:
             return softmax_gradient(x, grad, self.tau, scale)
-        wide = compute_dtype(x.dtype)
-        return narrowed(softmax_gradient(x.to(wide), grad.to(wide), self.tau, scale), x.dtype)
+        return in_compute_dtype(softmax_gradient, x, grad, self.tau, scale)
 
     def forward(self, x: Tensor, tangent: Tensor, scale: float = 1.0) -> Tensor:
         return self.backward(x, tangent, scale)  # the Jacobian is symmetric

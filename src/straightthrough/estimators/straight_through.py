@@ -1,7 +1,6 @@
 """The plain straight-through estimator of a categorical draw."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,18 +9,18 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, relative_to, softmax_vjp, tempered, widened
+from .base import Estimator, reference, relative_to, softmax_vjp, takes_half, tempered
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
-@widened
+@reference
 def straight_through(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`J(p_tau) g / tau`."""
     return softmax_vjp(tempered(logits, tau), relative_to(index, grad)) / tau
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
-@widened
+@reference
 def binary_straight_through(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`g s (1 - s) / tau`, s the sigmoid of `x / tau`."""
     return torch.sigmoid(x / tau) * torch.sigmoid(-x / tau) * grad / tau
@@ -52,13 +51,14 @@ class StraightThrough(Estimator):
     """
 
     tau: float = 1.0
-    compiled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return straight_through(logits, index, grad, self.tau)
 
+    @takes_half
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return binary_straight_through(x, outcome, grad, self.tau)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..core.engine import apply
 from ..core.errors import ArgumentError, check_number
-from ..core.rules import Derivative, cast
+from ..core.precision import cast
+from ..core.rules import Derivative
 from ..estimators import Estimator, GumbelST
 from ..ops.bernoulli import api
 from ..ops.pointwise.operation import Pointwise

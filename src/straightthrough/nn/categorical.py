@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import apply_mask
-from ..core.rules import cast
+from ..core.precision import cast
 from ..estimators import Estimator, GumbelST, Softmax
 from ..ops.categorical import api
 from ..ops.categorical.operation import argmax_index

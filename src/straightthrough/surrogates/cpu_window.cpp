@@ -23,7 +23,7 @@ Tensor window_bits(const Tensor& given, double centre, double bound, bool closed
   return bits;
 }
 
-Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double outer) {
+Tensor window_gradient(const Tensor& given, const Tensor& truth, double inner, double outer) {
   check_floating("grad", given);
   const Tensor grad = ordered(given), bits = packed("bits", truth, given);
   Tensor result = fresh_like(grad);
@@ -49,5 +49,5 @@ Tensor window_vjp(const Tensor& given, const Tensor& truth, double inner, double
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
   implement<&window_bits>(m, "window_bits");
-  implement<&window_vjp>(m, "window_vjp");
+  implement<&window_gradient>(m, "window_gradient");
 }

@@ -1,14 +1,12 @@
 """The straight-through estimator proper: the gradient passes unchanged."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.registry import rule
-from ..core.rules import Derivative
+from ..core.rules import Derivative, Saved, saves
 
 
 @rule("identity")
@@ -27,16 +25,9 @@ class Identity(Derivative):
         tensor([1., 1.])
     """
 
-    needs_input: ClassVar[bool] = False
-
+    @saves(Saved.NOTHING)
     def derivative(self, x: Tensor) -> Tensor:
         return torch.ones_like(x)
 
     def primitive(self, x: Tensor) -> Tensor:
         return x
-
-    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
-        return grad.to(x.dtype)
-
-    def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
-        return grad

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.bits import pack, unpack
-from ..core.kernels import bits, has_kernel, kernel
-from ..core.rules import Derivative, cast, centred, compute_dtype, narrowed
+from ..core.kernels import bits, kernel
+from ..core.precision import cast, compute_dtype, in_compute_dtype
+from ..core.rules import Derivative, Saved, saves
 
 
 class Window(Derivative):
@@ -22,49 +22,47 @@ class Window(Derivative):
 
     closed: ClassVar[bool] = True  # whether the bound itself is inside
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if cls.derivative is not Window.derivative:  # a variant, which one bit does not tell
-            for name in ("within", "backward", "pull"):
-                setattr(cls, name, getattr(Derivative, name))
-
     @abstractmethod
     def window(self) -> tuple[float, float, float]:
         """Return the bound of `|x|`, the derivative inside, and that outside."""
 
-    @property
-    def within(self) -> tuple[float, bool]:
-        return self.window()[0], self.closed
-
+    @saves(Saved.WINDOW)
     def derivative(self, x: Tensor) -> Tensor:
         bound, inner, outer = self.window()
         return _either(_inside(x, bound, self.closed), x.dtype, inner, outer)
 
-    def backward(self, x: Tensor, grad: Tensor) -> Tensor:
-        if has_kernel(x, grad):
-            return self.pull(grad, (window_bits(x, 0.0, *self.within),), 0.0)
-        return super().backward(x, grad)
 
-    def pull(self, grad: Tensor, kept: Sequence[Tensor], centre: float) -> Tensor:
-        if kept[0].dtype != torch.uint8:
-            return super().pull(grad, kept, centre)
-        _, inner, outer = self.window()
-        return window_vjp(grad, kept[0], inner, outer)
+def _by_bits(rule: Window, x: Tensor, grad: Tensor) -> Tensor:
+    bound, inner, outer = rule.window()
+    return window_gradient(grad, window_bits(x, 0.0, bound, rule.closed), inner, outer)
+
+
+Window.derivative.kernel = _by_bits  # type: ignore[attr-defined]  # as `saves` does
 
 
 @kernel("(Tensor x, float centre, float bound, bool closed) -> Tensor", bits)
 def window_bits(x: Tensor, centre: float, bound: float, closed: bool) -> Tensor:
     """Return the bits that say where `|x - centre|` is within `bound`."""
-    wide = x.to(compute_dtype(x.dtype))
-    return pack(_inside(centred(wide, centre), bound, closed))
+    wide = compute_dtype(x.dtype)
+    return pack(_inside(centred(x.to(wide), centre), bound, closed))
+
+
+def centred(x: Tensor, centre: Any) -> Tensor:
+    """Return `x - centre`, in what `x` is computed in where it is moved."""
+    if not isinstance(centre, Tensor) and centre == 0:
+        return x
+    wide = compute_dtype(x.dtype)
+    return x.to(wide) - cast(centre, wide)
 
 
 @kernel("(Tensor grad, Tensor bits, float inner, float outer) -> Tensor")
-def window_vjp(grad: Tensor, bits: Tensor, inner: float, outer: float) -> Tensor:
+def window_gradient(grad: Tensor, bits: Tensor, inner: float, outer: float) -> Tensor:
     """Return `grad` times `inner` where the bit is set, times `outer` elsewhere."""
-    wide = grad.to(compute_dtype(grad.dtype))
-    slope = _either(unpack(bits, grad.shape), wide.dtype, inner, outer)
-    return narrowed(wide * slope, grad.dtype)
+
+    def formula(grad: Tensor) -> Tensor:
+        return grad * _either(unpack(bits, grad.shape), grad.dtype, inner, outer)
+
+    return in_compute_dtype(formula, grad)
 
 
 def _inside(x: Tensor, bound: Any, closed: bool) -> Tensor:

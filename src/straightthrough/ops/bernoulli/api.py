@@ -16,8 +16,9 @@ from ...core.errors import (
     check_positive,
 )
 from ...core.noise import Seed, make_seed
+from ...core.precision import cast, compute_dtype
 from ...core.registry import operator, resolve
-from ...core.rules import Derivative, cast, compute_dtype
+from ...core.rules import Derivative
 from ...estimators import Estimator, ReinMax
 from . import reference, specification
 from .operation import Concrete, Draw

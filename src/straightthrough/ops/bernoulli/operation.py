@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...core.noise import Noise, Place
 from ...core.operation import Operation
-from ...core.rules import Derivative, cast, narrowed
+from ...core.precision import cast, narrowed
+from ...core.rules import Derivative
 from ...estimators.base import Estimator, is_one
 from .reference import as_logits, binary_draw, concrete, concrete_backward, logit_slope
 
@@ -24,7 +25,7 @@ class Draw(Operation):
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         noise = Noise(seed, *self.place)
-        tau = self.rule.tau_forward if isinstance(self.rule, Estimator) else 1.0
+        tau = self.rule.tau_forward
         if is_one(tau):
             return binary_draw(x, self.of_probs, noise)
         logits = as_logits(x, self.of_probs)
@@ -38,9 +39,9 @@ class Draw(Operation):
             return self.rule.backward(x, grad), None
         noise = Noise(seed, *self.place)
         if not self.of_probs:
-            return self.rule.binary_pull(x, outcome, grad, noise), None
+            return self.rule.binary_backward(x, outcome, grad, noise), None
         logits = as_logits(x, self.of_probs)
-        gradient = self.rule.binary_pull(logits, outcome, grad.to(logits.dtype), noise)
+        gradient = self.rule.binary_backward(logits, outcome, grad.to(logits.dtype), noise)
         to_probs = gradient * logit_slope(x.to(logits.dtype))
         return narrowed(to_probs, x.dtype, given=gradient), None
 

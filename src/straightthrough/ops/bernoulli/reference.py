@@ -9,7 +9,7 @@ from ...core.bits import pack
 from ...core.internals import tracing
 from ...core.kernels import bits, kernel, like
 from ...core.noise import Noise, in_blocks, logistic
-from ...core.rules import cast, compute_dtype, narrowed
+from ...core.precision import cast, compute_dtype, narrowed
 
 
 def uniform_like(x: Tensor, noise: Noise) -> Tensor:

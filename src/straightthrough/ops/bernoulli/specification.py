@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ...core.noise import Noise, logistic
-from ...core.rules import Derivative, compute_dtype
+from ...core.precision import compute_dtype
+from ...core.rules import Derivative
 from ...estimators import Estimator
 from .reference import stretch, uniform_like
 

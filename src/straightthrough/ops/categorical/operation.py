@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...core.noise import Noise, Place, in_blocks
 from ...core.operation import Operation
-from ...core.rules import Relaxation, cast, compute_dtype, narrowed
+from ...core.precision import cast, compute_dtype, narrowed
+from ...core.rules import Relaxation
 from ...estimators.base import Estimator, is_one, over
 from ...estimators.softmax import softmax_backward
 from .reference import draw, draw_index, gumbel_softmax, one_hot_rows
@@ -40,7 +41,7 @@ class Draw(Operation):
     def backward(
         self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, None]:
-        return self.estimator.pull(logits, index, grad, Noise(seed, *self.place)), None
+        return self.estimator.backward(logits, index, grad, Noise(seed, *self.place)), None
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Lookup(Operation):
         def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
             with torch.autocast(grad.device.type, enabled=False):
                 to_one_hot = grad @ table.T
-            return self.estimator.pull(logits, index, to_one_hot, noise.after(first))
+            return self.estimator.backward(logits, index, to_one_hot, noise.after(first))
 
         to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
         return to_logits.reshape(logits.shape), to_table, None
@@ -88,7 +89,7 @@ class Number(Operation):
         wide = compute_dtype(logits.dtype)
         number = torch.arange(logits.shape[-1], dtype=wide, device=logits.device)
         to_one_hot = grad.to(wide).unsqueeze(-1) * number
-        return self.estimator.pull(logits, index, to_one_hot, Noise(seed, *self.place)), None
+        return self.estimator.backward(logits, index, to_one_hot, Noise(seed, *self.place)), None
 
 
 def argmax_index(logits: Tensor) -> Tensor:

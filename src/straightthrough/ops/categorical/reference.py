@@ -8,7 +8,7 @@ from torch import Tensor
 from ...core.kernels import index as class_number
 from ...core.kernels import kernel, like
 from ...core.noise import Noise, gumbel, in_blocks
-from ...core.rules import cast, compute_dtype
+from ...core.precision import cast, compute_dtype
 from ...estimators.base import tempered
 
 

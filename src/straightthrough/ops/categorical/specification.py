@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.noise import Noise
-from ...core.rules import Relaxation, compute_dtype
+from ...core.precision import compute_dtype
+from ...core.rules import Relaxation
 from ...estimators import Estimator
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.noise import Noise, in_blocks
 from ...core.portable import Portable
-from ...core.rules import compute_dtype
+from ...core.precision import compute_dtype
 from ..bernoulli.reference import logit
 
 LARGEST = 2.0**20

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.noise import Noise, Place
 from ...core.operation import Operation
-from ...core.rules import compute_dtype, narrowed
+from ...core.precision import compute_dtype, narrowed
 from ...estimators import Fini
 from .families import Family
 

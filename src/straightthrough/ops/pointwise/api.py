@@ -8,16 +8,15 @@ from torch import Tensor
 from ...core.engine import apply
 from ...core.errors import ArgumentError, check_at_least, check_floating, check_number
 from ...core.registry import operator, resolve
-from ...core.rules import Derivative
+from ...core.rules import Derivative, Saved
 from ...surrogates import Clipped, Identity, Sigmoid
 from . import reference, specification
 from .operation import Pointwise
 
 
 def _what_the_rule_needs(rule: Derivative, numel: int, itemsize: int, rows: int) -> int:
-    if isinstance(rule, Identity):
-        return 0
-    return numel * itemsize if rule.within is None else (numel + 7) // 8
+    needed = {Saved.NOTHING: 0, Saved.INPUT: numel * itemsize, Saved.WINDOW: (numel + 7) // 8}
+    return needed[rule.saved]
 
 
 def _apply(

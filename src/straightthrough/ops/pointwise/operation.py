@@ -11,8 +11,9 @@ from torch import Tensor
 from ...core.internals import tracing
 from ...core.kernels import has_kernel
 from ...core.operation import Operation
-from ...core.rules import Derivative, cast
-from ...surrogates.window import window_bits
+from ...core.precision import cast, narrowed
+from ...core.rules import Derivative, Saved
+from ...surrogates.window import Window, centred, window_bits, window_gradient
 from .reference import heaviside, heaviside_or_nan, sign, sign_and_window, ternary
 
 
@@ -34,6 +35,9 @@ HARD: dict[str, Callable[..., Tensor]] = {
 }
 """Every hard function of this family by its name."""
 
+WITH_WINDOW = {"sign": sign_and_window}
+"""Those that have the bits of a window in the same pass."""
+
 
 @dataclass(frozen=True)
 class Pointwise(Operation):
@@ -48,20 +52,29 @@ class Pointwise(Operation):
         return (HARD[self.hard](x, *self.arguments),)
 
     def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return inputs if self.surrogate.needs_input else ()
+        return () if self.surrogate.saved is Saved.NOTHING else inputs
 
     def record(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-        within = self.surrogate.within
+        rule = self.surrogate
         # Inductor keeps a bool an element by itself, and is four times as fast by it.
-        if within is None or (not has_kernel(x) and tracing()):
+        if rule.saved is not Saved.WINDOW or (not has_kernel(x) and tracing()):
             return super().record(x)
-        if self.hard == "sign" and x.is_contiguous() and has_kernel(x):
-            y, bits = sign_and_window(x, self.centre, *within)
+        assert isinstance(rule, Window)
+        window = (self.centre, rule.window()[0], rule.closed)
+        if self.hard in WITH_WINDOW and x.is_contiguous() and has_kernel(x):
+            y, bits = WITH_WINDOW[self.hard](x, *window)
             return (y,), (bits,)
-        return self.forward(x), (window_bits(x, self.centre, *within),)
+        return self.forward(x), (window_bits(x, *window),)
 
-    def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor]:
-        return (self.surrogate.pull(grad, kept, self.centre),)
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor]:
+        if not saved:
+            return (grad,)
+        if saved[0].dtype == torch.uint8:
+            assert isinstance(self.surrogate, Window)
+            _, inner, outer = self.surrogate.window()
+            return (window_gradient(grad, saved[0], inner, outer),)
+        gradient = self.surrogate.backward(centred(saved[0], self.centre), grad)
+        return (narrowed(gradient, grad.dtype),)
 
-    def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
-        return self.backward(tangents[0], *kept)[0]  # a diagonal Jacobian is its own transpose
+    def jvp(self, tangents: Sequence[Tensor], *saved: Tensor) -> Tensor:
+        return self.backward(tangents[0], *saved)[0]  # a diagonal Jacobian is its own transpose

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.kernels import bits, kernel, like
-from ...core.rules import cast
+from ...core.precision import cast
 from ...surrogates.window import window_bits
 
 

@@ -1,0 +1,51 @@
+"""Half precision: computed in float32, and brought back without an infinity that was none."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that values of `dtype` are computed in: float32 for the half ones."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def cast(number: Any, dtype: torch.dtype) -> Any:
+    """Return a number that is a tensor in `dtype`, anything else as it is."""
+    return number.to(dtype) if isinstance(number, Tensor) else number
+
+
+def narrowed(gradient: Tensor, dtype: torch.dtype, given: Tensor | None = None) -> Tensor:
+    """Return a gradient in `dtype`, what lies beyond its range as its largest number.
+
+    It stays infinite where `given` is, by default itself: that comes from an infinite gradient to
+    the value, which loss scaling has to see.
+    """
+    if given is None:
+        given = gradient
+        if gradient.dtype == dtype:
+            return gradient
+    most, all_but_infinite = torch.finfo(dtype).max, torch.finfo(given.dtype).max
+    # On the CPU torch.where takes five times as long. The second difference is 0 or infinite.
+    beyond = given.clamp(-all_but_infinite, all_but_infinite) - given
+    return (gradient.clamp(-most, most) - beyond).to(dtype)
+
+
+def in_compute_dtype(formula: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+    """Call a formula for float32 or float64 in what `x` is computed in; return its dtype."""
+    wide = compute_dtype(x.dtype)
+    floating = (
+        value.to(wide) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for value in rest
+    )
+    return narrowed(formula(x.to(wide), *floating), x.dtype)
+
+
+def widened(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a formula for float32 or float64 take half precision, by `in_compute_dtype`."""
+    return functools.wraps(formula)(functools.partial(in_compute_dtype, formula))
