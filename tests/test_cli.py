@@ -11,7 +11,7 @@ from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.studies import bias, mask, polynomial, vae
 
 STUDIES = ["study vae", "study mask", "study polynomial", "study bias"]
-COMMANDS = ["list", "audit", "bench", "env", "report", "study", *STUDIES]
+COMMANDS = ["list", "audit", "env", "report", "study", *STUDIES]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

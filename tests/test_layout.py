@@ -23,7 +23,6 @@ LAYERS = [
     {"audit"},
     {"straightthrough"},  # the public names
     {"studies", "report"},
-    {"bench"},
     {"cli"},
 ]
 HEIGHT = {package: height for height, layer in enumerate(LAYERS) for package in layer}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..report import charts
-from ..report.charts import LIGHT
-from ..report.markdown import table as table_of
-from ..report.page import Table
+from straightthrough.report import charts
+from straightthrough.report.charts import LIGHT
+from straightthrough.report.markdown import table as table_of
+from straightthrough.report.page import Table
+
 from .cases import (
     BOTH,
     COMPILED,

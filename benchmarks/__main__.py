@@ -1,4 +1,4 @@
-"""`straightthrough bench`: every operator against plain torch, timed in one run."""
+"""`python -m benchmarks`: every operator against plain torch, timed in one run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from typing import IO, Annotated, Any
 import torch
 import typer
 
-from ..bench import cases, compare, results, suite, tables, targets
-from ..bench.cases import Case, Shape
-from ..bench.results import Record
-from ..core.errors import ArgumentError
-from ..report import Table
-from .console import Json, inform, names, print_json, print_table, writable
-from .progress import live
+from straightthrough.cli.console import (
+    Json,
+    inform,
+    names,
+    print_json,
+    print_table,
+    run,
+    writable,
+)
+from straightthrough.cli.progress import live
+from straightthrough.core.errors import ArgumentError
+from straightthrough.report import Table
+
+from . import cases, compare, results, suite, tables, targets
+from .cases import Case, Shape
+from .results import Record
 
 QUICK: tuple[Shape, ...] = ((32, 10), (256, 1000))
 QUICK_BUDGET = 0.1
@@ -201,3 +210,10 @@ def _change(change: compare.Change) -> dict[str, Any]:
         "growth": change.growth,
         "regressed": change.regressed,
     }
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command()(main)
+
+if __name__ == "__main__":
+    run(app, "python -m benchmarks")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..core.errors import ArgumentError
+from straightthrough.core.errors import ArgumentError
+
 from .cases import OURS, PLAIN
 from .results import Job, Record, by_job
 

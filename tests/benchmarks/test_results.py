@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
-from straightthrough.bench import cases, results, suite, tables, targets
-from straightthrough.bench.cases import BOTH, FORWARD, OURS, PLAIN
-from straightthrough.bench.compare import compare
-from straightthrough.bench.results import Job, Record
+from benchmarks import cases, results, suite, tables, targets
+from benchmarks.cases import BOTH, FORWARD, OURS, PLAIN
+from benchmarks.compare import compare
+from benchmarks.results import Job, Record
 
 
 def record(case="sign", way=OURS, median=1.0, **fields):
@@ -34,21 +35,27 @@ def write(path, records):
     return path
 
 
-def test_compare_finds_what_grew(cli, tmp_path):
+def test_one_run_a_machine_is_kept():
+    runs = list((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.jsonl"))
+    machines = {frozenset(row.environment["processor"] for row in results.read(p)) for p in runs}
+    assert len(machines) == len(runs) > 0
+
+
+def test_compare_finds_what_grew(bench, tmp_path):
     def run(name, sign, floor):
         rows = [record(way=PLAIN, median=10.0), record(median=sign)]
         rows += [record("floor", PLAIN, 4.0), record("floor", median=floor)]
         return write(tmp_path / name, rows)
 
     old, same, worse = run("old", 2.0, 1.0), run("same", 2.2, 0.5), run("worse", 2.0, 1.2)
-    code, out, _ = cli("bench --json --compare", old, same)
+    code, out, _ = bench("--json --compare", old, same)
     assert code == 0
     assert [(row["job"]["case"], row["regressed"]) for row in json.loads(out)] == [
         ("sign", False),
         ("floor", False),
     ]
     assert json.loads(out)[0]["growth"] == pytest.approx(0.1)
-    code, out, _ = cli("bench --compare", old, worse)
+    code, out, _ = bench("--compare", old, worse)
     assert code == 1
     assert "1 of 2 regressed by over 15%" in out
     row = next(line for line in out.splitlines() if "regressed" in line)
@@ -62,7 +69,7 @@ def test_compare_is_free_of_the_machine():
     assert compare(slow, fast)[0].growth == pytest.approx(0)
 
 
-def test_targets_are_judged_by_ratio_on_every_number_of_threads(cli, tmp_path):
+def test_targets_are_judged_by_ratio_on_every_number_of_threads(bench, tmp_path):
     def verdict(records):
         found = targets.judge(records)
         return next(v for v in found if "sign 4096x1000 fwd+bwd vs aten" in v.target.work)
@@ -76,11 +83,11 @@ def test_targets_are_judged_by_ratio_on_every_number_of_threads(cli, tmp_path):
     assert verdict(fine[:1]).met is None
 
     path = write(tmp_path / "run.jsonl", fine + slow)
-    code, out, _ = cli("bench --targets --input", path)
+    code, out, _ = bench("--targets --input", path)
     assert code == 0
     row = next(line for line in out.splitlines() if "sign 4096x1000 fwd+bwd vs aten" in line)
     assert row.split()[-3:] == ["1.1", "1.3", "missed"]
-    code, out, _ = cli("bench --targets --json --input", path)
+    code, out, _ = bench("--targets --json --input", path)
     found = next(row for row in json.loads(out) if "vs aten" in row["work"])
     assert (found["met"], found["measured"]) == (False, {"1": 1.1, "2": 1.3})
 
@@ -107,18 +114,18 @@ def test_targets_name_cases_and_ways_that_there_are():
 
 
 @pytest.mark.parametrize("text", ["", "{}\n", "[1]\n", "no\n"])
-def test_a_file_without_measurements_is_refused(cli, tmp_path, text):
+def test_a_file_without_measurements_is_refused(bench, tmp_path, text):
     path = tmp_path / "bad.jsonl"
     path.write_text(text)
-    code, _, err = cli("bench --input", path)
+    code, _, err = bench("--input", path)
     assert code == 2
     assert "measurement" in err
 
 
-def test_files_without_a_common_job_do_not_compare(cli, tmp_path):
+def test_files_without_a_common_job_do_not_compare(bench, tmp_path):
     old = write(tmp_path / "old", [record(), record(way=PLAIN)])
     new = write(tmp_path / "new", [record("floor"), record("floor", PLAIN)])
-    code, _, err = cli("bench --compare", old, new)
+    code, _, err = bench("--compare", old, new)
     assert code == 2
     assert "no job was measured in both" in err
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ArgumentError
+from straightthrough.core.errors import ArgumentError
+
 from .cases import SHORT, Shape, written
 
 QUANTILES = (10, 50, 90)
@@ -110,7 +111,7 @@ def read(path: Path) -> list[Record]:
         raise ArgumentError(f"{path} cannot be read: {error}") from error
     records = list(_parse(path, text))
     if not records:
-        raise ArgumentError(f"{path} holds no measurement; `straightthrough bench --output` does")
+        raise ArgumentError(f"{path} holds no measurement; `python -m benchmarks --output` does")
     return records
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import kernels
-from ..core.errors import ArgumentError
-from ..core.progress import Notify, Progress
-from ..studies.record import environment
-from ..studies.training import threads
+from straightthrough.core import kernels
+from straightthrough.core.errors import ArgumentError
+from straightthrough.core.progress import Notify, Progress
+from straightthrough.studies.record import environment
+from straightthrough.studies.training import threads
+
 from .cases import BOTH, COMPILED, GRAPH, GRAPH_WAYS, MAIN, MODES, SHAPES, Call, Case, Shape, Way
 from .gate import disagreement
 from .memory import AVAILABLE, Memory, measure

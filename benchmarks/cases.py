@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import testing
-from ..core import kernels
-from ..core.registry import OPERATORS, OperatorRecord
-from ..ops.bernoulli.api import hard_concrete
-from ..ops.categorical.api import categorical_lookup, gumbel_softmax
+from straightthrough import testing
+from straightthrough.core import kernels
+from straightthrough.core.registry import OPERATORS, OperatorRecord
+from straightthrough.ops.bernoulli.api import hard_concrete
+from straightthrough.ops.categorical.api import categorical_lookup, gumbel_softmax
+
 from . import plain
 
 Shape = tuple[int, ...]

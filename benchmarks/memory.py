@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ..testing.values import saved_tensors
+from straightthrough.testing.values import saved_tensors
+
 from .cases import BOTH, Shape, cases
 
 AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import straightthrough as st
-from straightthrough.bench import cases, gate, memory, results, suite, timing
-from straightthrough.bench.cases import BOTH, FORWARD, OURS, PLAIN, REFERENCE, Way
-from straightthrough.bench.plain import PLAIN as SNIPPETS
+from benchmarks import cases, gate, memory, results, suite, timing
+from benchmarks.cases import BOTH, FORWARD, OURS, PLAIN, REFERENCE, Way
+from benchmarks.plain import PLAIN as SNIPPETS
 from straightthrough.core import kernels
 from straightthrough.core.registry import OPERATORS
 from straightthrough.testing import Case as ConformanceCase
 
-TINY = "bench --quick --threads 1 --shapes 2x4"
+TINY = "--quick --threads 1 --shapes 2x4"
 
 
 @pytest.fixture
@@ -144,18 +144,18 @@ def test_the_reference_is_timed_without_kernels(monkeypatch):
             assert served == [level]
 
 
-def test_a_wrong_operator_is_left_out_and_fails_the_command(cli, wrong_round):
-    code, out, err = cli(f"{TINY} --operators round,sign --json")
+def test_a_wrong_operator_is_left_out_and_fails_the_command(bench, wrong_round):
+    code, out, err = bench(f"{TINY} --operators round,sign --json")
     assert code == 1
     assert {row["case"] for row in json.loads(out)} == {"sign"}
     assert [line for line in err.splitlines() if "round is wrong" in line]
-    code, out, err = cli(f"{TINY} --operators round")
+    code, out, err = bench(f"{TINY} --operators round")
     assert (code, out) == (1, "")
 
 
-def test_records_hold_what_was_measured_where(cli, tmp_path):
+def test_records_hold_what_was_measured_where(bench, tmp_path):
     path = tmp_path / "new" / "run.jsonl"
-    code, out, _ = cli(f"{TINY} --operators bernoulli --json --output", path)
+    code, out, _ = bench(f"{TINY} --operators bernoulli --json --output", path)
     assert code == 0
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert json.loads(out) == rows
@@ -209,7 +209,7 @@ def test_what_is_freed_stays_with_the_process():
     """So that what is timed need not wait for memory."""
     lines = (
         "import torch",
-        "from straightthrough.bench import memory, timing",
+        "from benchmarks import memory, timing",
         "timing.keep_freed_memory()",
         "large = torch.ones(25_000_000)",
         "before = memory._resident()",
@@ -262,7 +262,13 @@ def test_a_process_that_dies_costs_a_measurement_of_memory():
     assert said == [f"sign 2x4 {mode} float32, 1 thread: {reason}" for mode in ("fwd", "fwd+bwd")]
 
 
-def test_an_interrupted_run_keeps_what_it_has(cli, tmp_path, monkeypatch):
+def test_the_command_has_help(bench):
+    code, out, err = bench("--help")
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: python -m benchmarks")
+
+
+def test_an_interrupted_run_keeps_what_it_has(bench, tmp_path, monkeypatch):
     whole = suite.run
 
     def run(*arguments):
@@ -271,7 +277,7 @@ def test_an_interrupted_run_keeps_what_it_has(cli, tmp_path, monkeypatch):
 
     monkeypatch.setattr(suite, "run", run)
     path = tmp_path / "run.jsonl"
-    code, out, err = cli(f"{TINY} --operators sign --output", path)
+    code, out, err = bench(f"{TINY} --operators sign --output", path)
     assert code == 1
     assert "interrupted: what was measured until then is kept" in err
     assert [row.way for row in results.read(path)] == [OURS]
@@ -307,8 +313,8 @@ def test_memory_is_that_of_the_tensors():
         ("--quick --output /dev/null/x", "cannot write"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_2(cli, arguments, said):
-    code, out, err = cli(f"bench {arguments}")
+def test_wrong_use_is_one_line_and_exit_2(bench, arguments, said):
+    code, out, err = bench(arguments)
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.splitlines()) == 1

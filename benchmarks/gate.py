@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import kernels
-from ..testing import assert_close, check_gradient, check_hard_value
-from ..testing.case import SEED
+from straightthrough.core import kernels
+from straightthrough.testing import assert_close, check_gradient, check_hard_value
+from straightthrough.testing.case import SEED
+
 from .cases import Case, Inputs, Shape
 
 ELEMENTS = 2**20
