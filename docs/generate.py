@@ -9,10 +9,11 @@ from typer.main import get_command
 
 import straightthrough as st
 from benchmarks import results, tables
-from straightthrough import report
 from straightthrough.cli.app import app
+from straightthrough.cli.pages import layout
 from straightthrough.core.registry import OPERATORS, RULES, first_line
 from straightthrough.core.rules import Derivative
+from straightthrough.report import markdown
 from straightthrough.report.markdown import table
 
 HERE = Path(__file__).parent
@@ -187,7 +188,7 @@ def write_studies(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for path in sorted(STUDIES.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        report.markdown.write(report.layout(result), folder / f"{path.stem}.md")
+        markdown.write(layout(result), folder / f"{path.stem}.md")
 
 
 def form_of(record) -> str:

@@ -19,10 +19,10 @@ LAYERS = [
     {"core"},
     {"surrogates", "estimators"},
     {"ops"},
-    {"nn", "distributions", "testing"},
+    {"nn", "distributions", "testing", "report"},
     {"audit"},
     {"straightthrough"},  # the public names
-    {"studies", "report"},
+    {"studies"},
     {"cli"},
 ]
 HEIGHT = {package: height for height, layer in enumerate(LAYERS) for package in layer}

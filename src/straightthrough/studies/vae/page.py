@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import charts
-from .page import Page, Table
-from .runs import Groups, average, ends, grouped, lines, rows
+from ...report import charts
+from ...report.page import Page, Table
+from ...report.runs import Groups, average, ends, grouped, lines, rows
 
 NAMES = {
     "train": "Train -ELBO",

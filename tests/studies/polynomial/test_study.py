@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import straightthrough as st
-from straightthrough import report
+from straightthrough.cli import pages
 from straightthrough.estimators import DecoupledST, Softmax
-from straightthrough.studies import polynomial
-from straightthrough.studies.polynomial import PUBLISHED, RULES, Settings, run
+from straightthrough.report.page import Chart
+from straightthrough.studies.polynomial import study as polynomial
+from straightthrough.studies.polynomial.page import tables
+from straightthrough.studies.polynomial.study import PUBLISHED, RULES, Settings, run
 
 NORMAL = np.array([1.5409961, -0.2934289, -2.1787894, 0.5684313])  # torch.randn(4) under seed 0
 NUMBERS = (NORMAL - NORMAL.min()) / (NORMAL.max() - NORMAL.min())
@@ -187,7 +189,7 @@ def result():
 
 
 def test_the_table_puts_the_published_loss_beside_ours(result):
-    (table,) = report.polynomial.tables(result)
+    (table,) = tables(result)
     assert table.columns[0] == "Loss |z - 0.45|^3"
     assert table.rows == [
         ["exact gradient", "1", "–", "0.00030", "–", "–", "0.00100", "1.0"],
@@ -199,19 +201,19 @@ def test_the_table_puts_the_published_loss_beside_ours(result):
 
 def test_a_run_that_was_cut_short_is_not_held_against_the_published(result):
     result["settings"]["epochs"] = 2
-    (table,) = report.polynomial.tables(result)
+    (table,) = tables(result)
     assert table.rows[1][0] == "ReinMax(), epoch 1"
     assert table.rows[1][4:6] == ["–", "–"]
 
 
 def test_the_page_has_curves_of_the_published_rules_and_of_the_others(result):
-    charts = [p for p in report.layout(result).parts if isinstance(p, report.page.Chart)]
+    charts = [p for p in pages.layout(result).parts if isinstance(p, Chart)]
     drawn = [chart.draw.args[0] for chart in charts]
     assert [[line.label for line in lines] for lines in drawn] == [
         ["exact gradient", "ReinMax()"],
         ["exact gradient", "DARN()"],
     ]
-    assert "+4.3" in report.render(result)
+    assert "+4.3" in pages.render(result)
 
 
 def test_the_command_prints_tables_and_writes_a_page(cli, tmp_path):

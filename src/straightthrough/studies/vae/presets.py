@@ -26,9 +26,9 @@ from torch import nn
 
 import straightthrough as st
 
-from ..core.errors import ArgumentError
-from ..core.registry import resolve
-from .data import check_name
+from ...core.errors import ArgumentError
+from ...core.registry import resolve
+from ..data import check_name
 
 
 def constant(epoch: int, epochs: int) -> float:

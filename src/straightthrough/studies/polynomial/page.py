@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from . import charts
-from .page import Page, Table
-from .runs import Groups, average, ends, grouped, lines, spread
+from ...report import charts
+from ...report.page import Page, Table
+from ...report.runs import Groups, average, ends, grouped, lines, spread
 
 COLUMNS = ("Seeds", "Published", "Last epoch", "Off %", "± %", "Expected", "Seconds")
 NOTE = (

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from test_report import Reader
+from page_results import Reader
 
 LOSSES = """
 import torch

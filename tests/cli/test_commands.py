@@ -8,7 +8,10 @@ import straightthrough as st
 from straightthrough.cli import __main__ as entry
 from straightthrough.core import kernels
 from straightthrough.core.registry import OPERATORS, RULES
-from straightthrough.studies import bias, mask, polynomial, vae
+from straightthrough.studies.bias import study as bias
+from straightthrough.studies.mask import study as mask
+from straightthrough.studies.polynomial import study as polynomial
+from straightthrough.studies.vae import study as vae
 
 STUDIES = ["study vae", "study mask", "study polynomial", "study bias"]
 COMMANDS = ["list", "audit", "env", "report", "study", *STUDIES]
@@ -211,7 +214,7 @@ def test_the_output_folder_is_tried_before_training(cli, tmp_path, monkeypatch, 
     monkeypatch.setattr(study, "run", lambda *_: pytest.fail("the study ran"))
     blocked = tmp_path / "file"
     blocked.touch()
-    name = study.__name__.rpartition(".")[2]
+    name = study.__name__.split(".")[-2]
     assert cli(f"study {name} --output", blocked)[0] == 2
 
 

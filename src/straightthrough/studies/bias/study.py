@@ -26,11 +26,11 @@ from straightthrough.estimators import (
     StraightThrough,
 )
 
-from ..audit.quadratic import quadratic
-from ..core.errors import ArgumentError, check_count
-from ..core.progress import Notify, Progress, silent
-from .record import Header, recording
-from .training import threads
+from ...audit.quadratic import quadratic
+from ...core.errors import ArgumentError, check_count
+from ...core.progress import Notify, Progress, silent
+from ..record import Header, recording
+from ..training import threads
 
 RULES: tuple[Estimator, ...] = (
     StraightThrough(),

@@ -4,7 +4,9 @@ import copy
 
 import pytest
 
-from straightthrough import ArgumentError, report
+from straightthrough import ArgumentError
+from straightthrough.cli import pages
+from straightthrough.report import merge
 
 EARLY, LATE = "2026-01-02T03:04:05+00:00", "2026-01-02T04:00:00+00:00"
 
@@ -53,13 +55,13 @@ def parts(whole):
 
 
 def test_parts_merge_into_the_whole(whole, parts):
-    assert report.merge(parts) == whole
-    assert report.merge(parts[:1]) == parts[0]
+    assert merge(parts) == whole
+    assert merge(parts[:1]) == parts[0]
 
 
 def test_the_whole_is_complete_if_its_parts_are(parts):
     parts[1]["header"]["complete"] = False
-    assert not report.merge(parts)["header"]["complete"]
+    assert not merge(parts)["header"]["complete"]
 
 
 @pytest.mark.parametrize(
@@ -76,18 +78,18 @@ def test_the_whole_is_complete_if_its_parts_are(parts):
 def test_what_does_not_belong_together_is_not_merged(parts, change, message):
     change(parts[1])
     with pytest.raises(ArgumentError, match=message):
-        report.merge(parts)
+        merge(parts)
 
 
 def test_the_command_merges(cli, whole, parts, tmp_path):
     folders = [tmp_path / name for name in ("one", "two", "both")]
     for folder, result in zip(folders[:2], parts, strict=True):
         folder.mkdir()
-        report.write(result, folder)
+        pages.write(result, folder)
     code, out, err = cli("report", *folders[:2])
     assert (code, out) == (2, "")
     assert err == "error: 2 folders need an --output to be merged into\n"
     code, out, _ = cli("report", *folders[:2], "--output", folders[2])
     assert (code, out) == (0, f"{folders[2] / 'report.html'}\n")
-    assert report.read(folders[2]) == whole
-    assert (folders[2] / "report.html").read_text(encoding="utf-8") == report.render(whole)
+    assert pages.read(folders[2]) == whole
+    assert (folders[2] / "report.html").read_text(encoding="utf-8") == pages.render(whole)

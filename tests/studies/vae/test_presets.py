@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import straightthrough as st
-from straightthrough.studies import vae
 from straightthrough.studies.data import NPZ_KEYS, Data, load
-from straightthrough.studies.vae_model import CategoricalVAE, gradient_cosines
-from straightthrough.studies.vae_presets import PRESETS, choose, constant, warm_up_and_cosine
+from straightthrough.studies.vae import study as vae
+from straightthrough.studies.vae.model import CategoricalVAE, gradient_cosines
+from straightthrough.studies.vae.presets import PRESETS, choose, constant, warm_up_and_cosine
 
 E = st.estimators
 

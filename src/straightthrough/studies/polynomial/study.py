@@ -13,11 +13,11 @@ from torch import Tensor
 
 import straightthrough as st
 
-from ..core.errors import ArgumentError
-from ..core.progress import Notify, silent
-from ..core.registry import resolve
-from .record import Header, recording
-from .training import check_epochs, threads, train
+from ...core.errors import ArgumentError
+from ...core.progress import Notify, silent
+from ...core.registry import resolve
+from ..record import Header, recording
+from ..training import check_epochs, threads, train
 
 LATENTS, CATEGORIES, BATCH = 128, 4, 8
 STEPS, RATE = 200, 1e-3

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import straightthrough as st
-from straightthrough import report
 from straightthrough.audit.quadratic import quadratic
+from straightthrough.cli import pages
 from straightthrough.estimators import GumbelRao, GumbelST, ReinMax, StraightThrough
-from straightthrough.studies import bias
-from straightthrough.studies.bias import PUBLISHED, RULES, Settings, naive_moments, run
+from straightthrough.report.page import Chart
+from straightthrough.studies.bias import study as bias
+from straightthrough.studies.bias.page import tables
+from straightthrough.studies.bias.study import PUBLISHED, RULES, Settings, naive_moments, run
 from straightthrough.studies.record import to_json
 
 
@@ -157,7 +159,7 @@ def test_an_interrupted_study_has_a_page_of_what_there_is():
     partial = run(Settings(sizes=[4], draws=100, repetitions=1), notify)
     assert not partial.header.complete
     assert len(partial.rows) == len(RULES) + 3
-    page = report.render(to_json(partial))
+    page = pages.render(to_json(partial))
     assert "Partial report" in page
     assert "0.2781 / 0.7724" in page
 
@@ -172,12 +174,12 @@ def test_a_squared_bias_has_the_digits_of_its_error(result):
         (0.2781, 0.0, "0.2781"),
     ):
         known.update(bias_squared=value, error=error)
-        assert report.bias.tables(plain)[0].rows[0][2] == cell
+        assert tables(plain)[0].rows[0][2] == cell
 
 
 def test_the_page_puts_published_moments_beside_ours(result):
     plain = to_json(result)
-    squares, variances, four, three = report.bias.tables(plain)
+    squares, variances, four, three = tables(plain)
     assert squares.rows[0] == ["StraightThrough(tau=1.0)", "0.2781", "0.2781", "–", "–"]
     assert variances.rows[0] == ["StraightThrough(tau=1.0)", "0.7724", "0.7724", "–", "–"]
     spread = next(p.procedure for p in result.points if p.rule == "GumbelST(tau=0.1)")
@@ -191,14 +193,14 @@ def test_the_page_puts_published_moments_beside_ours(result):
     assert four.rows[0][:2] == ["StraightThrough(tau=1.0)", "0.2781 / 0.7724"]
     assert three.columns == ("Bias² / variance, 3 classes", "Seed 0", "Seed 7")
     assert len(three.rows) == len(RULES)
-    page = report.render(plain)
+    page = pages.render(plain)
     for table in (squares, variances, four, three):
         assert all(cell in page for row in table.rows for cell in row)
 
 
 def test_the_curves_show_published_points_and_bands(result):
     plain = to_json(result)
-    charts = [part for part in report.layout(plain).parts if isinstance(part, report.page.Chart)]
+    charts = [part for part in pages.layout(plain).parts if isinstance(part, Chart)]
     frontier, bias_curve, variance_curve = (chart.draw.args[0] for chart in charts)
     marks = [(line.x, line.y) for line in frontier if len(line.x) == 1]
     assert sorted(marks) == sorted(([v], [b]) for b, v in PUBLISHED.values())

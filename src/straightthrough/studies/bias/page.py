@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from . import charts
-from .charts import Line
-from .page import Page, Table
+from ...report import charts
+from ...report.charts import Line
+from ...report.page import Page, Table
 
 MOMENTS = {"bias_squared": "Squared bias", "variance": "Variance"}
 PUBLISHED_COLUMNS = ("Published", "Ours", "Their way, median", "5 % to 95 %")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import straightthrough as st
 
-from ..core.progress import Notify, Progress, silent
-from .data import Data, load
-from .record import Header, Pictures, pictures, recording
-from .training import check_epochs, threads, train
+from ...core.progress import Notify, Progress, silent
+from ..data import Data, load
+from ..record import Header, Pictures, pictures, recording
+from ..training import check_epochs, threads, train
 
 BATCH = 100
 OPEN_AT_START = 0.9

@@ -12,12 +12,12 @@ import torch
 
 import straightthrough as st
 
-from ..core.progress import Notify, silent
-from .data import Data, load
-from .record import Header, Pictures, pictures, recording
-from .training import check_epochs, threads, train
-from .vae_model import CategoricalVAE, gradient_cosines
-from .vae_presets import Preset, choose
+from ...core.progress import Notify, silent
+from ..data import Data, load
+from ..record import Header, Pictures, pictures, recording
+from ..training import check_epochs, threads, train
+from .model import CategoricalVAE, gradient_cosines
+from .presets import Preset, choose
 
 AUDITED = 8
 """Test images whose exact gradient is taken; as many are shown."""

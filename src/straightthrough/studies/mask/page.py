@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from . import charts
-from .charts import Bar
-from .page import Page, Table
-from .runs import Groups, grouped, lines, rows
+from ...report import charts
+from ...report.charts import Bar
+from ...report.page import Page, Table
+from ...report.runs import Groups, grouped, lines, rows
 
 COLUMNS = ("Network", "Seeds", "Epochs", "Train error %", "Test error %", "Live %", "Seconds")
 FIELDS = {"train_error": 2, "test_error": 2, "live": 1, "seconds": 1}
