@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from ..audit import advise
-from ..audit.page import tables
+from ..audit.advise.page import tables
 from ..estimators import Estimator
 from ..studies.record import Header, recording, to_json
 from . import pages

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..audit import page as audit
+from ..audit.advise import page as audit
 from ..core.errors import ArgumentError
 from ..report import Page, html
 from ..studies.bias import page as bias

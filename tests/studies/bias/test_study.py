@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import straightthrough as st
-from straightthrough.audit.quadratic import quadratic
+from straightthrough.audit.compare.quadratic import quadratic
 from straightthrough.cli import pages
 from straightthrough.estimators import GumbelRao, GumbelST, ReinMax, StraightThrough
 from straightthrough.report.page import Chart

@@ -26,7 +26,7 @@ from straightthrough.estimators import (
     StraightThrough,
 )
 
-from ...audit.quadratic import quadratic
+from ...audit.compare.quadratic import quadratic
 from ...core.errors import ArgumentError, check_count
 from ...core.progress import Notify, Progress, silent
 from ..record import Header, recording

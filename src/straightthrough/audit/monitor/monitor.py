@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..core.errors import ArgumentError, check_count
+from ...core.errors import ArgumentError, check_count
+from .plot import draw
 from .quantities import kind_of
 from .reader import Reader
 from .sinks import Observation, Sink
@@ -141,8 +142,6 @@ class Monitor:
             StraightThroughError: if matplotlib is not installed.
             ArgumentError: if nothing has been observed yet.
         """
-        from .series import draw
-
         return draw(self.observations, path)
 
     def remove(self) -> None:

@@ -14,18 +14,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..core.rules import compute_dtype
-from ..nn.bernoulli import Bernoulli, BinaryConcrete, HardConcreteGate
-from ..nn.categorical import (
+from ...core.rules import compute_dtype
+from ...nn.bernoulli import Bernoulli, BinaryConcrete, HardConcreteGate
+from ...nn.categorical import (
     Argmax,
     Categorical,
     CategoricalInteger,
     CategoricalLookup,
     GumbelSoftmax,
 )
-from ..nn.counts import Count
-from ..nn.pointwise import Clamp, Pointwise, Sign
-from ..nn.subset import TopK
+from ...nn.counts import Count
+from ...nn.pointwise import Clamp, Pointwise, Sign
+from ...nn.subset import TopK
 
 
 def _own_dim(module: nn.Module) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from straightthrough.audit import advise
-from straightthrough.audit.admission import Cost, Entrant, admit, cost_of_loss, price
+from straightthrough.audit.advise.admission import Cost, Entrant, admit, cost_of_loss, price
 from straightthrough.estimators import GumbelST, ReinMax, StraightThrough
 
 FREE = Cost(0.0, 0.0)

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import apply_mask
-from ..core.internals import transforms_active
-from ..estimators import Estimator
-from ..nn.bernoulli import HardConcreteGate
+from ...core.errors import apply_mask
+from ...core.internals import transforms_active
+from ...estimators import Estimator
+from ...nn.bernoulli import HardConcreteGate
 from .quantities import Kind, examples, flip_rate, sample, saturation, signal_to_noise, usage
 
 Args = tuple[Any, ...]

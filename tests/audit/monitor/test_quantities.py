@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 import straightthrough as st
 from straightthrough.audit import Monitor, Observation
-from straightthrough.audit.quantities import KINDS, sample
+from straightthrough.audit.monitor.quantities import KINDS, sample
 
 
 def watch(model, *calls, **options):

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from ..core.errors import StraightThroughError
+from ...core.errors import StraightThroughError
+from .row import Row
 
 if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
-
-    from .result import Audit
 
 MARKERS = "osD^vP*X<>hp"
 ROUNDING = 1e-12
 """Squares below this share of the largest one are rounding errors of float32, drawn as 0."""
 
 
-def draw(audit: Audit, path: str | PathLike[str] | None) -> Figure:
+def draw(rows: Sequence[Row], title: str, path: str | PathLike[str] | None) -> Figure:
     """Draw squared bias against variance on logarithmic axes that have a place for 0."""
     try:
         from matplotlib.figure import Figure
@@ -31,14 +30,13 @@ def draw(audit: Audit, path: str | PathLike[str] | None) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log", xlabel="squared bias", ylabel="variance")
-    scaled = "means scaled to the exact gradient's norm" if audit.rescale else "as they are"
-    axes.set_title(f"{scaled}\n{audit.caption}", fontsize="medium")
+    axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
-    largest = max(max(row.mse for row in audit.rows), 0.0)
-    bias = _place(axes.xaxis, [row.bias_squared for row in audit.rows], largest)
-    variance = _place(axes.yaxis, [row.variance for row in audit.rows], largest)
+    largest = max(max(row.mse for row in rows), 0.0)
+    bias = _place(axes.xaxis, [row.bias_squared for row in rows], largest)
+    variance = _place(axes.yaxis, [row.variance for row in rows], largest)
     axes.set(xlim=(min(bias) / 3, max(bias) * 3), ylim=(min(variance) / 3, max(variance) * 3))
-    for i, row in enumerate(audit.rows):
+    for i, row in enumerate(rows):
         (line,) = axes.plot(bias[i], variance[i], MARKERS[i % len(MARKERS)], markersize=9)
         line.set_label(row.name)
         if row.standard_errors is not None:

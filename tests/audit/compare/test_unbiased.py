@@ -13,8 +13,9 @@ from scipy import stats
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_law
-from straightthrough.audit import compare, disarm, exact_gradient, groups, reinforce, unbiased
-from straightthrough.audit.groups import GROUPS, draw_outcomes
+from straightthrough.audit import compare, disarm, exact_gradient, reinforce
+from straightthrough.audit.compare import groups, unbiased
+from straightthrough.audit.compare.groups import GROUPS, draw_outcomes
 from straightthrough.estimators import GumbelST, ReinMax, StraightThrough
 
 FREEDOM = GROUPS - 1

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..estimators import Estimator
-from .compare import loss_and_gradient
-from .exact import CHUNK, Loss
-from .groups import GROUPS, draw_outcomes, group_size
+from ...estimators import Estimator
+from ..compare.comparison import loss_and_gradient
+from ..compare.exact import CHUNK, Loss
+from ..compare.groups import GROUPS, draw_outcomes, group_size
 from .race import FIRST, LEAST
 from .runner import LONG, seconds_of
 

@@ -11,12 +11,12 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError
-from ..core.registry import RULES, resolve
-from ..core.rules import Rule
-from ..estimators import Estimator
-from .advice import Candidate
-from .result import Row
+from ...core.errors import ArgumentError
+from ...core.registry import RULES, resolve
+from ...core.rules import Rule
+from ...estimators import Estimator
+from ..compare.row import Row
+from .candidate import Candidate
 
 TEMPERATURES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 """That are tried besides a rule's own."""

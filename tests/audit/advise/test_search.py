@@ -11,7 +11,7 @@ from scipy import stats
 
 import straightthrough as st
 from straightthrough.audit import Advice, Candidate, advise, compare
-from straightthrough.audit.runner import TEMPERATURES, student
+from straightthrough.audit.advise.runner import TEMPERATURES, student
 from straightthrough.core.registry import RULES
 from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
 

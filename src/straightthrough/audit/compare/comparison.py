@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, check_count, check_limit
-from ..core.noise import Seed
-from ..core.registry import resolve
-from ..core.rules import Rule
-from ..estimators import Estimator
+from ...core.errors import ArgumentError, check_count, check_limit
+from ...core.noise import Seed
+from ...core.registry import resolve
+from ...core.rules import Rule
+from ...estimators import Estimator
 from .exact import (
     LIMIT,
     Loss,
@@ -23,7 +23,8 @@ from .exact import (
     losses,
 )
 from .groups import GROUPS, LeaveOneOut, draw_outcomes, group_size
-from .result import Audit, Row
+from .result import Audit
+from .row import Row
 from .tally import SampledTally, Tally
 
 Rules = Sequence[tuple[str, Estimator]]

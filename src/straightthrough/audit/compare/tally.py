@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..core.noise import Seed
-from ..estimators import Estimator
+from ...core.noise import Seed
+from ...estimators import Estimator
 from .exact import CHUNK, Outcomes
 from .groups import GROUPS, Sums
-from .result import Row, StandardErrors
+from .row import Row, StandardErrors
 
 
 class Tally:

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
-from ..core.errors import StraightThroughError
-from .plot import MARKERS
+from ...core.errors import StraightThroughError
+from ..compare.plot import MARKERS
+from .candidate import Candidate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .advice import Advice, Candidate
 
-
-def draw(advice: Advice, path: str | PathLike[str] | None) -> Figure:
+def draw(rows: Sequence[Candidate], batch: int, path: str | PathLike[str] | None) -> Figure:
     """Draw each rule's error over its temperature, and the least of each over what it costs."""
     try:
         from matplotlib.figure import Figure
@@ -33,22 +32,22 @@ def draw(advice: Advice, path: str | PathLike[str] | None) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.grid(alpha=0.3)
-    left.set(xlabel="temperature", ylabel=f"mean squared error, batch {advice.batch}")
+    left.set(xlabel="temperature", ylabel=f"mean squared error, batch {batch}")
     right.set_xlabel("microseconds a backward, at its best temperature")
-    for number, (name, rows) in enumerate(_by_rule(advice).items()):
+    for number, (name, found) in enumerate(_by_rule(rows).items()):
         look = {"marker": MARKERS[number % len(MARKERS)], "color": f"C{number % 10}"}
-        right.plot(1e6 * rows[0].seconds, rows[0].mse, linestyle="", markersize=9, **look)
-        _over_temperature(left, name, rows, look)
+        right.plot(1e6 * found[0].seconds, found[0].mse, linestyle="", markersize=9, **look)
+        _over_temperature(left, name, found, look)
     figure.legend(loc="outside right upper", frameon=False)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
 
 
-def _by_rule(advice: Advice) -> dict[str, list[Candidate]]:
+def _by_rule(rows: Sequence[Candidate]) -> dict[str, list[Candidate]]:
     """Return the rows by name, the best first; a log axis has no place for an estimate below 0."""
     rules: dict[str, list[Candidate]] = {}
-    for row in advice.rows:
+    for row in rows:
         if row.mse > 0:
             rules.setdefault(row.name, []).append(row)
     return rules

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..core.errors import check_count
-from ..core.noise import Noise, Seed
-from ..ops.categorical.reference import draw
+from ...core.errors import check_count
+from ...core.noise import Noise, Seed
+from ...ops.categorical.reference import draw
 from .exact import CHUNK, Outcomes
 
 GROUPS = 32

@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from ..core.errors import ArgumentError
-from ..core.progress import Notify, Progress
-from ..estimators import Estimator
-from .result import Audit
+from ...core.errors import ArgumentError
+from ...core.progress import Notify, Progress
+from ...estimators import Estimator
+from ..compare.result import Audit
 from .runner import Runner
 
 FIRST, MOST = 2, 2**16

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 import straightthrough as st
-from straightthrough.audit import compare, exact, exact_gradient, tally
+from straightthrough.audit import compare, exact_gradient
+from straightthrough.audit.compare import exact, tally
 from straightthrough.estimators import GumbelRao, GumbelST, ReinMax, StraightThrough
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from ..core.errors import ArgumentError, StraightThroughError
+from ...core.errors import ArgumentError, StraightThroughError
 from .sinks import Observation
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_floating, check_limit
+from ...core.errors import ArgumentError, ShapeError, check_floating, check_limit
 
 Loss = Callable[[Tensor], Tensor]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from ..core.errors import StraightThroughError
+from ...core.errors import StraightThroughError
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..report import charts
-from ..report.charts import Interval, Line
-from ..report.page import Page, Table
+from ...report import charts
+from ...report.charts import Interval, Line
+from ...report.page import Page, Table
 
 COLUMNS = ("Estimator", "Bias²", "Variance", "Cosine", "MSE", "95%", "µs")
 SHOWN = 5

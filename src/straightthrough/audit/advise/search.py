@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..core.errors import check_count, check_limit, check_positive
-from ..core.noise import Seed
-from ..core.progress import Notify, Progress, silent
-from ..estimators import Estimator
+from ...core.errors import check_count, check_limit, check_positive
+from ...core.noise import Seed
+from ...core.progress import Notify, Progress, silent
+from ...estimators import Estimator
+from ..compare.comparison import compare
+from ..compare.exact import LIMIT, Loss, count_outcomes
+from ..compare.result import Audit
 from .admission import admit, cost_of_loss, price
-from .advice import Advice
-from .compare import compare
-from .exact import LIMIT, Loss, count_outcomes
 from .race import Race
-from .result import Audit
+from .result import Advice
 from .runner import Runner, candidates
 
 

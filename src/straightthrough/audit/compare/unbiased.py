@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_floating
-from ..core.noise import Noise, Seed
+from ...core.errors import ArgumentError, ShapeError, check_floating
+from ...core.noise import Noise, Seed
 from .exact import CHUNK, Loss, count_outcomes, losses
 from .groups import GROUPS, LeaveOneOut, Sums, draw_outcomes, group_size
 
