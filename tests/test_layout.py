@@ -29,13 +29,22 @@ HEIGHT = {package: height for height, layer in enumerate(LAYERS) for package in 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def package_of(module: Path) -> str:
-    first, *rest = module.relative_to(PACKAGE).parts
-    return first if rest else "straightthrough"
+def name_of(module: Path) -> str:
+    parts = ("straightthrough", *module.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(module): module for module in MODULES}
+
+
+def package_of(name: str) -> str:
+    """Return the package of the first level that a module is of."""
+    first = [*name.split("."), "straightthrough"][1]
+    return first if first in HEIGHT else "straightthrough"
 
 
 def imported(module: Path) -> Iterator[str]:
-    """Yield the packages of this library that a module imports from, also inside functions."""
+    """Yield the modules of this library that one imports, also inside functions and for types."""
     here = ("straightthrough", *module.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -47,9 +56,10 @@ def imported(module: Path) -> Iterator[str]:
         else:
             continue
         for target in targets:
-            first, *rest = target.split(".")
-            if first == "straightthrough":
-                yield rest[0] if rest and rest[0] in HEIGHT else "straightthrough"
+            while target and target not in NAMES:
+                target = target.rpartition(".")[0]
+            if target:
+                yield target
 
 
 def relative(path: Path) -> str:
@@ -58,10 +68,21 @@ def relative(path: Path) -> str:
 
 @pytest.mark.parametrize("module", MODULES, ids=relative)
 def test_imports_point_down(module: Path) -> None:
-    own = package_of(module)
-    assert own in HEIGHT, f"{own} has no place in LAYERS"
-    up = {other for other in imported(module) if other != own and HEIGHT[other] >= HEIGHT[own]}
+    first, *deeper = module.relative_to(PACKAGE).parts
+    assert not deeper or first in HEIGHT, f"{first} has no place in LAYERS"
+    own = package_of(name_of(module))
+    others = {package_of(name) for name in imported(module)} - {own}
+    up = {other for other in others if HEIGHT[other] >= HEIGHT[own]}
     assert not up, f"{own} imports from {', '.join(up)}, which is not below it"
+
+
+def test_no_imports_go_in_circles() -> None:
+    """Those inside functions and those for types count too."""
+    imports = {name: {*imported(module)} - {name} for name, module in NAMES.items()}
+    while leaves := {name for name, others in imports.items() if not others & imports.keys()}:
+        imports = {name: others for name, others in imports.items() if name not in leaves}
+    circles = {name: sorted(others & imports.keys()) for name, others in imports.items()}
+    assert circles == {}
 
 
 def test_files_are_short() -> None:
@@ -76,7 +97,7 @@ def test_files_are_short() -> None:
 
 def test_silenced_warnings_have_a_reason() -> None:
     silenced = re.compile(r"# (type: ignore|noqa)(?!(\[[\w-]+\]|: [A-Z]+\d+)  # \w)")
-    folders = [ROOT / name for name in ("src", "tests", "docs")]
+    folders = [ROOT / name for name in ("src", "tests", "docs", "benchmarks")]
     bare = [
         f"{relative(file)}:{number}"
         for folder in folders

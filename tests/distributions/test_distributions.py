@@ -17,45 +17,46 @@ from torch import distributions as theirs
 
 import straightthrough as st
 from gof import assert_frequencies, assert_rate
-from straightthrough import distributions as ours
 from straightthrough.estimators import GumbelST, ReinMax
 from straightthrough.surrogates import Identity
 
 
-@pytest.fixture(params=["torch", "pyro"], autouse=True)
-def form(request, monkeypatch):
-    """Once without Pyro in sight, once with it imported; arguments are validated.
+@pytest.fixture(params=["distributions", "pyro"])
+def ours(request):
+    """The distributions, and their forms for Pyro, which are in nothing else different."""
+    return importlib.import_module(f"straightthrough.{request.param}")
 
-    Dynamo turns the validation of all distributions off for good, once it has seen torch compile
-    anything.
-    """
-    if request.param == "pyro":
-        importlib.import_module("pyro")
-    else:
-        monkeypatch.delitem(sys.modules, "pyro", raising=False)
+
+@pytest.fixture
+def mine(ours, name):
+    return getattr(ours, name)
+
+
+@pytest.fixture
+def other(name):
+    return getattr(theirs, name)
+
+
+@pytest.fixture(autouse=True)
+def validated(monkeypatch):
+    """Dynamo turns validation off for good, once it has seen torch compile anything."""
     monkeypatch.setattr(theirs.Distribution, "_validate_args", True)
 
 
-PAIRS = [(ours.OneHotCategorical, theirs.OneHotCategorical), (ours.Bernoulli, theirs.Bernoulli)]
+NAMES = ["OneHotCategorical", "Bernoulli"]
 VALIDATE = ["validate_args"]
 LOGITS = torch.tensor([[0.3, -1.2, 2.0], [0.0, 0.7, -0.4]])
+PROBS = {"OneHotCategorical": LOGITS.softmax(-1), "Bernoulli": LOGITS.sigmoid()}
+EVERY = [(name, p) for name in NAMES for p in ({"logits": LOGITS}, {"probs": PROBS[name]})]
 
 
-def parameters(cls):
-    p = LOGITS.softmax(-1) if cls is ours.OneHotCategorical else LOGITS.sigmoid()
-    return [{"logits": LOGITS}, {"probs": p}]
-
-
-EVERY = [(cls, parameter) for cls, _ in PAIRS for parameter in parameters(cls)]
-
-
-@pytest.mark.parametrize(("cls", "parameter"), EVERY)
+@pytest.mark.parametrize(("name", "parameter"), EVERY)
 @pytest.mark.parametrize("sample_shape", [(), (5,), (4, 1)])
-def test_samples_are_hard_and_have_the_shape_of_torchs(cls, parameter, sample_shape):
-    other = dict(PAIRS)[cls](**parameter)
+def test_samples_are_hard_and_have_the_shape_of_torchs(other, mine, parameter, sample_shape):
+    other = other(**parameter)
     ((name, leaf),) = parameter.items()
     leaf = leaf.clone().requires_grad_()
-    d = cls(**{name: leaf})
+    d = mine(**{name: leaf})
     assert (d.batch_shape, d.event_shape) == (other.batch_shape, other.event_shape)
     drawn, sampled = d.rsample(sample_shape), d.sample(sample_shape)
     assert drawn.shape == sampled.shape == other.sample(sample_shape).shape
@@ -70,7 +71,7 @@ def test_samples_are_hard_and_have_the_shape_of_torchs(cls, parameter, sample_sh
 
 @pytest.mark.parametrize("rule", ["reinmax", "straight_through", GumbelST(0.5)])
 @pytest.mark.parametrize("batch_shape", [(2,), (5, 2)])
-def test_rsample_is_st_categorical(rule, batch_shape):
+def test_rsample_is_st_categorical(ours, rule, batch_shape):
     def value_and_gradient(draw):
         logits = LOGITS.clone().requires_grad_()
         torch.manual_seed(5)
@@ -92,7 +93,7 @@ def test_rsample_is_st_categorical(rule, batch_shape):
 
 @pytest.mark.parametrize("rule", ["reinmax", "identity", GumbelST(0.5)])
 @pytest.mark.parametrize("name", ["logits", "probs"])
-def test_rsample_is_st_bernoulli(rule, name):
+def test_rsample_is_st_bernoulli(ours, rule, name):
     parameter = LOGITS if name == "logits" else LOGITS.sigmoid()
     results = []
     for draw in (
@@ -108,7 +109,7 @@ def test_rsample_is_st_bernoulli(rule, name):
     torch.testing.assert_close(results[0][1], results[1][1])
 
 
-def test_the_gradient_to_probabilities_by_hand():
+def test_the_gradient_to_probabilities_by_hand(ours):
     """J(p) g to the logits is g - <p, g> to the probabilities: g = (1, 2, 4), <p, g> = 2.1."""
     p = torch.tensor([0.5, 0.2, 0.3], requires_grad=True)
     z = ours.OneHotCategorical(p, estimator="straight_through").rsample()
@@ -119,7 +120,7 @@ def test_the_gradient_to_probabilities_by_hand():
     torch.testing.assert_close(q.grad, torch.tensor([3.0, 4.0]))
 
 
-def test_draws_have_their_probabilities():
+def test_draws_have_their_probabilities(ours):
     p = torch.tensor([0.0, 0.001, 0.299, 0.7])
     z = ours.OneHotCategorical(p.requires_grad_()).rsample((200_000,))
     assert_frequencies(z.detach().sum(0).numpy(), p.detach().numpy())
@@ -135,21 +136,21 @@ def test_draws_have_their_probabilities():
     assert z[:, 1].sum() == 0
 
 
-def test_the_seed_is_that_of_torch():
-    for cls, _ in PAIRS:
-        d = cls(logits=LOGITS)
-        torch.manual_seed(3)
-        one, other = d.rsample((50,)), d.sample((50,))
-        torch.manual_seed(3)
-        assert torch.equal(d.sample((50,)), one)
-        assert torch.equal(d.rsample((50,)), other)
-        assert not torch.equal(one, other)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_is_that_of_torch(mine):
+    d = mine(logits=LOGITS)
+    torch.manual_seed(3)
+    one, other = d.rsample((50,)), d.sample((50,))
+    torch.manual_seed(3)
+    assert torch.equal(d.sample((50,)), one)
+    assert torch.equal(d.rsample((50,)), other)
+    assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("cls", "parameter"), EVERY)
-def test_expand_keeps_estimator_and_hardness(cls, parameter):
+@pytest.mark.parametrize(("name", "parameter"), EVERY)
+def test_expand_keeps_estimator_and_hardness(mine, parameter):
     """A straight-through Bernoulli of Pyro's turns continuous here (issue 3127)."""
-    d = cls(**parameter, estimator=GumbelST(0.3))
+    d = mine(**parameter, estimator=GumbelST(0.3))
     shape = (6, *d.batch_shape)
     for copied in (d.expand(shape), d.expand(shape).expand((2, *shape))):
         assert type(copied) is type(d)
@@ -157,13 +158,13 @@ def test_expand_keeps_estimator_and_hardness(cls, parameter):
         assert set(copied.rsample().unique().tolist()) == {0.0, 1.0}
         assert copied.log_prob(copied.rsample()).isfinite().all()
     impossible = torch.tensor([0.0, 1.0])
-    d = cls(impossible)
+    d = mine(impossible)
     _ = d.logits  # torch's expand then hands on an epsilon in the place of 0
     expanded = d.expand((100_000, *d.batch_shape)).sample()
     assert (expanded == impossible).all()
 
 
-def test_independent_dimensions():
+def test_independent_dimensions(ours):
     d = theirs.Independent(ours.Bernoulli(logits=LOGITS.clone().requires_grad_()), 1).expand((5, 2))
     b = d.rsample((4,))
     assert b.shape == (4, 5, 2, 3)
@@ -172,7 +173,7 @@ def test_independent_dimensions():
     assert set(b.unique().tolist()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize(("mine", "other"), PAIRS)
+@pytest.mark.parametrize("name", NAMES)
 def test_log_prob_and_its_gradient_are_torchs_on_hard_samples(mine, other):
     values, gradients = [], []
     sample = other(logits=LOGITS).sample((20,))
@@ -190,7 +191,7 @@ def test_log_prob_and_its_gradient_are_torchs_on_hard_samples(mine, other):
     )
 
 
-def test_log_prob_is_linear_in_the_value():
+def test_log_prob_is_linear_in_the_value(ours):
     z = F.one_hot(torch.tensor([2, 0]), 3).float().requires_grad_()
     ours.OneHotCategorical(logits=LOGITS).log_prob(z).sum().backward()
     torch.testing.assert_close(z.grad, LOGITS.log_softmax(-1))
@@ -199,7 +200,7 @@ def test_log_prob_is_linear_in_the_value():
     torch.testing.assert_close(b.grad, LOGITS)
 
 
-def test_log_prob_of_impossible_classes():
+def test_log_prob_of_impossible_classes(ours):
     logits = torch.tensor([0.0, -math.inf, 0.0], requires_grad=True)
     log_p = ours.OneHotCategorical(logits=logits).log_prob(torch.eye(3))
     torch.testing.assert_close(log_p, torch.tensor([-math.log(2), -math.inf, -math.log(2)]))
@@ -207,7 +208,7 @@ def test_log_prob_of_impossible_classes():
     torch.testing.assert_close(logits.grad, torch.tensor([0.5, 0.0, -0.5]))
 
 
-@pytest.mark.parametrize(("mine", "other"), PAIRS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_torchs_stays_torchs(mine, other):
     d, reference = mine(logits=LOGITS), other(logits=LOGITS)
     q, p = mine(logits=LOGITS.flip(0)), other(logits=LOGITS.flip(0))
@@ -220,7 +221,7 @@ def test_what_is_torchs_stays_torchs(mine, other):
     assert torch.equal(d.enumerate_support(), reference.enumerate_support())
 
 
-def test_the_gradient_of_an_evidence_lower_bound_is_unbiased():
+def test_the_gradient_of_an_evidence_lower_bound_is_unbiased(ours):
     """ReinMax is exact for a log joint that is quadratic in z; the bound is enumerated."""
     prior, mu, x = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.arange(4.0), 1.3
     count = 200_000
@@ -239,12 +240,12 @@ def test_the_gradient_of_an_evidence_lower_bound_is_unbiased():
     assert ((rows.grad.mean(0) - logits.grad).abs() < 4 * error).all()
 
 
-@pytest.mark.parametrize(("cls", "parameter"), EVERY)
-def test_copies(cls, parameter):
-    d = cls(**parameter, estimator=ReinMax(1.5))
+@pytest.mark.parametrize(("name", "parameter"), EVERY)
+def test_copies(mine, parameter):
+    d = mine(**parameter, estimator=ReinMax(1.5))
     for copied in (copy.deepcopy(d), pickle.loads(pickle.dumps(d))):
         assert type(copied) is type(d)
-        assert isinstance(copied, cls)
+        assert isinstance(copied, mine)
         assert copied.estimator == ReinMax(1.5)
         torch.manual_seed(1)
         drawn = copied.rsample()
@@ -252,7 +253,7 @@ def test_copies(cls, parameter):
         assert torch.equal(drawn, d.rsample())
 
 
-def test_fullgraph_compile(monkeypatch):
+def test_fullgraph_compile(ours, monkeypatch):
     # Dynamo does not trace the validation of a distribution.
     monkeypatch.setattr(theirs.Distribution, "_validate_args", False)
 
@@ -267,13 +268,13 @@ def test_fullgraph_compile(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_dtypes(dtype):
-    for cls, _ in PAIRS:
-        d = cls(logits=LOGITS.to(dtype))
-        assert d.rsample().dtype == d.log_prob(d.sample()).dtype == dtype
+@pytest.mark.parametrize("name", NAMES)
+def test_dtypes(mine, dtype):
+    d = mine(logits=LOGITS.to(dtype))
+    assert d.rsample().dtype == d.log_prob(d.sample()).dtype == dtype
 
 
-def test_numbers_and_shorthands():
+def test_numbers_and_shorthands(ours):
     assert ours.Bernoulli(0.5).rsample((4,)).shape == (4,)
     assert ours.Bernoulli(logits=0.0, estimator="identity").estimator == Identity()
     assert ours.OneHotCategorical(LOGITS.exp()).estimator == ReinMax()
@@ -282,24 +283,32 @@ def test_numbers_and_shorthands():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: ours.OneHotCategorical(LOGITS.exp(), estimator="reimax"), st.ArgumentError, "did"),
-        (lambda: ours.OneHotCategorical(LOGITS, estimator="identity"), st.ArgumentError, "unknown"),
-        (lambda: ours.Bernoulli(0.5, estimator=3), st.ArgumentError, "estimator=3"),
-        (lambda: ours.Bernoulli(), ValueError, "Either `probs` or `logits`"),
-        (lambda: ours.Bernoulli(2.0), ValueError, "invalid values"),
         (
-            lambda: ours.OneHotCategorical(logits=LOGITS).log_prob(torch.full((2, 3), 1 / 3)),
+            lambda o: o.OneHotCategorical(LOGITS.exp(), estimator="reimax"),
+            st.ArgumentError,
+            "did",
+        ),
+        (
+            lambda o: o.OneHotCategorical(LOGITS, estimator="identity"),
+            st.ArgumentError,
+            "unknown",
+        ),
+        (lambda o: o.Bernoulli(0.5, estimator=3), st.ArgumentError, "estimator=3"),
+        (lambda o: o.Bernoulli(), ValueError, "Either `probs` or `logits`"),
+        (lambda o: o.Bernoulli(2.0), ValueError, "invalid values"),
+        (
+            lambda o: o.OneHotCategorical(logits=LOGITS).log_prob(torch.full((2, 3), 1 / 3)),
             ValueError,
             "support",
         ),
     ],
 )
-def test_wrong_use_raises(call, error, message):
+def test_wrong_use_raises(ours, call, error, message):
     with pytest.raises(error, match=message):
-        call()
+        call(ours)
 
 
-@pytest.mark.parametrize(("mine", "other"), PAIRS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_signature_is_torchs_and_an_estimator(mine, other):
     assert list(inspect.signature(mine).parameters) == ["probs", "logits", "estimator", *VALIDATE]
     assert list(inspect.signature(other).parameters) == ["probs", "logits", *VALIDATE]
