@@ -7,7 +7,7 @@ OLDEST := .venv-oldest/bin
 FUZZ ?= 100000
 KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 
-.PHONY: study test test-oldest sanitize fuzz lint types tests doctests docs format clean
+.PHONY: study test test-oldest sanitize fuzz bench lint types tests doctests docs format clean
 
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
@@ -44,6 +44,10 @@ doctests: .venv/dev
 # FUZZ=n for as many cases; it goes on where it was stopped. CASE=n repeats one.
 fuzz: .venv/dev
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(if $(CASE),--case $(CASE),--cases $(FUZZ))
+
+# ARGS="--targets", ARGS="--quick --operators sign": benchmarks/README.md says what there is.
+bench: .venv/dev
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: .venv/dev
 	$(BIN)/python -m sphinx -b html -W docs docs/_build/html

@@ -1,6 +1,6 @@
 """What `st.audit.Monitor` costs: training steps with and without it, taking turns in one run.
 
-    python benchmarks/monitor.py
+    python -m benchmarks.monitor
 
 Each model exists twice, once watched, and the two take steps in turn. A round has fifty of each, so
 that one of them, or each of them, is observed; what a round says is the ratio of the two sums.

@@ -8,9 +8,9 @@ from pathlib import Path
 from docutils import nodes
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import generate  # noqa: E402  # beside this file, which is no package
+import generate  # noqa: E402  # beside this file, which is no package; it reads benchmarks/
 
 import straightthrough  # noqa: E402  # after the path is set
 

@@ -8,11 +8,12 @@ import plots
 from typer.main import get_command
 
 import straightthrough as st
-from straightthrough import report
-from straightthrough.bench import results, tables
+from benchmarks import results, tables
 from straightthrough.cli.app import app
+from straightthrough.cli.pages import layout
 from straightthrough.core.registry import OPERATORS, RULES, first_line
 from straightthrough.core.rules import Derivative
+from straightthrough.report import markdown
 from straightthrough.report.markdown import table
 
 HERE = Path(__file__).parent
@@ -172,9 +173,9 @@ def write_speed(folder: Path) -> None:
     introduction = (
         "Every operator against the same work in plain torch, in one run in which all ways take "
         "turns, so that ratios hold on a busy machine too. An operator whose value or gradient is "
-        "wrong is not timed. `straightthrough bench` measures it on yours:\n\n"
-        "```text\nstraightthrough bench --quick\n"
-        "straightthrough bench --output benchmarks/results/$(date -I).jsonl\n```"
+        "wrong is not timed. In a clone, `make bench` measures it on yours:\n\n"
+        '```text\nmake bench ARGS="--quick"\n'
+        'make bench ARGS="--output benchmarks/results/$(date -I).jsonl"\n```'
     )
     write(folder / "speed.md", f"# Speed\n\n{introduction}\n\n{body}")
 
@@ -187,7 +188,7 @@ def write_studies(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for path in sorted(STUDIES.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        report.markdown.write(report.layout(result), folder / f"{path.stem}.md")
+        markdown.write(layout(result), folder / f"{path.stem}.md")
 
 
 def form_of(record) -> str:

@@ -43,20 +43,32 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+Command = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def cli(
+def in_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process: its exit code, stdout and stderr."""
+) -> Callable[[Callable[[], None]], Command]:
+    """Make of an entry point what runs it in this process: its exit code, stdout and stderr."""
 
-    def run(line: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["straightthrough", *line.split(), *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            entry.main()
-        code = caught.value.code
-        return (0 if code is None else code), *capsys.readouterr()
+    def made(main: Callable[[], None]) -> Command:
+        def run(line: str, *arguments: object) -> tuple[int, str, str]:
+            monkeypatch.setattr(sys, "argv", ["command", *line.split(), *map(str, arguments)])
+            with pytest.raises(SystemExit) as caught:
+                main()
+            code = caught.value.code
+            return (0 if code is None else code), *capsys.readouterr()
 
-    return run
+        return run
+
+    return made
+
+
+@pytest.fixture
+def cli(in_process: Callable[[Callable[[], None]], Command]) -> Command:
+    """Run a command of `straightthrough` in this process."""
+    return in_process(entry.main)
 
 
 @pytest.fixture

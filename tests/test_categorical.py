@@ -13,9 +13,9 @@ from scipy import stats
 from torch import Tensor
 
 import straightthrough as st
+from benchmarks import memory
+from benchmarks.cases import BOTH, OURS, WIDTH
 from gof import FAILURE_RATE, assert_frequencies, assert_rate, assert_same_law
-from straightthrough.bench import memory
-from straightthrough.bench.cases import BOTH, OURS, WIDTH
 from straightthrough.core import kernels, noise
 from straightthrough.core.errors import FLOATING
 from straightthrough.core.noise import Noise

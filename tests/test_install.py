@@ -46,7 +46,8 @@ def env(installed: Path) -> dict[str, dict[str, str]]:
 
 def suite(names: tuple[str, ...], installed: Path, folder: Path, **variables: str) -> None:
     """Run some of the suite's files on an install, in a folder where no source is."""
-    shutil.copytree(ROOT / "tests", folder / "tests")
+    for name in ("tests", "benchmarks"):
+        shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "pyproject.toml", folder)
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files(names))
     run(*command, cwd=folder, PYTHONPATH=str(installed), **variables)
@@ -60,13 +61,14 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_source_has_what_a_build_needs_and_no_library(sdist: Path) -> None:
+def test_the_source_has_what_a_build_needs_and_no_library_or_run(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         files = {Path(*Path(name).parts[1:]) for name in archive.getnames()}
     sources = [*ROOT.glob("src/**/*.h"), *ROOT.glob("src/**/cpu*.cpp")]
     assert len(sources) > 10
     assert {path.relative_to(ROOT) for path in [ROOT / "hatch_build.py", *sources]} <= files
     assert not [path for path in files if "_kernels" in path.parts]
+    assert not [path for path in files if path.is_relative_to("benchmarks/results")]
 
 
 def test_without_a_compiler_the_reference_serves(sdist: Path, tmp_path: Path) -> None:

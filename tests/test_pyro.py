@@ -1,7 +1,8 @@
-"""The distributions at Pyro's sites, and inference against enumerated posteriors."""
+"""The distributions at Pyro's sites, inference against enumerated posteriors and divergences."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pyro
@@ -13,8 +14,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from pyro.optim import ExponentialLR
 
-from straightthrough.distributions import Bernoulli, OneHotCategorical
+from straightthrough import distributions
 from straightthrough.estimators import GumbelST
+from straightthrough.pyro import Bernoulli, OneHotCategorical
 
 BOTH = [OneHotCategorical, Bernoulli]
 COUNT = 256
@@ -168,8 +170,132 @@ def test_a_plate_expands_and_keeps_estimator_and_hardness(made):
     assert traced.trace.log_prob_sum().isfinite()
 
 
+class MyOneHot(OneHotCategorical):
+    pass
+
+
+class MyBernoulli(Bernoulli):
+    pass
+
+
+@pytest.mark.parametrize("cls", [*BOTH, MyOneHot, MyBernoulli])
+def test_a_site_expands_becomes_an_event_and_is_masked(cls):
+    d = cls(logits=torch.randn(2, 3), estimator="gumbel")
+    events = 2 - len(d.batch_shape)
+    wide = d.expand((4, *d.batch_shape))
+    assert type(wide) is cls
+    assert wide.estimator == GumbelST()
+    assert wide().shape == (4, 2, 3)
+    independent = d.to_event(1)
+    assert independent.event_shape == torch.Size((2, 3)[1 - events :])
+    value = independent()
+    torch.testing.assert_close(independent.log_prob(value), d.log_prob(value).sum(-1))
+    mask = torch.arange(d.batch_shape[-1]) > 0
+    masked = d.mask(mask)
+    torch.testing.assert_close(masked.log_prob(value), d.log_prob(value) * mask)
+    assert masked.has_rsample
+    assert d.expand_by((7,)).mask(False).to_event(1)().shape == (7, 2, 3)
+
+
+@pytest.mark.parametrize("parameter", ["logits", "probs"])
+@pytest.mark.parametrize("cls", [*BOTH, MyOneHot, MyBernoulli])
+def test_shapes_are_inferred_from_those_of_the_parameter(cls, parameter):
+    p = torch.full((5, 2), 0.5)
+    d = cls(**{parameter: p})
+    assert cls.infer_shapes(**{parameter: p.shape}) == (d.batch_shape, d.event_shape)
+
+
 @pytest.mark.parametrize("cls", BOTH)
-def test_made_before_pyro_it_is_torchs_and_made_after_it_is_pyros(cls, monkeypatch):
-    assert isinstance(cls(logits=torch.zeros(3)), TorchDistributionMixin)
-    monkeypatch.delitem(sys.modules, "pyro")
-    assert type(cls(logits=torch.zeros(3))) is cls
+def test_a_site_is_pyros_and_the_distribution_is_not(cls):
+    ours = getattr(distributions, cls.__name__)
+    assert issubclass(cls, (ours, TorchDistributionMixin))
+    assert isinstance(cls(logits=torch.zeros(3)), getattr(dist, cls.__name__))
+    assert type(ours(logits=torch.zeros(3))) is ours
+    assert not issubclass(ours, TorchDistributionMixin)
+
+
+P, Q = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.6, 0.2, 0.15, 0.05])
+ENUMERATED = [
+    # sum_c q log(q / p), and log q of the gradient to the logits: q (log(q / p) - KL).
+    (
+        OneHotCategorical,
+        P,
+        Q.log(),
+        lambda q: (q.softmax(-1) * (q.log_softmax(-1) - P.log())).sum(),
+    ),
+    (
+        Bernoulli,
+        torch.tensor(0.1),
+        torch.tensor(0.75).logit(),
+        lambda q: (
+            q.sigmoid() * (q.sigmoid() / 0.1).log()
+            + (1 - q.sigmoid()) * ((1 - q.sigmoid()) / 0.9).log()
+        ),
+    ),
+]
+
+
+# Sequentially, the values of a plate would be taken together as one.
+@pytest.mark.parametrize(("how", "rows"), [("parallel", 3), ("sequential", 1)])
+@pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize(("cls", "prior", "start", "divergence"), ENUMERATED)
+def test_an_enumerated_guide_has_the_divergence_and_its_gradient(
+    cls, prior, start, divergence, how, rows, expand
+):
+    def model():
+        pyro.sample("a", cls(prior))
+        with pyro.plate("rows", rows):
+            pyro.sample("b", cls(prior))
+
+    @config_enumerate(default=how, expand=expand)
+    def guide():
+        logits = pyro.param("logits", start.clone())
+        pyro.sample("a", cls(logits=logits))
+        with pyro.plate("rows", rows):
+            pyro.sample("b", cls(logits=logits))
+
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    logits = start.clone().requires_grad_()
+    expected = (1 + rows) * divergence(logits)
+    expected.backward()
+    with torch.no_grad():
+        assert elbo.loss(model, guide) == pytest.approx(expected.item(), rel=1e-5)
+    loss = elbo.differentiable_loss(model, guide)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(pyro.param("logits").unconstrained().grad, logits.grad)
+
+
+@pytest.mark.parametrize(("cls", "prior", "start", "divergence"), ENUMERATED)
+def test_a_site_that_is_drawn_beside_an_enumerated_one_keeps_its_estimator(
+    cls, prior, start, divergence
+):
+    """ReinMax has no bias here, as the integrand is linear in the value."""
+    count = 20_000
+
+    def model():
+        with pyro.plate("draws", count):
+            pyro.sample("a", cls(prior))
+            pyro.sample("b", cls(prior))
+
+    def guide():
+        logits = pyro.param("logits", start.clone())
+        with pyro.plate("draws", count):
+            pyro.sample("a", cls(logits=logits, estimator="reinmax"))
+            pyro.sample("b", cls(logits=logits), infer={"enumerate": "parallel"})
+
+    loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, guide) / count
+    loss.backward()
+    logits = start.clone().requires_grad_()
+    expected = 2 * divergence(logits)
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0.05)
+    found = pyro.param("logits").unconstrained().grad
+    torch.testing.assert_close(found, logits.grad, rtol=0, atol=0.05)
+
+
+def test_without_pyro_the_module_says_what_to_install():
+    code = "import sys; sys.modules['pyro'] = None; import straightthrough.pyro"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last == "ImportError: straightthrough.pyro needs Pyro; pip install pyro-ppl"

@@ -85,7 +85,7 @@ def test_kernels_serve_in_grad_mode_where_nothing_requires_a_gradient(
 
 @pytest.mark.parametrize("parent", [st.surrogates.Tanh, ReinMax, Softmax, Fini], ids=repr)
 def test_a_rule_of_ones_own_writes_its_formula_and_not_the_checked_entry(parent: type) -> None:
-    with pytest.raises(TypeError, match="Mine overrides vjp, .*; write the formula instead"):
+    with pytest.raises(TypeError, match=r"Mine overrides vjp, .*; write the formula instead"):
         type("Mine", (parent,), {"vjp": lambda self, *_: None})
 
 

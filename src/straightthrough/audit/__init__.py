@@ -1,13 +1,17 @@
 """How wrong is my gradient, against exact and unbiased ones, and how do my operators fare."""
 
-from .advice import Advice, Candidate
-from .advise import advise
-from .compare import compare
-from .exact import exact_gradient
-from .monitor import Monitor
-from .result import Audit, Row, StandardErrors
-from .sinks import JsonLines, Observation, TensorBoard
-from .unbiased import Estimate, disarm, reinforce
+from .advise import Advice, Candidate, advise
+from .compare import (
+    Audit,
+    Estimate,
+    Row,
+    StandardErrors,
+    compare,
+    disarm,
+    exact_gradient,
+    reinforce,
+)
+from .monitor import JsonLines, Monitor, Observation, TensorBoard
 
 __all__ = [
     "Advice",

@@ -10,10 +10,11 @@ from typing import Any
 
 import typer
 
-from .. import report
 from ..audit import advise
+from ..audit.advise.page import tables
 from ..estimators import Estimator
 from ..studies.record import Header, recording, to_json
+from . import pages
 from .console import inform, print_json, print_table, writable
 from .progress import live
 from .target import blaming, load
@@ -65,7 +66,7 @@ def run(
         raise typer.Exit(1)
     header.complete = advice.complete
     result = to_json(Result(header, settings, advice.record()))
-    page = report.write(result, folder)
+    page = pages.write(result, folder)
     _show(result, page, json)
     if not header.complete:
         inform(f"interrupted: the report is partial, {page}")
@@ -76,7 +77,7 @@ def _show(result: dict[str, Any], page: Path, json: bool) -> None:
     if json:
         print_json(result)
         return
-    for table in report.audit.tables(result):
+    for table in tables(result):
         print_table(table.columns, table.rows, numbers=True)
         print(f"{textwrap.fill(table.note, 100)}\n")
     print(f"{textwrap.fill(result['advice']['verdict'], 100)}\n\nReport: {page}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import audit, bench, env, listing, report, study
+from . import audit, env, listing, report, study
 
 app = typer.Typer(
     help="Straight-through estimators: what there is, how good it is, and studies.",
@@ -15,7 +15,6 @@ app = typer.Typer(
 )
 app.command("list")(listing.main)
 app.command("audit")(audit.main)
-app.command("bench")(bench.main)
 app.command("env")(env.main)
 app.command("report")(report.main)
 app.add_typer(study.app, name="study")

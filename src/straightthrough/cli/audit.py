@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..audit import compare
-from ..audit.exact import LIMIT
-from ..audit.quadratic import quadratic
+from ..audit.compare.exact import LIMIT
+from ..audit.compare.quadratic import quadratic
 from ..core.errors import ArgumentError
 from ..core.registry import resolve
 from ..estimators import Estimator

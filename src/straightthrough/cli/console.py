@@ -1,4 +1,4 @@
-"""What every command shares: where output goes, JSON, tables, folders."""
+"""What every command shares: exit codes, where output goes, JSON, tables, folders."""
 
 from __future__ import annotations
 
@@ -8,19 +8,44 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..core.errors import ArgumentError
+from ..core.errors import ArgumentError, StraightThroughError
 
 PIPE_WIDTH = 120
+INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
 
 
 class Failure(Exception):
     """What was asked rightly and failed; one line on stderr, and exit code 1."""
+
+
+def run(app: typer.Typer, name: str) -> None:
+    """Run a command line: what is wrong becomes one line on stderr and an exit code.
+
+    Exits with 0 (fine), 1 (failed) or 2 (wrong use).
+    """
+    try:
+        app(prog_name=name)
+    except StraightThroughError as error:
+        _exit(2, str(error))
+    except Failure as error:
+        _exit(1, str(error))
+    except KeyboardInterrupt:
+        _exit(1, "interrupted")
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            _exit(1, "interrupted")
+        raise
+
+
+def _exit(code: int, message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ArgumentError
+from ..report import merge
+from . import pages
 from .console import Json, print_json, writable
 
 
@@ -21,13 +23,11 @@ def main(
     json: Json = False,
 ) -> None:
     """Make report.html again from a study's result.json, or merge the runs of several."""
-    from .. import report
-
-    results = [report.read(folder) for folder in folders]
+    results = [pages.read(folder) for folder in folders]
     if output is not None:
-        page = report.write(report.merge(results), writable(output))
+        page = pages.write(merge(results), writable(output))
     elif len(folders) == 1:
-        page = report.write_page(results[0], writable(folders[0]))
+        page = pages.write_page(results[0], writable(folders[0]))
     else:
         raise ArgumentError(f"{len(folders)} folders need an --output to be merged into")
     if json:

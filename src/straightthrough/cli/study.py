@@ -9,15 +9,20 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from .. import report
 from ..core.errors import ArgumentError
 from ..core.progress import Notify
-from ..studies import bias as bias_study
-from ..studies import mask as mask_study
-from ..studies import polynomial as polynomial_study
-from ..studies import vae as vae_study
+from ..report import Table
+from ..studies.bias import page as bias_page
+from ..studies.bias import study as bias_study
+from ..studies.mask import page as mask_page
+from ..studies.mask import study as mask_study
+from ..studies.polynomial import page as polynomial_page
+from ..studies.polynomial import study as polynomial_study
 from ..studies.record import to_json
-from ..studies.vae_presets import PRESETS
+from ..studies.vae import page as vae_page
+from ..studies.vae import study as vae_study
+from ..studies.vae.presets import PRESETS
+from . import pages
 from .console import Json, inform, names, print_json, print_table, writable
 from .progress import live
 
@@ -63,7 +68,7 @@ def vae(
     """Categorical VAE: how well each estimator trains it, and how good its gradient is."""
     chosen = None if estimators is None else names(estimators)
     settings = vae_study.Settings(data, data_dir, chosen, _seeds(seeds), epochs, preset)
-    _run(lambda notify: vae_study.run(settings, notify), report.vae.tables, output, json)
+    _run(lambda notify: vae_study.run(settings, notify), vae_page.tables, output, json)
 
 
 @app.command()
@@ -77,7 +82,7 @@ def mask(
 ) -> None:
     """Masked network: how many weights it keeps, and what the mask costs."""
     settings = mask_study.Settings(data, data_dir, _seeds(seeds), epochs)
-    _run(lambda notify: mask_study.run(settings, notify), report.mask.tables, output, json)
+    _run(lambda notify: mask_study.run(settings, notify), mask_page.tables, output, json)
 
 
 @app.command()
@@ -101,7 +106,7 @@ def polynomial(
     )
     _run(
         lambda notify: polynomial_study.run(settings, notify),
-        report.polynomial.tables,
+        polynomial_page.tables,
         output,
         json,
     )
@@ -122,7 +127,7 @@ def bias(
 ) -> None:
     """Random quadratics: bias and variance of every estimator, beside published ones."""
     settings = bias_study.Settings(_numbers("sizes", sizes, int), _seeds(seeds), draws, repetitions)
-    _run(lambda notify: bias_study.run(settings, notify), report.bias.tables, output, json)
+    _run(lambda notify: bias_study.run(settings, notify), bias_page.tables, output, json)
 
 
 def _numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
@@ -148,7 +153,7 @@ def _seeds(text: str) -> Sequence[int]:
 
 def _run(
     study: Callable[[Notify], Any],
-    tables: Callable[[dict[str, Any]], list[report.Table]],
+    tables: Callable[[dict[str, Any]], list[Table]],
     output: Path,
     json: bool,
 ) -> None:
@@ -160,7 +165,7 @@ def _run(
     except KeyboardInterrupt:
         inform("interrupted before anything was measured")
         raise typer.Exit(1) from None
-    page = report.write(result, folder)
+    page = pages.write(result, folder)
     if json:
         print_json(result)
     else:

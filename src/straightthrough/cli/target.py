@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..audit.exact import Loss
+from ..audit.compare.exact import Loss
 from ..core.errors import ArgumentError, StraightThroughError
 from .console import Failure
 

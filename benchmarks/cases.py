@@ -1,0 +1,331 @@
+"""What is timed: a case an operator of the registry, some more, and the ways to do their work."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from straightthrough import testing
+from straightthrough.core import kernels
+from straightthrough.core.registry import OPERATORS, OperatorRecord
+from straightthrough.ops.bernoulli.api import hard_concrete
+from straightthrough.ops.categorical.api import categorical_lookup, gumbel_softmax
+
+from . import plain
+
+Shape = tuple[int, ...]
+Inputs = tuple[Tensor, ...]
+Call = Callable[[], object]
+
+OURS, REFERENCE, PLAIN, COMPILED = "ours", "reference", "plain torch", "torch.compile"
+OURS_COMPILED, DOUBLE, DOUBLE_COMPILED = "ours, compiled", "x * 2", "x * 2, compiled"
+GRAPH_WAYS = (OURS_COMPILED, DOUBLE, DOUBLE_COMPILED)
+FORWARD, BOTH = "forward", "forward + backward"
+MODES = (FORWARD, BOTH)
+SHORT = {FORWARD: "fwd", BOTH: "fwd+bwd"}
+
+SHAPES: tuple[Shape, ...] = ((32, 10), (65536, 16), (4096, 1000), (256, 131072), (1048576, 8))
+MAIN: Shape = (4096, 1000)
+"""The shape that torch.compile is timed at, as every shape costs it seconds to compile."""
+
+GRAPH: Shape = (4096, 64)
+"""The shape that what a graph costs ours is timed at."""
+
+COUNTS: tuple[Shape, ...] = SHAPES[:2]
+"""Of counts, whose draws take up to a microsecond an element."""
+
+LOOKUP: Shape = (8192, 8192)
+"""Logits of the lookup."""
+
+LAYER: Shape = (1024, 1024)
+"""Weights of the masked layer."""
+
+EVERY_RULE = ("categorical",)
+"""Operators with a case for each of their rules; the others have one, for the default rule."""
+
+SMALL: Shape = (4096, 16)
+"""Logits of rules that cost many passes over them."""
+
+DEAR = {
+    "gumbel_rao": (SMALL, MAIN),
+    "mve": (SMALL,),
+    "reinmax_rao": (SMALL,),
+    "reinmax_cv": (SMALL,),
+}
+"""Where those rules are timed."""
+
+WIDTH = 64
+"""Columns of a lookup's table."""
+
+BATCH = 256
+"""Rows that the masked layer is applied to."""
+
+
+def written(shape: Shape) -> str:
+    """Return `4096x1000`, which `--shapes` takes too."""
+    return "x".join(map(str, shape))
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do a case's work.
+
+    Attributes:
+        forward: takes the inputs, returns the value.
+        backward: takes the incoming gradient and the inputs; None where autograd does it.
+        differentiable: whether there is a backward.
+    """
+
+    forward: Callable[..., Tensor]
+    backward: Callable[..., object] | None = None
+    differentiable: bool = True
+
+    def modes(self) -> tuple[str, ...]:
+        """Return what can be timed."""
+        return MODES if self.differentiable else (FORWARD,)
+
+    def call(self, mode: str, inputs: Inputs) -> Call:
+        """Return what is timed: the work on `inputs`, with no argument left."""
+        if mode == FORWARD:
+            return lambda: self.forward(*inputs)
+        grad = torch.randn(self.forward(*inputs).shape, generator=_generator(1))
+        if self.backward is not None:
+            pull = self.backward
+            return lambda: (self.forward(*inputs), pull(grad, *inputs))
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        return lambda: torch.autograd.grad(self.forward(*leaves), leaves, grad)
+
+
+@dataclass(frozen=True)
+class _Reference(Way):
+    """Our own way with the kernels turned off."""
+
+    def call(self, mode: str, inputs: Inputs) -> Call:
+        run = Way.call(self, mode, inputs)
+
+        def slow() -> object:
+            with kernels.disabled():
+                return run()
+
+        return slow
+
+
+@dataclass(frozen=True)
+class _Compiled(Way):
+    """A function compiled for one shape when it is asked for."""
+
+    def call(self, mode: str, inputs: Inputs) -> Call:
+        return Way(torch.compile(self.forward, dynamic=False)).call(mode, inputs)
+
+
+def normal(shape: Shape) -> Inputs:
+    """Return the one tensor that most operators take."""
+    return (torch.randn(shape, generator=_generator(0)),)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One work and the ways to do it.
+
+    Attributes:
+        name: the operator's, and its rule's where there is a case for each.
+        function: ours; takes the inputs, and a `seed` if it draws noise.
+        plain: the same work in plain torch.
+        samples: whether it draws noise.
+        rows: whether a value depends on a row of the input, rather than on an element.
+        others: more ways by name.
+        inputs: makes the inputs at a shape.
+        shapes: where it is timed, if not at all the others' shapes.
+        conformance: its case of the conformance suite, if the operator is registered.
+        composed: whether it is made of operators that have cases, and are checked there.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    plain: Callable[..., Tensor] | None
+    samples: bool = False
+    rows: bool = False
+    others: Mapping[str, Way] = field(default_factory=dict)
+    inputs: Callable[[Shape], Inputs] = normal
+    shapes: tuple[Shape, ...] | None = None
+    conformance: testing.Case | None = None
+    composed: bool = False
+
+    def ways(self) -> dict[str, Way]:
+        """Return every way by name, ours first."""
+        found = {OURS: Way(self.function)}
+        if kernels.level is not None:
+            found[REFERENCE] = _Reference(self.function)
+        if self.plain is not None:
+            found[PLAIN] = Way(self.plain)
+            found[COMPILED] = _Compiled(self.plain)
+        return {**found, **self.others}
+
+    def graph_ways(self) -> dict[str, Way]:
+        """Return ours and the least that a graph can do, each eager and compiled."""
+        return {
+            OURS: Way(self.function),
+            OURS_COMPILED: _Compiled(self.function),
+            DOUBLE: Way(_double),
+            DOUBLE_COMPILED: _Compiled(_double),
+        }
+
+
+def _double(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def cases() -> dict[str, Case]:
+    """Return every case by name: those of the registry, then the declared ones."""
+    found = [case for record in OPERATORS.values() for case in _of_operator(record)]
+    return {case.name: case for case in [*found, *_declared()]}
+
+
+def _of_operator(record: OperatorRecord) -> list[Case]:
+    if record.name not in EVERY_RULE:
+        return [_case(record, record.name, testing.Case(record), {})]
+    return [
+        _case(
+            record,
+            f"{record.name}-{rule.name}",
+            testing.Case(record, rule.example),
+            {str(record.rule): rule.example},
+            DEAR.get(rule.name),
+        )
+        for rule in record.rules()
+    ]
+
+
+def _case(
+    record: OperatorRecord,
+    name: str,
+    conformance: testing.Case,
+    rule: dict[str, Any],
+    shapes: tuple[Shape, ...] | None = None,
+) -> Case:
+    snippet = plain.PLAIN.get(record.name)
+    return Case(
+        name,
+        partial(record.call, **record.arguments, **rule),
+        partial(snippet, **record.arguments) if snippet else None,
+        samples=record.samples,
+        rows=record.rows and not record.numbers,
+        others={**_OTHERS.get(record.name, {}), **_peer(name)},
+        shapes=COUNTS if record.counts else shapes,
+        conformance=conformance,
+    )
+
+
+def _declared() -> list[Case]:
+    """Return the cases that are no operator's of the registry."""
+    relaxed = Case(
+        "gumbel_softmax-relaxed", gumbel_softmax, F.gumbel_softmax, samples=True, rows=True
+    )
+    lookup = Case(
+        "categorical_lookup",
+        categorical_lookup,
+        plain.categorical_lookup,
+        samples=True,
+        rows=True,
+        inputs=lambda shape: (*normal(shape), torch.randn(shape[-1], WIDTH)),
+        shapes=(LOOKUP,),
+    )
+    layer = Case(
+        "masked_linear",
+        _masked_linear,
+        plain.masked_linear,
+        samples=True,
+        others={"no mask": Way(lambda logits, *layer: _linear(*layer), differentiable=False)},
+        inputs=_layer,
+        shapes=(LAYER,),
+        composed=True,
+    )
+    return [relaxed, lookup, layer]
+
+
+def _masked_linear(logits: Tensor, *layer: Tensor) -> Tensor:
+    weight, *others = layer
+    return _linear(weight * hard_concrete(logits, hard=True), *others)
+
+
+def _linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+def _layer(shape: Shape) -> Inputs:
+    return (*normal(shape), torch.randn(shape), torch.randn(shape[0]), torch.randn(BATCH, shape[1]))
+
+
+_ARGMAX = {"torch.argmax": Way(lambda x: x.argmax(-1), differentiable=False)}
+_OTHERS: dict[str, dict[str, Way]] = {
+    "categorical": _ARGMAX,
+    "argmax": _ARGMAX,
+    "bernoulli": {
+        "torch.bernoulli": Way(lambda x: torch.bernoulli(torch.sigmoid(x)), differentiable=False)
+    },
+    "sign": {
+        "aten": Way(torch.sign, lambda grad, x: torch.ops.aten.hardtanh_backward(grad, x, -1, 1))
+    },
+}
+"""By operator: torch's own functions that do a part of the work, or do it without autograd."""
+
+_AS_IT_IS: dict[str, Any] = {"softness": 1.0, "standardize": False}
+"""For softtorch: the softmax of the scores themselves."""
+
+PEERS: dict[str, tuple[str, Callable[[Any], Way]]] = {
+    "categorical-reinmax": ("reinmax", lambda peer: Way(lambda x: peer.reinmax(x, 1.0)[0])),
+    "heaviside": (
+        "snntorch.surrogate",
+        lambda peer: Way(lambda x, fire=peer.sigmoid(slope=4): fire(x - 0.3)),
+    ),
+    "sign": ("softtorch", lambda peer: Way(partial(peer.sign_st, softness=0.2, mode="c0"))),
+    "argmax": ("softtorch", lambda peer: Way(partial(peer.argmax_st, dim=-1, **_AS_IT_IS))),
+    "topk": (
+        "softtorch",
+        lambda peer: Way(
+            lambda x: peer.topk_st(x, 2, method="softsort", **_AS_IT_IS).indices.sum(-2)
+        ),
+    ),
+}
+"""By case: the module of another library, and how it does the work.
+
+The gradients are those of ours, except for `topk`, whose relaxation here is softsort: the ones that
+softtorch has else take a matrix of classes by classes, or iterate.
+"""
+
+
+def missing_peers() -> list[str]:
+    """Return the libraries of `PEERS` that cannot be imported."""
+    modules = dict.fromkeys(module for module, _ in PEERS.values())
+    return [_package(module) for module in modules if _imported(module) is None]
+
+
+def _peer(case: str) -> dict[str, Way]:
+    if case not in PEERS:
+        return {}
+    module, way = PEERS[case]
+    peer = _imported(module)
+    return {} if peer is None else {_package(module): way(peer)}
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _imported(module: str) -> Any:
+    """Return the module; None where it, or what it needs, is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None

@@ -1,0 +1,79 @@
+"""What an audit says: a row an estimator, as a table, a picture, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from .plot import draw
+from .row import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The rows of `compare`, in the order given, and what they were computed with.
+
+    Attributes:
+        rows: one an estimator.
+        outcomes: how many the rules were tried at: all C**L, or the drawn ones.
+        samples, seed, rescale: as they were given.
+        method: `"enumerated"` or `"sampled"`, how the outcomes were found.
+    """
+
+    rows: tuple[Row, ...]
+    outcomes: int
+    samples: int
+    seed: int
+    rescale: bool
+    method: str = "enumerated"
+
+    @property
+    def caption(self) -> str:
+        """How many outcomes the numbers come from, and how they were found."""
+        found = "enumerated" if self.method == "enumerated" else "sampled; ± one standard error"
+        return f"{self.outcomes} outcomes, {found}"
+
+    def table(self) -> str:
+        """Return the rows as a text table, and below it where its numbers come from."""
+        head = ("estimator", "bias^2", "variance", "cosine", "mse", "seconds")
+        body = [_cells(row) for row in self.rows]
+        name, *numbers = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+        lines = [
+            "  ".join([line[0].ljust(name), *map(str.rjust, line[1:], numbers)])
+            for line in (head, *body)
+        ]
+        return "\n".join([*lines, self.caption])
+
+    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+        """Return bias against variance as a matplotlib figure, saved to `path` if given.
+
+        Raises:
+            StraightThroughError: if matplotlib is not installed.
+        """
+        scaled = "means scaled to the exact gradient's norm" if self.rescale else "as they are"
+        return draw(self.rows, f"{scaled}\n{self.caption}", path)
+
+    def to_json(self) -> str:
+        """Return everything as JSON; an undefined cosine is null."""
+        record = dataclasses.asdict(self)
+        for row in record["rows"]:
+            for numbers in filter(None, (row, row["standard_errors"])):
+                numbers["cosine"] = None if math.isnan(numbers["cosine"]) else numbers["cosine"]
+        return json.dumps(record, indent=1)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """Return a row of the table."""
+    fields = ("bias_squared", "variance", "cosine", "mse")
+    numbers = [f"{getattr(row, name):{'.4f' if name == 'cosine' else '.4g'}}" for name in fields]
+    if row.standard_errors is not None:
+        errors = [getattr(row.standard_errors, name) for name in fields]
+        numbers = [f"{n} ± {error:.2g}" for n, error in zip(numbers, errors, strict=True)]
+    return row.name, *numbers, f"{row.seconds:.3f}"

@@ -1,0 +1,157 @@
+"""The hooks on one operator of a model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import apply_mask
+from ...core.internals import transforms_active
+from ...nn.bernoulli import HardConcreteGate
+from .quantities import Kind, examples, flip_rate, sample, saturation, signal_to_noise, usage
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Reader:
+    """Reads one module, and remembers the outcomes that its next ones are compared with.
+
+    While `active`, the module is given a view of its input, so that the gradient that is seen there
+    is the operator's alone, whatever else the input goes to.
+    """
+
+    def __init__(self, module: nn.Module, kind: Kind, elements: int, training: bool) -> None:
+        self.active = True
+        self._kind, self._elements, self._training = kind, elements, training
+        self._dim = cast(int, module.dim) if kind.counts else None
+        self._output_dim = kind.output_dim(module) if kind.counts else None
+        self._found: dict[str, list[Tensor]] = defaultdict(list)
+        self._last: list[Tensor] = []
+        self._now: list[Tensor] = []
+        # Here and not above, where torch's compiler would be imported together with this package.
+        self._isolate_eagerly = torch.compiler.disable(self._isolate)
+        self._read_eagerly = torch.compiler.disable(self._read)
+        self._handles = (
+            module.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            module.register_forward_hook(self._after_forward, with_kwargs=True),
+        )
+
+    def collect(self) -> dict[str, list[Tensor]]:
+        """Return what was found since this was last called, a number a call of the module."""
+        found, self._found = self._found, defaultdict(list)
+        self._last, self._now = self._now or self._last, []
+        return found
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    # These two are all that is traced, or run, while there is nothing to observe.
+    def _before_forward(
+        self, module: nn.Module, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs] | None:
+        if self.active and module.training is self._training:
+            return self._isolate_eagerly(args, kwargs)
+        return None
+
+    def _after_forward(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor) -> None:
+        if self.active and module.training is self._training:
+            self._read_eagerly(module, args, kwargs, y)
+
+    def _isolate(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        if not torch.is_grad_enabled() or transforms_active():
+            return None
+        return tuple(map(_view, args)), {name: _view(value) for name, value in kwargs.items()}
+
+    def _read(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor) -> None:
+        if y.numel() == 0 or transforms_active():
+            return
+        x = module.logits if isinstance(module, HardConcreteGate) else _input(args, kwargs)
+        # All examples share a parameter, and what is a view of one.
+        shared = isinstance(x._base if x._is_view() else x, nn.Parameter)
+        with torch.no_grad():
+            given = examples(apply_mask("logits", x, kwargs.get("mask")), self._dim, shared)
+            output = examples(y, self._output_dim, shared)
+            size = max(1, self._elements // max(given.shape[-1], output.shape[-1]))
+            if self._kind.entropy is not None:
+                of_probs, rule = kwargs.get("probs") is not None, getattr(module, "rule", None)
+                tau = 1.0 if rule is None else rule.tau_forward
+                found = self._kind.entropy(sample(given, size), of_probs, tau)
+                self._found["entropy"].append(found)
+            self._read_output(module, output, given.shape[-1], size)
+        if y.requires_grad and x.requires_grad:
+            self._watch_gradients(module, x, y, shared, size)
+
+    def _read_output(self, module: nn.Module, output: Tensor, classes: int, size: int) -> None:
+        kind, found = self._kind, self._found
+        if kind.zeros:
+            found["sparsity"].append((sample(output, size) == 0).float().mean())
+        if kind.outcome is None:
+            return
+        outcome = kind.outcome(module, output)
+        if kind.counts is not None:
+            use, perplexity = usage(kind.counts(module, outcome, classes))
+            found["code_use"].append(use)
+            found["perplexity"].append(perplexity)
+        call, now = len(self._now), sample(outcome, size).clone()
+        self._now.append(now)
+        if call < len(self._last) and self._last[call].shape == now.shape:
+            found["flip_rate"].append(flip_rate(self._last[call], now))
+
+    def _watch_gradients(
+        self, module: nn.Module, x: Tensor, y: Tensor, shared: bool, size: int
+    ) -> None:
+        """Look at the gradient that arrives at `y` and the one that leaves through `x`.
+
+        The hooks hold neither, so that nothing lives longer than it would.
+        """
+        found, dim, output_dim = self._found, self._dim, self._output_dim
+        live: list[Tensor] = []
+
+        def arrive(grad: Tensor) -> None:
+            live.append((sample(examples(grad, output_dim, shared), size) != 0).any(-1))
+
+        def leave(grad: Tensor) -> None:
+            if not live:  # of a second derivative, which enters through the formula
+                return
+            outgoing = sample(examples(grad, dim, shared), size)
+            found["saturation"].append(saturation(live.pop(), outgoing))
+            if len(outgoing) > 1:
+                found["gradient_snr"].append(signal_to_noise(outgoing))
+
+        if not isinstance(module, HardConcreteGate):
+            y.register_hook(arrive)
+            x.register_hook(leave)
+        elif module.training:  # in eval() a gate is no operator, but a formula
+            _hook_node(y, arrive, leave)
+
+
+def _hook_node(
+    y: Tensor, arrive: Callable[[Tensor], None], leave: Callable[[Tensor], None]
+) -> None:
+    """Look at the gradients of a gate, whose input is a parameter that others may use."""
+
+    def both(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...]) -> None:
+        if inputs[0] is not None and outputs[0] is not None:
+            arrive(outputs[0])
+            leave(inputs[0])
+
+    if y.grad_fn is not None:
+        y.grad_fn.register_hook(both)
+
+
+def _view(value: Any) -> Any:
+    return value.view_as(value) if isinstance(value, Tensor) and value.requires_grad else value
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return what the operator works on: all that it is given besides a mask."""
+    given = [*args, *(value for name, value in kwargs.items() if name != "mask")]
+    (x,) = (value for value in given if value is not None)
+    return cast(Tensor, x)

@@ -1,0 +1,1 @@
+"""Bias and variance of every estimator on random quadratics."""

@@ -1,0 +1,246 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import json
+
+import pytest
+
+import straightthrough as st
+from straightthrough.cli import __main__ as entry
+from straightthrough.core import kernels
+from straightthrough.core.registry import OPERATORS, RULES
+from straightthrough.studies.bias import study as bias
+from straightthrough.studies.mask import study as mask
+from straightthrough.studies.polynomial import study as polynomial
+from straightthrough.studies.vae import study as vae
+
+STUDIES = ["study vae", "study mask", "study polynomial", "study bias"]
+COMMANDS = ["list", "audit", "env", "report", "study", *STUDIES]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_command_has_help(cli, command):
+    code, out, err = cli(f"{command} --help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: straightthrough {command}".strip())
+
+
+def test_list_shows_every_operator_rule_and_function(cli):
+    code, out, err = cli("list --json")
+    assert (code, err) == (0, "")
+    listed = json.loads(out)
+    assert [row["name"] for row in listed["operators"]] == list(OPERATORS)
+    assert [row["name"] for row in listed["rules"]] == list(RULES)
+    sign = next(row for row in listed["operators"] if row["name"] == "sign")
+    assert sign["room"] == "pointwise"
+    assert sign["default"] == "Clipped(width=1.0)"
+    assert {"clipped", "tanh", "identity"} <= set(sign["rules"])
+    reinmax = next(row for row in listed["rules"] if row["name"] == "reinmax")
+    assert reinmax["fits"] == ["bernoulli", "categorical", "categorical_integer"]
+    others = ["categorical_lookup", "hard_concrete_mean", "l0_norm"]
+    others += ["straight_through", "strict", "wrap"]
+    assert [row["name"] for row in listed["functions"]] == others
+
+    code, out, err = cli("list")
+    assert (code, err) == (0, "")
+    words = out.replace(",", " ").split()
+    rooms = {record.room for record in OPERATORS.values()}
+    assert {*OPERATORS, *RULES, *rooms, *others} <= set(words)
+
+
+def test_env_shows_versions_and_what_serves_each_room(cli, monkeypatch):
+    code, out, err = cli("env --json")
+    assert (code, err) == (0, "")
+    shown = json.loads(out)
+    assert shown["environment"]["straightthrough"] == st.__version__
+    assert shown["environment"]["threads"] == 1
+    served = shown["implementations"]
+    assert set(served) == {record.room for record in OPERATORS.values()}
+    assert served["subset"] == {"serves": "reference", "why": "these operators have no kernels"}
+    assert shown["kernels"] == kernels.states
+    level = kernels.level
+    assert served["categorical"]["serves"] == (f"{level} kernels" if level else "reference")
+
+    monkeypatch.setattr(kernels, "level", None)
+    monkeypatch.setattr(kernels, "reason", "not built: no compiler")
+    monkeypatch.setattr(kernels, "states", {"fast": "not built", "slow": "the machine has AVX2"})
+    code, out, _ = cli("env")
+    assert code == 0
+    assert st.__version__ in out
+    assert "fast not built slow the machine has AVX2" in " ".join(out.split())
+    (line,) = [line for line in out.splitlines() if line.startswith("categorical")]
+    assert line.strip().split(maxsplit=2) == ["categorical", "reference", "not built: no compiler"]
+
+
+def test_audit_reproduces_the_published_row(cli, tmp_path):
+    line = "audit --estimators straight_through,reinmax,reinmax:1.5 --json --output"
+    code, out, err = cli(line, tmp_path / "made" / "here")
+    assert code == 0
+    assert [
+        (row["name"], row["bias_squared"], row["variance"]) for row in json.loads(out)["rows"]
+    ] == [
+        (
+            "StraightThrough(tau=1.0)",
+            pytest.approx(0.2781, abs=5e-5),
+            pytest.approx(0.7724, abs=5e-5),
+        ),
+        ("ReinMax(tau=1.0)", pytest.approx(0, abs=1e-9), pytest.approx(13.79, abs=5e-3)),
+        ("ReinMax(tau=1.5)", pytest.approx(0.0474, abs=5e-5), pytest.approx(2.886, abs=5e-4)),
+    ]
+    assert (tmp_path / "made" / "here" / "audit.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "made" / "here" / "audit.json").read_text()) == json.loads(out)
+    assert "audit.png" in err
+
+
+def test_audit_without_rescaling_keeps_the_bias_of_the_length(cli):
+    code, out, _ = cli("audit --no-rescale --estimators straight_through --json")
+    (row,) = json.loads(out)["rows"]
+    assert code == 0
+    assert row["bias_squared"] != pytest.approx(0.2781, abs=0.01)
+
+
+def test_audit_past_its_limit_samples_and_says_so(cli):
+    code, out, _ = cli("audit --size 5 --limit 4 --samples 100 --estimators reinmax")
+    assert code == 0
+    assert out.splitlines()[-1] == "128 outcomes, sampled; ± one standard error"
+    record = json.loads(cli("audit --size 5 --limit 4 --samples 100 --json")[1])
+    assert record["method"] == "sampled"
+    assert record["rows"][0]["standard_errors"]["bias_squared"] > 0
+    assert json.loads(cli("audit --size 5 --json")[1])["method"] == "enumerated"
+
+
+def test_study_vae_prints_a_table_and_writes_a_page(cli, tmp_path):
+    code, out, _ = cli("study vae --epochs 1 --estimators reinmax --seeds 3,1 --output", tmp_path)
+    assert code == 0
+    page, result = tmp_path / "report.html", json.loads((tmp_path / "result.json").read_text())
+    assert [run["seed"] for run in result["runs"]] == [3, 1]
+    assert result["header"]["command"].startswith("straightthrough study vae --epochs 1")
+    row = next(line for line in out.splitlines() if line.startswith("ReinMax(tau=1.3)"))
+    assert row.split()[1:3] == ["2", "1"]
+    assert str(page) in out
+    before = page.read_bytes()
+    page.unlink()
+    code, out, _ = cli("report --json", tmp_path)
+    assert (code, json.loads(out)) == (0, {"report": str(page)})
+    assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize("study", ["vae", "mask"])
+def test_json_is_alone_on_stdout(cli, tmp_path, study):
+    code, out, _ = cli(f"study {study} --epochs 1 --json --output", tmp_path)
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "result.json").read_text())
+    assert json.loads(out)["header"]["complete"] is True
+
+
+def test_seeds_are_a_count_or_a_list(cli, tmp_path, monkeypatch):
+    asked = []
+
+    def run(settings, notify):
+        asked.append(list(settings.seeds))
+        return vae.Result(vae.Header("vae"), settings)
+
+    monkeypatch.setattr(vae, "run", run)
+    for text in ("3", "3,", "0,7"):
+        cli(f"study vae --seeds {text} --output", tmp_path)
+    assert asked == [[0, 1, 2], [3], [0, 7]]
+
+
+WRONG = {
+    "study vae --data cifar": "data 'cifar' is unknown; known: digits, mnist, fashion-mnist",
+    "study mask --data mnist": "data 'mnist' needs the folder",
+    "study vae --data mnist --data-dir /no/such/folder": "/no/such/folder is not a folder",
+    "study mask --data mnist --data-dir {empty}": "should hold train-images-idx3-ubyte",
+    "study vae --data mnist --data-dir {broken}": "mnist.npz cannot be read",
+    "study vae --estimators reinmix": "did you mean 'reinmax'",
+    "study vae --estimators clipped": "estimators='clipped' is unknown here",
+    "study vae --estimators ,": "must name something",
+    "study vae --preset hoper": "preset 'hoper' is unknown; known: digits, mnist, reinmax, hooper",
+    "study vae --preset hooper": "data 'mnist' needs the folder",
+    "study vae --preset reinmax --data digits": "is for mnist, got data 'digits'; leave it out",
+    "study vae --seeds 0": "seeds must be a list such as 0,1,5 or a count above 0, got '0'",
+    "study vae --seeds 1,x": "got '1,x'",
+    "study vae --output {file}/below": "cannot write into {file}/below: Not a directory",
+    "study mask --output {file}": "cannot write into {file}: File exists",
+    "study polynomial --powers 2,x": "powers must be numbers, such as 2,4, got '2,x'",
+    "study polynomial --powers -1": "powers must be different numbers above 0",
+    "study polynomial --estimators mve_integer": "not equally spaced; use mve",
+    "study bias --sizes 4,2.5": "sizes must be numbers, such as 2,4, got '4,2.5'",
+    "study bias --sizes 1": "sizes must be at least 2 classes, got [1]",
+    "study bias --seeds x": "got 'x'",
+    "audit --output {file}/below": "cannot write into {file}/below: Not a directory",
+    "audit --estimators nothing": "estimators='nothing' is unknown here",
+    "audit --estimators reinmax:0": "tau must be above 0",
+    "audit --estimators reinmax:hot": "'reinmax:hot' must be NAME:TAU",
+    "report {empty}": "result.json cannot be read",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    places = {name: tmp_path / name for name in ("empty", "broken", "file")}
+    places["empty"].mkdir()
+    places["broken"].mkdir()
+    (places["broken"] / "mnist.npz").write_bytes(b"PK but no zip file")
+    places["file"].touch()
+    code, out, err = cli(line.format(**places))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert WRONG[line].format(**places) in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["nothing", "study vae --epochs 0", "audit --size 0", "audit --size 3000000", "list --x"],
+)
+def test_unknown_words_and_numbers_out_of_range_show_the_usage(cli, line):
+    code, out, err = cli(line)
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: ")
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_in_an_audit_is_one_line_and_exit_1(cli, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("straightthrough.cli.audit.compare", interrupt)
+    assert cli("audit") == (1, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize("study", [vae, mask, polynomial, bias])
+def test_the_output_folder_is_tried_before_training(cli, tmp_path, monkeypatch, study):
+    monkeypatch.setattr(study, "run", lambda *_: pytest.fail("the study ran"))
+    blocked = tmp_path / "file"
+    blocked.touch()
+    name = study.__name__.split(".")[-2]
+    assert cli(f"study {name} --output", blocked)[0] == 2
+
+
+def test_a_missing_extra_is_one_line(cli, monkeypatch):
+    monkeypatch.setattr(entry, "find_spec", lambda name: None if name == "typer" else name)
+    code, out, err = cli("list")
+    assert (code, out) == (2, "")
+    assert err == "error: typer not installed; pip install 'straightthrough[studies]'\n"
+
+
+def test_ctrl_c_before_a_study_starts(cli, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vae, "run", interrupted)
+    code, out, err = cli("study vae --output", tmp_path)
+    assert (code, out, err) == (1, "", "interrupted before anything was measured\n")
+
+
+def test_ctrl_c_leaves_a_partial_report(ctrl_c, tmp_path):
+    line = "study vae --epochs 100000 --estimators straight_through,reinmax --output"
+    out, err = ctrl_c(f"{line} {tmp_path}", "test -ELBO")
+    assert err.strip().endswith(f"interrupted: the report is partial, {tmp_path}/report.html")
+    assert "StraightThrough(tau=1.3)" in out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["header"]["complete"] is False
+    assert [run["estimator"] for run in result["runs"]] == ["straight_through"]
+    assert result["runs"][0]["points"]
+    assert "Partial report" in (tmp_path / "report.html").read_text()

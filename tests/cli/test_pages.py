@@ -1,0 +1,106 @@
+"""Pages: everything a result holds, nothing from outside, nothing unescaped."""
+
+import base64
+import copy
+import io
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from page_results import Reader, mask_result, vae_result
+from straightthrough import ArgumentError
+from straightthrough.cli import pages
+from straightthrough.report import markdown
+
+
+@pytest.fixture
+def vae():
+    return vae_result()
+
+
+@pytest.fixture
+def mask():
+    return mask_result()
+
+
+@pytest.mark.parametrize("study", ["vae", "mask"])
+def test_a_page_is_whole_and_needs_nothing_else(study, request):
+    result = request.getfixturevalue(study)
+    page = pages.render(result)
+    reader = Reader(page)
+    assert reader.open == []
+    assert reader.loads
+    for load in reader.loads:
+        kind, _, data = load.partition(",")
+        assert kind == "data:image/png;base64"
+        assert imread(io.BytesIO(base64.b64decode(data))).size
+    assert "url(" not in page
+    assert "@import" not in page
+    assert f"straightthrough study {study} --seeds 0,1" in reader.text
+    assert "9.8.7" in reader.text
+    assert "2026-01-02" in reader.text
+    assert "None" not in reader.text
+
+
+def test_what_comes_from_outside_is_escaped(vae):
+    vae["header"]["command"] = "study <script>alert(1)</script>"
+    vae["runs"][0]["rule"] = "'\"><img src=x>"
+    page = pages.render(vae)
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "A & B <fast>" in Reader(page).text
+
+
+def test_only_an_interrupted_study_is_marked_as_partial(vae):
+    assert "Partial report" not in pages.render(vae)
+    vae["header"]["complete"] = False
+    assert "Partial report" in pages.render(vae)
+
+
+@pytest.mark.parametrize("study", ["vae", "mask"])
+def test_a_study_interrupted_at_once_has_a_page_too(study, request):
+    result = request.getfixturevalue(study)
+    result["runs"] = [{**result["runs"][0], "points": []}]
+    result["costs"] = []
+    result["header"]["complete"] = False
+    assert "Partial report" in pages.render(result)
+
+
+def test_a_page_made_again_is_the_same(vae, tmp_path):
+    page = pages.write(copy.deepcopy(vae), tmp_path)
+    first = page.read_bytes()
+    page.unlink()
+    assert pages.write_page(pages.read(tmp_path), tmp_path) == page
+    assert page.read_bytes() == first
+    assert json.loads((tmp_path / "result.json").read_text()) == vae
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"header": {"study": "other"}}', "\xff"])
+def test_what_is_no_result_is_refused(text, tmp_path):
+    (tmp_path / "result.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ArgumentError, match="is not the result of a study"):
+        pages.read(tmp_path)
+
+
+def test_a_result_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ArgumentError, match=r"result.json cannot be read: No such file"):
+        pages.read(tmp_path)
+
+
+COMMITTED = sorted((Path(__file__).parents[2] / "docs" / "studies" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_result_is_of_a_whole_run_and_has_its_page(path, tmp_path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["header"]["complete"] is True
+    assert result["header"]["command"].startswith("straightthrough study ")
+    markdown.write(pages.layout(result), tmp_path / "page.md")
+    guides = path.parent.parent.glob("*.md")
+    assert any(f"_generated/studies/{path.stem}.md" in page.read_text("utf-8") for page in guides)
+
+
+def test_results_are_committed():
+    assert {"bias", "polynomial"} <= {path.stem for path in COMMITTED}

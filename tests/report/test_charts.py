@@ -1,0 +1,66 @@
+"""Charts and grids, pixel by pixel."""
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from straightthrough.report import charts
+from straightthrough.report.charts import DARK, LIGHT, Bar, Line
+
+
+def pixels(png):
+    return (imread(io.BytesIO(png))[..., :3] * 255).round().astype(int)
+
+
+def test_a_grid_shows_every_pixel_dark_on_white():
+    images = np.array([[[0, 255]], [[100, 0]], [[255, 255]]], np.uint8)
+    sheet = pixels(charts.grid(images, columns=2))
+    assert np.array_equal(sheet[..., 0], sheet[..., 2])
+    assert sheet[..., 0].tolist() == [
+        [255] * 7,
+        [255, 255, 0, 255, 155, 255, 255],
+        [255] * 7,
+        [255, 0, 0, 255, 255, 255, 255],
+        [255] * 7,
+    ]
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_charts_draw_each_line_in_its_colour(theme):
+    series = [Line("a", 0, [0, 1, 2], [3.0, None, 1.0]), Line("b", 1, [0, 1], [1.0, 2.0], True)]
+    sheet = pixels(charts.lines(series, "epoch", "nats", theme))
+    colours = {tuple(colour) for colour in sheet.reshape(-1, 3).tolist()}
+    for code in (theme.background, theme.lines[0], theme.lines[1]):
+        assert tuple(bytes.fromhex(code[1:])) in colours
+    assert tuple(bytes.fromhex(theme.lines[2][1:])) not in colours
+
+
+def test_a_band_is_shaded_and_an_axis_may_be_logarithmic():
+    band = ([1.0, 10.0, 100.0], [2.0, 20.0, 200.0])
+    line = Line("a", 0, [0.1, 1.0, 10.0], [1.5, 15.0, 150.0], band=band)
+    straight = pixels(charts.lines([line], "x", "y", LIGHT, log="xy"))
+    shade = [204, 227, 240]  # a fifth of the line's colour on white
+    rows, columns = np.nonzero((abs(straight - shade) <= 1).all(-1))
+    assert len(rows) > 1000
+    assert np.corrcoef(rows, columns)[0, 1] < -0.95  # straight where both axes are logarithmic
+    curved = pixels(charts.lines([line], "x", "y", LIGHT, log="x"))
+    rows, columns = np.nonzero((abs(curved - shade) <= 1).all(-1))
+    assert np.corrcoef(rows, columns)[0, 1] > -0.95
+
+
+def test_a_single_point_is_a_large_marker():
+    def ink(xs):
+        sheet = pixels(charts.lines([Line("a", 0, xs, [1.0] * len(xs))], "x", "y", LIGHT))
+        return int((sheet == list(bytes.fromhex(LIGHT.lines[0][1:]))).all(-1).sum(0).max())
+
+    assert ink([1.0]) > 1.5 * ink([1.0, 2.0])
+
+
+def test_bars_are_as_long_as_their_values():
+    sheet = pixels(charts.bars([Bar("a", 1.0, "1 ms"), Bar("b", 3.0, "3 ms")], "ms", LIGHT))
+    colour = list(bytes.fromhex(LIGHT.lines[0][1:]))
+    widths = (sheet == colour).all(-1).sum(1)
+    short, long = sorted(set(widths[widths > 20]))[0], widths.max()
+    assert long / short == pytest.approx(3, rel=0.02)

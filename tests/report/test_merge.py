@@ -1,0 +1,95 @@
+"""Results that several processes left, made one."""
+
+import copy
+
+import pytest
+
+from straightthrough import ArgumentError
+from straightthrough.cli import pages
+from straightthrough.report import merge
+
+EARLY, LATE = "2026-01-02T03:04:05+00:00", "2026-01-02T04:00:00+00:00"
+
+
+def run(rule, seed):
+    point = {"epoch": 1, "train": 3.0, "test": 4.0 + seed, "sampled": 5.0, "seconds": 6.0}
+    return {"rule": rule, "seed": seed, "published": None, "points": [point]}
+
+
+@pytest.fixture
+def whole():
+    return {
+        "header": {
+            "study": "vae",
+            "command": "a\nb",
+            "started": EARLY,
+            "environment": {"torch": "9.8.7"},
+            "seconds": 15.0,
+            "complete": True,
+        },
+        "settings": {"data": "mnist", "seeds": [0, 1], "epochs": 1},
+        "latents": 128,
+        "categories": 4,
+        "parameters": 99,
+        "exact": False,
+        "source": None,
+        "originals": None,
+        "runs": [run("A()", 0), run("B()", 0), run("A()", 1)],
+    }
+
+
+def part(whole, runs, seeds, **header):
+    result = copy.deepcopy(whole)
+    result["runs"] = result["runs"][runs]
+    result["settings"]["seeds"] = seeds
+    result["header"].update(header)
+    return result
+
+
+@pytest.fixture
+def parts(whole):
+    return [
+        part(whole, slice(2), [0], command="a", started=LATE, seconds=10.0),
+        part(whole, slice(2, 3), [1], command="b", seconds=5.0),
+    ]
+
+
+def test_parts_merge_into_the_whole(whole, parts):
+    assert merge(parts) == whole
+    assert merge(parts[:1]) == parts[0]
+
+
+def test_the_whole_is_complete_if_its_parts_are(parts):
+    parts[1]["header"]["complete"] = False
+    assert not merge(parts)["header"]["complete"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["settings"].update(epochs=3), "settings.epochs 1 and 3"),
+        (lambda r: r["settings"].pop("epochs"), "got settings {'data': 'mnist', 'epochs': 1} and"),
+        (lambda r: r["header"].update(study="mask"), "study 'vae' and 'mask'"),
+        (lambda r: r["header"]["environment"].update(torch="1"), "environment.torch '9.8.7' and"),
+        (lambda r: r.update(exact=True), "exact False and True"),
+        (lambda r: r["runs"].append(run("B()", 0)), r"two of the results hold B\(\), seed 0"),
+    ],
+)
+def test_what_does_not_belong_together_is_not_merged(parts, change, message):
+    change(parts[1])
+    with pytest.raises(ArgumentError, match=message):
+        merge(parts)
+
+
+def test_the_command_merges(cli, whole, parts, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two", "both")]
+    for folder, result in zip(folders[:2], parts, strict=True):
+        folder.mkdir()
+        pages.write(result, folder)
+    code, out, err = cli("report", *folders[:2])
+    assert (code, out) == (2, "")
+    assert err == "error: 2 folders need an --output to be merged into\n"
+    code, out, _ = cli("report", *folders[:2], "--output", folders[2])
+    assert (code, out) == (0, f"{folders[2] / 'report.html'}\n")
+    assert pages.read(folders[2]) == whole
+    assert (folders[2] / "report.html").read_text(encoding="utf-8") == pages.render(whole)
