@@ -168,7 +168,7 @@ class Case:
             for i, one in enumerate(self.record.inputs)
         )
 
-    def grad(self, inputs: Tensors, seed: int = 1) -> Tensor:
+    def incoming(self, inputs: Tensors, seed: int = 1) -> Tensor:
         """Return an ordinary gradient to the value at `inputs`."""
         shape = self.record.shapes(*inputs)[0]
         return self.normal(*shape, dtype=inputs[0].dtype, seed=seed)

@@ -127,7 +127,7 @@ def check_mask(case: Case) -> None:
     """A masked class has value 0 and gradient 0, as if it were not there."""
     inputs = case.input(8)
     x, *rest = inputs
-    grad = case.grad(inputs)
+    grad = case.incoming(inputs)
     mask = torch.tensor([True, False, True, True, False]).to(x.device)
     outputs, gradients = case.pull(inputs, grad, mask=mask)
     chosen = case.statistic(outputs, inputs)[..., ~mask]
@@ -146,7 +146,7 @@ def check_dim(case: Case) -> None:
     """Classes along another dimension give what they give along the last, moved there."""
     inputs = case.input(2)
     x, *rest = inputs
-    grad = case.grad(inputs)
+    grad = case.incoming(inputs)
     last_outputs, last_gradients = case.pull(inputs, grad)
     for dim in (0, 1, -2):
         moved = case.along([grad], -1, dim)[0]

@@ -26,7 +26,7 @@ def check_gradient(case: Case) -> None:
         special = case.special(dtype)
         for inputs in (case.input(4, dtype=dtype), map(_moderate, special)):
             assert_gradient(case, *inputs)
-        ones = torch.ones_like(case.grad(special))
+        ones = torch.ones_like(case.incoming(special))
         outputs, gradients = case.pull(special, ones)
         specified = case.gradients(special, outputs, ones)
         for x, got, due in zip(case.differentiable(special), gradients, specified, strict=True):
@@ -37,7 +37,7 @@ def check_gradient(case: Case) -> None:
 
 def assert_gradient(case: Case, *inputs: Tensor) -> None:
     """Assert the gradients at one input."""
-    grad = case.grad(inputs)
+    grad = case.incoming(inputs)
     outputs, gradients = case.pull(inputs, grad)
     about = f"{case}: gradient at {inputs[0].flatten()[:4].tolist()}..."
     for x, gradient in zip(case.differentiable(inputs), gradients, strict=True):
@@ -81,7 +81,7 @@ def check_double_backward(case: Case) -> None:
     taken along the incoming gradient alone.
     """
     leaves = case.leaves(case.input(dtype=torch.float64))
-    grad = case.grad(leaves).requires_grad_()
+    grad = case.incoming(leaves).requires_grad_()
     weights = case.differentiable(case.input(dtype=torch.float64, seed=2))
     along = (*case.differentiable(leaves), grad)
 
@@ -129,7 +129,7 @@ def _derivatives(y: Tensors, inputs: Tensors, weights: Tensors) -> tuple[Tensor,
 def check_repeated_backward(case: Case) -> None:
     """Two backwards through one graph give the same gradients; they add up in `.grad`."""
     leaves = case.leaves(case.input())
-    grad, moving = case.grad(leaves), case.differentiable(leaves)
+    grad, moving = case.incoming(leaves), case.differentiable(leaves)
     y = case(*leaves)[0]
     once = [2 * one for one in torch.autograd.grad(y, moving, grad, retain_graph=True)]
     y.backward(grad, retain_graph=True)
@@ -159,7 +159,7 @@ def check_jvp(case: Case) -> None:
         f"{case}: the tangent is {moved.dtype}, {moved.shape}, not {y.dtype}, {y.shape}"
     )
     for seed in range(2, 5):
-        grad = case.grad(inputs, seed)
+        grad = case.incoming(inputs, seed)
         pairs = zip(case.pull(inputs, grad)[1], tangents, strict=True)
         forward, reverse = (
             (grad * moved).sum(),

@@ -22,7 +22,7 @@ def check_seed(case: Case) -> None:
     """An int, a tensor and a `Seed` of one value mean the same draw; another value another."""
     for dtype in DTYPES:
         inputs = case.input(20, dtype=dtype)
-        grad = case.grad(inputs)
+        grad = case.incoming(inputs)
         outputs, gradients = case.pull(inputs, grad, seed=SEED)
         tensor = torch.tensor(SEED, device=case.device)
         for same in (SEED, tensor, Seed(SEED), Seed(tensor, 0)):
@@ -59,7 +59,7 @@ def check_shards(case: Case) -> None:
     """
     for dtype in DTYPES:
         inputs = case.input(7, dtype=dtype)
-        grad = case.grad(inputs)
+        grad = case.incoming(inputs)
         outputs, gradients = case.pull(inputs, grad)
         shards = []
         for part in (slice(0, 2), slice(2, 5), slice(5, 7)):

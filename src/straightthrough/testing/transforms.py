@@ -41,7 +41,7 @@ def check_vmap_grad(case: Case) -> None:
     """Vmap of grad is the loop over examples."""
     places = case.differentiable(range(len(case.record.inputs)))
     for inputs, dims in _mapped(case):
-        grad = case.grad(case.input(4))
+        grad = case.incoming(case.input(4))
 
         def loss(grad: Tensor, *inputs: Tensor) -> Tensor:
             return (case(*inputs)[0] * grad).sum()
@@ -97,7 +97,7 @@ def _assert_as_eager(
     case: Case, compiled: Callable[..., Tensors], seed: int | None, data: int
 ) -> None:
     inputs = case.input(4, seed=data)
-    grad = case.grad(inputs, seed=data + 1)
+    grad = case.incoming(inputs, seed=data + 1)
     torch.manual_seed(data)
     outputs, gradients = case.pull(inputs, grad, seed=seed)
     leaves = case.leaves(inputs)

@@ -213,7 +213,7 @@ def saved_tensors() -> Iterator[list[Tensor]]:
 def check_aliasing(case: Case) -> None:
     """What is returned has memory of its own, and neither pass writes into what it was given."""
     inputs = case.input()
-    grad = case.grad(inputs)
+    grad = case.incoming(inputs)
     before = [x.clone() for x in inputs], grad.clone()
     outputs, _ = case.pull(inputs, grad)
     assert_bits(inputs, before[0], f"{case}: the input after both passes")
@@ -228,7 +228,7 @@ def check_autocast(case: Case) -> None:
     """Autocast changes neither the value nor the gradients, nor their dtype."""
     for dtype in DTYPES:
         inputs = case.input(dtype=dtype)
-        grad = case.grad(inputs)
+        grad = case.incoming(inputs)
         outputs, gradients = case.pull(inputs, grad)
         with torch.autocast(inputs[0].device.type, torch.bfloat16):
             cast_outputs, cast_gradients = case.pull(inputs, grad)
