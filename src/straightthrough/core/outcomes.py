@@ -106,7 +106,10 @@ class KHot(Outcome):
 
 
 class ClassNumber(Outcome):
-    """The number of a class; its statistic is the one-hot."""
+    """The number of a class.
+
+    Its statistic is the one-hot.
+    """
 
     def special(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         return (special_rows(dtype),)
@@ -123,7 +126,10 @@ class ClassNumber(Outcome):
 
 
 class TableRow(Outcome):
-    """A row of a table, a class each; its statistic is 1 at the rows that equal it, else 0."""
+    """The row of a table that belongs to a class.
+
+    Its statistic is 1 at the rows that equal it, else 0.
+    """
 
     outputs = ("... D",)
 
@@ -146,7 +152,10 @@ class TableRow(Outcome):
 
 
 class Codeword(Outcome):
-    """A codeword and its number; its statistic is the number's one-hot."""
+    """A codeword and its number.
+
+    Its statistic is the number's one-hot.
+    """
 
     outputs = ("... D", "...")
 

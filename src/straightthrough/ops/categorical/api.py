@@ -329,7 +329,8 @@ def categorical_lookup(
 
     Forward: `y = table[x]`, x drawn from `softmax(logits)`. Backward: `dL/dtable` gathers the
     gradients of each row's picks; `dL/dlogits = estimator.vjp(logits, x, dL/dy @ table^T)`.
-    Value and gradients are those of `st.categorical(logits) @ table` under the same seed.
+    Value and gradients are those of `st.categorical(logits) @ table` under the same seed, computed
+    in float32 for half precision.
 
     Args:
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
@@ -348,7 +349,7 @@ def categorical_lookup(
         ShapeError: if the table is not `(C, D)`, or `dim` or the mask does not fit.
         ArgumentError: if the estimator is unknown, or both `seed` and `generator` are given.
 
-    Edge cases: rows without an outcome give NaN, as in `st.categorical`.
+    Edge cases: rows without an outcome give NaN, as in `st.categorical`, and to the table nothing.
 
     Higher order: as `st.categorical`.
 
