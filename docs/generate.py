@@ -98,7 +98,6 @@ def shown(dims: str) -> str:
 
 def saved(record) -> str:
     """Say in words what a record's `saved_bytes` computes for float32 and the default rule."""
-
     others = record.inputs[1:]
 
     def count(rows: int, columns: int, more: int = 0) -> int:
