@@ -104,7 +104,10 @@ def test_inductor_gives_the_value_and_the_gradient_of_eager(record):
 
 @strategies.composite
 def inputs(draw, record, limit: float | None = None) -> list[torch.Tensor]:
-    """Float64 tensors of any small shape: the first of any values up to a limit, others finite."""
+    """Float64 tensors of any small shape: the first of any values up to a limit.
+
+    The others are of whole numbers that all differ, so that a row of them is known by its values.
+    """
     lead = draw(strategies.lists(strategies.integers(0, 4), max_size=2))
     named = sorted({name for one in record.inputs for name in one.named})
     sizes = {name: draw(strategies.integers(2, 6)) for name in named}
@@ -114,13 +117,15 @@ def inputs(draw, record, limit: float | None = None) -> list[torch.Tensor]:
         wild = strategies.sampled_from([float("nan"), float("inf"), float("-inf")])
         floats = strategies.floats(-limit, limit, width=32) | wild
     first = draw(tensors(floats, shapes[0]))
-    return [first, *(draw(tensors(strategies.floats(-9, 9, width=32), s)) for s in shapes[1:])]
+    whole = strategies.integers(-99, 99)
+    return [first, *(draw(tensors(whole, shape, unique=True)) for shape in shapes[1:])]
 
 
 @strategies.composite
-def tensors(draw, floats, shape: torch.Size) -> torch.Tensor:
-    values = draw(strategies.lists(floats, min_size=shape.numel(), max_size=shape.numel()))
-    return torch.tensor(values, dtype=torch.float64).reshape(shape)
+def tensors(draw, elements, shape: torch.Size, unique: bool = False) -> torch.Tensor:
+    count = shape.numel()
+    lists = strategies.lists(elements, min_size=count, max_size=count, unique=unique)
+    return torch.tensor(draw(lists), dtype=torch.float64).reshape(shape)
 
 
 each_operator = pytest.mark.parametrize("record", OPERATORS.values(), ids=list(OPERATORS))

@@ -41,10 +41,13 @@ def probabilities_of_rows(logits: Tensor, table: Tensor, **_: object) -> Tensor:
 def lookup_gradient(
     rule: Estimator, logits: Tensor, table: Tensor, y: Tensor, grad: Tensor, noise: Noise
 ) -> tuple[Tensor, Tensor]:
-    """The gradients at the one-hot of the row that `y` is, of its product with the table."""
+    """The gradients at the one-hot of the row that `y` is, of its product with the table.
+
+    The rows differ from each other, so that `y` says which it is.
+    """
     picked = (y.unsqueeze(-2) == table).all(-1).double()
     to_one_hot = grad.double() @ table.double().T
-    to_table = picked.flatten(0, -2).T @ grad.double().reshape(-1, grad.shape[-1])
+    to_table = picked.reshape(-1, len(table)).T @ grad.double().reshape(-1, grad.shape[-1])
     return *gradient(rule, logits, picked, to_one_hot, noise), to_table
 
 
