@@ -14,9 +14,11 @@ from torch import Tensor
 
 from straightthrough import testing
 from straightthrough.core import kernels
+from straightthrough.core.outcomes import Count
 from straightthrough.core.registry import OPERATORS, OperatorRecord
+from straightthrough.core.signature import names, shaped
 from straightthrough.ops.bernoulli.api import hard_concrete
-from straightthrough.ops.categorical.api import categorical_lookup, gumbel_softmax
+from straightthrough.ops.categorical.api import gumbel_softmax
 
 from . import plain
 
@@ -47,6 +49,9 @@ LOOKUP: Shape = (8192, 8192)
 LAYER: Shape = (1024, 1024)
 """Weights of the masked layer."""
 
+_SHAPES = {"categorical_lookup": (LOOKUP,)}
+"""Of operators that are timed at shapes of their own."""
+
 EVERY_RULE = ("categorical",)
 """Operators with a case for each of their rules; the others have one, for the default rule."""
 
@@ -62,7 +67,7 @@ DEAR = {
 """Where those rules are timed."""
 
 WIDTH = 64
-"""Columns of a lookup's table."""
+"""Of every dimension that the first input does not have, such as the columns of a table."""
 
 BATCH = 256
 """Rows that the masked layer is applied to."""
@@ -220,26 +225,28 @@ def _case(
         partial(record.call, **record.arguments, **rule),
         partial(snippet, **record.arguments) if snippet else None,
         samples=record.samples,
-        rows=record.rows and not record.numbers,
+        rows=bool(names(record.outcome.outputs[0])),
         others={**_OTHERS.get(record.name, {}), **_peer(name)},
-        shapes=COUNTS if record.counts else shapes,
+        inputs=partial(_inputs, record),
+        shapes=COUNTS if isinstance(record.outcome, Count) else _SHAPES.get(record.name, shapes),
         conformance=conformance,
     )
+
+
+def _inputs(record: OperatorRecord, shape: Shape) -> Inputs:
+    """Return the inputs of an operator, the first of them of that shape."""
+    first, *others = record.inputs
+    known = dict(zip(reversed(first.named), reversed(shape), strict=False))
+    lead = shape[: len(shape) - len(known)]
+    sizes = {name: known.get(name, WIDTH) for one in others for name in one.named}
+    shapes = (shaped(one.dims, lead, sizes) for one in others)
+    return (*normal(shape), *(torch.randn(each) for each in shapes))
 
 
 def _declared() -> list[Case]:
     """Return the cases that are no operator's of the registry."""
     relaxed = Case(
         "gumbel_softmax-relaxed", gumbel_softmax, F.gumbel_softmax, samples=True, rows=True
-    )
-    lookup = Case(
-        "categorical_lookup",
-        categorical_lookup,
-        plain.categorical_lookup,
-        samples=True,
-        rows=True,
-        inputs=lambda shape: (*normal(shape), torch.randn(shape[-1], WIDTH)),
-        shapes=(LOOKUP,),
     )
     layer = Case(
         "masked_linear",
@@ -251,7 +258,7 @@ def _declared() -> list[Case]:
         shapes=(LAYER,),
         composed=True,
     )
-    return [relaxed, lookup, layer]
+    return [relaxed, layer]
 
 
 def _masked_linear(logits: Tensor, *layer: Tensor) -> Tensor:

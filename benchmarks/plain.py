@@ -123,6 +123,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "ternary": ternary,
     "categorical": categorical,
     "categorical_integer": categorical_integer,
+    "categorical_lookup": categorical_lookup,
     "argmax": argmax,
     "gumbel_softmax": F.gumbel_softmax,
     "bernoulli": bernoulli,
@@ -134,4 +135,4 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "negative_binomial": negative_binomial,
     "topk": topk,
 }
-"""By operator; each takes the tensor and the arguments of the operator's record."""
+"""By operator; each takes the inputs and the arguments of the operator's record."""

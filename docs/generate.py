@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import plots
+import torch
 from typer.main import get_command
 
 import straightthrough as st
@@ -73,9 +74,12 @@ def operator_page(name: str, function: object) -> str:
 
 def record_table(record) -> str:
     """Return what the registry says of an operator as a table."""
+    takes = (f"`{one.name}` ({shown(one.dims)})" for one in record.inputs)
+    returns = " and ".join(f"({shown(dims)})" for dims in record.outcome.outputs)
     rows = [
         ["room", record.room],
-        ["works on", "rows along `dim`" if record.rows else "elements"],
+        ["takes", ", ".join(takes)],
+        ["returns", f"{returns}: {first_line(record.outcome)}"],
         ["draws noise", "yes" if record.samples else "no"],
         ["forward mode (jvp)", "yes" if record.forward_mode else "no, it raises"],
         ["saved for backward", saved(record)],
@@ -88,18 +92,27 @@ def record_table(record) -> str:
     return table(["", ""], rows)
 
 
+def shown(dims: str) -> str:
+    """Return dimensions as docstrings write them: `..., C`."""
+    return ", ".join(dims.split())
+
+
 def saved(record) -> str:
     """Say in words what a record's `saved_bytes` computes for float32 and the default rule."""
+    others = record.inputs[1:]
 
-    def count(elements: int, rows: int) -> int:
-        return record.saved_bytes(record.default, elements, 4, rows)
+    def count(rows: int, columns: int, more: int = 0) -> int:
+        shapes = [(rows, columns), *((more, *[1] * (len(one.named) - 1)) for one in others)]
+        inputs = [torch.empty(shape, device="meta") for shape in shapes]
+        return record.saved_bytes(record.default, *inputs)
 
-    constant = count(0, 0)
-    octet = count(8, 0) - constant
+    constant, row = count(0, 8), count(1, 0)
+    octet = count(1, 8) - row
     parts = [
         (octet // 8, "bytes an element"),
         (octet % 8, "bit an element"),
-        (count(0, 1) - constant, "a row"),
+        (row - constant, "a row"),
+        ((count(0, 8, 8) - constant) // 8, f"an element of {', '.join(o.name for o in others)}"),
         (constant, "for the seed"),
     ]
     said = [f"{number} {unit}" for number, unit in parts if number]

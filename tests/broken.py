@@ -40,6 +40,10 @@ def counts_backwards(logits, *, estimator="mve_integer", generator=None, seed=No
     return logits.shape[-1] - 1 - st.categorical_integer(logits, estimator, seed=seed)
 
 
+def rows_rounded(logits, table, estimator="reinmax", *, dim=-1, mask=None, seed=None):
+    return st.categorical_lookup(logits, (4 * table).round() / 4, estimator, seed=seed)
+
+
 def contiguous_assumed(x, *, surrogate=Clipped()):
     return st.sign(x.as_strided(x.shape, torch.empty(x.shape).stride()), surrogate=surrogate)
 
@@ -72,6 +76,10 @@ def product_under_autocast(x, *, surrogate=Clipped()):
 
 def doubled_gradient(x, *, surrogate=Clipped()):
     return st.straight_through(st.sign(x.detach()), 2 * st.sign(x, surrogate=surrogate))
+
+
+def table_learns_twice(logits, table, estimator="reinmax", *, dim=-1, mask=None, seed=None):
+    return st.categorical_lookup(logits, 2 * table - table.detach(), estimator, seed=seed)
 
 
 class WritesIntoGrad(torch.autograd.Function):
@@ -230,6 +238,10 @@ def one_seed_for_all(logits, estimator="reinmax", *, dim=-1, mask=None, generato
 
 def no_check_of_the_input(x, *, surrogate=Clipped()):
     return torch.where(torch.as_tensor(x) >= 0, 1.0, -1.0)
+
+
+def no_check_of_the_table(logits, table, estimator="reinmax", *, dim=-1, mask=None, seed=None):
+    return st.categorical_lookup(logits, torch.as_tensor(table).float(), estimator, seed=seed)
 
 
 def no_check_of_the_row(logits, *, tau=1.0, dim=-1, mask=None):

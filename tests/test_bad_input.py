@@ -191,12 +191,14 @@ def test_disarm(arguments, kind, message):
 
 @pytest.mark.parametrize("record", OPERATORS.values(), ids=lambda record: record.name)
 def test_operators(record):
+    others = [torch.zeros(3, 2)] * (len(record.inputs) - 1)
+
     def call(x, **options):
-        return record.call(x, **{**record.arguments, **options})
+        return record.call(x, *others, **{**record.arguments, **options})
 
     with pytest.raises(st.DtypeError, match=r"must be float16, .* got torch\.int64"):
         call(L.long())
-    if record.rows:
+    if record.takes("dim"):
         for dim in (2, -3):
             with pytest.raises(st.ShapeError, match=rf"dim must lie in \[-2, 1\].*got {dim}"):
                 call(L, dim=dim)

@@ -37,6 +37,11 @@ GUARDS = [
         replaced("categorical_integer", broken.counts_backwards),
         "drawn at the rates",
     ),
+    (
+        testing.check_hard_value,
+        replaced("categorical_lookup", broken.rows_rounded),
+        "not all rows of the table",
+    ),
     (testing.check_frequencies, replaced("bernoulli", broken.single_gumbel), "drawn at the rates"),
     (
         testing.check_layouts,
@@ -64,6 +69,11 @@ GUARDS = [
     ),
     (testing.check_gradient, replaced("sign", broken.doubled_gradient), "gradient at"),
     (testing.check_gradient, replaced("sign", None, broken.NarrowVjp()), "gradient at"),
+    (
+        testing.check_gradient,
+        replaced("categorical_lookup", broken.table_learns_twice),
+        r"\(2 of 2\)",
+    ),
     (
         testing.check_primitive,
         replaced("heaviside", None, broken.TwiceTooSteep()),
@@ -96,6 +106,11 @@ GUARDS = [
     (
         testing.check_errors,
         replaced("sign", broken.no_check_of_the_input),
+        "no DtypeError about 'int64'",
+    ),
+    (
+        testing.check_errors,
+        replaced("categorical_lookup", broken.no_check_of_the_table),
         "no DtypeError about 'int64'",
     ),
     (testing.check_row_errors, replaced("argmax", broken.no_check_of_the_row), "ShapeError"),

@@ -16,6 +16,7 @@ from straightthrough.core.portable import read, write
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.ops.pointwise.operation import Pointwise
 from straightthrough.surrogates import Tanh
+from straightthrough.testing import Case
 
 
 def there_and_back(x: object) -> object:
@@ -99,8 +100,8 @@ def test_another_source_is_another_text(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_every_operator_can_be_written() -> None:
     """Its fields are portable: else it would fail under the first transform."""
-    x = torch.linspace(-1, 1, 15).reshape(3, 5).sigmoid()
     for record in OPERATORS.values():
         drawn = {"seed": 1} if record.samples else {}
-        mapped = torch.func.vmap(lambda x, r=record, d=drawn: r.call(x, **r.arguments, **d))
-        assert mapped(x.unsqueeze(0)).shape[0] == 1, record.name
+        inputs = Case(record).input(1)
+        mapped = torch.func.vmap(lambda *x, r=record, d=drawn: r.call(*x, **r.arguments, **d))
+        assert mapped(*(x.expand(1, *x.shape) for x in inputs)).shape[0] == 1, record.name

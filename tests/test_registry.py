@@ -68,7 +68,10 @@ PUBLIC = [
 
 OPERATORS_OF_ROOMS = {
     "pointwise": {"sign", "heaviside", "round", "floor", "ceil", "trunc", "clamp", "ternary"},
-    "categorical": {"categorical", "categorical_integer", "argmax", "gumbel_softmax"},
+    "categorical": {
+        *("categorical", "categorical_integer", "categorical_lookup"),
+        *("argmax", "gumbel_softmax"),
+    },
     "bernoulli": {"bernoulli", "binary_concrete", "hard_concrete"},
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
     "subset": {"topk"},

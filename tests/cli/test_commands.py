@@ -35,8 +35,13 @@ def test_list_shows_every_operator_rule_and_function(cli):
     assert sign["default"] == "Clipped(width=1.0)"
     assert {"clipped", "tanh", "identity"} <= set(sign["rules"])
     reinmax = next(row for row in listed["rules"] if row["name"] == "reinmax")
-    assert reinmax["fits"] == ["bernoulli", "categorical", "categorical_integer"]
-    others = ["categorical_lookup", "hard_concrete_mean", "l0_norm"]
+    draws = ["categorical", "categorical_integer", "categorical_lookup"]
+    assert reinmax["fits"] == ["bernoulli", *draws]
+    lookup = next(row for row in listed["operators"] if row["name"] == "categorical_lookup")
+    assert lookup["inputs"] == {"logits": "... C", "table": "C D"}
+    assert lookup["outcome"] == "TableRow"
+    assert lookup["outputs"] == ["... D"]
+    others = ["hard_concrete_mean", "l0_norm"]
     others += ["straight_through", "strict", "wrap"]
     assert [row["name"] for row in listed["functions"]] == others
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from straightthrough.core import kernels
+from straightthrough.core.outcomes import Count
 from straightthrough.testing import assert_value
 
 from .trial import Pool, Trial, trial
@@ -20,45 +21,47 @@ def check(trial: Trial) -> None:
 
 
 def _check_value(trial: Trial) -> Tensor:
-    x = trial.x
+    specified = not (trial.soft or trial.direct)
     with torch.no_grad():
-        y = trial(x)
-        if not (trial.soft or trial.direct):
-            assert_value(trial, x)
-    _assert_like(y, trial.of_value(x), "value")
-    if not (trial.soft or trial.direct):
+        outputs = trial(*trial.inputs)
+        if specified:
+            assert_value(trial, *trial.inputs)
+    y, shape = outputs[0], trial.record.shapes(*trial.inputs)[0]
+    _assert_like(y, trial.x.new_empty(shape), "value")
+    if specified:
         return y
     valid = y[_outcomes(trial, y)]
     if trial.soft:
         assert bool(((valid >= 0) & (valid <= 1)).all()), f"soft value {valid.tolist()}"
     else:
-        most = torch.inf if trial.record.counts else 1
+        most = torch.inf if isinstance(trial.record.outcome, Count) else 1
         whole = (valid >= 0) & (valid <= most) & (valid == valid.floor()) & valid.isfinite()
         assert bool(whole.all()), f"value {valid[~whole][0]}"
     return y
 
 
 def _outcomes(trial: Trial, y: Tensor) -> Tensor:
-    """Return which elements of the value, or of the input, there must be a number for."""
-    x = trial.x
+    """Return which elements of the value, or of the first input, there must be a number for."""
     if trial.direct:
         return ~y.isnan()
-    if not (trial.record.samples or trial.record.rows):
-        return ~x.isnan()
-    return ~trial.hard(x).isnan()
+    if trial.record.outcome.everywhere:
+        return ~trial.x.isnan()
+    return ~trial.mean(*trial.inputs).isnan()
 
 
 def _check_gradient(trial: Trial, grad: Tensor, valid: Tensor) -> None:
-    gradient = trial.pull(trial.x, grad)[1]
-    _assert_like(gradient, trial.x, "gradient")
-    wrong = valid & ~gradient.isfinite()
-    if bool(wrong.any()):
-        where = tuple(wrong.nonzero()[0].tolist())
-        row = where[:-1] if trial.record.rows else where
-        raise AssertionError(
-            f"gradient {gradient[where].item()} at {where}: "
-            f"x {_shown(trial.x[row])}, gradient to the value {_shown(grad[row])}"
-        )
+    gradients = trial.pull(trial.inputs, grad)[1]
+    for i, (one, x) in enumerate(zip(trial.record.inputs, trial.inputs, strict=True)):
+        gradient = gradients[i]
+        _assert_like(gradient, x, f"gradient to {one.name}")
+        wrong = ~gradient.isfinite() & (valid if i == 0 else True)
+        if bool(wrong.any()):
+            where = tuple(wrong.nonzero()[0].tolist())
+            row = where[: len(where) - len(one.named)]
+            raise AssertionError(
+                f"gradient {gradient[where].item()} at {where} of {one.name}: "
+                f"{_shown(x[row])}, gradient to the value {_shown(grad[row])}"
+            )
 
 
 def _assert_like(got: Tensor, due: Tensor, what: str) -> None:
@@ -68,7 +71,8 @@ def _assert_like(got: Tensor, due: Tensor, what: str) -> None:
 
 
 def _shown(values: Tensor) -> str:
-    return str(values.tolist() if values.numel() <= 6 else [*values[:6].tolist(), ...])
+    first = values.flatten()[:6].tolist()
+    return str(first if values.numel() <= 6 else [*first, ...])
 
 
 def fault(number: int, among: Pool | None = None) -> str | None:

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from straightthrough.core.outcomes import ClassNumber
 from straightthrough.core.registry import OperatorRecord
 from straightthrough.core.rules import Rule
+from straightthrough.core.signature import shaped, sizes
 from straightthrough.testing import DTYPES, Case, cases
 
-from .values import MOST, Source, batch, laid_out, moderate, wild
+from .values import MOST, Source, batch, laid_out, moderate, ordinary, wild
 
 Pool = Mapping[str, Sequence[Case]]
 """The operators to choose from, each with some of its rules."""
@@ -50,16 +52,17 @@ def chosen(source: Source, name: str, usual: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Trial(Case):
-    """A case with its input, whose classes come last here and lie along `dim` in the call.
+    """A case with its inputs, whose classes come last here and lie along `dim` in the call.
 
     Attributes:
-        direct: whether the tensor is passed by the other keyword than that of the specification.
+        inputs: those of the call.
+        direct: whether the first input is another parameter than that of the specification.
         extra: arguments of the call that the specification does not depend on.
         grad: the gradient to the value; None where the call is made without gradients.
         layout: how input and gradient lie in memory.
     """
 
-    x: Tensor = field(kw_only=True)
+    inputs: tuple[Tensor, ...] = field(kw_only=True)
     grad: Tensor | None = None
     direct: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -69,23 +72,29 @@ class Trial(Case):
     kernels: bool = True
     layout: str = "contiguous"
 
-    def __call__(self, x: Tensor, *_: object, **overrides: Any) -> Tensor:
-        if not self.record.rows:
-            return super().__call__(x, self.seed, **self.extra)
-        mask = None if self.mask is None else self.mask.movedim(-1, self.dim)
-        rows = {**self.extra, "dim": self.dim, "mask": mask}
-        y = super().__call__(x.movedim(-1, self.dim), self.seed, **rows)
-        return y if self.record.numbers else y.movedim(self.dim, -1)
+    @property
+    def x(self) -> Tensor:
+        """The first input."""
+        return self.inputs[0]
 
-    def hard(self, x: Tensor) -> Tensor:
-        return super().hard(x if self.mask is None else x.masked_fill(~self.mask, -math.inf))
+    def __call__(self, x: Tensor, *rest: Tensor, **_: Any) -> tuple[Tensor, ...]:
+        if not self.record.takes("dim"):
+            return super().__call__(x, *rest, seed=self.seed, **self.extra)
+        mask = None if self.mask is None else self.mask.movedim(-1, self.dim)
+        along = {**self.extra, "dim": self.dim, "mask": mask}
+        y = super().__call__(x.movedim(-1, self.dim), *rest, seed=self.seed, **along)
+        return self.along(y, self.dim, -1)
+
+    def expected(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        masked = x if self.mask is None else x.masked_fill(~self.mask, -math.inf)
+        return super().expected(masked, *rest)
 
     def __str__(self) -> str:
         given = {**self.record.arguments, **self.extra}
-        given |= {"dim": self.dim} if self.record.rows else {}
+        given |= {"dim": self.dim} if self.record.takes("dim") else {}
         given |= {"seed": self.seed} if self.record.samples else {}
         words = [super().__str__(), *(f"{name}={value!r}" for name, value in given.items())]
-        words += [f"of {self.record.parameter}"] if self.direct else []
+        words += [f"of {self.record.inputs[0].name}"] if self.direct else []
         words += ["masked"] if self.mask is not None else []
         words += [] if self.kernels else ["without kernels"]
         return f"{' '.join(words)}, {self.layout} {self.x.dtype} {list(self.x.shape)}"
@@ -107,25 +116,27 @@ def trial(number: int, among: Pool | None = None) -> Trial:
     source = Source(choices, noise, choices.choice(DTYPES))
     case = choices.choice(among[choices.choice([*among])])
     record, direct = _parameter(source, case.record)
-    x, mask = _input(source, record, direct)
+    x, mask = _first(source, record, direct)
+    rest = _others(source, record, x)
     arguments = {name: chosen(source, name, value) for name, value in record.arguments.items()}
     if "k" in arguments:
         arguments["k"] = min(arguments["k"], x.shape[-1])
     record = dataclasses.replace(record, arguments=arguments)
     x, layout = laid_out(source, x)
+    inputs = (x, *(laid_out(source, other)[0] for other in rest))
     grad = None
     if source.chance(0.85):
-        grad, how = laid_out(source, moderate(source, [*case.of_value(x).shape]))
+        grad, how = laid_out(source, moderate(source, [*record.shapes(*inputs)[0]]))
         layout += f" (gradient {how})"
     return Trial(
         record,
         case.rule and _rule(source, case.rule),
         soft=not arguments.get("hard", True),
-        x=x,
+        inputs=inputs,
         grad=grad,
         direct=direct,
         extra=_extra(source, case),
-        dim=choices.randrange(-x.ndim, x.ndim) if record.rows else -1,
+        dim=choices.randrange(-x.ndim, x.ndim) if record.takes("dim") else -1,
         mask=mask,
         seed=choices.randrange(-(2**63), 2**63),
         kernels=source.chance(0.75),
@@ -135,20 +146,21 @@ def trial(number: int, among: Pool | None = None) -> Trial:
 
 def _parameter(source: Source, record: OperatorRecord) -> tuple[OperatorRecord, bool]:
     """Return the record, now and then with the other parameter of the function, and if so."""
-    parameters = inspect.signature(record.function).parameters
-    first = record.parameter or next(iter(parameters))
-    others = [name for name in ("probs", "rate") if name in parameters and name != first]
+    first, *rest = record.inputs
+    others = [name for name in ("probs", "rate") if record.takes(name) and name != first.name]
     if others and source.chance(0.4):
-        return dataclasses.replace(record, parameter=others[0]), True
+        other = dataclasses.replace(first, name=others[0])
+        return dataclasses.replace(record, inputs=(other, *rest)), True
     return record, False
 
 
-def _input(source: Source, record: OperatorRecord, direct: bool) -> tuple[Tensor, Tensor | None]:
-    if not record.rows:
+def _first(source: Source, record: OperatorRecord, direct: bool) -> tuple[Tensor, Tensor | None]:
+    if not record.inputs[0].named:
         x = wild(source, batch(source, source.up_to(MOST)))
         return (x.sigmoid() if direct and source.chance(0.7) else x), None
     # In float16 and bfloat16 not every number of a class is one of the dtype.
-    most = 1 / torch.finfo(source.dtype).eps if record.numbers else MOST
+    numbers = isinstance(record.outcome, ClassNumber)
+    most = 1 / torch.finfo(source.dtype).eps if numbers else MOST
     classes = source.up_to(min(most, 1024))
     shape = [*batch(source, source.up_to(MOST // classes)), classes]
     x = wild(source, shape)
@@ -156,6 +168,15 @@ def _input(source: Source, record: OperatorRecord, direct: bool) -> tuple[Tensor
         return x, None
     broadcast = [size if source.chance(0.7) else 1 for size in shape]
     return x, source.uniform(broadcast) < source.choices.choice((0.2, 0.9))
+
+
+def _others(source: Source, record: OperatorRecord, x: Tensor) -> list[Tensor]:
+    """Choose the inputs after the first, ordinary so that products with them are numbers."""
+    lead, known = sizes(record.inputs[:1], [x])
+    others = record.inputs[1:]
+    known |= {name: source.up_to(16) for one in others for name in one.named if name not in known}
+    shapes = [[*shaped(one.dims, lead, known)] for one in others]
+    return [ordinary(source, shape).to(source.dtype) for shape in shapes]
 
 
 def _rule(source: Source, rule: Rule) -> Rule:

@@ -54,6 +54,9 @@ def _operator(name: str) -> dict[str, Any]:
         "keyword": record.rule,
         "default": repr(record.default) if record.default else None,
         "rules": [rule.name for rule in record.rules()] if record.rule else [],
+        "inputs": {one.name: one.dims for one in record.inputs},
+        "outcome": type(record.outcome).__name__,
+        "outputs": list(record.outcome.outputs),
         "samples": record.samples,
         "summary": record.summary,
     }

@@ -35,26 +35,26 @@ from .portable import read, write
 Outputs = tuple[Tensor, ...]
 
 
-def apply(operation: Operation, *inputs: Tensor) -> Tensor:
-    """Return the value of `operation`, with its backward."""
+def apply(operation: Operation, *inputs: Tensor) -> Any:
+    """Return the value of `operation`, with its backward; a tuple where it returns more."""
     if is_compiling() or transforms_active():
         return _through_torch(operation, inputs)
     if dual_level():
         return _enter(operation, None, *map(unwrap_if_dead, inputs))
     if not torch.is_grad_enabled():
-        return operation.forward(*inputs)[0]
+        return operation.forward(*inputs)[operation.returned]
     alive = [*map(unwrap_if_dead, inputs)]
     for tensor in alive:
         if tensor.requires_grad:
             return _enter(operation, None, *alive)
-    return without_grad(operation.forward, alive)[0]
+    return without_grad(operation.forward, alive)[operation.returned]
 
 
-def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
+def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Any:
     if torch.onnx.is_in_onnx_export():  # it knows no operator of ours, and wants no gradient
         with disabled():
-            return operation.forward(*inputs)[0]
-    return through_operator(operation, inputs)[0]
+            return operation.forward(*inputs)[operation.returned]
+    return tuple(through_operator(operation, inputs))[operation.returned]
 
 
 def through_operator(operation: Operation, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -69,7 +69,7 @@ def through_operator(operation: Operation, inputs: Sequence[Tensor]) -> list[Ten
 class Node(torch.autograd.Function):
     """The one Function. Its first argument is the operation, its second how the outputs are got.
 
-    Where that is None it returns the value alone, as outputs that nobody sees cost time.
+    Where that is None it returns what the caller sees, as an output that nobody sees costs time.
     """
 
     @staticmethod
@@ -83,11 +83,15 @@ class Node(torch.autograd.Function):
             if dual_level():
                 ctx.residuals = 0
                 ctx.save_for_forward(*kept)
-            return outputs[0]
-        outputs, kept = call(*inputs)
-        ctx.save_for_backward(*kept)
-        if forward_mode():
-            ctx.save_for_forward(*kept)
+            seen = outputs[operation.returned]
+            if type(seen) is not tuple:
+                return seen
+            outputs = seen
+        else:
+            outputs, kept = call(*inputs)
+            ctx.save_for_backward(*kept)
+            if forward_mode():
+                ctx.save_for_forward(*kept)
         ctx.set_materialize_grads(False)
         ctx.residuals = len(outputs) - 1
         ctx.mark_non_differentiable(*outputs[1:])

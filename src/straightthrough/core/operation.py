@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,11 +17,17 @@ class Operation(Portable, ABC):
 
     Subclasses are frozen dataclasses of portable fields: rules, numbers, strings, tuples. Tensors
     travel as inputs, never as fields, but for a number that is one.
+
+    Attributes:
+        returned: which of the outputs `apply` returns: the value, or, as a slice, the value and
+            integers such as an index, which get no gradient.
     """
+
+    returned: ClassVar[int | slice] = 0
 
     @abstractmethod
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
-        """Return the hard value, then what backward needs of the outcome (the residuals)."""
+        """Return the hard value, then what else is returned, then what backward needs."""
 
     def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Choose what is saved for backward, and compute nothing: all but the value by default."""

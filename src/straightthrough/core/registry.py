@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from .errors import ArgumentError
+from .outcomes import Outcome
 from .rules import Rule
+from .signature import Input, shaped, sizes
 
 
 def first_line(documented: object) -> str:
@@ -44,49 +48,41 @@ class RuleRecord:
 
 @dataclass(frozen=True)
 class OperatorRecord:
-    """An operator: its function, the rules that fit it, and what it promises.
+    """An operator: its function, its signature, the rules that fit it, and what it promises.
 
     Attributes:
         name: the public name, `st.<name>`.
         room: the package under `ops` that holds it.
-        function: the public function.
-        hard: the specification of the value, `hard(x, **arguments)`; for an operator that
-            samples, the mean of its outcomes.
-        gradient: the specification of the backward, `gradient(rule, x, y, grad, noise,
-            **arguments)` with y the value and noise a `Noise`: the gradient to x, computed and
-            returned in float64 (noise in the dtype that x is computed in), differentiable.
-        saved_bytes: at most this many bytes are saved for backward, as a function of the rule, the
-            number of elements, the size of one in bytes, and the number of rows.
+        function: the public function; it draws noise if it takes a `seed`, and works along a
+            dimension of the first input if it takes a `dim`.
+        inputs: the tensors that it takes, in the order of its gradients.
+        outcome: what its value is.
+        expected: the specification of the value, `expected(*inputs, **arguments)`: what is
+            returned; where noise is drawn, the mean of the outcome's statistic.
+        gradient: the specification of the backward, `gradient(rule, *inputs, *outputs, grad,
+            noise, **arguments)` with `grad` the gradient to the value and `noise` a `Noise`: a
+            gradient to each differentiable input, computed and returned in float64 (noise in the
+            dtype that the inputs are computed in), differentiable.
+        saved_bytes: at most this many bytes are saved for backward, `saved_bytes(rule, *inputs)`.
         rule: the keyword that takes a rule ("surrogate" or "estimator"), or None.
         fits: the forms of a rule that it takes.
         default: the rule it uses when none is given, or the one that is built in.
-        arguments: what tests and docs call it with besides the tensor.
-        samples: whether it draws noise.
-        counts: whether its values are counts 0, 1, 2, ... (of an operator that samples and does
-            not say so they are 0 and 1).
-        parameter: the keyword that tests and benchmarks pass the tensor by, if it is not the first
-            argument.
-        rows: whether it works on rows along `dim` rather than on elements.
-        numbers: whether its value is the number of a class, one a row, in the shape without `dim`;
-            `hard` is the mean of its one-hot then.
+        arguments: what tests and docs call it with besides the inputs.
         forward_mode: whether it has a jvp; without one it raises.
     """
 
     name: str
     room: str
-    function: Callable[..., Tensor]
-    hard: Callable[..., Tensor]
-    gradient: Callable[..., Tensor]
-    saved_bytes: Callable[[Any, int, int, int], int]
+    function: Callable[..., Any]
+    inputs: tuple[Input, ...]
+    outcome: Outcome
+    expected: Callable[..., Any]
+    gradient: Callable[..., tuple[Tensor, ...]]
+    saved_bytes: Callable[..., int]
     rule: str | None = None
     fits: tuple[type[Rule], ...] = ()
     default: Rule | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    samples: bool = False
-    counts: bool = False
-    parameter: str | None = None
-    rows: bool = False
-    numbers: bool = False
     forward_mode: bool = True
 
     @property
@@ -95,12 +91,28 @@ class OperatorRecord:
         return first_line(self.function)
 
     @property
-    def call(self) -> Callable[..., Tensor]:
-        """The function, its tensor first."""
-        name = self.parameter
-        if name is None:
+    def call(self) -> Callable[..., Any]:
+        """The function, its inputs first."""
+        given = [one.name for one in self.inputs]
+        if [*inspect.signature(self.function).parameters][: len(given)] == given:
             return self.function
-        return lambda x, **options: self.function(**{name: x}, **options)
+        return lambda *inputs, **options: self.function(
+            **dict(zip(given, inputs, strict=True)), **options
+        )
+
+    @property
+    def samples(self) -> bool:
+        """Whether it draws noise."""
+        return self.takes("seed")
+
+    def takes(self, argument: str) -> bool:
+        """Whether the function has an argument of that name."""
+        return argument in inspect.signature(self.function).parameters
+
+    def shapes(self, *inputs: Tensor) -> list[torch.Size]:
+        """Return the shapes of what it returns for these inputs, whose classes come last."""
+        lead, found = sizes(self.inputs, inputs)
+        return [shaped(dims, lead, found) for dims in self.outcome.outputs]
 
     def rules(self) -> list[RuleRecord]:
         """The registered rules that fit this operator."""

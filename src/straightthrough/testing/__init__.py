@@ -10,7 +10,8 @@ from __future__ import annotations
 from ..core.errors import ArgumentError
 from ..core.registry import OPERATORS, OperatorRecord
 from ..core.rules import Rule
-from .case import CHECKS, CLASSES, DTYPES, Case, applicable, assert_bits, assert_close, cases
+from .case import CHECKS, CLASSES, DTYPES, Case, applicable, cases
+from .compare import assert_bits, assert_close
 from .contracts import (
     check_dim,
     check_errors,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,12 @@ from torch import Tensor
 
 from ..core.errors import FLOATING
 from ..core.noise import Noise
-from ..core.precision import compute_dtype
 from ..core.registry import OPERATORS, OperatorRecord
 from ..core.rules import Rule
+from ..core.signature import names, shaped
+from .compare import assert_bits, assert_close
+
+Tensors = Sequence[Tensor]
 
 SEED = 20
 """The seed of every draw that a check makes, unless the check is about seeds."""
@@ -24,7 +26,8 @@ CLASSES = 5
 
 DTYPES = FLOATING
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SIZES = (CLASSES, 4, 3)
+"""Of the named dimensions, in the order of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -54,46 +57,96 @@ class Case:
         chosen = {} if self.rule is None else {str(self.record.rule): self.rule}
         return {**self.record.arguments, **chosen}
 
-    def __call__(self, x: Tensor, seed: object = SEED, **overrides: Any) -> Tensor:
-        """Call the operator; a seed is passed only to one that samples."""
+    def __call__(
+        self, *inputs: Tensor, seed: object = SEED, **overrides: Any
+    ) -> tuple[Tensor, ...]:
+        """Return all that the operator returns; a seed is passed only to one that samples."""
         drawn = {"seed": seed} if self.record.samples else {}
-        return self.record.call(x, **{**self.options, **drawn, **overrides})
+        returned = self.record.call(*inputs, **{**self.options, **drawn, **overrides})
+        return returned if isinstance(returned, tuple) else (returned,)
 
-    def hard(self, x: Tensor) -> Tensor:
-        """Return the specified value (of an operator that samples: the mean of its values)."""
+    def expected(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return what is specified to be returned, or where noise is drawn the mean alone."""
+        x, *rest = inputs
         if self.rule is not None and self.rule.tau_forward != 1:
             most = torch.finfo(torch.float64).max
             x = torch.where(x.isinf(), x, (x.double() / self.rule.tau_forward).clamp(-most, most))
-        return self.record.hard(x, **self.record.arguments)
+        specified = self.record.expected(x, *rest, **self.record.arguments)
+        return specified if isinstance(specified, tuple) else (specified,)
 
-    def gradient(self, x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
-        """Return the specified gradient, in float64."""
+    def mean(self, *inputs: Tensor) -> Tensor:
+        """Return the specified mean of the outcome's statistic."""
+        expected = self.expected(*inputs)
+        return expected[0] if self.record.samples else self.statistic(expected, inputs)
+
+    def statistic(self, outputs: Tensors, inputs: Tensors) -> Tensor:
+        """Return the outcome's statistic of what was returned."""
+        return self.record.outcome.statistic(outputs, inputs)
+
+    def gradients(self, inputs: Tensors, outputs: Tensors, grad: Tensor) -> tuple[Tensor, ...]:
+        """Return the specified gradients, in float64."""
         rule = self.rule or self.record.default
-        noise = Noise(torch.tensor(SEED, device=x.device))
-        return self.record.gradient(rule, x, y, grad, noise, **self.record.arguments)
+        noise = Noise(torch.tensor(SEED, device=grad.device))
+        arguments = self.record.arguments
+        return self.record.gradient(rule, *inputs, *outputs, grad, noise, **arguments)
 
-    def pull(self, x: Tensor, grad: Tensor, **overrides: Any) -> tuple[Tensor, Tensor]:
-        """Return the value at `x` and the gradient that `grad` gives there."""
-        x = x.detach().requires_grad_()
-        y = self(x, **overrides)
+    def pull(
+        self, inputs: Tensors, grad: Tensor, **overrides: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return what is returned for `inputs` and the gradients that `grad` gives there."""
+        leaves = self.leaves(inputs)
+        y, *others = self(*leaves, **overrides)
         assert y.requires_grad, f"{self}: the value of an input that requires grad does not"
-        assert y.shape == grad.shape, f"{self}: {tuple(x.shape)} gave {tuple(y.shape)}"
-        return y.detach(), torch.autograd.grad(y, x, grad)[0]
+        assert y.shape == grad.shape, f"{self}: {tuple(inputs[0].shape)} gave {tuple(y.shape)}"
+        gradients = torch.autograd.grad(y, self.differentiable(leaves), grad)
+        return (y.detach(), *others), gradients
 
-    def of_value(self, x: Tensor) -> Tensor:
-        """Return a part of `x` that has the shape of the value at `x`."""
-        return x[..., 0] if self.record.numbers else x
+    def leaves(self, inputs: Tensors) -> tuple[Tensor, ...]:
+        """Return the inputs, the differentiable ones requiring grad."""
+        pairs = zip(self.record.inputs, inputs, strict=True)
+        return tuple(x.detach().requires_grad_(one.differentiable) for one, x in pairs)
 
-    def shown(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return the value at `x`, the number of a class as its one-hot (NaN as a row of NaN)."""
-        if not self.record.numbers:
-            return y
-        number = torch.arange(x.shape[-1], device=y.device)
-        hot = (y.unsqueeze(-1) == number).to(y.dtype)
-        return torch.where(y.isnan().unsqueeze(-1), math.nan, hot)
+    def differentiable(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Return those, of one thing an input, that belong to the differentiable inputs."""
+        pairs = zip(self.record.inputs, inputs, strict=True)
+        return tuple(x for one, x in pairs if one.differentiable)
 
-    def assert_same(self, got: Tensor, expected: Tensor, about: str) -> None:
-        """Assert that two values of the operator are the same: bit by bit, unless soft."""
+    def replaced(self, inputs: Tensors, moving: Tensors) -> tuple[Tensor, ...]:
+        """Return the inputs with others in the place of the differentiable ones."""
+        others = iter(moving)
+        pairs = zip(self.record.inputs, inputs, strict=True)
+        return tuple(next(others) if one.differentiable else x for one, x in pairs)
+
+    def map(
+        self,
+        inputs: Tensors,
+        batched: Callable[[Tensor], Tensor],
+        shared: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> tuple[Tensor, ...]:
+        """Return inputs, those with leading dimensions and those that are shared changed."""
+        pairs = zip(self.record.inputs, inputs, strict=True)
+        return tuple((batched if one.batched else shared)(x) for one, x in pairs)
+
+    @property
+    def in_dims(self) -> tuple[int | None, ...]:
+        """The dimension of each input that `vmap` over the leading one maps."""
+        return tuple(0 if one.batched else None for one in self.record.inputs)
+
+    def draws(self, inputs: Tensors) -> int:
+        """Return how many draws there are for each entry of the leading dimension."""
+        x, dims = inputs[0], len(self.record.inputs[0].named)
+        return x.shape[1 : x.ndim - dims].numel()
+
+    def along(self, outputs: Tensors, source: int, to: int) -> tuple[Tensor, ...]:
+        """Return outputs with the dimension of the classes moved, in those that have it."""
+        classes = self.record.inputs[0].named[-1:]
+        has = [names(dims)[-1:] == classes != [] for dims in self.record.outcome.outputs]
+        return tuple(
+            y.movedim(source, to) if yes else y for y, yes in zip(outputs, has, strict=False)
+        )
+
+    def assert_same(self, got: Tensors, expected: Tensors, about: str) -> None:
+        """Assert that outputs are the same: bit by bit, unless soft."""
         (assert_close if self.soft else assert_bits)(got, expected, f"{self}: {about}")
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -102,35 +155,26 @@ class Case:
         values = torch.randn(shape, generator=generator, dtype=torch.float64)
         return values.to(self.device, dtype)
 
-    def input(self, *batch: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-        """Return an ordinary input of an odd length, with leading dimensions `batch`."""
-        last = CLASSES if self.record.rows else 7
-        return self.normal(*batch, 3, last, dtype=dtype, seed=seed)
+    def input(
+        self, *batch: int, dtype: torch.dtype = torch.float32, seed: int = 0
+    ) -> tuple[Tensor, ...]:
+        """Return ordinary inputs of odd sizes, with leading dimensions `batch`."""
+        named = dict.fromkeys(name for one in self.record.inputs for name in one.named)
+        sizes = dict(zip(named, _SIZES, strict=False))
+        lead = (*batch, 3) if self.record.inputs[0].named else (*batch, 3, 7)
+        return tuple(
+            self.normal(*shaped(one.dims, lead, sizes), dtype=dtype, seed=seed + 100 * i)
+            for i, one in enumerate(self.record.inputs)
+        )
 
-    def special(self, dtype: torch.dtype) -> Tensor:
-        """Return an input of edge cases: zeros, infinities, NaN, ties, extremes of the dtype."""
-        limits = torch.finfo(dtype)
-        large, tiny, least = limits.max, limits.tiny, limits.tiny * limits.eps
-        inf, nan = math.inf, math.nan
-        if not self.record.rows:
-            values = [0.0, tiny, least, 0.25, 0.5, 1.0, 1.5, 2.5, 1e3, large, inf, nan]
-            return torch.tensor([*values, *(-value for value in values)]).to(self.device, dtype)
-        rows = [
-            [0.0, -0.0, 0.0, -0.0, 0.0],
-            [-0.0, 0.0, -1.0, 0.0, -2.0],
-            [1.0, 3.0, 3.0, 2.0, 3.0],
-            [large, large, -large, 0.0, 1.0],
-            [-large, -large, -large, -large, -large],
-            [tiny, least, 0.0, -least, tiny],
-            [inf, 1.0, inf, 0.0, 2.0],
-            [0.0, inf, 1.0, 2.0, 3.0],
-            [-inf, 1.0, -inf, 0.0, -inf],
-            [-inf, -inf, -inf, 4.0, -inf],
-            [-inf, -inf, -inf, -inf, -inf],
-            [0.0, 1.0, nan, 2.0, 3.0],
-            [nan, nan, nan, nan, nan],
-        ]
-        return torch.tensor(rows, dtype=torch.float64).to(self.device, dtype)
+    def incoming(self, inputs: Tensors, seed: int = 1) -> Tensor:
+        """Return an ordinary gradient to the value at `inputs`."""
+        shape = self.record.shapes(*inputs)[0]
+        return self.normal(*shape, dtype=inputs[0].dtype, seed=seed)
+
+    def special(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Return inputs of edge cases."""
+        return tuple(x.to(self.device) for x in self.record.outcome.special(dtype))
 
 
 def cases(device: str = "cpu") -> list[Case]:
@@ -140,43 +184,6 @@ def cases(device: str = "cpu") -> list[Case]:
         rules = [rule.example for rule in record.rules()] if record.rule else [None]
         found += [Case(record, rule, device) for rule in rules]
     return found
-
-
-def assert_bits(got: Tensor, expected: Tensor, about: object) -> None:
-    """Assert the same dtype, device, shape and bits: -0.0 is not 0.0, NaN is NaN."""
-    for name in ("dtype", "device", "shape"):
-        one, other = getattr(got, name), getattr(expected, name)
-        assert one == other, f"{about}: {name} is {one}, not {other}"
-    bits = _BITS[got.element_size()]
-    same = got.detach().view(bits) == expected.detach().view(bits)
-    _assert_all(same | (got.isnan() & expected.isnan()), got, expected, about)
-
-
-def assert_close(got: Tensor, expected: Tensor, about: object, scale: float = 1.0) -> None:
-    """Assert equality up to the rounding of `got`'s dtype and of what it is computed in.
-
-    The bound is one rounding of the result and 32 roundings of a computation whose terms are as
-    large as the result or as `scale`. NaN equals NaN.
-    """
-    expected = expected.detach().double()
-    narrow, wide = torch.finfo(got.dtype), torch.finfo(compute_dtype(got.dtype))
-    size = expected.abs()
-    bound = narrow.eps * size + 32 * wide.eps * (size + scale) + narrow.tiny
-    assert got.shape == expected.shape, f"{about}: shape {got.shape}, not {expected.shape}"
-    off = (got.detach().double() - expected).abs()
-    same = (off <= bound) | (got == expected) | (got.isnan() & expected.isnan())
-    _assert_all(same, got, expected, f"{about}, {got.dtype}")
-
-
-def _assert_all(same: Tensor, got: Tensor, expected: Tensor, about: object) -> None:
-    if bool(same.all()):
-        return
-    where = tuple(int(i) for i in same.logical_not().nonzero()[0])
-    one, other = got[where].item(), expected[where].item()
-    count = int(same.logical_not().sum())
-    raise AssertionError(
-        f"{about}: {count} of {same.numel()} wrong, first at {where}: got {one!r}, not {other!r}"
-    )
 
 
 Check = Callable[[Case], None]

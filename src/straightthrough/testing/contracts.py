@@ -7,14 +7,15 @@ import functools
 import inspect
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..core.errors import ArgumentError, DtypeError, ShapeError, StraightThroughError, strict
 from ..core.rules import Rule
-from .case import CLASSES, SEED, Case, assert_bits, assert_close, check
+from .case import CLASSES, Case, Tensors, check
+from .compare import assert_bits, assert_close
 
 REFUSED: dict[str, list[object]] = {
     "surrogate": ["nonsense", 3, None],
@@ -35,36 +36,61 @@ REFUSED: dict[str, list[object]] = {
 @check()
 def check_errors(case: Case) -> None:
     """Wrong inputs and arguments raise the declared errors, whose text names what was wrong."""
-    x = case.input()
-    _assert_raises(case, DtypeError, "int64", lambda: case(x.long()))
-    _assert_raises(case, DtypeError, "complex64", lambda: case(x.to(torch.complex64)))
-    _assert_raises(case, DtypeError, "list", lambda: case([1.0, 2.0]))  # type: ignore[arg-type]  # wrong on purpose
+    inputs = case.input()
+    for i, x in enumerate(inputs):
+        wrong: dict[str, Any] = {
+            "int64": x.long(),
+            "complex64": x.to(torch.complex64),
+            "list": [1.0, 2.0],
+        }
+        wrong |= {"float64": x.double()} if i else {}  # beside a first input in float32
+        for text, value in wrong.items():
+            given = [*inputs[:i], value, *inputs[i + 1 :]]
+            _assert_raises(case, DtypeError, text, functools.partial(case, *given))
+    for text, misfits in _misfits(case, inputs):
+        _assert_raises(case, ShapeError, text, functools.partial(case, *misfits))
     parameters = inspect.signature(case.record.function).parameters
     for name in REFUSED.keys() & parameters.keys():
         for value in REFUSED[name]:
-            _assert_raises(case, ArgumentError, name, functools.partial(case, x, **{name: value}))
+            call = functools.partial(case, *inputs, **{name: value})
+            _assert_raises(case, ArgumentError, name, call)
+
+
+def _misfits(case: Case, inputs: Tensors) -> Iterator[tuple[str, list[Any]]]:
+    """Yield inputs that do not fit together, with the name of the one that is to blame."""
+    known = {*case.record.inputs[0].named}
+    for i, one in enumerate(case.record.inputs[1:], 1):
+        x, named = inputs[i], one.named
+        misfits = [] if one.batched else [x[..., None], x[..., 0]]
+        misfits += [x.narrow(named.index(n) - len(named), 0, 1) for n in named if n in known]
+        known |= {*named}
+        yield from ((one.name, [*inputs[:i], misfit, *inputs[i + 1 :]]) for misfit in misfits)
 
 
 @check(lambda case: case.record.samples)
 def check_seed_errors(case: Case) -> None:
     """A seed beside a generator, and a tensor that is no seed, are refused."""
-    x, generator = case.input(), torch.Generator()
-    _assert_raises(case, ArgumentError, "generator", lambda: case(x, SEED, generator=generator))
-    _assert_raises(case, DtypeError, "int64", lambda: case(x, torch.tensor(1.0)))
-    _assert_raises(case, ShapeError, "0-d", lambda: case(x, torch.tensor([1, 2])))
+    call = functools.partial(case, *case.input())
+    _assert_raises(case, ArgumentError, "generator", lambda: call(generator=torch.Generator()))
+    _assert_raises(case, DtypeError, "int64", lambda: call(seed=torch.tensor(1.0)))
+    _assert_raises(case, ShapeError, "0-d", lambda: call(seed=torch.tensor([1, 2])))
 
 
-@check(lambda case: case.record.rows)
+def _has_mask(case: Case) -> bool:
+    return case.record.takes("dim") and case.record.takes("mask")
+
+
+@check(_has_mask)
 def check_row_errors(case: Case) -> None:
     """No row, no class, no such dimension, no such mask: each is refused."""
-    x = case.input()
-    _assert_raises(case, ShapeError, "0-d", lambda: case(x[0, 0]))
-    _assert_raises(case, ShapeError, "class", lambda: case(x[:, :0]))
-    _assert_raises(case, ShapeError, "dim", lambda: case(x, dim=2))
-    _assert_raises(case, ShapeError, "dim", lambda: case(x, dim=-3))
-    _assert_raises(case, DtypeError, "bool", lambda: case(x, mask=torch.ones_like(x)))
-    _assert_raises(case, ShapeError, "mask", lambda: case(x, mask=x[:, 1:] > 0))
-    _assert_raises(case, ShapeError, "mask", lambda: case(x, mask=x.expand(2, 3, -1) > 0))
+    x, *rest = case.input()
+    _assert_raises(case, ShapeError, "0-d", lambda: case(x[0, 0], *rest))
+    _assert_raises(case, ShapeError, "class", lambda: case(x[:, :0], *rest))
+    _assert_raises(case, ShapeError, "dim", lambda: case(x, *rest, dim=2))
+    _assert_raises(case, ShapeError, "dim", lambda: case(x, *rest, dim=-3))
+    _assert_raises(case, DtypeError, "bool", lambda: case(x, *rest, mask=torch.ones_like(x)))
+    _assert_raises(case, ShapeError, "mask", lambda: case(x, *rest, mask=x[:, 1:] > 0))
+    _assert_raises(case, ShapeError, "mask", lambda: case(x, *rest, mask=x.expand(2, 3, -1) > 0))
 
 
 def _assert_raises(
@@ -84,47 +110,50 @@ def _assert_raises(
 @check()
 def check_strict(case: Case) -> None:
     """Inside `strict()` an input without an outcome raises, naming the place; others don't."""
-    x = case.input()
-    y = case(x)
+    inputs = case.input()
+    outputs = case(*inputs)
     with strict():
-        assert_bits(case(x), y, f"{case}: value in strict()")
-        x[1, 2] = math.nan
-        place = "(1,)" if case.record.rows else "(1, 2)"
-        if case.record.rows or case.record.samples:
-            _assert_raises(case, ArgumentError, place, lambda: case(x))
+        assert_bits(case(*inputs), outputs, f"{case}: value in strict()")
+        inputs[0][1, 2] = math.nan
+        if case.record.outcome.everywhere:
+            case(*inputs)
         else:
-            case(x)
+            place = "(1,)" if case.record.inputs[0].named else "(1, 2)"
+            _assert_raises(case, ArgumentError, place, lambda: case(*inputs))
 
 
-@check(lambda case: case.record.rows)
+@check(_has_mask)
 def check_mask(case: Case) -> None:
     """A masked class has value 0 and gradient 0, as if it were not there."""
-    x, grad = case.input(8), case.of_value(case.input(8, seed=1))
+    inputs = case.input(8)
+    x, *rest = inputs
+    grad = case.incoming(inputs)
     mask = torch.tensor([True, False, True, True, False]).to(x.device)
-    y, gradient = case.pull(x, grad, mask=mask)
-    assert not bool(case.shown(y, x)[..., ~mask].any()), f"{case}: a masked class was chosen"
-    assert not bool(gradient[..., ~mask].any()), f"{case}: a masked class has a gradient"
+    outputs, gradients = case.pull(inputs, grad, mask=mask)
+    chosen = case.statistic(outputs, inputs)[..., ~mask]
+    assert not bool(chosen.any()), f"{case}: a masked class was chosen"
+    assert not bool(gradients[0][..., ~mask].any()), f"{case}: a masked class has a gradient"
     infinite = x.masked_fill(~mask, -math.inf)
-    infinite_y, infinite_gradient = case.pull(infinite, grad)
-    case.assert_same(y, infinite_y, "value under a mask against -inf")
-    assert_close(gradient, infinite_gradient, f"{case}: gradient under a mask against -inf")
-    none = case(x, mask=torch.zeros_like(mask))
+    infinite_outputs, infinite_gradients = case.pull([infinite, *rest], grad)
+    case.assert_same(outputs, infinite_outputs, "value under a mask against -inf")
+    assert_close(gradients, infinite_gradients, f"{case}: gradient under a mask against -inf")
+    none = case(*inputs, mask=torch.zeros_like(mask))[0]
     assert bool(none.isnan().all()), f"{case}: a value where no class is allowed"
 
 
-@check(lambda case: case.record.rows)
+@check(lambda case: case.record.takes("dim"))
 def check_dim(case: Case) -> None:
     """Classes along another dimension give what they give along the last, moved there."""
-    x, grad = case.input(2), case.of_value(case.input(2, seed=1))
-    last_y, last_gradient = case.pull(x, grad)
-
-    def moved(value: Tensor, source: int, to: int) -> Tensor:
-        return value if case.record.numbers else value.movedim(source, to)
-
+    inputs = case.input(2)
+    x, *rest = inputs
+    grad = case.incoming(inputs)
+    last_outputs, last_gradients = case.pull(inputs, grad)
     for dim in (0, 1, -2):
-        y, gradient = case.pull(x.movedim(-1, dim), moved(grad, -1, dim), dim=dim)
-        case.assert_same(moved(y, dim, -1), last_y, f"value along dim {dim}")
-        assert_close(gradient.movedim(dim, -1), last_gradient, f"{case}: gradient along dim {dim}")
+        moved = case.along([grad], -1, dim)[0]
+        outputs, (to_x, *others) = case.pull([x.movedim(-1, dim), *rest], moved, dim=dim)
+        case.assert_same(case.along(outputs, dim, -1), last_outputs, f"value along dim {dim}")
+        about = f"{case}: gradient along dim {dim}"
+        assert_close([to_x.movedim(dim, -1), *others], last_gradients, about)
 
 
 @check(lambda case: case.rule is not None)

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from ..core.errors import ArgumentError, StraightThroughError
 from ..core.rules import Derivative
-from .case import DTYPES, Case, assert_bits, assert_close, check
+from .case import DTYPES, Case, Tensors, check
+from .compare import assert_bits, assert_close
 
 
 @check()
 def check_gradient(case: Case) -> None:
-    """The gradient is that of the specification in float64, in all four dtypes.
+    """The gradients are those of the specification in float64, in all four dtypes.
 
     At edge cases too, up to where a derivative of the same formula overflows in narrower
     arithmetic: there, no NaN may come where the specification has none.
     """
     for dtype in DTYPES:
-        for x in (case.input(4, dtype=dtype), _moderate(case.special(dtype))):
-            assert_gradient(case, x)
-        x = case.special(dtype)
-        ones = torch.ones_like(case.of_value(x))
-        y, gradient = case.pull(x, ones)
-        invented = gradient.isnan() & ~case.gradient(x, y, ones).isnan()
-        assert not bool(invented.any()), f"{case}: gradient NaN at {x[invented].tolist()}, {dtype}"
+        special = case.special(dtype)
+        for inputs in (case.input(4, dtype=dtype), map(_moderate, special)):
+            assert_gradient(case, *inputs)
+        ones = torch.ones_like(case.incoming(special))
+        outputs, gradients = case.pull(special, ones)
+        specified = case.gradients(special, outputs, ones)
+        for x, got, due in zip(case.differentiable(special), gradients, specified, strict=True):
+            invented = got.isnan() & ~due.isnan()
+            about = f"{case}: gradient NaN at {x[invented].tolist()}, {dtype}"
+            assert not bool(invented.any()), about
 
 
-def assert_gradient(case: Case, x: Tensor) -> None:
-    """Assert the gradient at one input."""
-    grad = case.normal(*case.of_value(x).shape, dtype=x.dtype, seed=1)
-    y, gradient = case.pull(x, grad)
-    about = f"{case}: gradient at {x.flatten()[:4].tolist()}..."
-    for name in ("dtype", "device", "shape"):
-        got, due = getattr(gradient, name), getattr(x, name)
-        assert got == due, f"{about}: {name} is {got}, not {due}"
+def assert_gradient(case: Case, *inputs: Tensor) -> None:
+    """Assert the gradients at one input."""
+    grad = case.incoming(inputs)
+    outputs, gradients = case.pull(inputs, grad)
+    about = f"{case}: gradient at {inputs[0].flatten()[:4].tolist()}..."
+    for x, gradient in zip(case.differentiable(inputs), gradients, strict=True):
+        for name in ("dtype", "device", "shape"):
+            got, due = getattr(gradient, name), getattr(x, name)
+            assert got == due, f"{about}: {name} is {got}, not {due}"
     scale = float(grad.abs().max()) if grad.numel() else 0.0
-    assert_close(gradient, case.gradient(x, y, grad), about, scale)
+    assert_close(gradients, case.gradients(inputs, outputs, grad), about, scale)
 
 
 def _moderate(x: Tensor) -> Tensor:
@@ -67,69 +74,94 @@ def check_primitive(case: Case) -> None:
 
 @check()
 def check_double_backward(case: Case) -> None:
-    """The second derivative is that of the specification, and of finite differences.
+    """The second derivatives are those of the specification, and of finite differences.
 
     Where a rule draws noise that depends on the logits it is held, so that differences are
     taken along the incoming gradient alone.
     """
-    x = case.input(dtype=torch.float64).requires_grad_()
-    grad = case.of_value(case.input(dtype=torch.float64, seed=1)).requires_grad_()
-    weight = case.input(dtype=torch.float64, seed=2)
+    leaves = case.leaves(case.input(dtype=torch.float64))
+    grad = case.incoming(leaves).requires_grad_()
+    weights = case.differentiable(case.input(dtype=torch.float64, seed=2))
+    along = (*case.differentiable(leaves), grad)
 
-    def gradient(x: Tensor, grad: Tensor) -> Tensor:
-        return torch.autograd.grad(case(x), x, grad, create_graph=True)[0]
+    def gradients(inputs: Tensors, grad: Tensor) -> tuple[Tensor, ...]:
+        y = case(*inputs)[0]
+        return torch.autograd.grad(y, case.differentiable(inputs), grad, create_graph=True)
 
-    got = _derivatives(gradient(x, grad), (x, grad), weight)
-    specified = _derivatives(case.gradient(x, case(x).detach(), grad), (x, grad), weight)
-    for name, one, other in zip(("x", "grad"), got, specified, strict=True):
+    got = _derivatives(gradients(leaves, grad), along, weights)
+    outputs = [y.detach() for y in case(*leaves)]
+    specified = _derivatives(case.gradients(leaves, outputs, grad), along, weights)
+    named = [one.name for one in case.differentiable(case.record.inputs)]
+    for name, one, other in zip((*named, "grad"), got, specified, strict=True):
         assert_close(one, other, f"{case}: second derivative along {name}", 10.0)
+    _check_differences(case, gradients, leaves, grad)
+
+
+def _check_differences(
+    case: Case,
+    gradients: Callable[[Tensors, Tensor], tuple[Tensor, ...]],
+    leaves: Tensors,
+    grad: Tensor,
+) -> None:
     rule = case.rule or case.record.default
     held = rule is not None and rule.draws_noise
-    points = (x.detach(), grad) if held else (x, grad)
 
-    def along(x: Tensor, grad: Tensor) -> Tensor:
-        return gradient(x if x.requires_grad else x.clone().requires_grad_(), grad)
+    def along(grad: Tensor, *moving: Tensor) -> tuple[Tensor, ...]:
+        recorded = [x if x.requires_grad else x.clone().requires_grad_() for x in moving]
+        return gradients(case.replaced(leaves, recorded) if moving else leaves, grad)
 
+    points = (grad,) if held else (grad, *case.differentiable(leaves))
     try:
         torch.autograd.gradcheck(along, points, eps=1e-6, atol=1e-5, rtol=1e-4)
     except GradcheckError as error:
         raise AssertionError(f"{case}: second derivative against differences: {error}") from error
 
 
-def _derivatives(y: Tensor, inputs: tuple[Tensor, ...], weight: Tensor) -> tuple[Tensor, ...]:
-    """Return the gradients of `<weight, y>`; zeros where it does not depend on an input."""
-    return torch.autograd.grad(y, inputs, weight, materialize_grads=True)
+def _derivatives(y: Tensors, inputs: Tensors, weights: Tensors) -> tuple[Tensor, ...]:
+    """Return the gradients of the sum of `<weight, y>`; zeros where an input is not in it."""
+    moving = [(one, weight) for one, weight in zip(y, weights, strict=True) if one.requires_grad]
+    outputs, weighted = zip(*moving, strict=True)
+    return torch.autograd.grad(outputs, inputs, weighted, materialize_grads=True)
 
 
 @check()
 def check_repeated_backward(case: Case) -> None:
-    """Two backwards through one graph give the same gradient; they add up in `.grad`."""
-    x = case.input().requires_grad_()
-    grad = case.of_value(case.input(seed=1))
-    y = case(x)
-    once = torch.autograd.grad(y, x, grad, retain_graph=True)[0].clone()
+    """Two backwards through one graph give the same gradients; they add up in `.grad`."""
+    leaves = case.leaves(case.input())
+    grad, moving = case.incoming(leaves), case.differentiable(leaves)
+    y = case(*leaves)[0]
+    once = [2 * one for one in torch.autograd.grad(y, moving, grad, retain_graph=True)]
     y.backward(grad, retain_graph=True)
     y.backward(grad)
-    assert x.grad is not None
-    assert_bits(x.grad, 2 * once, f"{case}: gradient of two backwards")
+    assert_bits([x.grad for x in moving], once, f"{case}: gradient of two backwards")
 
 
 @check()
 def check_jvp(case: Case) -> None:
     """Forward mode is the transpose of reverse mode, or raises `StraightThroughError`."""
-    x, tangent = case.input(dtype=torch.float64), case.input(dtype=torch.float64, seed=1)
+    inputs = case.input(dtype=torch.float64)
+    tangents = case.differentiable(case.input(dtype=torch.float64, seed=1))
+    moving = case.differentiable(inputs)
+
+    def value(*moving: Tensor) -> Tensor:
+        return case(*case.replaced(inputs, moving))[0]
+
     if not case.record.forward_mode:
         try:
-            torch.func.jvp(case, (x,), (tangent,))
+            torch.func.jvp(value, moving, tangents)
         except StraightThroughError:
             return
         raise AssertionError(f"{case}: forward mode ran, and is declared to raise")
-    y, moved = torch.func.jvp(case, (x,), (tangent,))[:2]
-    case.assert_same(y, case(x), "value in forward mode")
-    assert (moved.dtype, moved.shape) == (x.dtype, x.shape), (
-        f"{case}: the tangent is {moved.dtype}, {moved.shape}, not {x.dtype}, {x.shape}"
+    y, moved = torch.func.jvp(value, moving, tangents)[:2]
+    case.assert_same([y], case(*inputs)[:1], "value in forward mode")
+    assert (moved.dtype, moved.shape) == (y.dtype, y.shape), (
+        f"{case}: the tangent is {moved.dtype}, {moved.shape}, not {y.dtype}, {y.shape}"
     )
     for seed in range(2, 5):
-        grad = case.input(dtype=torch.float64, seed=seed)
-        forward, reverse = (grad * moved).sum(), (case.pull(x, grad)[1] * tangent).sum()
+        grad = case.incoming(inputs, seed)
+        pairs = zip(case.pull(inputs, grad)[1], tangents, strict=True)
+        forward, reverse = (
+            (grad * moved).sum(),
+            torch.stack([(g * t).sum() for g, t in pairs]).sum(),
+        )
         assert_close(forward, reverse, f"{case}: <g, J t> against <J^T g, t>", 10.0)

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..core import kernels
 from ..core.rules import Rule, Saved
 from ..surrogates.window import Window, window_bits
-from .case import DTYPES, Case, assert_bits, assert_close, check
+from .case import DTYPES, Case, Tensors, check
+from .compare import assert_bits, assert_close
 
 FAILURE_RATE = 1e-6
 """How likely `check_frequencies` is to refuse a correct operator under a seed of one's own."""
@@ -26,55 +27,43 @@ FAILURE_RATE = 1e-6
 def check_hard_value(case: Case) -> None:
     """The value is the hard operation's own, bit for bit, in all four dtypes.
 
-    Of an operator that samples: 0 and 1 (or whole numbers, where it counts), one-hot where there
-    are rows, NaN where there is no outcome, and never an outcome of probability 0.
+    Of an operator that samples: what its outcome can be, NaN where there is none, and never an
+    outcome of probability 0.
     """
     for dtype in DTYPES:
-        for x in (case.special(dtype), case.input(4, dtype=dtype)):
-            assert_value(case, x)
+        for inputs in (case.special(dtype), case.input(4, dtype=dtype)):
+            assert_value(case, *inputs)
 
 
-def assert_value(case: Case, x: Tensor) -> None:
-    """Assert the value at one input."""
-    y, hard = case(x), case.hard(x)
-    about = f"{case}: value in {x.dtype}"
+def assert_value(case: Case, *inputs: Tensor) -> None:
+    """Assert what is returned for one input."""
+    outputs, about = case(*inputs), f"{case}: value in {inputs[0].dtype}"
+    for y, shape in zip(outputs, case.record.shapes(*inputs), strict=True):
+        dtype = inputs[0].dtype if y is outputs[0] else torch.int64
+        for name, due in (("dtype", dtype), ("shape", shape), ("device", inputs[0].device)):
+            assert getattr(y, name) == due, f"{about}: {name} is {getattr(y, name)}, not {due}"
     if not case.record.samples:
-        return assert_bits(y, hard, about)
-    shape = case.of_value(x).shape
-    assert (y.dtype, y.shape, y.device) == (x.dtype, shape, x.device), (
-        f"{about}: {y.dtype}, {y.shape}, {y.device}, not {x.dtype}, {shape}, {x.device}"
-    )
-    y = case.shown(y, x)
-    valid = ~hard.isnan()
-    if case.record.rows:
-        sums = y.double().sum(-1)[valid.all(-1)]
-        assert bool((sums == 1).all()), f"{about}: rows sum to {sums.tolist()}, not 1"
-    assert bool(y[~valid].isnan().all()), f"{about}: {y[~valid].tolist()} without an outcome"
-    got, mean = y[valid], hard[valid]
-    if case.record.counts:
-        whole = got.isfinite() & (got >= 0) & (got == got.floor())
-        assert bool(whole.all()), f"{about}: {got.tolist()}, not whole numbers from 0 on"
-        wrong = (mean == 0) & (got != 0)
-    else:
-        assert bool(((got == 0) | (got == 1)).all()), f"{about}: {got.tolist()}, not 0 and 1"
-        wrong = ((mean == 0) & (got != 0)) | ((mean == 1) & (got != 1))
-    assert not bool(wrong.any()), f"{about}: an outcome of probability 0 at {x.tolist()}"
-    return None
+        assert_bits(outputs, case.expected(*inputs), about)
+    try:
+        case.record.outcome.check(outputs, inputs, case.mean(*inputs))
+    except AssertionError as error:
+        raise AssertionError(f"{about}: {error}, at {inputs[0].tolist()}") from error
 
 
-@check(lambda case: case.record.samples and not case.record.counts and not case.soft)
+@check(lambda case: case.record.samples and case.record.outcome.indicates and not case.soft)
 def check_frequencies(case: Case) -> None:
-    """Draws of 0 and 1 come at the rates of the specified mean, in all four dtypes.
+    """Draws come at the rates of the specified mean, in all four dtypes.
 
-    Bernstein's inequality bounds each rate's error at `FAILURE_RATE` for all rates together. A
-    count's mean does not say its law.
+    Bernstein's inequality bounds each rate's error at `FAILURE_RATE` for all rates together. It is
+    left out where a mean does not say its law, as that of a count.
     """
     trials = 20_000
     for dtype in DTYPES:
-        x = case.input(dtype=dtype)
-        mean = case.hard(x)
-        rate = case.shown(case(x.expand(trials, *x.shape)), x).double().mean(0)
-        slack = math.log(2 * len(DTYPES) * x.numel() / FAILURE_RATE) / trials
+        inputs = case.input(dtype=dtype)
+        mean = case.mean(*inputs)
+        many = case.map(inputs, lambda x: x.expand(trials, *x.shape))
+        rate = case.statistic(case(*many), many).double().mean(0)
+        slack = math.log(2 * len(DTYPES) * mean.numel() / FAILURE_RATE) / trials
         bound = (2 * slack * mean * (1 - mean)).sqrt() + slack / 3
         off = ((rate - mean).abs() / bound).max()
         assert off <= 1, (
@@ -84,34 +73,43 @@ def check_frequencies(case: Case) -> None:
 
 @check()
 def check_layouts(case: Case) -> None:
-    """Dtype, device, shape, value and gradient don't depend on strides; nor do sizes 0 and 1."""
-    for name, x in layouts(case):
-        grad = case.normal(*case.of_value(x).shape, seed=1)
-        y, gradient = case.pull(x, grad)
-        plain_y, plain_gradient = case.pull(x.contiguous(), grad)
-        case.assert_same(y, plain_y, f"value of a {name} input")
+    """Dtype, device, shape, value and gradients don't depend on strides; nor do sizes 0 and 1."""
+    for name, inputs in layouts(case):
+        grad = case.normal(*case.record.shapes(*inputs)[0], seed=1)
+        outputs, gradients = case.pull(inputs, grad)
+        plain_outputs, plain = case.pull([x.contiguous() for x in inputs], grad)
+        case.assert_same(outputs, plain_outputs, f"value of a {name} input")
         about = f"{case}: gradient of a {name} input"
-        assert (gradient.dtype, gradient.device) == (x.dtype, x.device), about
-        assert_close(gradient, plain_gradient, about, scale=1.0)
+        for gradient, x in zip(gradients, case.differentiable(inputs), strict=True):
+            assert (gradient.dtype, gradient.device) == (x.dtype, x.device), about
+        assert_close(gradients, plain, about)
         strided = grad.mT.contiguous().mT if grad.ndim > 1 else grad
-        assert_close(case.pull(x, strided)[1], gradient, f"{about} and gradient", scale=1.0)
+        assert_close(case.pull(inputs, strided)[1], gradients, f"{about} and gradient")
 
 
-def layouts(case: Case) -> Iterator[tuple[str, Tensor]]:
-    """Yield a name and an input of every layout that fits the operator."""
-    x = case.input(2)
-    yield "transposed", x.transpose(0, 1)
-    yield "strided", case.input(4)[::2]
-    yield "expanded", case.input()[:1].expand(4, -1)
-    yield "size-1", x[:1, :1]
-    yield "one-dimensional", x[0, 0]
-    yield "empty", x[:0]
-    yield "four-dimensional", case.input(1, 3)
-    if case.record.rows:
-        yield "classes-first in memory", x.mT.contiguous().mT
+def layouts(case: Case) -> Iterator[tuple[str, Tensors]]:
+    """Yield a name and inputs of every layout that fits the operator."""
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "transposed": lambda x: x.transpose(0, 1),
+        "strided": lambda x: torch.stack([x, x], 1)[:, 0],
+        "expanded": lambda x: x[0, :1].expand(4, *x.shape[2:]),
+        "size-1": lambda x: x[:1, :1],
+        "one-dimensional": lambda x: x[0, 0],
+        "empty": lambda x: x[:0],
+        "four-dimensional": lambda x: x.unsqueeze(1),
+    }
+    if case.record.inputs[0].named:
+        ways["last dimension first in memory"] = _last_first
     else:
-        yield "0-d", x[0, 0, 0]
-        yield "row of no element", x[..., :0]
+        ways["0-d"] = lambda x: x[0, 0, 0]
+        ways["row of no element"] = lambda x: x[..., :0]
+    inputs = case.input(2)
+    for name, way in ways.items():
+        yield name, case.map(inputs, way, _last_first)
+
+
+def _last_first(x: Tensor) -> Tensor:
+    return x.mT.contiguous().mT
 
 
 @check()
@@ -120,19 +118,19 @@ def check_lean_forward(case: Case) -> None:
 
     All that may come on top where one is due is the packing of a window's bits.
     """
-    x, leaf = case.input(), case.input().requires_grad_()
+    inputs, leaves = case.input(), case.leaves(case.input())
     if case.rule is not None:
         refusing = dataclasses.replace(case, rule=_refusing(case, case.rule))
-        refusing(x)
-        refusing(leaf)
+        refusing(*inputs)
+        refusing(*leaves)
     rule = case.rule or case.record.default
     window = rule if isinstance(rule, Window) and rule.saved is Saved.WINDOW else None
     packing: Counter[str] = Counter()
     with kernels.disabled():  # a kernel is one operation, whatever it does
-        bare, recorded = _count_operations(case, x), _count_operations(case, leaf)
+        bare, recorded = _count_operations(case, inputs), _count_operations(case, leaves)
         if window is not None:
             sides = (1.0, window.window()[0], window.closed)
-            packing = _count_operations(lambda x: window_bits(x, *sides), x)
+            packing = _count_operations(lambda x: window_bits(x, *sides), inputs)
     assert bare <= recorded <= bare + packing, (
         f"{case}: forward runs {dict(recorded)} where a gradient is due, not {dict(bare)}"
     )
@@ -153,7 +151,7 @@ def _refusing(case: Case, rule: Rule) -> Rule:
     return twin
 
 
-def _count_operations(function: Callable[[Tensor], Tensor], x: Tensor) -> Counter[str]:
+def _count_operations(function: Callable[..., object], inputs: Tensors) -> Counter[str]:
     counts: Counter[str] = Counter()
 
     class Mode(TorchDispatchMode):
@@ -164,22 +162,23 @@ def _count_operations(function: Callable[[Tensor], Tensor], x: Tensor) -> Counte
             return function(*args, **(kwargs or {}))
 
     with Mode():
-        function(x)
+        function(*inputs)
     return counts
 
 
 @check()
 def check_no_grad(case: Case) -> None:
     """Where no gradient is due, the value is the same, carries no graph and saves nothing."""
-    x = case.input()
-    expected = case(x.clone().requires_grad_()).detach()
+    inputs = case.input()
+    expected = [y.detach() for y in case(*case.leaves(inputs))]
     with saved_tensors() as saved:
-        y = case(x)
+        outputs = case(*inputs)
         with torch.no_grad():
-            z = case(x.requires_grad_())
-    for value in (y, z):
-        assert_bits(value, expected, f"{case}: value without a gradient")
-        assert not value.requires_grad, f"{case}: the value requires a gradient that is not due"
+            others = case(*case.leaves(inputs))
+    for values in (outputs, others):
+        assert_bits(values, expected, f"{case}: value without a gradient")
+        due = any(value.requires_grad for value in values)
+        assert not due, f"{case}: the value requires a gradient that is not due"
     assert not saved, f"{case}: saved {[t.shape for t in saved]} where no gradient is due"
 
 
@@ -187,12 +186,11 @@ def check_no_grad(case: Case) -> None:
 def check_saved_bytes(case: Case) -> None:
     """What is kept for backward is at most what the record declares."""
     for dtype in DTYPES:
-        x = case.input(4, dtype=dtype).requires_grad_()
+        leaves = case.leaves(case.input(4, dtype=dtype))
         with saved_tensors() as saved:
-            y = case(x)
-        rows = x.numel() // x.shape[-1]
+            y = case(*leaves)[0]
         rule = case.rule or case.record.default
-        declared = case.record.saved_bytes(rule, x.numel(), x.element_size(), rows)
+        declared = case.record.saved_bytes(rule, *leaves)
         total = sum({t.untyped_storage().data_ptr(): t.nbytes for t in saved}.values())
         assert y.requires_grad, f"{case}: no gradient"
         assert total <= declared, (
@@ -215,24 +213,26 @@ def saved_tensors() -> Iterator[list[Tensor]]:
 
 @check()
 def check_aliasing(case: Case) -> None:
-    """The value is a tensor of its own, and neither pass writes into what it was given."""
-    x, grad = case.input(), case.of_value(case.input(seed=1))
-    before = x.clone(), grad.clone()
-    y, _ = case.pull(x, grad)
-    assert_bits(x, before[0], f"{case}: the input after both passes")
+    """What is returned has memory of its own, and neither pass writes into what it was given."""
+    inputs = case.input()
+    grad = case.incoming(inputs)
+    before = [x.clone() for x in inputs], grad.clone()
+    outputs, _ = case.pull(inputs, grad)
+    assert_bits(inputs, before[0], f"{case}: the input after both passes")
     assert_bits(grad, before[1], f"{case}: the incoming gradient after backward")
-    shared = y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+    given = {x.untyped_storage().data_ptr() for x in inputs}
+    shared = any(y.untyped_storage().data_ptr() in given for y in outputs)
     assert not shared, f"{case}: the value shares the input's memory"
 
 
 @check()
 def check_autocast(case: Case) -> None:
-    """Autocast changes neither the value nor the gradient, nor their dtype."""
+    """Autocast changes neither the value nor the gradients, nor their dtype."""
     for dtype in DTYPES:
-        x = case.input(dtype=dtype)
-        grad = case.of_value(case.input(dtype=dtype, seed=1))
-        y, gradient = case.pull(x, grad)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            cast_y, cast_gradient = case.pull(x, grad)
-        assert_bits(cast_y, y, f"{case}: value under autocast, {dtype}")
-        assert_bits(cast_gradient, gradient, f"{case}: gradient under autocast, {dtype}")
+        inputs = case.input(dtype=dtype)
+        grad = case.incoming(inputs)
+        outputs, gradients = case.pull(inputs, grad)
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            cast_outputs, cast_gradients = case.pull(inputs, grad)
+        assert_bits(cast_outputs, outputs, f"{case}: value under autocast, {dtype}")
+        assert_bits(cast_gradients, gradients, f"{case}: gradient under autocast, {dtype}")

@@ -16,9 +16,11 @@ from ...core.errors import (
     check_positive,
 )
 from ...core.noise import Seed, make_seed
+from ...core.outcomes import Binary
 from ...core.precision import cast, compute_dtype
 from ...core.registry import operator, resolve
 from ...core.rules import Derivative
+from ...core.signature import Input
 from ...estimators import Estimator, ReinMax
 from . import reference, specification
 from .operation import Concrete, Draw
@@ -45,24 +47,30 @@ def _check_stretch(gamma: object, zeta: object) -> tuple[Any, Any]:
     return low, high
 
 
-def _input_and_outcome(rule: object, numel: int, itemsize: int, rows: int) -> int:
-    return numel * itemsize + (numel + 7) // 8 + 8
+def _input_and_outcome(rule: object, logits: Tensor) -> int:
+    return logits.nbytes + (logits.numel() + 7) // 8 + 8
 
 
-def _input_and_seed(rule: object, numel: int, itemsize: int, rows: int) -> int:
-    return numel * itemsize + 8
+def _input_and_seed(rule: object, logits: Tensor) -> int:
+    return logits.nbytes + 8
+
+
+_COMMON = {
+    "room": "bernoulli",
+    "inputs": (Input("logits"),),
+    "outcome": Binary(),
+    "expected": specification.probability,
+}
 
 
 @operator(
-    room="bernoulli",
-    hard=specification.probability,
     gradient=specification.gradient,
     rule="estimator",
     fits=(Estimator, Derivative),
     default=ReinMax(),
     saved_bytes=_input_and_outcome,
-    samples=True,
     forward_mode=False,
+    **_COMMON,
 )
 def bernoulli(
     logits: Tensor | None = None,
@@ -124,12 +132,10 @@ def bernoulli(
 
 
 @operator(
-    room="bernoulli",
-    hard=specification.probability,
     gradient=specification.soft_gradient,
     saved_bytes=_input_and_seed,
     arguments={"hard": True, "tau": 0.5},
-    samples=True,
+    **_COMMON,
 )
 def binary_concrete(
     logits: Tensor | None = None,
@@ -184,12 +190,10 @@ def binary_concrete(
 
 
 @operator(
-    room="bernoulli",
-    hard=specification.probability,
     gradient=specification.soft_gradient,
     saved_bytes=_input_and_seed,
     arguments={"hard": True, "tau": 0.5, "gamma": -0.1, "zeta": 1.1},
-    samples=True,
+    **_COMMON,
 )
 def hard_concrete(
     logits: Tensor | None = None,

@@ -19,14 +19,14 @@ def probability(logits: Tensor, **_: object) -> Tensor:
 
 def gradient(
     rule: Estimator | Derivative, x: Tensor, y: Tensor, grad: Tensor, noise: Noise
-) -> Tensor:
+) -> tuple[Tensor]:
     """The surrogate's derivative, or the estimator's formula on the classes 0 and `x`."""
     if isinstance(rule, Derivative):
-        return grad.double() * rule.derivative(x.double())
+        return (grad.double() * rule.derivative(x.double()),)
     if rule.draws_noise:
         wide = compute_dtype(x.dtype)
-        return rule.binary_gradient(x.to(wide), y > 0, grad.to(wide), noise).double()
-    return Estimator.binary_gradient(rule, x.double(), y > 0, grad.double(), noise)
+        return (rule.binary_gradient(x.to(wide), y > 0, grad.to(wide), noise).double(),)
+    return (Estimator.binary_gradient(rule, x.double(), y > 0, grad.double(), noise),)
 
 
 def soft_gradient(
@@ -40,11 +40,12 @@ def soft_gradient(
     tau: float,
     gamma: float = 0.0,
     zeta: float = 1.0,
-) -> Tensor:
+) -> tuple[Tensor]:
     """The gradient of the soft gate under the same noise."""
     shift = logistic(uniform_like(x, noise)).double()
 
     def soft(logits: Tensor) -> Tensor:
         return stretch(torch.sigmoid((logits + shift) / tau), gamma, zeta)
 
-    return torch.func.vjp(soft, x.double())[1](grad.double())[0]
+    pulled: tuple[Tensor] = torch.func.vjp(soft, x.double())[1](grad.double())
+    return pulled

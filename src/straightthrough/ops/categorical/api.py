@@ -16,7 +16,9 @@ from ...core.errors import (
     check_rows,
 )
 from ...core.noise import Seed, make_seed
+from ...core.outcomes import ClassNumber, OneHot, TableRow
 from ...core.registry import operator, resolve
+from ...core.signature import Input
 from ...estimators import Estimator, GumbelST, MVEInteger, ReinMax, Softmax
 from . import specification
 from .operation import Argmax, Draw, GumbelSoftmax, Lookup, Number
@@ -29,21 +31,24 @@ def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Ten
     return rows if dim == -1 else rows.movedim(dim, -1), dim
 
 
-def _logits_and_index(rule: object, numel: int, itemsize: int, rows: int) -> int:
-    return numel * itemsize + 8 * rows + 8
+def _logits_and_index(rule: object, logits: Tensor) -> int:
+    return logits.nbytes + 8 * logits.shape[:-1].numel() + 8
+
+
+_LOGITS = Input("logits", "... C")
+_COMMON = {"room": "categorical", "inputs": (_LOGITS,)}
 
 
 @operator(
-    room="categorical",
-    hard=specification.probabilities,
+    outcome=OneHot(),
+    expected=specification.probabilities,
     gradient=specification.gradient,
     rule="estimator",
     fits=(Estimator,),
     default=ReinMax(),
     saved_bytes=_logits_and_index,
-    samples=True,
-    rows=True,
     forward_mode=False,
+    **_COMMON,
 )
 def categorical(
     logits: Tensor,
@@ -107,17 +112,15 @@ def categorical(
 
 
 @operator(
-    room="categorical",
-    hard=specification.probabilities,
+    outcome=ClassNumber(),
+    expected=specification.probabilities,
     gradient=specification.number_gradient,
     rule="estimator",
     fits=(Estimator,),
     default=MVEInteger(),
     saved_bytes=_logits_and_index,
-    samples=True,
-    rows=True,
-    numbers=True,
     forward_mode=False,
+    **_COMMON,
 )
 def categorical_integer(
     logits: Tensor,
@@ -183,12 +186,12 @@ def categorical_integer(
 
 
 @operator(
-    room="categorical",
-    hard=specification.first_largest,
+    outcome=OneHot(),
+    expected=specification.first_largest,
     gradient=specification.softmax_gradient,
     default=Softmax(),
-    saved_bytes=lambda rule, numel, itemsize, rows: numel * itemsize,
-    rows=True,
+    saved_bytes=lambda rule, logits: logits.nbytes,
+    **_COMMON,
 )
 def argmax(
     logits: Tensor, *, tau: float = 1.0, dim: int = -1, mask: Tensor | None = None
@@ -231,15 +234,14 @@ def argmax(
 
 
 @operator(
-    room="categorical",
-    hard=specification.probabilities,
+    outcome=OneHot(),
+    expected=specification.probabilities,
     gradient=specification.gradient,
     default=GumbelST(),
     saved_bytes=_logits_and_index,
     arguments={"hard": True},
-    samples=True,
-    rows=True,
     forward_mode=False,
+    **_COMMON,
 )
 def gumbel_softmax(
     logits: Tensor,
@@ -301,6 +303,18 @@ def gumbel_softmax(
     return y if dim == -1 else y.movedim(-1, dim)
 
 
+@operator(
+    room="categorical",
+    inputs=(_LOGITS, Input("table", "C D")),
+    outcome=TableRow(),
+    expected=specification.probabilities_of_rows,
+    gradient=specification.lookup_gradient,
+    rule="estimator",
+    fits=(Estimator,),
+    default=ReinMax(),
+    saved_bytes=lambda rule, logits, table: _logits_and_index(rule, logits) + table.nbytes,
+    forward_mode=False,
+)
 def categorical_lookup(
     logits: Tensor,
     table: Tensor,
@@ -315,7 +329,8 @@ def categorical_lookup(
 
     Forward: `y = table[x]`, x drawn from `softmax(logits)`. Backward: `dL/dtable` gathers the
     gradients of each row's picks; `dL/dlogits = estimator.vjp(logits, x, dL/dy @ table^T)`.
-    Value and gradients are those of `st.categorical(logits) @ table` under the same seed.
+    Value and gradients are those of `st.categorical(logits) @ table` under the same seed, computed
+    in float32 for half precision.
 
     Args:
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
@@ -334,7 +349,7 @@ def categorical_lookup(
         ShapeError: if the table is not `(C, D)`, or `dim` or the mask does not fit.
         ArgumentError: if the estimator is unknown, or both `seed` and `generator` are given.
 
-    Edge cases: rows without an outcome give NaN, as in `st.categorical`.
+    Edge cases: rows without an outcome give NaN, as in `st.categorical`, and to the table nothing.
 
     Higher order: as `st.categorical`.
 

@@ -59,17 +59,20 @@ class Lookup(Operation):
     def backward(
         self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        index, grad = index.reshape(-1), grad.reshape(-1, grad.shape[-1])
+        wide = table.to(compute_dtype(table.dtype))
+        index, grad = index.reshape(-1), grad.reshape(-1, grad.shape[-1]).to(wide.dtype)
         noise = Noise(seed, *self.place)
-        to_table = torch.zeros_like(table).index_add(0, index.clamp(min=0), grad)
+        # A row without an outcome, whose index is -1, adds to one beyond the table.
+        sums = wide.new_zeros(len(wide) + 1, wide.shape[-1])
+        to_table = sums.index_add(0, index % len(sums), grad)[:-1]
 
         def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
             with torch.autocast(grad.device.type, enabled=False):
-                to_one_hot = grad @ table.T
+                to_one_hot = grad @ wide.T
             return self.estimator.backward(logits, index, to_one_hot, noise.after(first))
 
         to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
-        return to_logits.reshape(logits.shape), to_table, None
+        return to_logits.reshape(logits.shape), narrowed(to_table, table.dtype), None
 
 
 @dataclass(frozen=True)

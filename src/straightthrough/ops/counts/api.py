@@ -8,7 +8,9 @@ from torch import Tensor
 from ...core.engine import apply
 from ...core.errors import ArgumentError, check_outcomes, check_positive
 from ...core.noise import Seed, make_seed
+from ...core.outcomes import Count
 from ...core.registry import operator, resolve
+from ...core.signature import Input
 from ...estimators import Fini
 from ..bernoulli.api import parameter
 from . import families, specification
@@ -65,19 +67,19 @@ def _draw(
 
 _COMMON = {
     "room": "counts",
+    "outcome": Count(),
     "rule": "estimator",
     "fits": (Fini,),
     "default": Fini(),
-    "saved_bytes": lambda rule, numel, itemsize, rows: 2 * numel * itemsize,
-    "samples": True,
-    "counts": True,
+    "saved_bytes": lambda rule, x: 2 * x.nbytes,
 }
+_OF_LOGITS = {"inputs": (Input("logits"),), **_COMMON}
 
 
 @operator(
-    hard=specification.mean_of(specification.poisson),
+    inputs=(Input("log_rate"),),
+    expected=specification.mean_of(specification.poisson),
     gradient=specification.gradient_of(specification.poisson, lambda log_rate: 1.0),
-    parameter="log_rate",
     **_COMMON,
 )
 def poisson(
@@ -136,10 +138,10 @@ def poisson(
 
 
 @operator(
-    hard=specification.mean_of(specification.binomial, bounded=True),
+    expected=specification.mean_of(specification.binomial, bounded=True),
     gradient=specification.gradient_of(specification.binomial, lambda logits: 1.0),
     arguments={"total_count": 10},
-    **_COMMON,
+    **_OF_LOGITS,
 )
 def binomial(
     logits: Tensor | None = None,
@@ -198,9 +200,9 @@ def binomial(
 
 
 @operator(
-    hard=specification.mean_of(specification.geometric),
+    expected=specification.mean_of(specification.geometric),
     gradient=specification.gradient_of(specification.geometric, lambda x: -torch.sigmoid(x)),
-    **_COMMON,
+    **_OF_LOGITS,
 )
 def geometric(
     logits: Tensor | None = None,
@@ -251,12 +253,12 @@ def geometric(
 
 
 @operator(
-    hard=specification.mean_of(specification.negative_binomial),
+    expected=specification.mean_of(specification.negative_binomial),
     gradient=specification.gradient_of(
         specification.negative_binomial, lambda logits: torch.sigmoid(-logits)
     ),
     arguments={"total_count": 2.5},
-    **_COMMON,
+    **_OF_LOGITS,
 )
 def negative_binomial(
     logits: Tensor | None = None,

@@ -60,7 +60,7 @@ def mean_of(moments: Callable[..., Central], bounded: bool = False) -> Callable[
 
 def gradient_of(
     moments: Callable[..., Central], slope: Callable[[Tensor], Tensor | float]
-) -> Callable[..., Tensor]:
+) -> Callable[..., tuple[Tensor]]:
     """Return the specification of the backward; `slope` is the natural parameter's in x.
 
     The weight is the projection onto the polynomials 1, `d = z - mean` and
@@ -69,7 +69,7 @@ def gradient_of(
 
     def gradient(
         rule: Fini, x: Tensor, y: Tensor, grad: Tensor, noise: Noise, **arguments: float
-    ) -> Tensor:
+    ) -> tuple[Tensor]:
         x = x.double()
         mean, variance, third, fourth = moments(x, **arguments)
         certain = variance == 0
@@ -83,6 +83,6 @@ def gradient_of(
             wanted = fourth / 3 - third.square() / (2 * v) - v.square()
             weight = weight + wanted / norm * polynomial
         gradient = torch.where(certain, 0, weight * slope(x)) * grad.double()
-        return gradient.masked_fill(y.isnan(), torch.nan)
+        return (gradient.masked_fill(y.isnan(), torch.nan),)
 
     return gradient

@@ -7,16 +7,17 @@ from torch import Tensor
 
 from ...core.engine import apply
 from ...core.errors import ArgumentError, check_at_least, check_floating, check_number
+from ...core.outcomes import Elementwise
 from ...core.registry import operator, resolve
 from ...core.rules import Derivative, Saved
+from ...core.signature import Input
 from ...surrogates import Clipped, Identity, Sigmoid
 from . import reference, specification
 from .operation import Pointwise
 
 
-def _what_the_rule_needs(rule: Derivative, numel: int, itemsize: int, rows: int) -> int:
-    needed = {Saved.NOTHING: 0, Saved.INPUT: numel * itemsize, Saved.WINDOW: (numel + 7) // 8}
-    return needed[rule.saved]
+def _what_the_rule_needs(rule: Derivative, x: Tensor) -> int:
+    return {Saved.NOTHING: 0, Saved.INPUT: x.nbytes, Saved.WINDOW: (x.numel() + 7) // 8}[rule.saved]
 
 
 def _apply(
@@ -33,6 +34,8 @@ def _apply(
 
 _COMMON = {
     "room": "pointwise",
+    "inputs": (Input("x"),),
+    "outcome": Elementwise(),
     "rule": "surrogate",
     "fits": (Derivative,),
     "gradient": specification.gradient,
@@ -40,7 +43,7 @@ _COMMON = {
 }
 
 
-@operator(hard=reference.sign, default=Clipped(), **_COMMON)
+@operator(expected=reference.sign, default=Clipped(), **_COMMON)
 def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
     """The sign, +1 or -1, with a surrogate gradient.
 
@@ -78,7 +81,7 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
 
 
 @operator(
-    hard=reference.heaviside,
+    expected=reference.heaviside,
     default=Sigmoid(),
     arguments={"threshold": 0.3},
     **_COMMON | {"gradient": specification.gradient_at_threshold},
@@ -121,7 +124,7 @@ def heaviside(
     return _apply(x, surrogate, "heaviside", threshold, centre=threshold)
 
 
-@operator(hard=torch.round, default=Identity(), **_COMMON)
+@operator(expected=torch.round, default=Identity(), **_COMMON)
 def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     """Rounding to the nearest integer, half to even, with a surrogate gradient.
 
@@ -154,7 +157,7 @@ def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     return _apply(x, surrogate, "round")
 
 
-@operator(hard=torch.floor, default=Identity(), **_COMMON)
+@operator(expected=torch.floor, default=Identity(), **_COMMON)
 def floor(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     """Rounding down, with a surrogate gradient.
 
@@ -184,7 +187,7 @@ def floor(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     return _apply(x, surrogate, "floor")
 
 
-@operator(hard=torch.ceil, default=Identity(), **_COMMON)
+@operator(expected=torch.ceil, default=Identity(), **_COMMON)
 def ceil(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     """Rounding up, with a surrogate gradient.
 
@@ -214,7 +217,7 @@ def ceil(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     return _apply(x, surrogate, "ceil")
 
 
-@operator(hard=torch.trunc, default=Identity(), **_COMMON)
+@operator(expected=torch.trunc, default=Identity(), **_COMMON)
 def trunc(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     """Rounding towards 0, with a surrogate gradient.
 
@@ -244,7 +247,7 @@ def trunc(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     return _apply(x, surrogate, "trunc")
 
 
-@operator(hard=torch.clamp, default=Identity(), arguments={"min": -1.0, "max": 1.0}, **_COMMON)
+@operator(expected=torch.clamp, default=Identity(), arguments={"min": -1.0, "max": 1.0}, **_COMMON)
 def clamp(x: Tensor, min: float, max: float, *, surrogate: Derivative | str = Identity()) -> Tensor:
     """Clamping to a range, with a gradient that does not die outside it.
 
@@ -283,7 +286,7 @@ def clamp(x: Tensor, min: float, max: float, *, surrogate: Derivative | str = Id
     return _apply(x, surrogate, "clamp", min, max)
 
 
-@operator(hard=reference.ternary, default=Clipped(), arguments={"threshold": 0.5}, **_COMMON)
+@operator(expected=reference.ternary, default=Clipped(), arguments={"threshold": 0.5}, **_COMMON)
 def ternary(x: Tensor, threshold: float, *, surrogate: Derivative | str = Clipped()) -> Tensor:
     """The sign with a dead zone, -1, 0 or +1, with a surrogate gradient.
 

@@ -10,13 +10,13 @@ from ...core.rules import Derivative
 
 def gradient(
     rule: Derivative, x: Tensor, y: Tensor, grad: Tensor, noise: Noise, **_: float
-) -> Tensor:
+) -> tuple[Tensor]:
     """`grad * derivative(x)`."""
-    return grad.double() * rule.derivative(x.double())
+    return (grad.double() * rule.derivative(x.double()),)
 
 
 def gradient_at_threshold(
     rule: Derivative, x: Tensor, y: Tensor, grad: Tensor, noise: Noise, *, threshold: float
-) -> Tensor:
+) -> tuple[Tensor]:
     """`grad * derivative(x - threshold)`."""
-    return grad.double() * rule.derivative(x.double() - threshold)
+    return (grad.double() * rule.derivative(x.double() - threshold),)

@@ -12,8 +12,10 @@ from ...core.errors import (
     check_positive,
     check_rows,
 )
+from ...core.outcomes import KHot
 from ...core.registry import operator, resolve
 from ...core.rules import Relaxation
+from ...core.signature import Input
 from ...estimators import Softmax
 from ...estimators.base import is_one
 from . import specification
@@ -22,14 +24,15 @@ from .operation import TopK
 
 @operator(
     room="subset",
-    hard=specification.first_largest,
+    inputs=(Input("scores", "... C"),),
+    outcome=KHot(),
+    expected=specification.first_largest,
     gradient=specification.gradient,
     rule="estimator",
     fits=(Relaxation,),
     default=Softmax(),
-    saved_bytes=lambda rule, numel, itemsize, rows: numel * itemsize,
+    saved_bytes=lambda rule, scores: scores.nbytes,
     arguments={"k": 2},
-    rows=True,
 )
 def topk(
     scores: Tensor,

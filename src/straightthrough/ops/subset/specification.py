@@ -19,7 +19,7 @@ def first_largest(scores: Tensor, k: int) -> Tensor:
 
 def gradient(
     rule: Relaxation, scores: Tensor, y: Tensor, grad: Tensor, noise: Noise, *, k: int
-) -> Tensor:
+) -> tuple[Tensor]:
     """The gradient of `k * soft`, NaN in a row that holds one."""
     gradient = k * torch.func.vjp(rule.soft, scores.double())[1](grad.double())[0]
-    return gradient.masked_fill(scores.isnan().any(-1, keepdim=True), torch.nan)
+    return (gradient.masked_fill(scores.isnan().any(-1, keepdim=True), torch.nan),)
