@@ -120,7 +120,7 @@ def test_lines_of_native_sources_are_short(source: Path) -> None:
 
 
 def test_files_are_short() -> None:
-    folders = [ROOT / name for name in ("src", "tests", "docs", "benchmarks")]
+    folders = [ROOT / name for name in ("src", "tests", "tools", "docs", "benchmarks")]
     files = [
         f for folder in folders for kind in ("py", "cpp", "h") for f in folder.rglob(f"*.{kind}")
     ]
@@ -132,7 +132,7 @@ def test_files_are_short() -> None:
 
 def test_silenced_warnings_have_a_reason() -> None:
     silenced = re.compile(r"# (type: ignore|noqa)(?!(\[[\w-]+\]|: [A-Z]+\d+)  # \w)")
-    folders = [ROOT / name for name in ("src", "tests", "docs")]
+    folders = [ROOT / name for name in ("src", "tests", "tools", "docs")]
     bare = [
         f"{relative(file)}:{number}"
         for folder in folders
