@@ -145,7 +145,7 @@ def test_no_imports_go_in_circles() -> None:
 
 
 def test_files_are_short() -> None:
-    folders = [ROOT / name for name in ("src", "tests", "docs", "benchmarks")]
+    folders = [ROOT / name for name in ("src", "tests", "tools", "docs", "benchmarks")]
     files = [
         f for folder in folders for kind in ("py", "cpp", "h") for f in folder.rglob(f"*.{kind}")
     ]
@@ -157,7 +157,7 @@ def test_files_are_short() -> None:
 
 def test_silenced_warnings_have_a_reason() -> None:
     silenced = re.compile(r"# (type: ignore|noqa)(?!(\[[\w-]+\]|: [A-Z]+\d+)  # \w)")
-    folders = [ROOT / name for name in ("src", "tests", "docs", "benchmarks")]
+    folders = [ROOT / name for name in ("src", "tests", "tools", "docs", "benchmarks")]
     bare = [
         f"{relative(file)}:{number}"
         for folder in folders

@@ -17,12 +17,12 @@ struct Drawn : Row<T, Across, S> {
       if (!Across || r < row.count)
         chosen[r] = std::max<int64_t>(index[row.first + (Across ? r : 0)], 0);
     peak = row.peak();
-    grad_chosen = row.grad.pick(chosen);
+    grad_chosen = row.t.pick(row.grads.from, chosen);
   }
-  Vec<T> weight(int64_t i) const { return exp(this->x[i] - peak); }
-  Vec<T> weight(int64_t i, T inverse_tau) const { return exp((this->x[i] - peak) * inverse_tau); }
+  Vec<T> weight(int64_t i) const { return exp(this->x(i) - peak); }
+  Vec<T> weight(int64_t i, T inverse_tau) const { return exp((this->x(i) - peak) * inverse_tau); }
   // The gradient to the one-hot, less its entry at the outcome.
-  Vec<T> g(int64_t i) const { return this->grad[i] - grad_chosen; }
+  Vec<T> g(int64_t i) const { return this->grad(i) - grad_chosen; }
 };
 
 // What a formula given the outcome reads.
@@ -45,7 +45,7 @@ struct StraightThrough : OfOutcome {
       return std::array<Vec<T>, 2>{w, w * r.g(i)};
     });
     const Vec<T> mean = weighted / total, factor = inverse / total;
-    for (int64_t i = 0; i < r.t.size(); ++i) r.out.put(i, r.t.at(e, i) * factor * (r.g(i) - mean));
+    for (int64_t i = 0; i < r.t.size(); ++i) r.put(i, r.t.at(e, i) * factor * (r.g(i) - mean));
   }
 };
 
@@ -63,8 +63,8 @@ struct ReinMax : OfOutcome {
       return std::array<Vec<T>, 2>{w, other};
     });
     const Vec<T> factor = T(0.5) / total;
-    for (int64_t i = 0; i < r.t.size(); ++i) r.out.put(i, r.t.at(others, i) * factor);
-    r.out.set(r.chosen, -weighted * factor);
+    for (int64_t i = 0; i < r.t.size(); ++i) r.put(i, r.t.at(others, i) * factor);
+    r.t.set(r.out, r.chosen, -weighted * factor);
   }
 
  private:
@@ -86,7 +86,7 @@ struct ReinMax : OfOutcome {
     for (int64_t i = 0; i < r.t.size(); ++i) {
       const Vec<T> g = r.g(i), m = r.t.at(warm, i) * warm_factor;
       const Vec<T> middle = r.t.classes_at(i) == r.chosen ? m + T(0.5) : m;
-      r.out.put(i, T(2) * middle * (g - middle_mean) - r.t.at(e, i) * factor * (g - mean));
+      r.put(i, T(2) * middle * (g - middle_mean) - r.t.at(e, i) * factor * (g - mean));
     }
   }
 };
@@ -117,7 +117,7 @@ struct Gumbel : OfOutcome {
       return std::array<Vec<T>, 1>{w};
     });
     for (int64_t k = 0; k < samples; ++k) {
-      const auto tag = static_cast<uint32_t>(philox::kConditional + 256 * k);
+      const uint32_t tag = philox::conditional(k);
       r.t.with_uniforms(r.seed, r.position, tag,
                         [&](int64_t i, Vec<T> u) { r.t.put(noise, i, u); });
       if (apart)
@@ -138,7 +138,7 @@ struct Gumbel : OfOutcome {
         if (k + 1 < samples)
           r.t.put(so_far, i, all);
         else
-          r.out.put(i, all);
+          r.put(i, all);
       }
     }
   }

@@ -66,7 +66,7 @@ void over_draws(int64_t begin, int64_t end, uint64_t seed, int64_t offset, int64
     const int64_t stop = std::min(end, first + most);
     T total[most + lanes<T>]{};
     for (int64_t k = 0; k < samples; ++k) {
-      const auto tag = static_cast<uint32_t>(philox::kConditional + 256 * k);
+      const uint32_t tag = philox::conditional(k);
       with_uniforms<T>(first, stop, seed, offset, tag, [&](int64_t i, int64_t n, Vec<T> u) {
         T* sum = total + i - first;
         simd::store<T>(sum, simd::load<T>(sum, n, T(0)) + f(i, n, u), n);
@@ -90,14 +90,14 @@ Tensor backward(const Rule& rule, const Tensor& given, const Tensor& outcome,
   dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    const Input<S> from(x), g(grad);
-    const Result<S> to(result);
+    const Reader<T, S> from{in<S>(x), T(0)}, g{in<S>(grad), T(0)};
+    const Writer<T, S> to{out<S>(result)};
     const auto slope = [=](int64_t i, auto n, Vec<T> u) {
-      return rule(from.get(i, n, T(0)), load_bits<T>(bit, i, n), u);
+      return rule(from.next(i, n), load_bits<T>(bit, i, n), u);
     };
     const auto scale = [=](int64_t i, auto n, Vec<T> mean) {
-      const Vec<T> own = g.get(i, n, T(0)) * mean;
-      to.put(i, rule.steep() ? saturated<S>(own) : own, n);
+      const Vec<T> own = g.next(i, n) * mean;
+      to.next(i, rule.steep() ? saturated<S>(own) : own, n);
     };
     const auto vector = [=](int64_t i, auto n, Vec<T> u) { scale(i, n, slope(i, n, u)); };
     over_elements(x.numel(), kNoisyGrain, [=](int64_t begin, int64_t end) {

@@ -11,15 +11,15 @@ template <class T, bool Across, class S, class F>
 void pull(const Row<T, Across, S>& r, Vec<T> peak, Vec<T> times, const F& weight) {
   const Vec<T> none = broadcast(-std::numeric_limits<T>::infinity());
   const Vec<T> likeliest =
-      r.t.most([&](int64_t i) { return r.x[i] == peak ? r.grad[i] : none; });
+      r.t.most([&](int64_t i) { return r.x(i) == peak ? r.grad(i) : none; });
   const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
     const Vec<T> w = weight(i);
     r.t.put(r.scratch[0], i, w);
-    return std::array<Vec<T>, 2>{w, w * (r.grad[i] - likeliest)};
+    return std::array<Vec<T>, 2>{w, w * (r.grad(i) - likeliest)};
   });
   const Vec<T> mean = weighted / total, factor = times / total;
   for (int64_t i = 0; i < r.t.size(); ++i)
-    r.out.put(i, r.t.at(r.scratch[0], i) * factor * ((r.grad[i] - likeliest) - mean));
+    r.put(i, r.t.at(r.scratch[0], i) * factor * ((r.grad(i) - likeliest) - mean));
 }
 
 struct SoftmaxBackward {
@@ -27,7 +27,7 @@ struct SoftmaxBackward {
   double tau;
   template <class T, bool Across, class S>
   void operator()(const Row<T, Across, S>& r) const {
-    pull(r, r.peak(), broadcast(T(1) / T(tau)), [&](int64_t i) { return r.x[i]; });
+    pull(r, r.peak(), broadcast(T(1) / T(tau)), [&](int64_t i) { return r.x(i); });
   }
 };
 
@@ -41,7 +41,7 @@ struct SoftmaxGradient {
     const Vec<T> peak = r.peak(), top = at_most(most, peak), zero{};
     const T inverse = T(1) / T(tau);
     const Vec<T> times = select(less_equal(peak, top), zero + T(scale) * inverse, zero);
-    pull(r, peak, times, [&](int64_t i) { return exp(at_most(T(0), (r.x[i] - top) * inverse)); });
+    pull(r, peak, times, [&](int64_t i) { return exp(at_most(T(0), (r.x(i) - top) * inverse)); });
   }
 };
 

@@ -1,5 +1,5 @@
 // Derivatives of pointwise rules: a functor a class that is `fused`, of the same name.
-#include "../core/native/operators.h"
+#include "../core/native/elementwise.h"
 
 namespace {
 
@@ -156,19 +156,8 @@ Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
   const bool steep = !(rule.derivative(Vec<double>{})[0] <= 1);  // all are greatest at 0
   const Tensor x = ordered(given), grad = ordered_grad(given_grad, given);
   Tensor result = fresh_like(x);
-  dispatch(dtype_of(x), [&](auto compute, auto stored) {
-    using T = decltype(compute);
-    using S = decltype(stored);
-    const Input<S> from(x), g(grad);
-    const Result<S> to(result);
-    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        const Vec<T> slope = rule.derivative(from.get(i, n, T(0)));
-        const Vec<T> own = g.get(i, n, T(0)) * slope;
-        to.put(i, steep ? saturated<S>(own) : own, n);
-      });
-    });
-  });
+  elementwise(std::tuple{Numbers{x}, Numbers{grad}}, std::tuple{Gradient{result, steep}},
+              [=](auto v, auto g) { return g * rule.derivative(v); });
   return result;
 }
 

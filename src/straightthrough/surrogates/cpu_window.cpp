@@ -9,17 +9,8 @@ Tensor window_bits(const Tensor& given, double centre, double bound, bool closed
   check_floating("x", given);
   const Tensor x = ordered(given);
   Tensor bits = fresh_bits(x.numel());
-  uint8_t* to = out<uint8_t>(bits);
-  dispatch(dtype_of(x), [&](auto compute, auto stored) {
-    using T = decltype(compute);
-    const Input<decltype(stored)> from(x);
-    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        const Vec<T> v = from.get(i, n, std::numeric_limits<T>::quiet_NaN());
-        store_bits<T>(to, i, inside(v, centre, bound, closed), n);
-      });
-    });
-  });
+  elementwise(std::tuple{Numbers{x}}, std::tuple{Bits{bits}},
+              [=](auto v) { return inside(v, centre, bound, closed); });
   return bits;
 }
 
@@ -28,20 +19,8 @@ Tensor window_gradient(const Tensor& given, const Tensor& truth, double inner, d
   const Tensor grad = ordered(given), bits = packed("bits", truth, given);
   Tensor result = fresh_like(grad);
   const bool steep = std::max(std::abs(inner), std::abs(outer)) > 1;
-  const uint8_t* bit = in<uint8_t>(bits);
-  dispatch(dtype_of(grad), [&](auto compute, auto stored) {
-    using T = decltype(compute);
-    using S = decltype(stored);
-    const Input<S> g(grad);
-    const Result<S> to(result);
-    over_elements(grad.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        const Vec<T> slope = where<Vec<T>>(load_bits<T>(bit, i, n), inner, outer);
-        const Vec<T> own = g.get(i, n, T(0)) * slope;
-        to.put(i, steep ? saturated<S>(own) : own, n);
-      });
-    });
-  });
+  elementwise(std::tuple{Numbers{grad}, Bits{bits}}, std::tuple{Gradient{result, steep}},
+              [=](auto g, auto truth) { return g * where<decltype(g)>(truth, inner, outer); });
   return result;
 }
 

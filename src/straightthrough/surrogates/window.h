@@ -1,6 +1,6 @@
 // Windows: whether |x - centre| is within a bound.
 #pragma once
-#include "../core/native/operators.h"
+#include "../core/native/elementwise.h"
 
 namespace window {
 

@@ -1,4 +1,4 @@
-// Tensors in memory: new ones, and how kernels read and write them in order.
+// Tensors in memory: new ones, and whose elements are in order.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "simd.h"
+#include "stored.h"
 
 namespace operators {
 
@@ -25,7 +25,7 @@ const S* in(const Tensor& x) {
   return static_cast<const S*>(x.const_data_ptr());
 }
 template <class S>
-S* out(Tensor& x) {
+S* out(const Tensor& x) {
   return static_cast<S*>(x.mutable_data_ptr());
 }
 
@@ -87,45 +87,5 @@ inline bool is_dense(const Tensor& x) {
   }
   return true;
 }
-
-// ---- inputs and results ----
-
-// So many elements on is fetched while there is more to compute than to read or to write.
-template <class S>
-constexpr int64_t kAhead = 4096 / sizeof(S);
-
-// What a kernel reads, in order.
-template <class S>
-class Input {
- public:
-  explicit Input(const Tensor& x) : from_(in<S>(x)) {}
-
-  // Element i and those after it, `rest` beyond the first `count`.
-  template <class T, class Count>
-  ALWAYS_INLINE simd::Vec<T> get(int64_t i, Count count, T rest) const {
-    __builtin_prefetch(from_ + i + kAhead<S>);
-    return simd::load<T>(from_ + i, count, rest);
-  }
-
- private:
-  const S* from_;
-};
-
-// What a kernel writes, in order: the memory that comes next is fetched too, in vain, but in time.
-template <class S>
-class Result {
- public:
-  explicit Result(Tensor& y) : to_(out<S>(y)) {}
-
-  // The first `count` elements of `x`, to element i and those after it.
-  template <class V, class Count>
-  ALWAYS_INLINE void put(int64_t i, V x, Count count) const {
-    __builtin_prefetch(to_ + i + kAhead<S>, 1);
-    simd::store<S>(to_ + i, x, count);
-  }
-
- private:
-  S* to_;
-};
 
 }  // namespace operators

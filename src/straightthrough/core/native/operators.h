@@ -1,4 +1,4 @@
-// What every cpu.cpp is made of: dtypes, elementwise work, bits.
+// What every cpu.cpp is made of: dtypes, ranges of elements, bits.
 #pragma once
 #include <algorithm>
 
@@ -14,8 +14,17 @@ template <class F>
 void dispatch(int32_t dtype, const F& f) {
   if (dtype == kFloat32) return f(float{}, float{});
   if (dtype == kFloat64) return f(double{}, double{});
-  if (dtype == kBFloat16) return f(float{}, simd::bfloat16{});
-  f(float{}, simd::float16{});
+  if (dtype == kBFloat16) return f(float{}, simd::BFloat16{});
+  f(float{}, simd::Float16{});
+}
+
+// A number rounded to the dtype of `x`.
+inline double rounded(double given, const Tensor& x) {
+  double result = given;
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
+    result = simd::widen(simd::narrow<decltype(stored)>(decltype(compute)(given)));
+  });
+  return result;
 }
 
 // The gradient with its elements in order, as `x` is.
@@ -25,8 +34,6 @@ inline Tensor ordered_grad(const Tensor& grad, const Tensor& x) {
 }
 
 // ---- elementwise work ----
-
-constexpr int64_t kGrain = 32768;  // elements that one thread takes at least
 
 // Call f(begin, end) for ranges of at least `grain` elements; each begins at a byte of their bits.
 template <class F>
@@ -40,7 +47,7 @@ void over_elements(int64_t count, int64_t grain, const F& f) {
 
 // Call f(element, count) for vectors of the elements in [begin, end), most with a constant count.
 template <class T, class F>
-void over_vectors(int64_t begin, int64_t end, F f) {
+INLINE_CALLS void over_vectors(int64_t begin, int64_t end, F f) {
   constexpr int64_t n = simd::lanes<T>;
   int64_t i = begin;
   for (; i + n <= end; i += n) f(i, std::integral_constant<int64_t, n>());

@@ -14,6 +14,18 @@ using simd::Words;
 constexpr uint32_t kDraw = 0, kConditional = 1;
 constexpr int kLanes = simd::lanes<float>;
 
+// The stream of sample k of an average over conditional draws.
+inline uint32_t conditional(int64_t k) {
+  constexpr int64_t streams = 256;
+  return static_cast<uint32_t>(kConditional + streams * k);
+}
+
+// Of Philox: what the words are multiplied by, what is added to the key after a round, and how
+// many.
+constexpr uint32_t kMultipliers[] = {0xD2511F53, 0xCD9E8D57};
+constexpr uint32_t kWeyl[] = {0x9E3779B9, 0xBB67AE85};
+constexpr int kRounds = 10;
+
 // As many counters as a vector has lanes, or what they give: a word of each in a vector.
 struct Block {
   Words w[4];
@@ -36,12 +48,13 @@ ALWAYS_INLINE LongWords products(LongWords a, uint32_t m) {
 #endif
 }
 
-// Half of them, a word in the lower half of each lane; the upper halves hold what products leave.
-struct Half {
+// Every other counter of a block, each word in the lower half of a lane of 64 bits, as products
+// take it; the upper halves hold what products leave.
+struct EveryOther {
   LongWords c0, c1, c2, c3;
 
   ALWAYS_INLINE void round(LongWords k0, LongWords k1) {
-    const LongWords p0 = products(c0, 0xD2511F53u), p1 = products(c2, 0xCD9E8D57u);
+    const LongWords p0 = products(c0, kMultipliers[0]), p1 = products(c2, kMultipliers[1]);
     c0 = (p1 >> 32) ^ c1 ^ k0;
     c1 = p1;
     c2 = (p0 >> 32) ^ c3 ^ k1;
@@ -59,24 +72,24 @@ template <size_t N>
 ALWAYS_INLINE std::array<Block, N> blocks(uint64_t seed, const std::array<Block, N>& counters) {
   // What the keys carry beyond their 32 bits falls into the upper halves.
   LongWords k0 = LongWords{} + static_cast<uint32_t>(seed), k1 = LongWords{} + (seed >> 32);
-  Half halves[2 * N];
+  EveryOther parts[2 * N];
 #pragma GCC unroll 4
   for (size_t i = 0; i < N; ++i) {
     const Words* w = counters[i].w;
-    halves[2 * i] = {even(w[0]), even(w[1]), even(w[2]), even(w[3])};
-    halves[2 * i + 1] = {odd(w[0]), odd(w[1]), odd(w[2]), odd(w[3])};
+    parts[2 * i] = {even(w[0]), even(w[1]), even(w[2]), even(w[3])};
+    parts[2 * i + 1] = {odd(w[0]), odd(w[1]), odd(w[2]), odd(w[3])};
   }
 #pragma GCC unroll 10
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
 #pragma GCC unroll 4
-    for (size_t i = 0; i < 2 * N; ++i) halves[i].round(k0, k1);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    for (size_t i = 0; i < 2 * N; ++i) parts[i].round(k0, k1);
+    k0 += kWeyl[0];
+    k1 += kWeyl[1];
   }
   std::array<Block, N> out;
 #pragma GCC unroll 4
   for (size_t i = 0; i < N; ++i) {
-    const Half &a = halves[2 * i], &b = halves[2 * i + 1];
+    const EveryOther &a = parts[2 * i], &b = parts[2 * i + 1];
     out[i] = {together(a.c0, b.c0), together(a.c1, b.c1), together(a.c2, b.c2),
               together(a.c3, b.c3)};
   }
@@ -114,9 +127,9 @@ ALWAYS_INLINE double unit53(uint32_t high, uint32_t low) {
 
 // The same of every lane.
 ALWAYS_INLINE std::array<simd::Doubles, 2> unit53(Words high, Words low) {
-  typedef uint32_t HalfWords __attribute__((vector_size(simd::kBytes / 2)));
+  typedef uint32_t HalfAsManyWords __attribute__((vector_size(simd::kBytes / 2)));
   const Words rest = low >> 12;
-  HalfWords first[2], second[2];
+  HalfAsManyWords first[2], second[2];
   std::memcpy(first, &high, sizeof(Words));
   std::memcpy(second, &rest, sizeof(Words));
   std::array<simd::Doubles, 2> out;

@@ -56,26 +56,30 @@ inline Tensor fresh_in(const Layout& of, const Tensor& x) {
   return of.inner ? fresh(x.sizes(), x.strides().data(), dtype_of(x)) : fresh_like(x);
 }
 
-// What a formula works on: a long row, or a tile of short rows. `x` and `grad` are read, `out` is
-// written; `scratch` holds three vectors a vector of the input.
+// What a formula works on: a long row, or a tile of short rows. `logits` and `grads` are read,
+// `out` is written; `scratch` holds three vectors a vector of the input.
 template <class T, bool Across, class S>
 struct Row {
   const Tile<T, Across>& t;
-  Source<T, Across, S> x, grad;
-  Sink<T, Across, S> out;
+  Reader<T, S> logits, grads;
+  Writer<T, S> out;
   T* scratch[3];
   int64_t first;  // of its rows, in the tensor
   int count;
   uint64_t seed;
   int64_t position;  // of the first row's noise
 
+  ALWAYS_INLINE Vec<T> x(int64_t i) const { return t.at(logits, i); }
+  ALWAYS_INLINE Vec<T> grad(int64_t i) const { return t.at(grads, i); }
+  ALWAYS_INLINE void put(int64_t i, Vec<T> value) const { t.put(out, i, value); }
+
   Vec<T> peak() const {
-    return t.most([&](int64_t i) { return x[i]; });
+    return t.most([&](int64_t i) { return x(i); });
   }
   void fetch_ahead(int64_t i) const {
-    x.fetch_ahead(i);
-    grad.fetch_ahead(i);
-    out.fetch_ahead(i);
+    t.fetch_ahead(logits, i);
+    t.fetch_ahead(grads, i);
+    t.fetch_ahead(out, i);
   }
 };
 
@@ -102,7 +106,7 @@ void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, 
     const Tile<T, false> t(classes);
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * classes;
-      apply(formula, Row<T, false, S>{t, {t, x + at, rest}, {t, g + at, T(0)}, {t, out + at},
+      apply(formula, Row<T, false, S>{t, {x + at, rest}, {g + at, T(0)}, {out + at},
                                       {a, b, c}, row, 1, seed, offset + row});
     }
     return;
@@ -114,7 +118,7 @@ void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, 
     of.load(x + at, count, rest, tile);
     if (Formula::of_grad) of.load(g + at, count, T(0), grad);
     if (!of.inner) fetch_to_write(out + at + kTilesAhead * count * classes, count * classes);
-    apply(formula, Row<T, true, T>{t, {t, tile, rest}, {t, grad, T(0)}, {t, result},
+    apply(formula, Row<T, true, T>{t, {tile, rest}, {grad, T(0)}, {result},
                                    {a, b, c}, row, count, seed, offset + row});
     of.store(out + at, count, result);
     row += count;

@@ -65,50 +65,7 @@ ALWAYS_INLINE Vec<T> broadcast(T x) {
   return Vec<T>{} + x;
 }
 
-// ---- memory: half precision is widened on the way in and rounded to even on the way out ----
-
-struct bfloat16 {
-  uint16_t bits;
-};
-#if defined(__aarch64__)
-using float16 = __fp16;  // GCC 12 has no _Float16 there
-#else
-using float16 = _Float16;
-#endif
-
-ALWAYS_INLINE float widen(float x) { return x; }
-ALWAYS_INLINE double widen(double x) { return x; }
-ALWAYS_INLINE float widen(float16 x) { return static_cast<float>(x); }
-ALWAYS_INLINE float widen(bfloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float y;
-  std::memcpy(&y, &bits, 4);
-  return y;
-}
-
-template <class S>
-ALWAYS_INLINE S narrow(float x) {
-  return static_cast<S>(x);
-}
-template <class S>
-ALWAYS_INLINE S narrow(double x) {
-  return static_cast<S>(x);
-}
-template <>
-ALWAYS_INLINE bfloat16 narrow<bfloat16>(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40)};
-  return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
-}
-
-template <class S>
-constexpr float kMost = 65504.0f;
-template <>
-constexpr float kMost<bfloat16> = 0x1.fep127f;
-
 typedef uint16_t ShortWords __attribute__((vector_size(kBytes / 2)));
-typedef float16 Halves __attribute__((vector_size(kBytes / 2)));
 
 // GCC 12 converts 16-bit words in halves.
 #if defined(__AVX512F__)
@@ -118,52 +75,6 @@ ALWAYS_INLINE ShortWords narrow(Words x) { return (ShortWords)_mm512_cvtepi32_ep
 ALWAYS_INLINE Words widen(ShortWords x) { return __builtin_convertvector(x, Words); }
 ALWAYS_INLINE ShortWords narrow(Words x) { return __builtin_convertvector(x, ShortWords); }
 #endif
-
-// GCC 12 converts half precision element by element.
-#if defined(__AVX512F__)
-ALWAYS_INLINE Vec<float> widen(Halves x) { return (Vec<float>)_mm512_cvtph_ps((__m256i)x); }
-ALWAYS_INLINE Halves narrow(Vec<float> x) {
-  return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
-}
-#elif defined(__F16C__)
-ALWAYS_INLINE Vec<float> widen(Halves x) { return (Vec<float>)_mm256_cvtph_ps((__m128i)x); }
-ALWAYS_INLINE Halves narrow(Vec<float> x) {
-  return (Halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
-}
-#else
-ALWAYS_INLINE Vec<float> widen(Halves x) { return __builtin_convertvector(x, Vec<float>); }
-ALWAYS_INLINE Halves narrow(Vec<float> x) { return __builtin_convertvector(x, Halves); }
-#endif
-
-template <class T, class S>
-ALWAYS_INLINE Vec<T> load(const S* from) {
-  Vec<T> out;
-  if constexpr (sizeof(S) == sizeof(T)) {
-    std::memcpy(&out, from, kBytes);
-    return out;
-  } else if constexpr (std::is_same_v<S, bfloat16>) {
-    ShortWords bits;
-    std::memcpy(&bits, from, kBytes / 2);
-    return bits_of<Vec<float>>(widen(bits) << 16);
-  } else {
-    Halves halves;
-    std::memcpy(&halves, from, kBytes / 2);
-    return widen(halves);
-  }
-}
-
-// The first `count` elements, then `rest`.
-template <class T, class S>
-ALWAYS_INLINE Vec<T> load(const S* from, int64_t count, T rest) {
-  if (count >= lanes<T>) return load<T>(from);
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<S, float>)
-    return (Vec<T>)_mm512_mask_loadu_ps((__m512)broadcast(rest), (1u << count) - 1, from);
-#endif
-  Vec<T> out = broadcast(rest);
-  for (int i = 0; i < count; ++i) out[i] = widen(from[i]);
-  return out;
-}
 
 template <class V>
 ALWAYS_INLINE V absolute(V x) {
@@ -196,45 +107,6 @@ template <class V>
 ALWAYS_INLINE V within(Lane<V> most, V x, V given) {
   const V infinity = broadcast(std::numeric_limits<Lane<V>>::infinity());
   return absolute(given) < infinity ? at_least(-most, at_most(most, x)) : x;
-}
-
-// A gradient in the range of S, what is finite and beyond it as its largest number.
-template <class S, class V>
-ALWAYS_INLINE V saturated(V x) {
-  if constexpr (sizeof(S) == sizeof(Lane<V>)) {
-    return x;
-  } else {
-#if defined(__AVX512DQ__)
-    constexpr int of_smaller_size = 2, infinite_or_nan = 0x99;
-    const __m512 near = _mm512_range_ps((__m512)x, _mm512_set1_ps(kMost<S>), of_smaller_size);
-    const __mmask16 as_it_is = _mm512_fpclass_ps_mask((__m512)x, infinite_or_nan);
-    return (V)_mm512_mask_mov_ps(near, as_it_is, (__m512)x);
-#else
-    return within(kMost<S>, x, x);
-#endif
-  }
-}
-
-template <class S, class V>
-ALWAYS_INLINE void store(S* to, V x, int64_t count) {
-  using T = Lane<V>;
-  if (count < lanes<T>) {
-#if defined(__AVX512F__)
-    if constexpr (std::is_same_v<S, float>)
-      return _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)x);
-#endif
-    for (int i = 0; i < count; ++i) to[i] = narrow<S>(x[i]);
-  } else if constexpr (sizeof(S) == sizeof(T)) {
-    std::memcpy(to, &x, kBytes);
-  } else if constexpr (std::is_same_v<S, bfloat16>) {
-    const Words bits = bits_of<Words>(x);
-    const Words even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (bits >> 16) | 0x40;
-    const ShortWords out = narrow(x == x ? even : nan);
-    std::memcpy(to, &out, kBytes / 2);
-  } else {
-    const Halves out = narrow(x);
-    std::memcpy(to, &out, kBytes / 2);
-  }
 }
 
 // ---- across lanes ----
@@ -310,17 +182,17 @@ ALWAYS_INLINE Vec<float> narrow(const Wide<float>& x) {
   return (Vec<float>)_mm512_insertf32x8(out, _mm512_cvtpd_ps((__m512d)x[1]), 1);
 }
 #else
-typedef float HalfVector __attribute__((vector_size(kBytes / 2)));
+typedef float HalfAsManyFloats __attribute__((vector_size(kBytes / 2)));
 ALWAYS_INLINE Wide<float> widen(Vec<float> x) {
-  HalfVector halves[2];
-  std::memcpy(halves, &x, kBytes);
-  return {__builtin_convertvector(halves[0], Doubles), __builtin_convertvector(halves[1], Doubles)};
+  HalfAsManyFloats parts[2];
+  std::memcpy(parts, &x, kBytes);
+  return {__builtin_convertvector(parts[0], Doubles), __builtin_convertvector(parts[1], Doubles)};
 }
 ALWAYS_INLINE Vec<float> narrow(const Wide<float>& x) {
-  const HalfVector halves[2] = {__builtin_convertvector(x[0], HalfVector),
-                                __builtin_convertvector(x[1], HalfVector)};
+  const HalfAsManyFloats parts[2] = {__builtin_convertvector(x[0], HalfAsManyFloats),
+                                     __builtin_convertvector(x[1], HalfAsManyFloats)};
   Vec<float> out;
-  std::memcpy(&out, halves, kBytes);
+  std::memcpy(&out, parts, kBytes);
   return out;
 }
 #endif

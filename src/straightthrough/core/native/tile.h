@@ -6,11 +6,13 @@
 #include <vector>
 
 #include "philox.h"
+#include "stored.h"
 
 namespace tile {
 
 using namespace simd;
 
+constexpr int64_t kFarthest = 4096;  // no element further ahead is worth fetching
 constexpr int64_t kShort = 64;  // rows of at most so many classes are worked on across rows
 
 // A sum of vectors held in double precision; what is added may be a sum of four vectors already,
@@ -58,6 +60,29 @@ class Tile {
     std::memcpy(to + i * lanes<T>, &x, kBytes);
   }
 
+  // Vector i of what a formula reads or writes: a long row where it lies, or short rows in a tile.
+  template <class S>
+  ALWAYS_INLINE Vec<T> at(const Reader<T, S>& row, int64_t i) const {
+    if constexpr (Across) return at(row.from, i);
+    return row.get(i * lanes<T>, classes_ - i * lanes<T>);
+  }
+  template <class S>
+  ALWAYS_INLINE void put(const Writer<T, S>& row, int64_t i, Vec<T> x) const {
+    if constexpr (Across)
+      put(row.to, i, x);
+    else
+      row.put(i * lanes<T>, saturated<S>(x), classes_ - i * lanes<T>);
+  }
+  // Fetch what is read a row later, or written in a later pass over this one.
+  template <class S>
+  ALWAYS_INLINE void fetch_ahead(const Reader<T, S>& row, int64_t i) const {
+    if constexpr (!Across) row.fetch(i * lanes<T> + std::min(classes_, kFarthest));
+  }
+  template <class S>
+  ALWAYS_INLINE void fetch_ahead(const Writer<T, S>& row, int64_t i) const {
+    if constexpr (!Across) row.fetch(i * lanes<T>);
+  }
+
   // The largest f(i) over the classes; a NaN may be passed over, and is found by a sum.
   template <class F>
   ALWAYS_INLINE Vec<T> most(const F& f) const {
@@ -99,11 +124,20 @@ class Tile {
   }
 
   // The value at class `chosen` (one a lane).
-  Vec<T> pick(const T* from, IntVec<T> chosen) const {
-    if constexpr (!Across) return broadcast(from[chosen[0]]);
+  template <class S>
+  Vec<T> pick(const S* from, IntVec<T> chosen) const {
+    if constexpr (!Across) return broadcast<T>(widen(from[chosen[0]]));
     Vec<T> out;
     for (int r = 0; r < lanes<T>; ++r) out[r] = from[chosen[r] * lanes<T> + r];
     return out;
+  }
+  // Set it.
+  template <class S>
+  ALWAYS_INLINE void set(const Writer<T, S>& row, IntVec<T> chosen, Vec<T> value) const {
+    if constexpr (Across)
+      for (int r = 0; r < lanes<T>; ++r) row.to[chosen[r] * lanes<T> + r] = value[r];
+    else
+      row.put(chosen[0], saturated<S>(value), 1);
   }
 
   // Call f(i, u) for every i, u holding one uniform a class: of row `first + lane`, or of row
@@ -173,62 +207,5 @@ __attribute__((noinline)) void store_short(S* to, int64_t classes, int rows, con
       simd::store<S>(to + r * classes + j, saturated<S>(block[r]), classes - j);
   }
 }
-
-// What a formula reads: a long row where it lies, or short rows in a tile.
-template <class T, bool Across, class S>
-class Source {
- public:
-  Source(const Tile<T, Across>& t, const S* from, T rest) : t_(t), from_(from), rest_(rest) {}
-
-  ALWAYS_INLINE Vec<T> operator[](int64_t i) const {
-    if constexpr (Across) return t_.at(from_, i);
-    return simd::load<T>(from_ + i * lanes<T>, t_.classes() - i * lanes<T>, rest_);
-  }
-  // Fetch what comes a row later, while there is more to compute than to read.
-  ALWAYS_INLINE void fetch_ahead(int64_t i) const {
-    constexpr int64_t farthest = 4096;
-    if constexpr (!Across)
-      __builtin_prefetch(from_ + i * lanes<T> + std::min(t_.classes(), farthest));
-  }
-  // The value at class `chosen` (one a lane).
-  ALWAYS_INLINE Vec<T> pick(IntVec<T> chosen) const {
-    if constexpr (Across) return t_.pick(from_, chosen);
-    return broadcast<T>(widen(from_[chosen[0]]));
-  }
-
- private:
-  const Tile<T, Across>& t_;
-  const S* from_;
-  T rest_;
-};
-
-// What a formula writes.
-template <class T, bool Across, class S>
-class Sink {
- public:
-  Sink(const Tile<T, Across>& t, S* to) : t_(t), to_(to) {}
-
-  ALWAYS_INLINE void put(int64_t i, Vec<T> x) const {
-    if constexpr (Across)
-      t_.put(to_, i, x);
-    else
-      simd::store<S>(to_ + i * lanes<T>, saturated<S>(x), t_.classes() - i * lanes<T>);
-  }
-  // Fetch what is written in a later pass over the row.
-  ALWAYS_INLINE void fetch_ahead(int64_t i) const {
-    if constexpr (!Across) __builtin_prefetch(to_ + i * lanes<T>, 1);
-  }
-  // Set the value at class `chosen` (one a lane).
-  ALWAYS_INLINE void set(IntVec<T> chosen, Vec<T> value) const {
-    if constexpr (Across)
-      for (int r = 0; r < lanes<T>; ++r) to_[chosen[r] * lanes<T> + r] = value[r];
-    else
-      simd::store<S>(to_ + chosen[0], saturated<S>(value), 1);
-  }
-
- private:
-  const Tile<T, Across>& t_;
-  S* to_;
-};
 
 }  // namespace tile

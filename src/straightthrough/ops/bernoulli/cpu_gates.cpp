@@ -68,14 +68,14 @@ Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool
     using T = decltype(compute);
     using S = decltype(stored);
     const Gate<T> gate(tau, gamma, zeta, of_probs);
-    const Input<S> from(x);
-    const Result<S> to(result);
+    const Reader<T, S> from{in<S>(x), T(0)};
+    const Writer<T, S> to{out<S>(result)};
     const Draw<T> draw{key, offset, of_probs};
     const auto open = [=](int64_t i, int64_t n, Vec<T> least) {
-      to.put(i, draw(i, from.get(i, n, T(0)), least).value, n);
+      to.next(i, draw(i, from.next(i, n), least).value, n);
     };
     const auto relax = [=](int64_t i, int64_t n, Vec<T> noise) {
-      to.put(i, gate.soft_value(from.get(i, n, T(0)), noise), n);
+      to.next(i, gate.soft_value(from.next(i, n), noise), n);
     };
     over_elements(x.numel(), kNoisyGrain, [=](int64_t begin, int64_t end) {
       if (hard) return draw.over(begin, end, open);
@@ -95,12 +95,12 @@ Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, double t
     using T = decltype(compute);
     using S = decltype(stored);
     const Gate<T> gate(tau, gamma, zeta, of_probs);
-    const Input<S> from(x), g(grad);
-    const Result<S> to(result);
+    const Reader<T, S> from{in<S>(x), T(0)}, g{in<S>(grad), T(0)};
+    const Writer<T, S> to{out<S>(result)};
     const auto pull = [=](int64_t i, int64_t n, Vec<T> noise) {
-      const Vec<T> slope = gate.slope(from.get(i, n, T(0)), noise), own = g.get(i, n, T(0));
+      const Vec<T> slope = gate.slope(from.next(i, n), noise), own = g.next(i, n);
       const Vec<T> all = own * slope;
-      to.put(i, saturated<S>(of_probs ? within(kLargest<T>, all, own) : all), n);
+      to.next(i, saturated<S>(of_probs ? within(kLargest<T>, all, own) : all), n);
     };
     over_elements(x.numel(), kNoisyGrain, [=](int64_t begin, int64_t end) {
       with_logistic<T>(begin, end, key, offset, pull);

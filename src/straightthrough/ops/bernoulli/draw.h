@@ -34,9 +34,9 @@ struct Draw {
       const Vec<T> nan = broadcast(std::numeric_limits<T>::quiet_NaN());
       return {drawn, select(valid, select(drawn, one, zero), nan)};
     }
-    // u < sigmoid(x) without the division. (Beyond 88 there is no need of the exponential: u >=
+    // u < sigmoid(x) without the division. (Beyond that there is no need of the exponential: u >=
     // 2^-33.)
-    const Vec<T> y = at_most(T(88), -x), odds = rough_exp(y);
+    const Vec<T> y = at_most(T(kLargestExponent), -x), odds = rough_exp(y);
     const Truth<T> drawn = settled(
         i, least, [&](Vec<T> u, T slack) { return less(u + u * odds, broadcast(1 + slack)); },
         [&](Vec<T> u) { return less(u + u * exp(y), one); });

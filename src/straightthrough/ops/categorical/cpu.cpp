@@ -67,10 +67,9 @@ template <class T, class S>
 INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double share, const S* to) {
   constexpr int64_t most = 128, least = 8;
   const Tile<T, false> t(classes);
-  const T rest = -std::numeric_limits<T>::infinity();
-  const Source<T, false, S> row(t, x, rest);
-  const T peak = t.most([&](int64_t i) { return row[i]; })[0];
-  const auto weight = [&](int64_t i) { return exp(row[i] - peak); };
+  const Reader<T, S> row{x, -std::numeric_limits<T>::infinity()};
+  const T peak = t.most([&](int64_t i) { return t.at(row, i); })[0];
+  const auto weight = [&](int64_t i) { return exp(t.at(row, i) - peak); };
 
   const int64_t block = (t.size() / most / least + 1) * least;
   Wide<T> until[most + least];
@@ -80,7 +79,7 @@ INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double share, const 
     const int64_t stop = std::min(t.size(), i + block);
     for (; i + 4 <= stop; i += 4) {
       for (int64_t k = i; k < i + 4; ++k) {
-        row.fetch_ahead(k);
+        t.fetch_ahead(row, k);
         if (to) __builtin_prefetch(to + k * lanes<T>, 1);
       }
       sum.add((weight(i) + weight(i + 1)) + (weight(i + 2) + weight(i + 3)));

@@ -15,7 +15,7 @@ struct GumbelSoftmax {
     const bool product = tau == 1 || tau == 0.5;  // in range as it is, else by its logarithm
     const Vec<T> peak = r.peak();
     r.t.with_uniforms(r.seed, r.position, philox::kConditional, [&](int64_t i, Vec<T> u) {
-      const Vec<T> x = r.x[i] - peak, e = -log1m(u);
+      const Vec<T> x = r.x(i) - peak, e = -log1m(u);
       r.t.put(w, i, product ? exp(x) / e : x - log_normal(e));
     });
     const T inverse = T(1) / T(tau);
@@ -28,7 +28,7 @@ struct GumbelSoftmax {
       return std::array<Vec<T>, 1>{v};
     });
     const Vec<T> scale = T(1) / total;
-    for (int64_t i = 0; i < r.t.size(); ++i) r.out.put(i, r.t.at(w, i) * scale);
+    for (int64_t i = 0; i < r.t.size(); ++i) r.put(i, r.t.at(w, i) * scale);
   }
 };
 

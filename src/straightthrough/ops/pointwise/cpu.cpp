@@ -13,24 +13,16 @@ Tensor map(const Tensor& given, double threshold, const F& f) {
   const bool dense = !given.is_contiguous() && is_dense(given);
   const Tensor x = dense ? given : ordered(given);
   Tensor y = dense ? torch::stable::empty_like(x) : fresh_like(x);
-  dispatch(dtype_of(x), [&](auto compute, auto stored) {
-    using T = decltype(compute);
-    using S = decltype(stored);
-    const T at = widen(narrow<S>(T(threshold)));
-    const Input<S> from(x);
-    const Result<S> to(y);
-    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        to.put(i, f(from.get(i, n, T(0)), at), n);
-      });
-    });
-  });
+  const double at = rounded(threshold, x);
+  elementwise(std::tuple{Numbers{x}}, std::tuple{Numbers{y}},
+              [=](auto v) { return f(v, Lane<decltype(v)>(at)); });
   return y;
 }
 
-const auto sign_of = [](auto x, auto zero) {
-  return where<decltype(x)>(less_equal(decltype(x){} + zero, x), 1, -1);
-};
+template <class V>
+ALWAYS_INLINE V sign_of(V x) {
+  return where<V>(less_equal(V{}, x), 1, -1);
+}
 
 template <class V, class T>
 ALWAYS_INLINE V step(V x, T threshold) {
@@ -38,7 +30,7 @@ ALWAYS_INLINE V step(V x, T threshold) {
 }
 
 Tensor sign(const Tensor& x) {
-  return map(x, 0, sign_of);
+  return map(x, 0, [](auto v, auto) { return sign_of(v); });
 }
 Tensor heaviside(const Tensor& x, double threshold) {
   return map(x, threshold, [](auto v, auto at) { return step(v, at); });
@@ -56,19 +48,8 @@ std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, d
   check_floating("x", given);
   const Tensor x = ordered(given);
   Tensor y = fresh_like(x), bits = fresh_bits(x.numel());
-  uint8_t* bit = out<uint8_t>(bits);
-  dispatch(dtype_of(x), [&](auto compute, auto stored) {
-    using T = decltype(compute);
-    using S = decltype(stored);
-    const Input<S> from(x);
-    const Result<S> to(y);
-    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      over_vectors<T>(begin, end, [=](int64_t i, auto n) {
-        const Vec<T> v = from.get(i, n, std::numeric_limits<T>::quiet_NaN());
-        to.put(i, sign_of(v, T(0)), n);
-        store_bits<T>(bit, i, inside(v, centre, bound, closed), n);
-      });
-    });
+  elementwise(std::tuple{Numbers{x}}, std::tuple{Numbers{y}, Bits{bits}}, [=](auto v) {
+    return std::tuple(sign_of(v), inside(v, centre, bound, closed));
   });
   return {y, bits};
 }
