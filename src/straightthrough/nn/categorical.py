@@ -10,10 +10,10 @@ from ..core.errors import apply_mask
 from ..core.rules import cast
 from ..estimators import Estimator, GumbelST, Softmax
 from ..ops.categorical import api, reference
-from .base import Number, RuleModule
+from .base import EstimatorModule, Number, RuleModule
 
 
-class Categorical(RuleModule[Estimator]):
+class Categorical(EstimatorModule[Estimator]):
     """`st.categorical` as a module; in `eval()` the one-hot of the likeliest class.
 
     Args:
@@ -30,7 +30,7 @@ class Categorical(RuleModule[Estimator]):
     def __init__(
         self, estimator: Estimator | str = "reinmax", *, dim: int = -1, **fields: Number
     ) -> None:
-        super().__init__("estimator", estimator, (Estimator,), fields)
+        super().__init__(estimator, (Estimator,), fields)
         self.dim = dim
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -43,7 +43,7 @@ class Categorical(RuleModule[Estimator]):
         return f"{super().extra_repr()}, dim={self.dim}"
 
 
-class CategoricalInteger(RuleModule[Estimator]):
+class CategoricalInteger(EstimatorModule[Estimator]):
     """`st.categorical_integer` as a module; in `eval()` the number of the likeliest class.
 
     Args:
@@ -60,7 +60,7 @@ class CategoricalInteger(RuleModule[Estimator]):
     def __init__(
         self, estimator: Estimator | str = "mve_integer", *, dim: int = -1, **fields: Number
     ) -> None:
-        super().__init__("estimator", estimator, (Estimator,), fields)
+        super().__init__(estimator, (Estimator,), fields)
         self.dim = dim
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -85,6 +85,8 @@ class Argmax(RuleModule[Softmax]):
         >>> st.nn.Argmax(tau=0.5)(torch.tensor([0.0, 2.0, 1.0]))
         tensor([0., 1., 0.])
     """
+
+    tau: Number
 
     def __init__(self, tau: Number = 1.0, dim: int = -1) -> None:
         super().__init__("estimator", Softmax(), (Softmax,), {"tau": tau})
@@ -116,6 +118,8 @@ class GumbelSoftmax(RuleModule[GumbelST]):
         tensor([0.5000, 0.5000])
     """
 
+    tau: Number
+
     def __init__(self, tau: Number = 1.0, hard: bool = False, dim: int = -1) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
         self.hard, self.dim = hard, dim
@@ -133,7 +137,7 @@ class GumbelSoftmax(RuleModule[GumbelST]):
         return f"tau={self.rule.tau}, hard={self.hard}, dim={self.dim}"
 
 
-class CategoricalLookup(RuleModule[Estimator]):
+class CategoricalLookup(EstimatorModule[Estimator]):
     """`st.categorical_lookup` with a table of its own, as an embedding has one.
 
     In `eval()` it is the row of the likeliest class, and the logits get no gradient.
@@ -166,7 +170,7 @@ class CategoricalLookup(RuleModule[Estimator]):
         dtype: torch.dtype | None = None,
         **fields: Number,
     ) -> None:
-        super().__init__("estimator", estimator, (Estimator,), fields)
+        super().__init__(estimator, (Estimator,), fields)
         self.dim = dim
         self.table = nn.Parameter(torch.empty(classes, features, device=device, dtype=dtype))
         self.reset_parameters()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
+from ..core.errors import check_positive
 from ..estimators import Fini
 from ..ops.counts import api
 from ..ops.counts.reference import Family
 from ..ops.pointwise.api import round
-from .base import Number, RuleModule
+from .base import Checks, EstimatorModule, Number
 
 
-class Count(RuleModule[Fini]):
+class Count(EstimatorModule[Fini]):
     """A module over a count: its rule and the order."""
 
     def __init__(self, estimator: Fini | str = "fini", **fields: Number) -> None:
-        super().__init__("estimator", estimator, (Fini,), fields)
+        super().__init__(estimator, (Fini,), fields)
 
 
 class Poisson(Count):
@@ -48,6 +51,9 @@ class Binomial(Count):
         >>> st.nn.Binomial(10).eval()(probs=torch.tensor([0.0, 0.32]))
         tensor([0., 3.])
     """
+
+    total_count: int
+    numbers: ClassVar[Checks] = {"total_count": api.check_trials}
 
     def __init__(self, total_count: int, estimator: Fini | str = "fini", **fields: Number) -> None:
         super().__init__(estimator, **fields)
@@ -93,6 +99,9 @@ class NegativeBinomial(Count):
         >>> st.nn.NegativeBinomial(2.0).eval()(torch.tensor([0.0, 1.0]))
         tensor([2., 5.])
     """
+
+    total_count: float
+    numbers: ClassVar[Checks] = {"total_count": check_positive}
 
     def __init__(
         self, total_count: float, estimator: Fini | str = "fini", **fields: Number

@@ -36,7 +36,8 @@ def parameter(
     return x, logits is None
 
 
-def _check_stretch(gamma: object, zeta: object) -> tuple[Any, Any]:
+def check_stretch(gamma: object, zeta: object) -> tuple[Any, Any]:
+    """Return the stretch of a gate, gamma below 0 and zeta above 1."""
     low, high = check_number("gamma", gamma), check_number("zeta", zeta)
     known = not isinstance(low, Tensor) and not isinstance(high, Tensor)
     if known and not (low < 0 and high > 1):
@@ -244,7 +245,7 @@ def hard_concrete(
         2018, eqs. 10 and 11.
     """
     tau = check_positive("tau", tau)
-    gamma, zeta = _check_stretch(gamma, zeta)
+    gamma, zeta = check_stretch(gamma, zeta)
     x, of_probs = parameter(logits, probs)
     value, place = make_seed(seed, generator, x)
     y = apply(Concrete(tau, gamma, zeta, hard, of_probs, place), x, value)
@@ -282,7 +283,7 @@ def hard_concrete_mean(logits: Tensor, *, gamma: float = -0.1, zeta: float = 1.1
         Louizos, Welling, Kingma, 2018, eq. 13.
     """
     check_floating("logits", logits)
-    gamma, zeta = _check_stretch(gamma, zeta)
+    gamma, zeta = check_stretch(gamma, zeta)
     wide = logits.to(compute_dtype(logits.dtype))
     gamma, zeta = cast(gamma, wide.dtype), cast(zeta, wide.dtype)
     return reference.stretch(torch.sigmoid(wide), gamma, zeta).to(logits.dtype)
@@ -322,7 +323,7 @@ def l0_norm(
     """
     check_floating("logits", logits)
     tau = check_positive("tau", tau)
-    gamma, zeta = _check_stretch(gamma, zeta)
+    gamma, zeta = check_stretch(gamma, zeta)
     wide = logits.to(compute_dtype(logits.dtype))
     ratio = torch.as_tensor(-gamma / zeta, dtype=wide.dtype, device=wide.device)
     return torch.sigmoid(wide - cast(tau, wide.dtype) * ratio.log()).to(logits.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,11 +27,16 @@ def binomial_family(
     logits: Tensor | None, probs: Tensor | None, total_count: int
 ) -> tuple[Tensor, Family]:
     """Likewise."""
-    whole = isinstance(total_count, int) and not isinstance(total_count, bool)
-    if not whole or not 1 <= total_count <= TRIALS:
-        raise ArgumentError(f"total_count must be an int in [1, {TRIALS}], got {total_count!r}")
+    check_trials("total_count", total_count)
     x, direct = parameter(logits, probs)
     return x, reference.Binomial(direct, total_count)
+
+
+def check_trials(name: str, value: object) -> Any:
+    """Return the number of trials that `value` is, or raise `ArgumentError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= TRIALS:
+        raise ArgumentError(f"{name} must be an int in [1, {TRIALS}], got {value!r}")
+    return value
 
 
 def geometric_family(logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, Family]:

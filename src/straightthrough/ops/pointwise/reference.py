@@ -47,7 +47,11 @@ def ternary(x: Tensor, threshold: float) -> Tensor:
 
 def clamp(x: Tensor, min: float, max: float) -> Tensor:
     """`torch.clamp`."""
-    return torch.clamp(x, cast(min, x.dtype), cast(max, x.dtype))
+    if not isinstance(min, Tensor) and not isinstance(max, Tensor):
+        return torch.clamp(x, min, max)
+    # It takes two numbers or two tensors.
+    low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (min, max))
+    return torch.clamp(x, low, high)
 
 
 HARD: dict[str, Callable[..., Tensor]] = {
