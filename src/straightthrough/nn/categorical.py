@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.errors import apply_mask
+from ..core.errors import apply_mask, check_rows
 from ..core.rules import cast
 from ..estimators import Estimator, GumbelST, Softmax
 from ..ops.categorical import api, reference
@@ -131,6 +131,7 @@ class GumbelSoftmax(RuleModule[GumbelST]):
             return api.gumbel_softmax(logits, tau, self.hard, self.dim, mask=mask)
         if self.hard:
             return api.argmax(logits, tau=tau, dim=self.dim, mask=mask)
+        check_rows("logits", logits, self.dim)
         return F.softmax(apply_mask("logits", logits, mask) / cast(tau, logits.dtype), self.dim)
 
     def extra_repr(self) -> str:
@@ -184,6 +185,7 @@ class CategoricalLookup(EstimatorModule[Estimator]):
             self.observe(logits, self.dim, mask)
             rule = self.rule
             return api.categorical_lookup(logits, self.table, rule, dim=self.dim, mask=mask)
+        check_rows("logits", logits, self.dim)
         index = reference.argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))
         return torch.where((index < 0).unsqueeze(-1), torch.nan, self.table[index.clamp(min=0)])
 

@@ -11,6 +11,8 @@ from ...core.engine import apply
 from ...core.errors import (
     ArgumentError,
     check_floating,
+    check_not_nested,
+    check_not_traced,
     check_number,
     check_outcomes,
     check_positive,
@@ -28,6 +30,7 @@ def parameter(
 ) -> tuple[Tensor, bool]:
     """Return the one of the two that was given, and whether it is the probabilities."""
     if (logits is None) == (probs is None):
+        check_not_traced(logits)
         given = "both" if logits is not None else "neither"
         raise ArgumentError(f"exactly one of {' and '.join(names)} must be given, got {given}")
     x = probs if logits is None else logits
@@ -283,6 +286,7 @@ def hard_concrete_mean(logits: Tensor, *, gamma: float = -0.1, zeta: float = 1.1
         Louizos, Welling, Kingma, 2018, eq. 13.
     """
     check_floating("logits", logits)
+    check_not_nested("logits", logits)
     gamma, zeta = check_stretch(gamma, zeta)
     wide = logits.to(compute_dtype(logits.dtype))
     gamma, zeta = cast(gamma, wide.dtype), cast(zeta, wide.dtype)
@@ -322,6 +326,7 @@ def l0_norm(
         Louizos, Welling, Kingma, 2018, eq. 12.
     """
     check_floating("logits", logits)
+    check_not_nested("logits", logits)
     tau = check_positive("tau", tau)
     gamma, zeta = check_stretch(gamma, zeta)
     wide = logits.to(compute_dtype(logits.dtype))

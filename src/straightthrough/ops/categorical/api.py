@@ -10,6 +10,7 @@ from ...core.errors import (
     DtypeError,
     ShapeError,
     apply_mask,
+    check_dense,
     check_floating,
     check_outcomes,
     check_positive,
@@ -350,6 +351,8 @@ def categorical_lookup(
     rule = resolve("estimator", estimator, Estimator)
     rows, dim = _rows("logits", logits, dim, mask)
     check_floating("table", table)
+    if table.is_nested:
+        check_dense("table", table)
     if table.dtype != logits.dtype:
         raise DtypeError(
             f"table must have the logits' dtype {logits.dtype}, got {table.dtype}; "
