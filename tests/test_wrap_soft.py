@@ -209,6 +209,15 @@ def test_soft_runs_under_the_autocast_of_the_forward() -> None:
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
 
 
+def test_soft_runs_without_the_autocast_of_the_backward() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    y = st.wrap(lambda x: (x @ x.T).sign(), lambda x: (x @ x.T).tanh())(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        (ours,) = torch.autograd.grad(y.sum(), x)
+    (theirs,) = torch.autograd.grad((x @ x.T).tanh().sum(), x)
+    assert torch.equal(ours, theirs)
+
+
 def test_a_value_that_is_not_dense_is_refused() -> None:
     with pytest.raises(st.ArgumentError, match=r"must be a dense tensor.*torch.sparse_coo"):
         st.wrap(lambda x: x.to_sparse(), torch.tanh)(torch.eye(3))

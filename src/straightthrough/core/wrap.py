@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .errors import STRIDED, ArgumentError, DtypeError, ShapeError, check_dense
-from .internals import dual_level, transforms_active
+from .internals import autocast_enabled, dual_level, transforms_active, unwrap_if_dead
 from .straight_through import straight_through
 
 P = ParamSpec("P")
@@ -30,7 +30,7 @@ class _Call:
     leaves: tuple[Any, ...]
     positions: tuple[int, ...]
     random_state: dict[torch.device, Tensor]
-    autocast: dict[str, tuple[bool, torch.dtype]]
+    autocast: dict[str, torch.dtype]
 
     def values(
         self, function: Callable[..., Any], tensors: Sequence[Tensor]
@@ -80,7 +80,7 @@ class _Call:
             for i in wanted:
                 tensor = tensors[i]
                 inputs[i] = tensor.view_as(tensor) if again else tensor.detach().requires_grad_()
-            with _replayed(self.random_state, self.autocast):
+            with _random_state(self.random_state), _autocast(self.autocast, tensors):
                 values, of_soft = self.values(self.soft, inputs)
         _check_alike(of_soft, structure, [value.shape for value in values], shapes)
         pairs = [
@@ -100,7 +100,7 @@ class _Call:
         """Return the value with its gradient, `soft` being run now: what a graph can hold."""
         with torch.no_grad():
             hard, structure = self.forward(tensors)
-        with _replayed(self.random_state, {}):
+        with _random_state(self.random_state):
             soft, of_soft = self.values(self.soft, tensors)
         shapes = [value.shape for value in hard]
         _check_alike(of_soft, structure, [value.shape for value in soft], shapes)
@@ -182,16 +182,17 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
             raise ArgumentError("a wrapped operator needs at least one tensor among its arguments")
         tensors = [leaves[i] for i in positions]
         rest = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        state, autocast = _read_random_state(tensors), _read_autocast(tensors)
-        call = _Call(hard, soft, tree, rest, positions, state, autocast)
+        call = functools.partial(_Call, hard, soft, tree, rest, positions)
         if torch.compiler.is_compiling() or transforms_active() or dual_level():
-            return call.at_once(tensors)
+            return call(_read_random_state(tensors), {}).at_once(tensors)
+        tensors = [*map(unwrap_if_dead, tensors)]
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
             with torch.no_grad():
-                values, structure = call.forward(tensors)
+                values, structure = call({}, {}).forward(tensors)
             return tree_unflatten(values, structure)
         structures: list[TreeSpec] = []
-        values = Wrapped.apply(call, structures, *tensors)
+        surrounded = call(_read_random_state(tensors), _read_autocast(tensors))
+        values = Wrapped.apply(surrounded, structures, *tensors)
         return tree_unflatten(values, structures[0])
 
     return operator
@@ -237,27 +238,37 @@ def _read_random_state(tensors: Sequence[Tensor]) -> dict[torch.device, Tensor]:
     return state
 
 
-def _read_autocast(tensors: Sequence[Tensor]) -> dict[str, tuple[bool, torch.dtype]]:
-    if torch.compiler.is_compiling():
+def _read_autocast(tensors: Sequence[Tensor]) -> dict[str, torch.dtype]:
+    """Return the dtype of every kind of device with autocast."""
+    if not autocast_enabled():
         return {}
     kinds = {"cpu", *(tensor.device.type for tensor in tensors)} - {"meta"}
-    return {k: (torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in kinds}
+    return {k: torch.get_autocast_dtype(k) for k in kinds if torch.is_autocast_enabled(k)}
 
 
 @contextmanager
-def _replayed(
-    random_state: dict[torch.device, Tensor], autocast: dict[str, tuple[bool, torch.dtype]]
-) -> Iterator[None]:
-    """Run a block under saved random states and autocasts, and put the present ones back."""
-    present = {device: _swap(device, state) for device, state in random_state.items()}
+def _random_state(state: dict[torch.device, Tensor]) -> Iterator[None]:
+    """Run a block under saved random states, and put the present ones back after it."""
+    present = {device: _swap(device, saved) for device, saved in state.items()}
     try:
-        with ExitStack() as stack:
-            for kind, (enabled, dtype) in autocast.items():
-                stack.enter_context(torch.autocast(kind, dtype, enabled=enabled))
-            yield
+        yield
     finally:
-        for device, state in present.items():
-            _swap(device, state)
+        for device, saved in present.items():
+            _swap(device, saved)
+
+
+@contextmanager
+def _autocast(saved: dict[str, torch.dtype], tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Run a block under the autocast of the forward, and no other."""
+    present = _read_autocast(tensors)
+    if saved == present:
+        yield
+        return
+    with ExitStack() as stack:
+        for kind in {*saved, *present}:
+            autocast = torch.autocast(kind, saved.get(kind), enabled=kind in saved)
+            stack.enter_context(autocast)
+        yield
 
 
 def _swap(device: torch.device, state: Tensor) -> Tensor:
