@@ -232,7 +232,9 @@ _strict: ContextVar[bool] = ContextVar("straightthrough_strict", default=False)
 def strict() -> Iterator[None]:
     """Raise, instead of returning a NaN row, where a row has no valid outcome.
 
-    A row has none when it holds a NaN or when no class of it is allowed. The check reads the
+    A row has none when it holds a NaN or when no class of it is allowed; of an operator on
+    elements, an element when it is NaN or lies outside its range, as a probability of 1.5 or a
+    rate of -1 does. Modules check in `eval()` too. The check reads the
     result back, so it synchronises with the device: a debugging aid, like torch's anomaly mode.
     Compiled code does not check, and inside vmap there is nothing to read.
 
@@ -252,14 +254,21 @@ def strict() -> Iterator[None]:
         _strict.reset(token)
 
 
-def check_outcomes(name: str, invalid: Callable[[], Tensor]) -> None:
-    """Inside `strict()`, raise if any entry of `invalid()` (one a row) is true."""
+NO_OUTCOME = "a NaN or an infinity, or too few of its classes are allowed"
+NO_PROBABILITY = "a NaN, or a probability outside its range"
+
+
+def check_outcomes(name: str, invalid: Callable[[], Tensor], holds: str = NO_OUTCOME) -> None:
+    """Inside `strict()`, raise if any entry of `invalid()` (one a row) is true.
+
+    An operator on elements says what `holds` where there is no outcome: its row is an element.
+    """
     if is_compiling() or not _strict.get():
         return
     rows = invalid().nonzero()
     if len(rows):
         row = tuple(int(i) for i in rows[0])
+        mend = "the logits or the mask" if holds is NO_OUTCOME else "the parameter"
         raise ArgumentError(
-            f"{name}: row {row} has no valid outcome: it holds a NaN or an infinity, "
-            f"or too few of its classes are allowed; mend the logits or the mask of that row"
+            f"{name}: row {row} has no valid outcome: it holds {holds}; mend {mend} of that row"
         )

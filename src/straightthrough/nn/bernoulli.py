@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.engine import apply
-from ..core.errors import ArgumentError, check_number
+from ..core.errors import NO_PROBABILITY, ArgumentError, check_number, check_outcomes
 from ..core.rules import Derivative, cast
 from ..estimators import Estimator, GumbelST
 from ..ops.bernoulli import api
@@ -39,7 +39,7 @@ class Bernoulli(EstimatorModule[Estimator | Derivative]):
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
         if self.training:
             return api.bernoulli(logits, probs=probs, estimator=self.rule)
-        return _likelier(logits, probs)
+        return _likelier("bernoulli", logits, probs)
 
 
 class BinaryConcrete(RuleModule[GumbelST]):
@@ -68,19 +68,25 @@ class BinaryConcrete(RuleModule[GumbelST]):
         if self.training:
             return api.binary_concrete(logits, probs=probs, tau=tau, hard=self.hard)
         if self.hard:
-            return _likelier(logits, probs)
+            return _likelier("binary_concrete", logits, probs)
         x, of_probs = api.parameter(logits, probs)
-        return torch.sigmoid((torch.logit(x) if of_probs else x) / cast(tau, x.dtype))
+        y = torch.sigmoid((torch.logit(x) if of_probs else x) / cast(tau, x.dtype))
+        check_outcomes("binary_concrete", lambda: y.isnan(), NO_PROBABILITY)
+        return y
 
     def extra_repr(self) -> str:
         return f"tau={self.rule.tau}, hard={self.hard}"
 
 
-def _likelier(logits: Tensor | None, probs: Tensor | None) -> Tensor:
-    """1 where the probability is above 1/2, with its gradient; NaN stays NaN."""
+def _likelier(name: str, logits: Tensor | None, probs: Tensor | None) -> Tensor:
+    """1 where the probability is above 1/2, with its gradient; NaN where there is none."""
     x, of_probs = api.parameter(logits, probs)
+    if of_probs:
+        x = torch.where((x >= 0) & (x <= 1), x, torch.nan)
     threshold, surrogate = (0.5, Identity()) if of_probs else (0.0, Sigmoid(1.0))
-    return apply(Pointwise("heaviside_or_nan", (threshold,), surrogate, threshold), x)
+    y = apply(Pointwise("heaviside_or_nan", (threshold,), surrogate, threshold), x)
+    check_outcomes(name, lambda: y.isnan(), NO_PROBABILITY)
+    return y
 
 
 def _check_probability(name: str, value: object) -> Any:
@@ -156,7 +162,7 @@ class HardConcreteGate(RuleModule[GumbelST]):
 
     def forward(self) -> Tensor:
         if not self.training:
-            return _likelier(self.logits, None) if self.hard else self.mean()
+            return _likelier("hard_concrete", self.logits, None) if self.hard else self.mean()
         return api.hard_concrete(self.logits, tau=self.rule.tau, **self._stretch(), hard=self.hard)
 
     def mean(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.errors import apply_mask, check_rows
+from ..core.errors import apply_mask, check_outcomes, check_rows
 from ..core.rules import cast
 from ..estimators import Estimator, GumbelST, Softmax
 from ..ops.categorical import api, reference
@@ -128,11 +128,13 @@ class GumbelSoftmax(RuleModule[GumbelST]):
         tau = self.rule.tau
         if self.training:
             self.observe(logits, self.dim, mask)
-            return api.gumbel_softmax(logits, tau, self.hard, self.dim, mask=mask)
+            return api.gumbel_softmax(logits, tau, self.hard, dim=self.dim, mask=mask)
         if self.hard:
             return api.argmax(logits, tau=tau, dim=self.dim, mask=mask)
         check_rows("logits", logits, self.dim)
-        return F.softmax(apply_mask("logits", logits, mask) / cast(tau, logits.dtype), self.dim)
+        y = F.softmax(apply_mask("logits", logits, mask) / cast(tau, logits.dtype), self.dim)
+        check_outcomes("gumbel_softmax", lambda: y.select(self.dim, 0).isnan())
+        return y
 
     def extra_repr(self) -> str:
         return f"tau={self.rule.tau}, hard={self.hard}, dim={self.dim}"
@@ -141,7 +143,9 @@ class GumbelSoftmax(RuleModule[GumbelST]):
 class CategoricalLookup(EstimatorModule[Estimator]):
     """`st.categorical_lookup` with a table of its own, as an embedding has one.
 
-    In `eval()` it is the row of the likeliest class, and the logits get no gradient.
+    In `eval()` it is the row of the likeliest class, and the logits get no gradient. Under
+    `torch.autocast` the rows come in the dtype of the logits, and the table, which stays in its
+    own, gets its gradient in that.
 
     Args:
         classes: C, the number of rows.
@@ -187,7 +191,9 @@ class CategoricalLookup(EstimatorModule[Estimator]):
             return api.categorical_lookup(logits, self.table, rule, dim=self.dim, mask=mask)
         check_rows("logits", logits, self.dim)
         index = reference.argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))
-        return torch.where((index < 0).unsqueeze(-1), torch.nan, self.table[index.clamp(min=0)])
+        check_outcomes("categorical_lookup", lambda: index < 0)
+        rows = api.in_dtype_of(logits, self.table)[index.clamp(min=0)]
+        return torch.where((index < 0).unsqueeze(-1), torch.nan, rows)
 
     def extra_repr(self) -> str:
         classes, features = self.table.shape

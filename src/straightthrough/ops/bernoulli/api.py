@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...core.engine import apply
 from ...core.errors import (
+    NO_PROBABILITY,
     ArgumentError,
     check_floating,
     check_not_nested,
@@ -101,8 +102,8 @@ def bernoulli(
         ArgumentError: if not exactly one parameter is given, the estimator is unknown, or both
             `seed` and `generator` are given.
 
-    Edge cases: p = 0 and p = 1 are certain; NaN, and a probability outside [0, 1], give NaN (in
-    `st.strict()` an error).
+    Edge cases: p = 0 and p = 1 are certain; NaN, and a probability outside [0, 1], have no outcome
+    and give NaN (in `st.strict()` an error).
 
     Higher order: double backward differentiates the rule's formula, outcome and noise held;
     forward mode raises.
@@ -122,7 +123,7 @@ def bernoulli(
     rule = resolve("estimator", estimator, Estimator, Derivative)
     value, place = make_seed(seed, generator, x)
     y = apply(Draw(rule, place, of_probs), x, value)
-    check_outcomes("bernoulli", lambda: y.isnan())
+    check_outcomes("bernoulli", lambda: y.isnan(), NO_PROBABILITY)
     return y
 
 
@@ -164,7 +165,8 @@ def binary_concrete(
         ArgumentError: if not exactly one parameter is given, `tau` is not above 0, or both
             `seed` and `generator` are given.
 
-    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN gives NaN.
+    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN, and a probability outside
+    [0, 1], have no outcome and give NaN (in `st.strict()` an error).
 
     Higher order: double backward and forward mode work, the noise held.
 
@@ -182,7 +184,7 @@ def binary_concrete(
     x, of_probs = parameter(logits, probs)
     value, place = make_seed(seed, generator, x)
     y = apply(Concrete(tau, 0.0, 1.0, hard, of_probs, place), x, value)
-    check_outcomes("binary_concrete", lambda: y.isnan())
+    check_outcomes("binary_concrete", lambda: y.isnan(), NO_PROBABILITY)
     return y
 
 
@@ -231,7 +233,8 @@ def hard_concrete(
         ArgumentError: if not exactly one parameter is given, `tau`, `gamma` or `zeta` lies
             outside its range, or both `seed` and `generator` are given.
 
-    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN gives NaN.
+    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN, and a probability outside
+    [0, 1], have no outcome and give NaN (in `st.strict()` an error).
 
     Higher order: double backward and forward mode work, the noise held.
 
@@ -252,7 +255,7 @@ def hard_concrete(
     x, of_probs = parameter(logits, probs)
     value, place = make_seed(seed, generator, x)
     y = apply(Concrete(tau, gamma, zeta, hard, of_probs, place), x, value)
-    check_outcomes("hard_concrete", lambda: y.isnan())
+    check_outcomes("hard_concrete", lambda: y.isnan(), NO_PROBABILITY)
     return y
 
 

@@ -54,6 +54,9 @@ def negative_binomial_family(
     return x, reference.NegativeBinomial(direct, total_count)
 
 
+NO_COUNT = "a NaN, or a parameter outside its range"
+
+
 def _draw(
     name: str,
     of: tuple[Tensor, Family],
@@ -65,7 +68,7 @@ def _draw(
     rule = resolve("estimator", estimator, Fini)
     value, place = make_seed(seed, generator, x)
     y = apply(Draw(rule, family, place), x, value)
-    check_outcomes(name, lambda: y.isnan())
+    check_outcomes(name, lambda: y.isnan(), NO_COUNT)
     return y
 
 
@@ -118,7 +121,7 @@ def poisson(
             `seed` and `generator` are given.
 
     Edge cases: rate 0 is certain. NaN, a negative rate, and one above 2^20 (in float16 above
-    1023, where counts would overflow) give NaN (in `st.strict()` an error).
+    1023, where counts would overflow) have no outcome and give NaN (in `st.strict()` an error).
 
     Higher order: double backward and forward mode differentiate the rule's formula, the count
     held.
