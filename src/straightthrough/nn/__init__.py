@@ -1,11 +1,12 @@
 """Operators as modules, deterministic in `eval()`, and schedules for their rules.
 
 The numbers of a module are attributes: those of its rule (`tau`, `slope`, ...) and its own
-(`threshold`, `k`, `gamma`, ...). Each is a number, a 0-d tensor (a buffer, which `.to(dtype)` leaves
-in its dtype) or a schedule (a submodule), can be assigned at any time, is checked there, and counts
-from the next forward; so does the rule itself, as `estimator` or `surrogate`, with all its numbers.
-The name of a number that another rule has and this one has not raises, unless the class of the
-module has an attribute of that name; all other attributes are as in any module.
+(`threshold`, `k`, `gamma`, ...). Each is a number, a 0-d tensor (a buffer, which
+`.to(dtype)` leaves in its dtype) or a schedule (a submodule). It can be assigned at any time, is
+checked there, and counts from the next forward; so does the rule itself, as `estimator` or
+`surrogate`, with all its numbers. Assigning to a number that another rule has and this one has not
+raises, unless the class of the module has an attribute of that name; all other attributes are as in
+any module.
 
     >>> sample = st.nn.Categorical("gumbel", tau=1.0)
     >>> sample.tau = 0.5
