@@ -236,14 +236,19 @@ def test_no_tensor() -> None:
 
 
 def test_a_function_that_returns_no_tensor() -> None:
-    def pair(x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
+    def number(x: Tensor) -> float:
+        return 1.0
+
+    def pair(x: Tensor) -> tuple[Tensor, None]:
+        return x, None
 
     x = torch.zeros(2, requires_grad=True)
-    with pytest.raises(st.ArgumentError, match="pair must return one tensor, got tuple"):
-        st.wrap(pair, torch.tanh)(x)
-    with pytest.raises(st.ArgumentError, match="pair must return one tensor, got tuple"):
-        st.wrap(torch.sign, pair)(x).sum().backward()
+    for wrong, got in ((number, "float"), (pair, "NoneType")):
+        says = f"{wrong.__name__} must return a tensor or a tuple of them, got {got}"
+        with pytest.raises(st.ArgumentError, match=says):
+            st.wrap(wrong, torch.tanh)(x)
+        with pytest.raises(st.ArgumentError, match=says):
+            st.wrap(torch.sign, wrong)(x).sum().backward()
 
 
 def test_shapes_that_differ() -> None:

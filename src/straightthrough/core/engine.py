@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_exporting
 
+from .errors import check_not_nested
 from .internals import (
     below_autograd,
     derivatives_enabled,
@@ -39,15 +40,19 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
     """Return the value of `operation`, with its backward; a tuple where it returns more."""
     if is_compiling() or transforms_active():
         return _through_torch(operation, inputs)
-    if dual_level():
-        return _enter(operation, None, *map(unwrap_if_dead, inputs))
-    if not torch.is_grad_enabled():
-        return operation.forward(*inputs)[operation.returned]
-    alive = [*map(unwrap_if_dead, inputs)]
-    for tensor in alive:
-        if tensor.requires_grad:
-            return _enter(operation, None, *alive)
-    return without_grad(operation.forward, alive)[operation.returned]
+    try:
+        if dual_level():
+            return _enter(operation, None, *map(unwrap_if_dead, inputs))
+        if not torch.is_grad_enabled():
+            return operation.forward(*inputs)[operation.returned]
+        alive = [*map(unwrap_if_dead, inputs)]
+        for tensor in alive:
+            if tensor.requires_grad:
+                return _enter(operation, None, *alive)
+        return without_grad(operation.forward, alive)[operation.returned]
+    except RuntimeError:
+        check_not_nested("an argument", *inputs)
+        raise
 
 
 def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Any:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch.compiler import is_compiling
 from .internals import transforms_active
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+QUANTIZED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
+STRIDED = torch.strided
 
 
 class StraightThroughError(Exception):
@@ -35,15 +37,73 @@ class ArgumentError(StraightThroughError, ValueError):
 
 
 def check_floating(name: str, tensor: object) -> None:
-    """Raise `DtypeError` unless `tensor` is a floating tensor of a supported dtype."""
+    """Raise `DtypeError` unless `tensor` is a floating tensor of a supported dtype.
+
+    A sparse, masked or jagged one raises `ArgumentError`. (What is nested and strided is plain in
+    all that is quick to read: torch refuses it, and then `check_not_nested` says why.)
+    """
+    if type(tensor) is not Tensor:
+        _check_class(name, tensor)
+    if tensor.dtype not in FLOATING or tensor.layout is not STRIDED:  # type: ignore[attr-defined]  # a tensor by now
+        _refuse(name, tensor)
+
+
+def _check_class(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
+        check_not_traced(tensor)
         raise DtypeError(
             f"{name} must be a tensor, got {type(tensor).__name__}; wrap it in torch.tensor(...)"
         )
-    if tensor.dtype not in FLOATING:
+    if isinstance(tensor, torch.masked.MaskedTensor):
+        check_dense(name, tensor)
+
+
+def _refuse(name: str, tensor: Any) -> NoReturn:
+    check_dense(name, tensor)
+    raise DtypeError(
+        f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}; "
+        f"convert it with {name}.to(torch.float32)"
+    )
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise unless the tensor is dense: neither sparse, masked, nested nor quantized."""
+    if isinstance(tensor, torch.masked.MaskedTensor):
+        raise ArgumentError(
+            f"{name} must be a dense tensor, got a masked one; pass {name}.get_data(), and "
+            f"{name}.get_mask() as mask= where there is one"
+        )
+    check_not_nested(name, tensor)
+    if tensor.layout is not STRIDED:
+        raise ArgumentError(
+            f"{name} must be a dense tensor, got one of layout {tensor.layout}; "
+            f"use {name}.to_dense()"
+        )
+    if tensor.is_quantized:
         raise DtypeError(
-            f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}; "
-            f"convert it with {name}.to(torch.float32)"
+            f"{name} must be float16, bfloat16, float32 or float64, got a quantized tensor of "
+            f"{tensor.dtype}; use {name}.dequantize()"
+        )
+
+
+def check_not_nested(name: str, *tensors: Tensor) -> None:
+    """Raise `ArgumentError` if one of the tensors is nested."""
+    if any(tensor.is_nested for tensor in tensors):
+        raise ArgumentError(
+            f"{name} must be a dense tensor, got a nested one; use "
+            f"torch.nested.to_padded_tensor(...), or call with each of its .unbind()"
+        )
+
+
+def check_not_traced(value: object) -> None:
+    """Raise if `value` is what `torch.fx.symbolic_trace` passes in the place of a tensor."""
+    if isinstance(value, torch.fx.Proxy):
+        tracer: Any = value.tracer
+        inside = [kind for _, kind in getattr(tracer, "module_stack", {}).values()]
+        name = (inside[-1] if inside else type(tracer.root)).__name__
+        raise StraightThroughError(
+            f"{name} can't be traced by torch.fx.symbolic_trace, which runs without values; use "
+            f"torch.export to get a graph of it and torch.compile to make it faster"
         )
 
 
@@ -116,7 +176,11 @@ def check_limit(name: str, value: object) -> None:
 def check_rows(name: str, tensor: Tensor, dim: int) -> int:
     """Return `dim` counted from the end, of a floating tensor with at least one class along it."""
     check_floating(name, tensor)
-    shape = tensor.shape
+    try:
+        shape = tensor.shape
+    except RuntimeError:
+        check_not_nested(name, tensor)
+        raise
     ndim = len(shape)
     if ndim == 0:
         raise ShapeError(
@@ -140,7 +204,10 @@ def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:
     """Put -inf where `mask` (True = allowed) is False."""
     if mask is None:
         return tensor
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.layout is not STRIDED:
+        check_not_traced(mask)
+        if isinstance(mask, Tensor):
+            check_dense("mask", mask)
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise DtypeError(
             f"mask must be a bool tensor (True = allowed), got {kind}; "
@@ -165,7 +232,9 @@ _strict: ContextVar[bool] = ContextVar("straightthrough_strict", default=False)
 def strict() -> Iterator[None]:
     """Raise, instead of returning a NaN row, where a row has no valid outcome.
 
-    A row has none when it holds a NaN or when no class of it is allowed. The check reads the
+    A row has none when it holds a NaN or when no class of it is allowed; of an operator on
+    elements, an element when it is NaN or lies outside its range, as a probability of 1.5 or a
+    rate of -1 does. Modules check in `eval()` too. The check reads the
     result back, so it synchronises with the device: a debugging aid, like torch's anomaly mode.
     Compiled code does not check, and inside vmap there is nothing to read.
 
@@ -185,14 +254,21 @@ def strict() -> Iterator[None]:
         _strict.reset(token)
 
 
-def check_outcomes(name: str, invalid: Callable[[], Tensor]) -> None:
-    """Inside `strict()`, raise if any entry of `invalid()` (one a row) is true."""
+NO_OUTCOME = "a NaN or an infinity, or too few of its classes are allowed"
+NO_PROBABILITY = "a NaN, or a probability outside its range"
+
+
+def check_outcomes(name: str, invalid: Callable[[], Tensor], holds: str = NO_OUTCOME) -> None:
+    """Inside `strict()`, raise if any entry of `invalid()` (one a row) is true.
+
+    An operator on elements says what `holds` where there is no outcome: its row is an element.
+    """
     if is_compiling() or not _strict.get():
         return
     rows = invalid().nonzero()
     if len(rows):
         row = tuple(int(i) for i in rows[0])
+        mend = "the logits or the mask" if holds is NO_OUTCOME else "the parameter"
         raise ArgumentError(
-            f"{name}: row {row} has no valid outcome: it holds a NaN or an infinity, "
-            f"or too few of its classes are allowed; mend the logits or the mask of that row"
+            f"{name}: row {row} has no valid outcome: it holds {holds}; mend {mend} of that row"
         )

@@ -27,6 +27,10 @@ unwrap_if_dead: Callable[[Tensor], Tensor] = torch._C._functorch.unwrap_if_dead
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
 
 
+autocast_enabled: Callable[[], bool] = torch._C._is_any_autocast_enabled
+"""Whether there is autocast, on any device."""
+
+
 def dual_level() -> bool:
     """Whether a level of forward-mode derivatives is open, where no transform is active."""
     return forward_ad._current_level >= 0

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from .engine import apply
-from .errors import DtypeError, ShapeError, check_floating
+from .errors import (
+    QUANTIZED,
+    STRIDED,
+    DtypeError,
+    ShapeError,
+    check_dense,
+    check_floating,
+    check_not_nested,
+)
 from .operation import Operation
 
 
@@ -46,6 +54,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     Raises:
         DtypeError: if `soft` is not floating, or `hard` would be rounded.
         ShapeError: if the shapes do not broadcast.
+        ArgumentError: if one of them is sparse or nested.
 
     Edge cases: -0.0, infinities and NaN of `hard` come out as they are.
 
@@ -63,14 +72,19 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """
     check_floating("soft", soft)
     if not isinstance(hard, Tensor) or not _casts_exactly(hard.dtype, soft.dtype):
+        if isinstance(hard, Tensor):
+            check_dense("hard", hard)
         kind = hard.dtype if isinstance(hard, Tensor) else type(hard).__name__
         raise DtypeError(
             f"hard of {kind} does not cast exactly to soft's {soft.dtype}; "
             f"round it yourself with hard.to(soft.dtype) if that is meant"
         )
+    if type(hard) is not Tensor or hard.layout is not STRIDED:
+        check_dense("hard", hard)
     try:
         hard, soft = torch.broadcast_tensors(hard.detach(), soft)
     except RuntimeError:
+        check_not_nested("hard or soft", hard, soft)
         raise ShapeError(
             f"hard and soft must broadcast, got shapes {tuple(hard.shape)} and {tuple(soft.shape)}"
         ) from None
@@ -91,7 +105,7 @@ def held(value: Tensor, carrier: Tensor) -> Tensor:
 def _casts_exactly(source: torch.dtype, target: torch.dtype) -> bool:
     if source in (target, torch.bool):
         return True
-    if source.is_complex:
+    if source.is_complex or source in QUANTIZED:
         return False
     wide = torch.finfo(target)
     if not source.is_floating_point:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
@@ -11,82 +12,121 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .engine import apply
-from .errors import ArgumentError, DtypeError, ShapeError
-from .internals import push_forward, transforms_active
-from .operation import Operation
+from .errors import STRIDED, ArgumentError, DtypeError, ShapeError, check_dense
+from .internals import autocast_enabled, dual_level, transforms_active, unwrap_if_dead
 from .straight_through import straight_through
 
 P = ParamSpec("P")
-Function = Callable[P, Tensor]
+Function = Callable[P, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class _Wrapped(Operation):
-    hard: Callable[..., Tensor]
-    soft: Callable[..., Tensor]
+class _Call:
+    """One call of a wrapped operator: its functions, arguments and surroundings."""
+
+    hard: Callable[..., Any]
+    soft: Callable[..., Any]
     tree: TreeSpec
     leaves: tuple[Any, ...]
     positions: tuple[int, ...]
     random_state: dict[torch.device, Tensor]
+    autocast: dict[str, torch.dtype]
 
-    def call(self, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    def values(
+        self, function: Callable[..., Any], tensors: Sequence[Tensor]
+    ) -> tuple[list[Tensor], TreeSpec]:
+        """Return the tensors that a function returns, and how they are put together."""
         leaves = list(self.leaves)
         for position, tensor in zip(self.positions, tensors, strict=True):
             leaves[position] = tensor
         args, kwargs = tree_unflatten(leaves, self.tree)
-        value = function(*args, **kwargs)
-        if not isinstance(value, Tensor):
-            name = getattr(function, "__name__", function)
-            raise ArgumentError(f"{name} must return one tensor, got {type(value).__name__}")
-        return value
+        values, structure = tree_flatten(function(*args, **kwargs))
+        name = getattr(function, "__name__", str(function))
+        for value in values:
+            if not isinstance(value, Tensor):
+                kind = type(value).__name__
+                raise ArgumentError(f"{name} must return a tensor or a tuple of them, got {kind}")
+            if type(value) is not Tensor or value.layout is not STRIDED:
+                check_dense(f"the value of {name}", value)
+        return values, structure
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor]:
-        value = self.call(self.hard, tensors)
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], TreeSpec]:
+        """Return the values of `hard`, floating, none of them an argument or part of another."""
+        values, structure = self.values(self.hard, tensors)
+        return [self._own(i, values, tensors) for i in range(len(values))], structure
+
+    def _own(self, i: int, values: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
+        value = values[i]
         if not value.is_floating_point():
-            return (value.to(_result_dtype(tensors)),)
+            return value.to(_result_dtype(tensors))
         # Compiled code can't ask whether a tensor is a view; there a copy is fused away.
-        if torch.compiler.is_compiling() or value._is_view():
-            return (value.clone(),)
-        return (value.clone() if any(value is tensor for tensor in tensors) else value,)
+        if torch.compiler.is_compiling() or value._is_view() or value.requires_grad:
+            return value.clone()
+        others = (*tensors, *values[:i])
+        return value.clone() if any(value is other for other in others) else value
 
-    def backward(self, grad: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
-        smooth = [i for i, tensor in enumerate(tensors) if tensor.is_floating_point()]
-        function, primals = self._of_smooth(smooth, tensors)
-        with _random_state(self.random_state):
-            value, pull = torch.func.vjp(function, *primals)[:2]
-        _check_shapes(value, grad)
-        gradients: list[Tensor | None] = [None] * len(tensors)
-        for i, gradient in zip(smooth, pull(grad.to(value.dtype)), strict=True):
-            gradients[i] = gradient
-        return tuple(gradients)
+    def backward(
+        self,
+        wanted: Sequence[int],
+        tensors: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        structure: TreeSpec,
+        shapes: Sequence[torch.Size],
+    ) -> dict[int, Tensor]:
+        """Return the gradients to the tensors that are wanted, by their places."""
+        again = torch.is_grad_enabled()  # a graph of the gradient is asked for
+        inputs = list(tensors)
+        with torch.enable_grad():
+            for i in wanted:
+                tensor = tensors[i]
+                inputs[i] = tensor.view_as(tensor) if again else tensor.detach().requires_grad_()
+            with _random_state(self.random_state), _autocast(self.autocast, tensors):
+                values, of_soft = self.values(self.soft, inputs)
+        _check_alike(of_soft, structure, [value.shape for value in values], shapes)
+        pairs = [
+            (value, grad.to(value.dtype))
+            for value, grad in zip(values, grads, strict=True)
+            if grad is not None and value.requires_grad
+        ]
+        if not pairs:
+            return {i: torch.zeros_like(tensors[i]) for i in wanted}
+        outputs, given = zip(*pairs, strict=True)
+        found = torch.autograd.grad(
+            outputs, [inputs[i] for i in wanted], given, create_graph=again, materialize_grads=True
+        )
+        return dict(zip(wanted, found, strict=True))
 
-    def at_once(self, *tensors: Tensor) -> Tensor:
+    def at_once(self, tensors: Sequence[Tensor]) -> Any:
         """Return the value with its gradient, `soft` being run now: what a graph can hold."""
         with torch.no_grad():
-            hard = self.forward(*tensors)[0]
+            hard, structure = self.forward(tensors)
         with _random_state(self.random_state):
-            soft = self.call(self.soft, tensors)
-        _check_shapes(soft, hard)
-        return straight_through(hard, soft)
+            soft, of_soft = self.values(self.soft, tensors)
+        shapes = [value.shape for value in hard]
+        _check_alike(of_soft, structure, [value.shape for value in soft], shapes)
+        return tree_unflatten([*map(straight_through, hard, soft)], structure)
 
-    def jvp(self, tangents: Sequence[Tensor | None], *tensors: Tensor) -> Tensor:
-        moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
-        function, primals = self._of_smooth(moving, tensors)
-        with _random_state(self.random_state):
-            directions = [tangent for tangent in tangents if tangent is not None]
-            return push_forward(function, primals, directions)
 
-    def _of_smooth(
-        self, chosen: list[int], tensors: Sequence[Tensor]
-    ) -> tuple[Callable[..., Tensor], list[Tensor]]:
-        def function(*primals: Tensor) -> Tensor:
-            merged = list(tensors)
-            for i, primal in zip(chosen, primals, strict=True):
-                merged[i] = primal
-            return self.call(self.soft, merged)
+class Wrapped(torch.autograd.Function):
+    """`hard` forward; backward ordinary autograd through `soft`, which takes whatever it takes."""
 
-        return function, [tensors[i] for i in chosen]
+    @staticmethod
+    def forward(ctx: Any, call: _Call, structure: list[TreeSpec], *tensors: Tensor) -> Any:
+        values, spec = call.forward(tensors)
+        structure.append(spec)
+        ctx.call, ctx.structure, ctx.shapes = call, spec, [value.shape for value in values]
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[2:]
+        if all(grad is None for grad in grads):
+            return (None, None, *(None,) * len(needed))
+        wanted = [i for i, due in enumerate(needed) if due]
+        found = ctx.call.backward(wanted, ctx.saved_tensors, grads, ctx.structure, ctx.shapes)
+        return (None, None, *(found.get(i) for i in range(len(needed))))
 
 
 def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> Any:
@@ -96,22 +136,29 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
     forward saw, so that both draw the same noise. Also a decorator: `@st.wrap(soft=soft_fn)`.
 
     Args:
-        hard: returns one tensor; a bool or integer one is cast to the floating inputs' dtype.
-        soft: returns a floating tensor of the same shape.
+        hard: returns a tensor, or a tuple, list or dict of them; bool and integer ones are cast
+            to the floating inputs' dtype.
+        soft: returns floating tensors of the same shapes, put together in the same way.
 
     Returns:
         A function of the same arguments. Tensors in them, also inside lists, tuples and dicts,
         get gradients; tensors that the functions close over do not, so pass them in.
 
     Raises:
-        ArgumentError: if `soft` is missing, a function returns something else than one tensor,
-            or no tensor is passed.
-        ShapeError: in backward, if the two shapes differ (in compiled code, at once).
+        ArgumentError: if `soft` is missing, a function returns something else than dense tensors,
+            the two put them together in different ways, or no tensor is passed.
+        ShapeError: in backward, if two shapes differ (in compiled code, at once).
 
-    Edge cases: the value is that of `hard` bit for bit, NaN and -0.0 included.
+    Edge cases: the value is that of `hard` bit for bit, NaN and -0.0 included. What `soft` changes
+    besides, such as the running statistics of a `BatchNorm`, changes in backward, once a backward,
+    and not at all without one. A module that both functions call is called twice a step, and its
+    statistics move twice; call it outside, and pass its value in.
 
-    Higher order: that of `soft`; forward mode works. Under `torch.compile` random functions
-    are not replayed: draw the noise outside and pass it in.
+    Higher order: that of `soft`; forward mode works. Backward is ordinary autograd, so `soft` may
+    hold any `autograd.Function`, `torch.utils.checkpoint` (with `use_reentrant=False`) and
+    `requires_grad_()`, and it runs under the autocast of the forward. Inside `torch.func`
+    transforms it may hold what these take. Under `torch.compile` random functions are not
+    replayed: draw the noise outside and pass it in.
 
     Cost: forward is that of `hard`; the input tensors are saved; backward runs `soft` forward
     and backward once. Inside `torch.func` transforms and exported graphs forward runs `soft` too.
@@ -120,7 +167,7 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         >>> step = st.wrap(lambda x: x > 0, torch.sigmoid)
         >>> x = torch.tensor([0.0, 2.0], requires_grad=True)
         >>> step(x)
-        tensor([0., 1.], grad_fn=<NodeBackward>)
+        tensor([0., 1.], grad_fn=<WrappedBackward>)
     """
     if soft is None:
         raise ArgumentError("wrap needs soft: st.wrap(hard, soft) or @st.wrap(soft=soft)")
@@ -128,28 +175,49 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         return functools.partial(wrap, soft=soft)
 
     @functools.wraps(hard)
-    def operator(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def operator(*args: P.args, **kwargs: P.kwargs) -> Any:
         leaves, tree = tree_flatten((args, kwargs))
         positions = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
         if not positions:
             raise ArgumentError("a wrapped operator needs at least one tensor among its arguments")
         tensors = [leaves[i] for i in positions]
         rest = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        state = _read_random_state(tensors)
-        operation = _Wrapped(hard, soft, tree, rest, positions, state)
-        if torch.compiler.is_compiling() or transforms_active():
-            return operation.at_once(*tensors)
-        return apply(operation, *tensors)
+        call = functools.partial(_Call, hard, soft, tree, rest, positions)
+        if torch.compiler.is_compiling() or transforms_active() or dual_level():
+            return call(_read_random_state(tensors), {}).at_once(tensors)
+        tensors = [*map(unwrap_if_dead, tensors)]
+        if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+            with torch.no_grad():
+                values, structure = call({}, {}).forward(tensors)
+            return tree_unflatten(values, structure)
+        structures: list[TreeSpec] = []
+        surrounded = call(_read_random_state(tensors), _read_autocast(tensors))
+        values = Wrapped.apply(surrounded, structures, *tensors)
+        return tree_unflatten(values, structures[0])
 
     return operator
 
 
-def _check_shapes(soft: Tensor, hard: Tensor) -> None:
-    if soft.shape != hard.shape:
-        raise ShapeError(
-            f"soft returned shape {tuple(soft.shape)} where hard returned {tuple(hard.shape)}; "
+def _check_alike(
+    of_soft: TreeSpec, of_hard: TreeSpec, soft: Sequence[torch.Size], hard: Sequence[torch.Size]
+) -> None:
+    if of_soft != of_hard:
+        raise ArgumentError(
+            f"soft returned {_described(of_soft)} where hard returned {_described(of_hard)}; "
             f"the two must agree"
         )
+    for one, other in zip(soft, hard, strict=True):
+        if one != other:
+            raise ShapeError(
+                f"soft returned shape {tuple(one)} where hard returned {tuple(other)}; "
+                f"the two must agree"
+            )
+
+
+def _described(structure: TreeSpec) -> str:
+    if structure.is_leaf():
+        return "a tensor"
+    return f"a {structure.type.__name__} of {structure.num_leaves}"
 
 
 def _result_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -170,18 +238,37 @@ def _read_random_state(tensors: Sequence[Tensor]) -> dict[torch.device, Tensor]:
     return state
 
 
-class _random_state:
+def _read_autocast(tensors: Sequence[Tensor]) -> dict[str, torch.dtype]:
+    """Return the dtype of every kind of device with autocast."""
+    if not autocast_enabled():
+        return {}
+    kinds = {"cpu", *(tensor.device.type for tensor in tensors)} - {"meta"}
+    return {k: torch.get_autocast_dtype(k) for k in kinds if torch.is_autocast_enabled(k)}
+
+
+@contextmanager
+def _random_state(state: dict[torch.device, Tensor]) -> Iterator[None]:
     """Run a block under saved random states, and put the present ones back after it."""
+    present = {device: _swap(device, saved) for device, saved in state.items()}
+    try:
+        yield
+    finally:
+        for device, saved in present.items():
+            _swap(device, saved)
 
-    def __init__(self, state: dict[torch.device, Tensor]) -> None:
-        self.state = state
 
-    def __enter__(self) -> None:
-        self.present = {device: _swap(device, state) for device, state in self.state.items()}
-
-    def __exit__(self, *_: object) -> None:
-        for device, state in self.present.items():
-            _swap(device, state)
+@contextmanager
+def _autocast(saved: dict[str, torch.dtype], tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Run a block under the autocast of the forward, and no other."""
+    present = _read_autocast(tensors)
+    if saved == present:
+        yield
+        return
+    with ExitStack() as stack:
+        for kind in {*saved, *present}:
+            autocast = torch.autocast(kind, saved.get(kind), enabled=kind in saved)
+            stack.enter_context(autocast)
+        yield
 
 
 def _swap(device: torch.device, state: Tensor) -> Tensor:

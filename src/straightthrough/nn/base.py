@@ -1,29 +1,36 @@
-"""What every module with a backward rule shares."""
+"""What every module with a backward rule shares: numbers that can be read, set and scheduled."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 from torch import Tensor, nn
 
-from ..core.errors import ArgumentError
+from ..core.errors import ArgumentError, StraightThroughError
 from ..core.registry import RULES, resolve
 from ..core.rules import Rule
-from .schedules import Schedule
+from .schedules import Schedule, keeping_dtype
 
 Number = float | Tensor | Schedule
+Checks = Mapping[str, Callable[[str, Any], Any]]
 R = TypeVar("R", bound=Rule)
 
 
 class RuleModule(nn.Module, Generic[R]):
-    """A module with a backward rule, each of whose fields may follow a schedule.
+    """A module with a backward rule, whose numbers are attributes: read, set, scheduled.
 
     Fields given by name replace the rule's own: `Categorical("reinmax", tau=1.1)` has the rule
     `ReinMax(tau=1.1)`, and `Categorical("reinmax", tau=Linear(2.0, 1.0, steps=100))` the one
-    whose `tau` is the schedule's value at each forward. The schedule is a submodule under the
-    field's name, a 0-d tensor a buffer, and what is written into it counts from the next forward.
+    whose `tau` is the schedule's value at each forward. `module.tau` is what was given, and
+    assigning to it is checked as the construction is, and counts from the next forward. A schedule
+    is a submodule under the field's name, a 0-d tensor a buffer of its own dtype whatever
+    `.to(dtype)` says. What is assigned takes the place of what was there: writing `fill_` into a
+    tensor keeps it.
+
+    A field of another rule that would fit raises where the present rule has none of that name,
+    unless the class has an attribute of that name.
 
     Args:
         keyword: what the operator calls its rule, "surrogate" or "estimator".
@@ -36,53 +43,159 @@ class RuleModule(nn.Module, Generic[R]):
             end) that the rule refuses.
     """
 
+    _rule: R
+    _keyword: str
+    _fits: tuple[type[Rule], ...]
+    _moving: tuple[str, ...]  # those of the rule's fields that are not constant
+    _scheduled: tuple[str, ...]
+    numbers: ClassVar[Checks] = {}
+    """Its own numbers, beside the rule's fields: the name of each, and what checks it."""
+
     def __init__(
         self, keyword: str, given: R | str, fits: tuple[type[Rule], ...], fields: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        scheduled = {name: v for name, v in fields.items() if isinstance(v, Schedule)}
-        at_start = {name: schedule.start for name, schedule in scheduled.items()}
-        at_end = {name: schedule.end for name, schedule in scheduled.items()}
-        self._keyword = keyword
-        self._rule: R = _with_fields(keyword, given, fits, {**fields, **at_start})
-        dataclasses.replace(self._rule, **at_end)
-        self._scheduled = tuple(scheduled)
-        self._tensors = tuple(name for name, v in fields.items() if isinstance(v, Tensor))
-        for name, schedule in scheduled.items():
-            self.register_module(name, schedule)
-        for name in self._tensors:
-            self.register_buffer(name, fields[name])
+        self._keyword, self._fits = keyword, fits
+        self._give(given, fields)
 
     @property
     def rule(self) -> R:
         """The rule at the schedules' present values."""
-        if not self._scheduled and not self._tensors:
+        if not self._moving:
             return self._rule
-        values = {name: getattr(self, name).current for name in self._scheduled}
-        values |= {name: getattr(self, name) for name in self._tensors}
+        values = {name: self.number(name) for name in self._moving}
         return dataclasses.replace(self._rule, **values)  # type: ignore[type-var]  # all are dataclasses
+
+    def number(self, name: str) -> Any:
+        """Return the number of that name as it is now."""
+        value = getattr(self, name)
+        return value.current if name in self._scheduled else value
 
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """Show the schedules what a forward in training chooses from."""
         for name in self._scheduled:
             getattr(self, name).observe(logits, dim, mask)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        rule = self.__dict__.get("_rule")
+        if rule is None:
+            super().__setattr__(name, value)
+        elif name in self.numbers:
+            for given in _ends(value):
+                checked = self.numbers[name](name, given)
+            self._place({name: value if isinstance(value, Schedule | Tensor) else checked})
+        elif name in _names(rule):
+            self._give(self._rule, {**self._values(), name: value})
+        elif name in self.__dict__ or hasattr(type(self), name) or not self._misleads(name):
+            super().__setattr__(name, value)
+        else:
+            raise ArgumentError(f"{type(self).__name__} has no {name}: {_described(rule)}")
+
+    def _give(self, given: R | str, fields: Mapping[str, Any]) -> None:
+        """Take a rule, and numbers for its fields in the place of its own."""
+        if isinstance(given, Rule):
+            tensors = {name: v for name, v in vars(given).items() if isinstance(v, Tensor)}
+            fields = {**tensors, **fields}
+        start = {name: _ends(value)[0] for name, value in fields.items()}
+        end = {name: _ends(value)[-1] for name, value in fields.items()}
+        rule = _with_fields(self._keyword, given, self._fits, start)
+        dataclasses.replace(rule, **end)
+        for name in _names(self.__dict__.get("_rule")):
+            self._drop(name)
+        self.__dict__["_rule"] = rule
+        moving = {name: v for name, v in fields.items() if isinstance(v, Schedule | Tensor)}
+        self._place({name: moving.get(name, getattr(rule, name)) for name in _names(rule)})
+
+    def _place(self, values: Mapping[str, Any]) -> None:
+        """Keep schedules as submodules, tensors as buffers, and other numbers as they are."""
+        for name, value in values.items():
+            self._drop(name)
+            if isinstance(value, Schedule):
+                self.register_module(name, value)
+            elif isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                self.__dict__[name] = value
+        fields = _names(self._rule)
+        names = [name for name in (*fields, *self.numbers) if name not in self.__dict__]
+        self.__dict__["_moving"] = tuple(name for name in names if name in fields)
+        self.__dict__["_scheduled"] = tuple(name for name in names if name in self._modules)
+
+    def _drop(self, name: str) -> None:
+        for kept in (self.__dict__, self._buffers, self._modules):
+            kept.pop(name, None)
+
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _names(self._rule)}
+
+    def _misleads(self, name: str) -> bool:
+        """Whether setting `name` would be taken for setting a field of the rule, or the rule."""
+        fitting = (record.type for record in RULES.values() if issubclass(record.type, self._fits))
+        return name in ("surrogate", "estimator") or any(name in _names(rule) for rule in fitting)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        fields = (*_names(self._rule), *self.numbers)
+        before = {name: b for name, b in self._buffers.items() if b is not None and name in fields}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
+        return self
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise StraightThroughError(
+            f"{type(self).__name__} can't be scripted by torch.jit; use torch.compile to make it "
+            f"faster and torch.export to save it"
+        )
+
     def extra_repr(self) -> str:
         return f"{self._keyword}={self.rule}"
 
 
+class EstimatorModule(RuleModule[R]):
+    """A module whose rule is given, and can be read and assigned, as `estimator`."""
+
+    def __init__(
+        self, given: R | str, fits: tuple[type[Rule], ...], fields: Mapping[str, Any]
+    ) -> None:
+        super().__init__("estimator", given, fits, fields)
+
+    @property
+    def estimator(self) -> R:
+        """The rule as it is now; a rule or a shorthand may be assigned, with all its numbers."""
+        return self.rule
+
+    @estimator.setter
+    def estimator(self, given: R | str) -> None:
+        self._give(given, {})
+
+
+def _ends(value: Any) -> tuple[Any, Any]:
+    """Return the values that a number goes from and to."""
+    return (value.start, value.end) if isinstance(value, Schedule) else (value, value)
+
+
+def _names(rule: Any) -> tuple[str, ...]:
+    """Return the names of the fields of a rule, or of its class."""
+    return () if rule is None else tuple(field.name for field in dataclasses.fields(rule))
+
+
+def _described(rule: Rule) -> str:
+    return f"{rule} has {', '.join(_names(rule)) or 'no fields'}"
+
+
 def _with_fields(
-    keyword: str, given: object, fits: tuple[type[Rule], ...], fields: Mapping[str, float]
+    keyword: str, given: object, fits: tuple[type[Rule], ...], fields: Mapping[str, Any]
 ) -> Any:
     """Return the rule that `given` stands for, with `fields` in the place of its own."""
     record = RULES.get(given) if isinstance(given, str) else None
     try:
         if record is not None and issubclass(record.type, fits):
-            return record.type(**fields)
-        return dataclasses.replace(resolve(keyword, given, *fits), **fields)
+            return record.type(**fields).settled()
+        resolved = resolve(keyword, given, *fits)
+        return dataclasses.replace(resolved, **fields).settled()
     except TypeError:
         rule = resolve(keyword, given, *fits)
-        known = [field.name for field in dataclasses.fields(rule)]
+        known = _names(rule)
         raise ArgumentError(
             f"{rule} has no field of the names {', '.join(fields)}; "
             f"it has {', '.join(known) or 'none'}"

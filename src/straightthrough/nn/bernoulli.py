@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..core.engine import apply
-from ..core.errors import ArgumentError, check_number
+from ..core.errors import NO_PROBABILITY, ArgumentError, check_number, check_outcomes
 from ..core.precision import cast
 from ..core.rules import Derivative
 from ..estimators import Estimator, GumbelST
 from ..ops.bernoulli import api
 from ..ops.pointwise.operation import Pointwise
 from ..surrogates import Identity, Sigmoid
-from .base import Number, RuleModule
+from .base import Checks, EstimatorModule, Number, RuleModule
 
 
-class Bernoulli(RuleModule[Estimator | Derivative]):
+class Bernoulli(EstimatorModule[Estimator | Derivative]):
     """`st.bernoulli` as a module; in `eval()` 1 where the probability is above 1/2.
 
     Args:
@@ -34,12 +35,12 @@ class Bernoulli(RuleModule[Estimator | Derivative]):
     def __init__(
         self, estimator: Estimator | Derivative | str = "reinmax", **fields: Number
     ) -> None:
-        super().__init__("estimator", estimator, (Estimator, Derivative), fields)
+        super().__init__(estimator, (Estimator, Derivative), fields)
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
         if self.training:
             return api.bernoulli(logits, probs=probs, estimator=self.rule)
-        return _likelier(logits, probs)
+        return _likelier("bernoulli", logits, probs)
 
 
 class BinaryConcrete(RuleModule[GumbelST]):
@@ -57,6 +58,8 @@ class BinaryConcrete(RuleModule[GumbelST]):
         tensor([0.5000])
     """
 
+    tau: Number
+
     def __init__(self, tau: Number = 1.0, hard: bool = False) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
         self.hard = hard
@@ -66,19 +69,40 @@ class BinaryConcrete(RuleModule[GumbelST]):
         if self.training:
             return api.binary_concrete(logits, probs=probs, tau=tau, hard=self.hard)
         if self.hard:
-            return _likelier(logits, probs)
+            return _likelier("binary_concrete", logits, probs)
         x, of_probs = api.parameter(logits, probs)
-        return torch.sigmoid((torch.logit(x) if of_probs else x) / cast(tau, x.dtype))
+        y = torch.sigmoid((torch.logit(x) if of_probs else x) / cast(tau, x.dtype))
+        check_outcomes("binary_concrete", lambda: y.isnan(), NO_PROBABILITY)
+        return y
 
     def extra_repr(self) -> str:
         return f"tau={self.rule.tau}, hard={self.hard}"
 
 
-def _likelier(logits: Tensor | None, probs: Tensor | None) -> Tensor:
-    """1 where the probability is above 1/2, with its gradient; NaN stays NaN."""
+def _likelier(name: str, logits: Tensor | None, probs: Tensor | None) -> Tensor:
+    """1 where the probability is above 1/2, with its gradient; NaN where there is none."""
     x, of_probs = api.parameter(logits, probs)
+    if of_probs:
+        x = torch.where((x >= 0) & (x <= 1), x, torch.nan)
     threshold, surrogate = (0.5, Identity()) if of_probs else (0.0, Sigmoid(1.0))
-    return apply(Pointwise("heaviside_or_nan", (threshold,), surrogate, threshold), x)
+    y = apply(Pointwise("heaviside_or_nan", (threshold,), surrogate, threshold), x)
+    check_outcomes(name, lambda: y.isnan(), NO_PROBABILITY)
+    return y
+
+
+def _check_probability(name: str, value: object) -> Any:
+    probability = check_number(name, value)
+    if not 0 < probability < 1:
+        raise ArgumentError(f"{name} must lie in (0, 1), got {value}")
+    return probability
+
+
+def _check_low(name: str, value: object) -> Any:
+    return api.check_stretch(value, 2.0)[0]
+
+
+def _check_high(name: str, value: object) -> Any:
+    return api.check_stretch(-1.0, value)[1]
 
 
 class HardConcreteGate(RuleModule[GumbelST]):
@@ -91,7 +115,7 @@ class HardConcreteGate(RuleModule[GumbelST]):
         shape: of the gates, an int or several.
         probs: the probability of an open gate at the start, in (0, 1).
         tau: temperature, a number or a schedule.
-        gamma, zeta: the stretch, gamma < 0 and zeta > 1.
+        gamma, zeta: the stretch, gamma < 0 and zeta > 1, numbers or schedules.
         hard: whether the gates are 0 or 1.
         device, dtype: of the logits.
 
@@ -105,22 +129,29 @@ class HardConcreteGate(RuleModule[GumbelST]):
         (torch.Size([5, 10]), 9.0)
     """
 
+    tau: Number
+    gamma: Number
+    zeta: Number
+    probs: float
+    numbers: ClassVar[Checks] = {
+        "probs": _check_probability,
+        "gamma": _check_low,
+        "zeta": _check_high,
+    }
+
     def __init__(
         self,
         shape: int | Sequence[int],
         probs: float = 0.5,
         *,
         tau: Number = 2 / 3,
-        gamma: float = -0.1,
-        zeta: float = 1.1,
+        gamma: Number = -0.1,
+        zeta: Number = 1.1,
         hard: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
-        check_number("probs", probs)
-        if not 0 < probs < 1:
-            raise ArgumentError(f"probs must lie in (0, 1), got {probs}")
         self.probs, self.gamma, self.zeta, self.hard = probs, gamma, zeta, hard
         size = (shape,) if isinstance(shape, int) else tuple(shape)
         self.logits = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
@@ -132,14 +163,12 @@ class HardConcreteGate(RuleModule[GumbelST]):
 
     def forward(self) -> Tensor:
         if not self.training:
-            return _likelier(self.logits, None) if self.hard else self.mean()
-        return api.hard_concrete(
-            self.logits, tau=self.rule.tau, gamma=self.gamma, zeta=self.zeta, hard=self.hard
-        )
+            return _likelier("hard_concrete", self.logits, None) if self.hard else self.mean()
+        return api.hard_concrete(self.logits, tau=self.rule.tau, **self._stretch(), hard=self.hard)
 
     def mean(self) -> Tensor:
         """Return the gates without noise, `st.hard_concrete_mean(logits)`."""
-        return api.hard_concrete_mean(self.logits, gamma=self.gamma, zeta=self.zeta)
+        return api.hard_concrete_mean(self.logits, **self._stretch())
 
     def l0(self) -> Tensor:
         """Return the expected number of gates that are not 0, a differentiable 0-d tensor.
@@ -149,8 +178,10 @@ class HardConcreteGate(RuleModule[GumbelST]):
         """
         if self.hard:
             return torch.sigmoid(self.logits).sum()
-        tau = self.rule.tau
-        return api.l0_norm(self.logits, tau=tau, gamma=self.gamma, zeta=self.zeta).sum()
+        return api.l0_norm(self.logits, tau=self.rule.tau, **self._stretch()).sum()
+
+    def _stretch(self) -> dict[str, Any]:
+        return {"gamma": self.number("gamma"), "zeta": self.number("zeta")}
 
     def extra_repr(self) -> str:
         return (

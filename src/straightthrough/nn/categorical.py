@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.errors import apply_mask
+from ..core.errors import apply_mask, check_outcomes, check_rows
 from ..core.precision import cast
 from ..estimators import Estimator, GumbelST, Softmax
 from ..ops.categorical import api
 from ..ops.categorical.operation import argmax_index
-from .base import Number, RuleModule
+from .base import EstimatorModule, Number, RuleModule
 
 
-class Categorical(RuleModule[Estimator]):
+class Categorical(EstimatorModule[Estimator]):
     """`st.categorical` as a module; in `eval()` the one-hot of the likeliest class.
 
     Args:
@@ -31,7 +31,7 @@ class Categorical(RuleModule[Estimator]):
     def __init__(
         self, estimator: Estimator | str = "reinmax", *, dim: int = -1, **fields: Number
     ) -> None:
-        super().__init__("estimator", estimator, (Estimator,), fields)
+        super().__init__(estimator, (Estimator,), fields)
         self.dim = dim
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -44,7 +44,7 @@ class Categorical(RuleModule[Estimator]):
         return f"{super().extra_repr()}, dim={self.dim}"
 
 
-class CategoricalInteger(RuleModule[Estimator]):
+class CategoricalInteger(EstimatorModule[Estimator]):
     """`st.categorical_integer` as a module; in `eval()` the number of the likeliest class.
 
     Args:
@@ -61,7 +61,7 @@ class CategoricalInteger(RuleModule[Estimator]):
     def __init__(
         self, estimator: Estimator | str = "mve_integer", *, dim: int = -1, **fields: Number
     ) -> None:
-        super().__init__("estimator", estimator, (Estimator,), fields)
+        super().__init__(estimator, (Estimator,), fields)
         self.dim = dim
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -86,6 +86,8 @@ class Argmax(RuleModule[Softmax]):
         >>> st.nn.Argmax(tau=0.5)(torch.tensor([0.0, 2.0, 1.0]))
         tensor([0., 1., 0.])
     """
+
+    tau: Number
 
     def __init__(self, tau: Number = 1.0, dim: int = -1) -> None:
         super().__init__("estimator", Softmax(), (Softmax,), {"tau": tau})
@@ -117,6 +119,8 @@ class GumbelSoftmax(RuleModule[GumbelST]):
         tensor([0.5000, 0.5000])
     """
 
+    tau: Number
+
     def __init__(self, tau: Number = 1.0, hard: bool = False, dim: int = -1) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
         self.hard, self.dim = hard, dim
@@ -125,19 +129,24 @@ class GumbelSoftmax(RuleModule[GumbelST]):
         tau = self.rule.tau
         if self.training:
             self.observe(logits, self.dim, mask)
-            return api.gumbel_softmax(logits, tau, self.hard, self.dim, mask=mask)
+            return api.gumbel_softmax(logits, tau, self.hard, dim=self.dim, mask=mask)
         if self.hard:
             return api.argmax(logits, tau=tau, dim=self.dim, mask=mask)
-        return F.softmax(apply_mask("logits", logits, mask) / cast(tau, logits.dtype), self.dim)
+        check_rows("logits", logits, self.dim)
+        y = F.softmax(apply_mask("logits", logits, mask) / cast(tau, logits.dtype), self.dim)
+        check_outcomes("gumbel_softmax", lambda: y.select(self.dim, 0).isnan())
+        return y
 
     def extra_repr(self) -> str:
         return f"tau={self.rule.tau}, hard={self.hard}, dim={self.dim}"
 
 
-class CategoricalLookup(RuleModule[Estimator]):
+class CategoricalLookup(EstimatorModule[Estimator]):
     """`st.categorical_lookup` with a table of its own, as an embedding has one.
 
-    In `eval()` it is the row of the likeliest class, and the logits get no gradient.
+    In `eval()` it is the row of the likeliest class, and the logits get no gradient. Under
+    `torch.autocast` the rows come in the dtype of the logits, and the table, which stays in its
+    own, gets its gradient in that.
 
     Args:
         classes: C, the number of rows.
@@ -167,7 +176,7 @@ class CategoricalLookup(RuleModule[Estimator]):
         dtype: torch.dtype | None = None,
         **fields: Number,
     ) -> None:
-        super().__init__("estimator", estimator, (Estimator,), fields)
+        super().__init__(estimator, (Estimator,), fields)
         self.dim = dim
         self.table = nn.Parameter(torch.empty(classes, features, device=device, dtype=dtype))
         self.reset_parameters()
@@ -181,8 +190,11 @@ class CategoricalLookup(RuleModule[Estimator]):
             self.observe(logits, self.dim, mask)
             rule = self.rule
             return api.categorical_lookup(logits, self.table, rule, dim=self.dim, mask=mask)
+        check_rows("logits", logits, self.dim)
         index = argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))
-        return torch.where((index < 0).unsqueeze(-1), torch.nan, self.table[index.clamp(min=0)])
+        check_outcomes("categorical_lookup", lambda: index < 0)
+        rows = api.in_dtype_of(logits, self.table)[index.clamp(min=0)]
+        return torch.where((index < 0).unsqueeze(-1), torch.nan, rows)
 
     def extra_repr(self) -> str:
         classes, features = self.table.shape

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
+from ..core.errors import check_outcomes, check_positive
 from ..estimators import Fini
 from ..ops.counts import api
 from ..ops.counts.families import Family
 from ..ops.pointwise.api import round
-from .base import Number, RuleModule
+from .base import Checks, EstimatorModule, Number
 
 
-class Count(RuleModule[Fini]):
+class Count(EstimatorModule[Fini]):
     """A module over a count: its rule and the order."""
 
     def __init__(self, estimator: Fini | str = "fini", **fields: Number) -> None:
-        super().__init__("estimator", estimator, (Fini,), fields)
+        super().__init__(estimator, (Fini,), fields)
 
 
 class Poisson(Count):
@@ -33,7 +36,7 @@ class Poisson(Count):
     def forward(self, rate: Tensor | None = None, *, log_rate: Tensor | None = None) -> Tensor:
         if self.training:
             return api.poisson(rate, log_rate=log_rate, estimator=self.rule)
-        return _rounded_mean(*api.poisson_family(rate, log_rate))
+        return _rounded_mean("poisson", *api.poisson_family(rate, log_rate))
 
 
 class Binomial(Count):
@@ -49,6 +52,9 @@ class Binomial(Count):
         tensor([0., 3.])
     """
 
+    total_count: int
+    numbers: ClassVar[Checks] = {"total_count": api.check_trials}
+
     def __init__(self, total_count: int, estimator: Fini | str = "fini", **fields: Number) -> None:
         super().__init__(estimator, **fields)
         self.total_count = total_count
@@ -57,7 +63,7 @@ class Binomial(Count):
         count = self.total_count
         if self.training:
             return api.binomial(logits, probs=probs, total_count=count, estimator=self.rule)
-        return _rounded_mean(*api.binomial_family(logits, probs, count))
+        return _rounded_mean("binomial", *api.binomial_family(logits, probs, count))
 
     def extra_repr(self) -> str:
         return f"total_count={self.total_count}, {super().extra_repr()}"
@@ -78,7 +84,7 @@ class Geometric(Count):
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
         if self.training:
             return api.geometric(logits, probs=probs, estimator=self.rule)
-        return _rounded_mean(*api.geometric_family(logits, probs))
+        return _rounded_mean("geometric", *api.geometric_family(logits, probs))
 
 
 class NegativeBinomial(Count):
@@ -94,6 +100,9 @@ class NegativeBinomial(Count):
         tensor([2., 5.])
     """
 
+    total_count: float
+    numbers: ClassVar[Checks] = {"total_count": check_positive}
+
     def __init__(
         self, total_count: float, estimator: Fini | str = "fini", **fields: Number
     ) -> None:
@@ -104,11 +113,15 @@ class NegativeBinomial(Count):
         count, rule = self.total_count, self.rule
         if self.training:
             return api.negative_binomial(logits, probs=probs, total_count=count, estimator=rule)
-        return _rounded_mean(*api.negative_binomial_family(logits, probs, count))
+        return _rounded_mean(
+            "negative_binomial", *api.negative_binomial_family(logits, probs, count)
+        )
 
     def extra_repr(self) -> str:
         return f"total_count={self.total_count}, {super().extra_repr()}"
 
 
-def _rounded_mean(x: Tensor, family: Family) -> Tensor:
-    return round(family.mean(x)).to(x.dtype)
+def _rounded_mean(name: str, x: Tensor, family: Family) -> Tensor:
+    y = round(family.mean(x)).to(x.dtype)
+    check_outcomes(name, lambda: y.isnan(), api.NO_COUNT)
+    return y

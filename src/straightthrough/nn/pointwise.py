@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor
 
+from ..core.errors import check_at_least, check_number
 from ..core.rules import Derivative
 from ..ops.pointwise import api
 from ..surrogates import Clipped, Identity, Sigmoid
-from .base import Number, RuleModule
+from .base import Checks, Number, RuleModule
 
 
 class Pointwise(RuleModule[Derivative]):
@@ -15,6 +18,15 @@ class Pointwise(RuleModule[Derivative]):
 
     def __init__(self, surrogate: Derivative | str, **fields: Number) -> None:
         super().__init__("surrogate", surrogate, (Derivative,), fields)
+
+    @property
+    def surrogate(self) -> Derivative:
+        """The rule as it is now; a rule or a shorthand may be assigned, with all its numbers."""
+        return self.rule
+
+    @surrogate.setter
+    def surrogate(self, given: Derivative | str) -> None:
+        self._give(given, {})
 
 
 class Sign(Pointwise):
@@ -41,7 +53,7 @@ class Heaviside(Pointwise):
     """`st.heaviside` as a module.
 
     Args:
-        threshold: where the step is.
+        threshold: where the step is, a number or a schedule.
         surrogate: a `Derivative` or its shorthand.
         fields: numbers or schedules for its fields.
 
@@ -50,14 +62,17 @@ class Heaviside(Pointwise):
         tensor([0., 1.])
     """
 
+    threshold: Number
+    numbers: ClassVar[Checks] = {"threshold": check_number}
+
     def __init__(
-        self, threshold: float = 0.0, surrogate: Derivative | str = Sigmoid(), **fields: Number
+        self, threshold: Number = 0.0, surrogate: Derivative | str = Sigmoid(), **fields: Number
     ) -> None:
         super().__init__(surrogate, **fields)
         self.threshold = threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        return api.heaviside(x, self.threshold, surrogate=self.rule)
+        return api.heaviside(x, self.number("threshold"), surrogate=self.rule)
 
     def extra_repr(self) -> str:
         return f"threshold={self.threshold}, {super().extra_repr()}"
@@ -131,7 +146,7 @@ class Clamp(Pointwise):
     """`st.clamp` as a module.
 
     Args:
-        min, max: the range.
+        min, max: the range, numbers or schedules.
         surrogate: a `Derivative` or its shorthand.
         fields: numbers or schedules for its fields.
 
@@ -140,10 +155,14 @@ class Clamp(Pointwise):
         tensor([-1.0000,  0.5000])
     """
 
+    min: Number
+    max: Number
+    numbers: ClassVar[Checks] = {"min": check_number, "max": check_number}
+
     def __init__(
         self,
-        min: float,
-        max: float,
+        min: Number,
+        max: Number,
         surrogate: Derivative | str = Identity(),
         **fields: Number,
     ) -> None:
@@ -151,17 +170,21 @@ class Clamp(Pointwise):
         self.min, self.max = min, max
 
     def forward(self, x: Tensor) -> Tensor:
-        return api.clamp(x, self.min, self.max, surrogate=self.rule)
+        return api.clamp(x, self.number("min"), self.number("max"), surrogate=self.rule)
 
     def extra_repr(self) -> str:
         return f"min={self.min}, max={self.max}, {super().extra_repr()}"
+
+
+def _check_dead_zone(name: str, value: object) -> Any:
+    return check_at_least(name, value, 0)
 
 
 class Ternary(Pointwise):
     """`st.ternary` as a module.
 
     Args:
-        threshold: half of the dead zone.
+        threshold: half of the dead zone, a number or a schedule.
         surrogate: a `Derivative` or its shorthand.
         fields: numbers or schedules for its fields.
 
@@ -170,14 +193,17 @@ class Ternary(Pointwise):
         tensor([-1.,  0.])
     """
 
+    threshold: Number
+    numbers: ClassVar[Checks] = {"threshold": _check_dead_zone}
+
     def __init__(
-        self, threshold: float, surrogate: Derivative | str = Clipped(), **fields: Number
+        self, threshold: Number, surrogate: Derivative | str = Clipped(), **fields: Number
     ) -> None:
         super().__init__(surrogate, **fields)
         self.threshold = threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        return api.ternary(x, self.threshold, surrogate=self.rule)
+        return api.ternary(x, self.number("threshold"), surrogate=self.rule)
 
     def extra_repr(self) -> str:
         return f"threshold={self.threshold}, {super().extra_repr()}"

@@ -27,7 +27,8 @@ class Schedule(nn.Module, ABC):
     `value` is the number at the present position, `step()` moves on by one, as torch's
     learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
     module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
-    exported code computes the value from it, so a step is no new graph.
+    exported code computes the value from it, so a step is no new graph. A checkpoint that is older
+    than the schedule, and so lacks it, loads all the same and puts it at its start.
 
     Args:
         start: the value at position 0.
@@ -85,6 +86,24 @@ class Schedule(nn.Module, ABC):
         if self._read is None or self._read[0] is not position or self._read[1] != version:
             self._read = (position, version, position.item())
         return self._read[2]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        *lists: list[str],
+    ) -> None:
+        own = [prefix + name for name in self._buffers]
+        if not any(name in state_dict for name in own):
+            for buffer in self.buffers(recurse=False):
+                buffer.zero_()
+        else:
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, *lists
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_read": None}
@@ -213,14 +232,15 @@ class Confidence(Schedule):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Half precision is too coarse for a running mean.
-        before = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            setattr(self, name, buffer.to(getattr(self, name).device))
-        return self
+        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
 
     def extra_repr(self) -> str:
         return f"{self.start} -> {self.end}, confidence {self._position():.3g}, decay={self.decay}"
+
+
+def keeping_dtype(before: Tensor, moved: Tensor) -> Tensor:
+    """Return a buffer on the device it was moved to, in the dtype it had."""
+    return moved if moved.dtype == before.dtype else before.to(moved.device)
 
 
 def step_schedules(model: nn.Module) -> None:

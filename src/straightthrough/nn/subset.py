@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor
 
+from ..core.errors import check_count
 from ..core.rules import Relaxation
 from ..ops.subset import api
-from .base import Number, RuleModule
+from .base import Checks, EstimatorModule, Number
 
 
-class TopK(RuleModule[Relaxation]):
+def _check_k(name: str, value: Any) -> Any:
+    check_count(name, value)
+    return value
+
+
+class TopK(EstimatorModule[Relaxation]):
     """`st.topk` as a module; no noise, so `eval()` changes nothing.
 
     Args:
@@ -24,10 +32,13 @@ class TopK(RuleModule[Relaxation]):
         tensor([0., 1., 1.])
     """
 
+    k: int
+    numbers: ClassVar[Checks] = {"k": _check_k}
+
     def __init__(
         self, k: int, estimator: Relaxation | str = "softmax", *, dim: int = -1, **fields: Number
     ) -> None:
-        super().__init__("estimator", estimator, (Relaxation,), fields)
+        super().__init__(estimator, (Relaxation,), fields)
         self.k, self.dim = k, dim
 
     def forward(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:

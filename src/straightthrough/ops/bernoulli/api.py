@@ -9,8 +9,11 @@ from torch import Tensor
 
 from ...core.engine import apply
 from ...core.errors import (
+    NO_PROBABILITY,
     ArgumentError,
     check_floating,
+    check_not_nested,
+    check_not_traced,
     check_number,
     check_outcomes,
     check_positive,
@@ -31,6 +34,7 @@ def parameter(
 ) -> tuple[Tensor, bool]:
     """Return the one of the two that was given, and whether it is the probabilities."""
     if (logits is None) == (probs is None):
+        check_not_traced(logits)
         given = "both" if logits is not None else "neither"
         raise ArgumentError(f"exactly one of {' and '.join(names)} must be given, got {given}")
     x = probs if logits is None else logits
@@ -39,7 +43,8 @@ def parameter(
     return x, logits is None
 
 
-def _check_stretch(gamma: object, zeta: object) -> tuple[Any, Any]:
+def check_stretch(gamma: object, zeta: object) -> tuple[Any, Any]:
+    """Return the stretch of a gate, gamma below 0 and zeta above 1."""
     low, high = check_number("gamma", gamma), check_number("zeta", zeta)
     known = not isinstance(low, Tensor) and not isinstance(high, Tensor)
     if known and not (low < 0 and high > 1):
@@ -106,8 +111,8 @@ def bernoulli(
         ArgumentError: if not exactly one parameter is given, the estimator is unknown, or both
             `seed` and `generator` are given.
 
-    Edge cases: p = 0 and p = 1 are certain; NaN, and a probability outside [0, 1], give NaN (in
-    `st.strict()` an error).
+    Edge cases: p = 0 and p = 1 are certain; NaN, and a probability outside [0, 1], have no outcome
+    and give NaN (in `st.strict()` an error).
 
     Higher order: double backward differentiates the rule's formula, outcome and noise held;
     forward mode raises.
@@ -127,7 +132,7 @@ def bernoulli(
     rule = resolve("estimator", estimator, Estimator, Derivative)
     value, place = make_seed(seed, generator, x)
     y = apply(Draw(rule, place, of_probs), x, value)
-    check_outcomes("bernoulli", lambda: y.isnan())
+    check_outcomes("bernoulli", lambda: y.isnan(), NO_PROBABILITY)
     return y
 
 
@@ -167,7 +172,8 @@ def binary_concrete(
         ArgumentError: if not exactly one parameter is given, `tau` is not above 0, or both
             `seed` and `generator` are given.
 
-    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN gives NaN.
+    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN, and a probability outside
+    [0, 1], have no outcome and give NaN (in `st.strict()` an error).
 
     Higher order: double backward and forward mode work, the noise held.
 
@@ -185,7 +191,7 @@ def binary_concrete(
     x, of_probs = parameter(logits, probs)
     value, place = make_seed(seed, generator, x)
     y = apply(Concrete(tau, 0.0, 1.0, hard, of_probs, place), x, value)
-    check_outcomes("binary_concrete", lambda: y.isnan())
+    check_outcomes("binary_concrete", lambda: y.isnan(), NO_PROBABILITY)
     return y
 
 
@@ -232,7 +238,8 @@ def hard_concrete(
         ArgumentError: if not exactly one parameter is given, `tau`, `gamma` or `zeta` lies
             outside its range, or both `seed` and `generator` are given.
 
-    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN gives NaN.
+    Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN, and a probability outside
+    [0, 1], have no outcome and give NaN (in `st.strict()` an error).
 
     Higher order: double backward and forward mode work, the noise held.
 
@@ -249,11 +256,11 @@ def hard_concrete(
         2018, eqs. 10 and 11.
     """
     tau = check_positive("tau", tau)
-    gamma, zeta = _check_stretch(gamma, zeta)
+    gamma, zeta = check_stretch(gamma, zeta)
     x, of_probs = parameter(logits, probs)
     value, place = make_seed(seed, generator, x)
     y = apply(Concrete(tau, gamma, zeta, hard, of_probs, place), x, value)
-    check_outcomes("hard_concrete", lambda: y.isnan())
+    check_outcomes("hard_concrete", lambda: y.isnan(), NO_PROBABILITY)
     return y
 
 
@@ -287,7 +294,8 @@ def hard_concrete_mean(logits: Tensor, *, gamma: float = -0.1, zeta: float = 1.1
         Louizos, Welling, Kingma, 2018, eq. 13.
     """
     check_floating("logits", logits)
-    gamma, zeta = _check_stretch(gamma, zeta)
+    check_not_nested("logits", logits)
+    gamma, zeta = check_stretch(gamma, zeta)
     wide = logits.to(compute_dtype(logits.dtype))
     gamma, zeta = cast(gamma, wide.dtype), cast(zeta, wide.dtype)
     return reference.stretch(torch.sigmoid(wide), gamma, zeta).to(logits.dtype)
@@ -326,8 +334,9 @@ def l0_norm(
         Louizos, Welling, Kingma, 2018, eq. 12.
     """
     check_floating("logits", logits)
+    check_not_nested("logits", logits)
     tau = check_positive("tau", tau)
-    gamma, zeta = _check_stretch(gamma, zeta)
+    gamma, zeta = check_stretch(gamma, zeta)
     wide = logits.to(compute_dtype(logits.dtype))
     ratio = torch.as_tensor(-gamma / zeta, dtype=wide.dtype, device=wide.device)
     return torch.sigmoid(wide - cast(tau, wide.dtype) * ratio.log()).to(logits.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from ...core.errors import (
     DtypeError,
     ShapeError,
     apply_mask,
+    check_dense,
     check_floating,
     check_outcomes,
     check_positive,
@@ -247,13 +250,14 @@ def gumbel_softmax(
     logits: Tensor,
     tau: float = 1.0,
     hard: bool = False,
+    eps: float = 1e-10,
     dim: int = -1,
     *,
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
 ) -> Tensor:
-    """The Gumbel-softmax, a drop-in for `torch.nn.functional.gumbel_softmax`.
+    """The Gumbel-softmax, a drop-in for `torch.nn.functional.gumbel_softmax`, argument by argument.
 
     Forward: `y = softmax((logits + G) / tau)`, G standard Gumbels; with `hard=True` the one-hot
     of its argmax, in law, drawn without G. Backward: that of the soft value, in both modes; with
@@ -263,6 +267,7 @@ def gumbel_softmax(
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
         tau: temperature, > 0.
         hard: whether the value is one-hot.
+        eps: ignored, as torch ignores it; another than the default warns.
         dim: the dimension of the classes.
         mask: bool, broadcastable to the logits; True = allowed.
         generator: draws the seed; torch's default generator when neither is given.
@@ -292,6 +297,8 @@ def gumbel_softmax(
     References:
         Jang, Gu, Poole, "Categorical reparameterization with Gumbel-softmax", 2017, eq. 2.
     """
+    if eps != 1e-10:
+        warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
     tau = check_positive("tau", tau)
     if hard:
         rule = GumbelST(tau)
@@ -301,6 +308,22 @@ def gumbel_softmax(
     y = apply(GumbelSoftmax(tau, place), rows, value)
     check_outcomes("gumbel_softmax", lambda: y[..., 0].isnan())
     return y if dim == -1 else y.movedim(-1, dim)
+
+
+def in_dtype_of(logits: Tensor, table: Tensor) -> Tensor:
+    """Return the table, whose dtype is that of the logits, or under autocast becomes it."""
+    check_floating("table", table)
+    if table.is_nested:
+        check_dense("table", table)
+    if table.dtype == logits.dtype:
+        return table
+    autocast = torch.is_autocast_enabled(table.device.type)
+    if not autocast or torch.float64 in (table.dtype, logits.dtype):
+        raise DtypeError(
+            f"table must have the logits' dtype {logits.dtype}, got {table.dtype}; "
+            f"use table.to(logits.dtype)"
+        )
+    return table.to(logits.dtype)
 
 
 @operator(
@@ -334,7 +357,8 @@ def categorical_lookup(
 
     Args:
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
-        table: `(C, D)`, in the logits' dtype.
+        table: `(C, D)`, in the logits' dtype; under `torch.autocast` it is cast to that, as the
+            weight of a linear layer is, and gets its gradient in its own.
         estimator: an `Estimator` or its shorthand, e.g. `"gumbel"`.
         dim: the dimension of the classes.
         mask: bool, broadcastable to the logits; True = allowed.
@@ -345,7 +369,8 @@ def categorical_lookup(
         `(..., D)`: the logits' shape without `dim`, then D; rows of `table` bit for bit.
 
     Raises:
-        DtypeError: if the logits are not floating, or the table has another dtype.
+        DtypeError: if the logits are not floating, or the table has another dtype (under autocast:
+            if one of the two is float64).
         ShapeError: if the table is not `(C, D)`, or `dim` or the mask does not fit.
         ArgumentError: if the estimator is unknown, or both `seed` and `generator` are given.
 
@@ -364,12 +389,7 @@ def categorical_lookup(
     """
     rule = resolve("estimator", estimator, Estimator)
     rows, dim = _rows("logits", logits, dim, mask)
-    check_floating("table", table)
-    if table.dtype != logits.dtype:
-        raise DtypeError(
-            f"table must have the logits' dtype {logits.dtype}, got {table.dtype}; "
-            f"use table.to(logits.dtype)"
-        )
+    table = in_dtype_of(logits, table)
     if table.ndim != 2 or table.shape[0] != rows.shape[-1]:
         raise ShapeError(
             f"table must be (C, D) with C = {rows.shape[-1]} classes, got {tuple(table.shape)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,11 +30,16 @@ def binomial_family(
     logits: Tensor | None, probs: Tensor | None, total_count: int
 ) -> tuple[Tensor, Family]:
     """Likewise."""
-    whole = isinstance(total_count, int) and not isinstance(total_count, bool)
-    if not whole or not 1 <= total_count <= TRIALS:
-        raise ArgumentError(f"total_count must be an int in [1, {TRIALS}], got {total_count!r}")
+    check_trials("total_count", total_count)
     x, direct = parameter(logits, probs)
     return x, families.Binomial(direct, total_count)
+
+
+def check_trials(name: str, value: object) -> Any:
+    """Return the number of trials that `value` is, or raise `ArgumentError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= TRIALS:
+        raise ArgumentError(f"{name} must be an int in [1, {TRIALS}], got {value!r}")
+    return value
 
 
 def geometric_family(logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, Family]:
@@ -50,6 +57,9 @@ def negative_binomial_family(
     return x, families.NegativeBinomial(direct, total_count)
 
 
+NO_COUNT = "a NaN, or a parameter outside its range"
+
+
 def _draw(
     name: str,
     of: tuple[Tensor, Family],
@@ -61,7 +71,7 @@ def _draw(
     rule = resolve("estimator", estimator, Fini)
     value, place = make_seed(seed, generator, x)
     y = apply(Draw(rule, family, place), x, value)
-    check_outcomes(name, lambda: y.isnan())
+    check_outcomes(name, lambda: y.isnan(), NO_COUNT)
     return y
 
 
@@ -114,7 +124,7 @@ def poisson(
             `seed` and `generator` are given.
 
     Edge cases: rate 0 is certain. NaN, a negative rate, and one above 2^20 (in float16 above
-    1023, where counts would overflow) give NaN (in `st.strict()` an error).
+    1023, where counts would overflow) have no outcome and give NaN (in `st.strict()` an error).
 
     Higher order: double backward and forward mode differentiate the rule's formula, the count
     held.

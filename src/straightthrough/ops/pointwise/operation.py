@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.internals import tracing
 from ...core.kernels import has_kernel
 from ...core.operation import Operation
-from ...core.precision import cast, narrowed
+from ...core.precision import narrowed
 from ...core.rules import Derivative, Saved
 from ...surrogates.window import Window, centred, window_bits, window_gradient
 from .reference import heaviside, heaviside_or_nan, sign, sign_and_window, ternary
@@ -19,7 +19,11 @@ from .reference import heaviside, heaviside_or_nan, sign, sign_and_window, terna
 
 def clamp(x: Tensor, min: float, max: float) -> Tensor:
     """`torch.clamp`."""
-    return torch.clamp(x, cast(min, x.dtype), cast(max, x.dtype))
+    if not isinstance(min, Tensor) and not isinstance(max, Tensor):
+        return torch.clamp(x, min, max)
+    # It takes two numbers or two tensors.
+    low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (min, max))
+    return torch.clamp(x, low, high)
 
 
 HARD: dict[str, Callable[..., Tensor]] = {

@@ -1,0 +1,62 @@
+"""Elements without an outcome: NaN, an error in `st.strict()`, of functions and of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import straightthrough as st
+
+PROBS, RATES = torch.tensor([0.5, 1.5, -0.5]), torch.tensor([1.0, -1.0, 2.0**21])
+ROWS = torch.tensor([[0.0, 1.0], [float("nan"), 1.0], [float("nan"), 0.0]])
+PROBABILITY = "holds a NaN, or a probability outside its range"
+COUNT = "holds a NaN, or a parameter outside its range"
+ELEMENTS: dict[str, tuple[Callable[[], Tensor], str, str]] = {
+    "bernoulli": (lambda: st.bernoulli(probs=PROBS), "bernoulli", PROBABILITY),
+    "binary_concrete": (lambda: st.binary_concrete(probs=PROBS), "binary_concrete", PROBABILITY),
+    "hard_concrete": (lambda: st.hard_concrete(probs=PROBS), "hard_concrete", PROBABILITY),
+    "poisson": (lambda: st.poisson(RATES), "poisson", COUNT),
+    "binomial": (lambda: st.binomial(probs=PROBS, total_count=3), "binomial", COUNT),
+    "geometric": (lambda: st.geometric(probs=PROBS), "geometric", COUNT),
+    "negative_binomial": (
+        lambda: st.negative_binomial(probs=PROBS, total_count=3),
+        "negative_binomial",
+        COUNT,
+    ),
+}
+MODULES: dict[str, tuple[torch.nn.Module, dict[str, Tensor], str]] = {
+    "Bernoulli": (st.nn.Bernoulli(), {"probs": PROBS}, "bernoulli"),
+    "BinaryConcrete": (st.nn.BinaryConcrete(), {"probs": PROBS}, "binary_concrete"),
+    "BinaryConcrete, hard": (st.nn.BinaryConcrete(hard=True), {"probs": PROBS}, "binary_concrete"),
+    "Poisson": (st.nn.Poisson(), {"rate": RATES}, "poisson"),
+    "Binomial": (st.nn.Binomial(3), {"probs": PROBS}, "binomial"),
+    "Geometric": (st.nn.Geometric(), {"probs": PROBS}, "geometric"),
+    "NegativeBinomial": (st.nn.NegativeBinomial(2.5), {"probs": PROBS}, "negative_binomial"),
+    "Categorical": (st.nn.Categorical(), {"logits": ROWS}, ""),
+    "GumbelSoftmax": (st.nn.GumbelSoftmax(), {"logits": ROWS}, "gumbel_softmax"),
+    "CategoricalLookup": (st.nn.CategoricalLookup(2, 2), {"logits": ROWS}, "categorical_lookup"),
+}
+
+
+@pytest.mark.parametrize("case", ELEMENTS)
+def test_elements_out_of_range_have_no_outcome(case: str) -> None:
+    call, name, holds = ELEMENTS[case]
+    assert call().isnan().tolist() == [False, True, True]
+    says = rf"^{name}: row \(1,\) has no valid outcome: it {holds}; mend the parameter"
+    with st.strict(), pytest.raises(st.ArgumentError, match=says):
+        call()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("case", MODULES)
+def test_modules_raise_in_training_and_in_eval(case: str, training: bool) -> None:
+    module, arguments, name = MODULES[case]
+    module.train(training)
+    without = module(**arguments).isnan().reshape(3, -1)[:, 0]
+    assert without.tolist() == [False, True, True]
+    says = rf"^{name}.*: row \(1,\) has no valid outcome"
+    with st.strict(), pytest.raises(st.ArgumentError, match=says):
+        module(**arguments)
