@@ -9,10 +9,10 @@ import torch
 import straightthrough as st
 from straightthrough.audit import advise, compare, disarm, exact_gradient, reinforce
 from straightthrough.core.registry import OPERATORS, RULES
-from straightthrough.estimators import Estimator, Fini
+from straightthrough.estimators import CategoricalEstimator, Fini
 
 ALL = [record.example for record in RULES.values()]
-ESTIMATORS = [rule for rule in ALL if isinstance(rule, Estimator)]
+ESTIMATORS = [rule for rule in ALL if isinstance(rule, CategoricalEstimator)]
 NAN, INF = math.nan, math.inf
 L, INDEX, G = torch.zeros(2, 3), torch.tensor([0, 2]), torch.ones(2, 3)
 Z = torch.zeros(3)

@@ -19,7 +19,7 @@ from gof import FAILURE_RATE, assert_frequencies, assert_rate, assert_same_law
 from straightthrough.core import kernels, noise
 from straightthrough.core.errors import FLOATING
 from straightthrough.core.noise import Noise
-from straightthrough.estimators import Estimator, GumbelST, ReinMax, StraightThrough
+from straightthrough.estimators import CategoricalEstimator, GumbelST, ReinMax, StraightThrough
 from straightthrough.ops.categorical import reference
 from straightthrough.testing.values import saved_tensors
 
@@ -149,7 +149,7 @@ def test_logits_of_any_size() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("dim", [-1, 0, 1])
-def test_backward_is_the_estimators_vjp(rule: Estimator, dim: int) -> None:
+def test_backward_is_the_estimators_vjp(rule: CategoricalEstimator, dim: int) -> None:
     logits = torch.randn(4, 5, 3, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(4, 5, 3, dtype=torch.float64)
     z = st.categorical(logits, rule, dim=dim, seed=8)
@@ -207,7 +207,7 @@ def test_argmax_gradient_where_classes_are_infinite(
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_mask_renormalises_and_gets_no_gradient(rule: Estimator) -> None:
+def test_mask_renormalises_and_gets_no_gradient(rule: CategoricalEstimator) -> None:
     logits = torch.tensor([0.3, 2.0, -1.0, 0.9], requires_grad=True)
     mask = torch.tensor([True, False, True, True])
     z = st.categorical(logits.expand(100_000, 4), rule, mask=mask, seed=9)
@@ -298,7 +298,7 @@ def test_hard_gumbel_softmax_is_a_categorical_with_gumbel() -> None:
 @pytest.mark.parametrize("block", [noise.BLOCK, 5 * 7])
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_lookup_is_the_one_hot_times_the_table(
-    rule: Estimator, block: int, monkeypatch: pytest.MonkeyPatch
+    rule: CategoricalEstimator, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where backward goes by blocks, here of 7 of the 24 rows."""
     logits = torch.randn(3, 8, 5, dtype=torch.float64, requires_grad=True)

@@ -20,8 +20,8 @@ from straightthrough.core.noise import Noise
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.core.rules import Derivative, Relaxation, Rule
 from straightthrough.core.signature import shaped
-from straightthrough.estimators import Estimator, GumbelST
-from straightthrough.estimators.base import one_hot
+from straightthrough.estimators import CategoricalEstimator, GumbelST
+from straightthrough.estimators.categorical import one_hot
 from straightthrough.estimators.gumbel import conditional_gumbels
 from straightthrough.ops.categorical.reference import gumbel_noise
 from straightthrough.testing import Case
@@ -186,7 +186,7 @@ class SquaredSoftmax(Relaxation):
 
 
 @dataclass(frozen=True)
-class Darn(Estimator):
+class Darn(CategoricalEstimator):
     """A third party's estimator: `(D - p)(g_x - <p, g>)`."""
 
     def gradient(self, logits, index, grad, seed):

@@ -16,7 +16,7 @@ from gof import FAILURE_RATE, assert_frequencies, assert_law, assert_same_law, a
 from straightthrough.core.noise import Noise
 from straightthrough.estimators import (
     DARN,
-    Estimator,
+    CategoricalEstimator,
     GappedST,
     GumbelRao,
     GumbelST,
@@ -46,7 +46,7 @@ def random_problem(classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return logits, a, b
 
 
-def enumerated_mean(rule: Estimator, logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def enumerated_mean(rule: CategoricalEstimator, logits: Tensor, a: Tensor, b: Tensor) -> Tensor:
     outcomes = torch.eye(logits.numel(), dtype=torch.float64)
     grads = outcomes @ (a + a.T) + b
     index = torch.arange(logits.numel())
@@ -368,7 +368,7 @@ def test_gumbel_rao_of_one_sample_is_gumbel_st() -> None:
     ],
     ids=repr,
 )
-def test_binary_gradient_is_that_of_two_classes(rule: Estimator) -> None:
+def test_binary_gradient_is_that_of_two_classes(rule: CategoricalEstimator) -> None:
     """With logits 0 and x; rules whose noise differs are compared in law."""
     rows = 40_000 if rule.draws_noise else 9
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)[:, None].expand(9, rows // 9).reshape(-1)

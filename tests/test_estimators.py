@@ -17,8 +17,9 @@ from straightthrough.core.rules import Rule
 from straightthrough.estimators import (
     DARN,
     MVE,
+    CategoricalEstimator,
+    CountEstimator,
     DecoupledST,
-    Estimator,
     GappedST,
     GumbelRao,
     GumbelST,
@@ -44,7 +45,7 @@ class Row:
         seed: for a rule that draws noise.
     """
 
-    rule: Estimator
+    rule: CategoricalEstimator
     weights: tuple[float, ...]
     index: int
     grad: tuple[float, ...]
@@ -127,12 +128,17 @@ def float64(values: tuple[Fraction | float, ...]) -> Tensor:
 
 
 def test_every_registered_estimator_has_a_row() -> None:
-    registered = {record.type for record in RULES.values() if issubclass(record.type, Estimator)}
+    registered = {
+        record.type for record in RULES.values() if issubclass(record.type, CategoricalEstimator)
+    }
     assert {type(row.rule) for row in GOLDEN} == registered
 
 
 def test_every_registered_rule_of_draws_and_selections_is_public() -> None:
-    public = {getattr(st.estimators, name) for name in st.estimators.__all__} - {Estimator}
+    public = {getattr(st.estimators, name) for name in st.estimators.__all__} - {
+        CategoricalEstimator,
+        CountEstimator,
+    }
     modules = "straightthrough.estimators."
     assert public == {r.type for r in RULES.values() if r.type.__module__.startswith(modules)}
 
@@ -165,7 +171,7 @@ BINARY = [
 
 @pytest.mark.parametrize(("rule", "odds", "at_one", "at_zero"), BINARY, ids=str)
 def test_binary_gradient_is_the_one_worked_out_by_hand(
-    rule: Estimator, odds: int, at_one: Fraction, at_zero: Fraction
+    rule: CategoricalEstimator, odds: int, at_one: Fraction, at_zero: Fraction
 ) -> None:
     logits = torch.full((64,), math.log(odds), dtype=torch.float64, requires_grad=True)
     y = st.bernoulli(logits, estimator=rule, seed=0)
@@ -243,7 +249,7 @@ def test_eta_must_be_a_number(eta: object) -> None:
         ReinMaxCV(eta=eta)
 
 
-ESTIMATORS = [r.example for r in RULES.values() if issubclass(r.type, Estimator)]
+ESTIMATORS = [r.example for r in RULES.values() if issubclass(r.type, CategoricalEstimator)]
 LOGITS, INDEX, GRAD = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), torch.ones(2, 3)
 
 
@@ -264,7 +270,7 @@ def test_vjp_says_what_is_wrong(
     error: type[Exception],
     message: str,
     arguments: tuple[Tensor, Tensor, Tensor],
-    rule: Estimator,
+    rule: CategoricalEstimator,
 ) -> None:
     with pytest.raises(error, match=message):
         rule.vjp(*arguments)

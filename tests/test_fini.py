@@ -13,7 +13,7 @@ import straightthrough as st
 from laws import Law, binomial, geometric, negative_binomial, poisson
 from straightthrough import testing
 from straightthrough.estimators import Fini, ReinMax
-from straightthrough.ops.counts.operation import Draw
+from straightthrough.ops.counts.operation import CountDraw
 
 INFINITY = math.inf
 
@@ -95,7 +95,7 @@ def gradients(law: Law, order: int, degree: int) -> tuple[float, float, float]:
     assert abs(1 - probability.sum().item()) < 1e-12
     (exact,) = torch.autograd.grad((probability * z**degree).sum(), x)
     slope = degree * z ** (degree - 1)
-    rule = Draw(Fini(order), law.family, 0)
+    rule = CountDraw(Fini(order), law.family, 0)
     terms = probability * rule.backward(slope, x.detach().expand_as(z), z)[0]
     return terms.sum().item(), exact.item(), terms.abs().sum().item()
 
@@ -116,7 +116,7 @@ def test_gradients_of_polynomials_are_exact_up_to_the_order(law: Law, order: int
     poisson(1.7), binomial(12, 0.4), geometric(0.3), negative_binomial(3.0, 0.4)
 )], ids=str)  # fmt: skip
 def test_the_gradient_of_draws_is_unbiased_for_a_cubic(law: Law) -> None:
-    """Draw and backward together: five deviations, which one seed in 1.7 million fails."""
+    """CountDraw and backward together: five deviations, which one seed in 1.7 million fails."""
     rows = 200_000
     x = torch.full((rows,), law.x, dtype=torch.float64, requires_grad=True)
     y = law.call(x, estimator=Fini(3), seed=1)

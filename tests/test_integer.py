@@ -13,9 +13,9 @@ from torch import Tensor
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
 from straightthrough.core.registry import RULES
-from straightthrough.estimators import MVE, Estimator, MVEInteger, StraightThrough
+from straightthrough.estimators import MVE, CategoricalEstimator, MVEInteger, StraightThrough
 
-ESTIMATORS = [r.example for r in RULES.values() if issubclass(r.type, Estimator)]
+ESTIMATORS = [r.example for r in RULES.values() if issubclass(r.type, CategoricalEstimator)]
 
 
 def problem(classes: int, spread: float, seed: int = 0) -> Tensor:
@@ -33,7 +33,7 @@ def test_the_value_is_the_number_of_the_class_that_categorical_draws(dtype: torc
 
 
 @pytest.mark.parametrize("rule", ESTIMATORS, ids=repr)
-def test_the_gradient_is_that_of_the_one_hot_times_the_numbers(rule: Estimator) -> None:
+def test_the_gradient_is_that_of_the_one_hot_times_the_numbers(rule: CategoricalEstimator) -> None:
     logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     one = st.categorical_integer(logits, rule, seed=1)
     other = st.categorical(logits, rule, seed=1) @ torch.arange(5.0, dtype=torch.float64)
@@ -96,7 +96,7 @@ def test_it_is_the_published_rule_to_rounding(spread: float, tau: float) -> None
         torch.testing.assert_close(narrow, rounded, rtol=0, atol=4e-6 * (1 + scale))
 
 
-def bias(rule: Estimator, loss: tuple[float, float]) -> float:
+def bias(rule: CategoricalEstimator, loss: tuple[float, float]) -> float:
     """Return the largest error of the mean, of the loss `loss[0] y^2 + loss[1] y`."""
     logits, number = problem(6, 1.0, seed=4), torch.arange(6, dtype=torch.float64)
     p, values = logits.softmax(0), loss[0] * number**2 + loss[1] * number

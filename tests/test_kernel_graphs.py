@@ -38,10 +38,10 @@ def graphs_of(function, x):
         (lambda x: st.heaviside(x, 0.5), "heaviside", "Sigmoid"),
         (st.categorical, "draw", "reinmax"),
         (lambda x: st.categorical(x, "gumbel"), "draw", "gumbel_st"),
-        (st.gumbel_softmax, "gumbel_softmax", "softmax_backward"),
+        (st.gumbel_softmax, "gumbel_softmax", "softmax_backward_of_value"),
         (st.bernoulli, "binary_draw", "binary_reinmax"),
         (st.hard_concrete, "concrete", "concrete_backward"),
-        (st.argmax, None, "softmax_gradient"),
+        (st.argmax, None, "softmax_backward_of_logits"),
     ],
 )
 def test_compiled_code_calls_kernels_whole(function, forward, backward):

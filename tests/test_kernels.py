@@ -15,7 +15,7 @@ from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative
 from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
-from straightthrough.estimators.base import relative_to
+from straightthrough.estimators.categorical import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.pointwise import reference as pointwise
@@ -120,8 +120,8 @@ class TestAgreement:
         x, grad = rows(shape, dtype)
         assert_agrees(categorical.gumbel_softmax, x, tau, NOISE)
         y = categorical.gumbel_softmax(x, tau, NOISE)
-        assert_agrees(softmax.softmax_backward, y, grad, tau)
-        assert_agrees(softmax.softmax_gradient, x, grad, tau, 2.0)
+        assert_agrees(softmax.softmax_backward_of_value, y, grad, tau)
+        assert_agrees(softmax.softmax_backward_of_logits, x, grad, tau, 2.0)
 
     @pytest.mark.parametrize("of_probs", [False, True])
     def test_binary_draws(self, shape, dtype, of_probs):
@@ -263,10 +263,10 @@ def test_accuracy_of_softmaxes(shape, tau):
     assert (error.nan_to_num(0) < ACCURACY).all()
     # The gradients, as above.
     for got, z in (
-        (softmax.softmax_backward(given, grad, tau), noisy),
+        (softmax.softmax_backward_of_value(given, grad, tau), noisy),
         # A row of +infinity is one of the largest numbers.
         (
-            softmax.softmax_gradient(x, grad, tau, 1.0),
+            softmax.softmax_backward_of_logits(x, grad, tau, 1.0),
             x.double().clamp(max=torch.finfo(x.dtype).max),
         ),
     ):

@@ -83,7 +83,7 @@ def test_at_tau_0_it_is_straight_through() -> None:
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-14)
 
 
-def bias(rule: st.estimators.Estimator, classes: int, linear: bool = False) -> float:
+def bias(rule: st.estimators.CategoricalEstimator, classes: int, linear: bool = False) -> float:
     """Return the largest error of the mean, over the outcomes of z^T A z + b^T z."""
     logits, b = problem(classes, 1.0, seed=classes)
     a = torch.randn(classes, classes, generator=torch.Generator().manual_seed(0)).double()
@@ -106,7 +106,7 @@ def test_the_bias_falls_as_one_over_tau() -> None:
     assert bias(MVE(1e6), 5) == pytest.approx(10 * bias(MVE(1e7), 5), rel=1e-4)
 
 
-def matrices(rule: st.estimators.Estimator, logits: Tensor) -> Tensor:
+def matrices(rule: st.estimators.CategoricalEstimator, logits: Tensor) -> Tensor:
     """Return S of every outcome, `(C, C, C)`: the gradients to the basis vectors as rows."""
     size = logits.numel()
     eye = torch.eye(size, dtype=torch.float64).expand(size, -1, -1)

@@ -13,8 +13,8 @@ from straightthrough.core.rules import Derivative, Relaxation
 from straightthrough.estimators import (
     DARN,
     MVE,
+    CategoricalEstimator,
     DecoupledST,
-    Estimator,
     Fini,
     GappedST,
     GumbelRao,
@@ -125,13 +125,13 @@ def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
         "swish_sign": st.surrogates.SwishSign(beta=5),
     }
     for name, rule in wanted.items():
-        assert resolve("rule", name, Derivative, Estimator, Fini, Relaxation) == rule
+        assert resolve("rule", name, Derivative, CategoricalEstimator, Fini, Relaxation) == rule
     assert set(RULES) == {*wanted, "error_decay"}
 
 
 def test_a_rule_is_returned_as_it_is() -> None:
     rule = ReinMax(1.3)
-    assert resolve("estimator", rule, Estimator) is rule
+    assert resolve("estimator", rule, CategoricalEstimator) is rule
 
 
 @pytest.mark.parametrize(
@@ -149,11 +149,11 @@ def test_a_rule_is_returned_as_it_is() -> None:
 )
 def test_unknown_rules(given: object, hint: str) -> None:
     with pytest.raises(st.ArgumentError) as error:
-        resolve("estimator", given, Estimator)
+        resolve("estimator", given, CategoricalEstimator)
     message = str(error.value)
     assert message.startswith(f"estimator={given!r} is unknown here; ")
     assert hint in message
-    known = message.partition("known: ")[2].removesuffix(", or an instance of Estimator")
+    known = message.partition("known: ")[2].removesuffix(", or an instance of CategoricalEstimator")
     assert {"straight_through", "gumbel", "reinmax"} <= set(known.split(", "))
     assert "softmax" not in known.split(", ")
 

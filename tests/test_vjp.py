@@ -10,12 +10,14 @@ import straightthrough as st
 from straightthrough.core import kernels
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation, Rule
-from straightthrough.estimators import Estimator, Fini, ReinMax, Softmax
+from straightthrough.estimators import CategoricalEstimator, Fini, ReinMax, Softmax
 
 RULES_OF_TENSORS = [
     record.example for record in RULES.values() if issubclass(record.type, (Derivative, Relaxation))
 ]
-ESTIMATORS = [record.example for record in RULES.values() if issubclass(record.type, Estimator)]
+ESTIMATORS = [
+    record.example for record in RULES.values() if issubclass(record.type, CategoricalEstimator)
+]
 x = torch.randn(3, 5)
 
 
@@ -70,7 +72,7 @@ def calls_of_kernels(function: object, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_kernels_serve_in_grad_mode_where_nothing_requires_a_gradient(
     rule: Rule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = (torch.zeros(3, dtype=torch.int64),) if isinstance(rule, Estimator) else ()
+    index = (torch.zeros(3, dtype=torch.int64),) if isinstance(rule, CategoricalEstimator) else ()
 
     def call() -> Tensor:
         return rule.vjp(x, *index, x)

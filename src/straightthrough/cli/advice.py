@@ -12,7 +12,7 @@ import typer
 
 from ..audit import advise
 from ..audit.advise.page import tables
-from ..estimators import Estimator
+from ..estimators import CategoricalEstimator
 from ..studies.record import Header, recording, to_json
 from . import pages
 from .console import inform, print_json, print_table, writable
@@ -42,7 +42,10 @@ class Result:
 
 
 def run(
-    settings: Settings, estimators: Sequence[Estimator | str] | None, output: Path, json: bool
+    settings: Settings,
+    estimators: Sequence[CategoricalEstimator | str] | None,
+    output: Path,
+    json: bool,
 ) -> None:
     """Race the candidates with a live display, then print and write what came of it."""
     folder = writable(output)

@@ -13,7 +13,7 @@ from ..audit.compare.exact import LIMIT
 from ..audit.compare.quadratic import quadratic
 from ..core.errors import ArgumentError
 from ..core.registry import resolve
-from ..estimators import Estimator
+from ..estimators import CategoricalEstimator
 from . import advice
 from .console import Json, inform, names, writable
 
@@ -120,7 +120,7 @@ def _refuse(what: str, options: dict[str, Any]) -> None:
 
 
 def _on_quadratic(
-    rules: list[Estimator],
+    rules: list[CategoricalEstimator],
     *,
     size: int,
     samples: int,
@@ -140,10 +140,10 @@ def _on_quadratic(
         inform(f"written: {folder / 'audit.png'}, {folder / 'audit.json'}")
 
 
-def _rule(text: str) -> Estimator:
+def _rule(text: str) -> CategoricalEstimator:
     """Read `reinmax` or `reinmax:1.5`."""
     name, colon, tau = text.partition(":")
-    rule: Estimator = resolve("estimators", name, Estimator)
+    rule: CategoricalEstimator = resolve("estimators", name, CategoricalEstimator)
     if not colon:
         return rule
     try:

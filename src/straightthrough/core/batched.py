@@ -50,43 +50,43 @@ class Batched(Operation):
 
         return torch.vmap(one, (*self.number_dims, *self.input_dims))(*inputs)
 
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         size, dims = outputs[0].shape[0], (*self.number_dims, *self.input_dims)
         first = [_batch_first(x, dim, size) for x, dim in zip(inputs, dims, strict=True)]
         operation, own = self._operation(first)
-        return (*first[: len(self.number_dims)], *operation.keep(own, outputs))
+        return (*first[: len(self.number_dims)], *operation.residuals(own, outputs))
 
-    def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
         due: list[bool] = []
 
-        def one(grad: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
-            operation, own = self._operation(kept)
+        def one(grad: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
+            operation, own = self._operation(saved)
             gradients = operation.backward(grad, *own)
             due[:] = [gradient is not None for gradient in gradients]
             return tuple(gradient for gradient in gradients if gradient is not None)
 
-        found = iter(torch.vmap(one)(grad, *kept))
+        found = iter(torch.vmap(one)(grad, *saved))
         gradients = (
             _unbatched(next(found), dim) if yes else None
             for dim, yes in zip(self.input_dims, due, strict=True)
         )
         return (*(None for _ in self.number_dims), *gradients)
 
-    def jvp(self, tangents: Sequence[Tensor | None], *kept: Tensor) -> Tensor:
+    def jvp(self, tangents: Sequence[Tensor | None], *saved: Tensor) -> Tensor:
         # A transform can't begin where torch asks for a tangent, but an operator can be called.
         moving = tuple(i for i, tangent in enumerate(tangents) if tangent is not None)
         pushed = Pushed(self, moving)
-        return through_operator(pushed, [*(tangents[i] for i in moving), *kept])[0]  # type: ignore[list-item]  # none is None
+        return through_operator(pushed, [*(tangents[i] for i in moving), *saved])[0]  # type: ignore[list-item]  # none is None
 
     def push(self, moving: Sequence[int], *tensors: Tensor) -> Tensor:
-        """Return the tangent of the value, of the tangents of some inputs and what was kept."""
+        """Return the tangent of the value, of the tangents of some inputs and what was saved."""
         count, skip = len(moving), len(self.number_dims)
 
         def one(*tensors: Tensor) -> Tensor:
-            operation, kept = self._operation(tensors[count:])
+            operation, saved = self._operation(tensors[count:])
             of_input = dict(zip(moving, tensors, strict=False))
             tangents = [of_input.get(i + skip) for i in range(len(self.input_dims))]
-            moved: Tensor = operation.jvp(tangents, *kept)  # type: ignore[assignment]  # as one moves
+            moved: Tensor = operation.jvp(tangents, *saved)  # type: ignore[assignment]  # as one moves
             return moved
 
         dims = (*(self.input_dims[i - skip] for i in moving), *(0 for _ in tensors[count:]))
@@ -110,7 +110,7 @@ def _unbatched(gradient: Tensor, dim: int | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Pushed(Operation):
-    """The tangent of a batched operation, of tangents and of what was kept."""
+    """The tangent of a batched operation, of tangents and of what was saved."""
 
     batched: Batched
     moving: tuple[int, ...]
@@ -118,7 +118,7 @@ class Pushed(Operation):
     def forward(self, *tensors: Tensor) -> tuple[Tensor]:
         return (self.batched.push(self.moving, *tensors),)
 
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
 
     def backward(self, grad: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
@@ -130,6 +130,6 @@ class Pushed(Operation):
                 every[i] = tensor
             return self.batched.push(self.moving, *every)
 
-        pull = torch.func.vjp(push, *(tensors[i] for i in smooth))[1]
-        found = dict(zip(smooth, pull(grad), strict=True))
+        backward = torch.func.vjp(push, *(tensors[i] for i in smooth))[1]
+        found = dict(zip(smooth, backward(grad), strict=True))
         return tuple(found.get(i) for i in range(len(tensors)))

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pack(truth: Tensor) -> Tensor:
+def pack(bools: Tensor) -> Tensor:
     """Return the bits of a bool tensor, as `ceil(n / 8)` bytes; what is left of the last is 0."""
-    flat = truth.reshape(-1).to(torch.uint8)
+    flat = bools.reshape(-1).to(torch.uint8)
     octets = F.pad(flat, (0, -flat.numel() % 8)).reshape(-1, 8)
     return (octets << _places(flat)).sum(-1, dtype=torch.uint8)
 

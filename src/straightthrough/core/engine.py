@@ -83,22 +83,22 @@ class Node(torch.autograd.Function):
     ) -> Tensor | Outputs:
         ctx.operation = operation
         if call is None:
-            outputs, kept = operation.record(*inputs)
-            ctx.save_for_backward(*kept)
+            outputs, saved = operation.forward_and_save(*inputs)
+            ctx.save_for_backward(*saved)
             if dual_level():
-                ctx.residuals = 0
-                ctx.save_for_forward(*kept)
+                ctx.without_tangent = 0
+                ctx.save_for_forward(*saved)
             seen = outputs[operation.returned]
             if type(seen) is not tuple:
                 return seen
             outputs = seen
         else:
-            outputs, kept = call(*inputs)
-            ctx.save_for_backward(*kept)
+            outputs, saved = call(*inputs)
+            ctx.save_for_backward(*saved)
             if forward_mode():
-                ctx.save_for_forward(*kept)
+                ctx.save_for_forward(*saved)
         ctx.set_materialize_grads(False)
-        ctx.residuals = len(outputs) - 1
+        ctx.without_tangent = len(outputs) - 1
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs
 
@@ -111,7 +111,7 @@ class Node(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> Any:
         tangent = ctx.operation.jvp(tangents, *ctx.saved_tensors)
-        return (tangent, *(None,) * ctx.residuals) if ctx.residuals else tangent
+        return (tangent, *(None,) * ctx.without_tangent) if ctx.without_tangent else tangent
 
 
 _enter = entry(Node)
@@ -149,12 +149,12 @@ def _autograd(
         return [*below()]
     operation = read(text, numbers, integers)
     if not transforms_active():
-        return [*_enter(operation, operation.record, *inputs)]
+        return [*_enter(operation, operation.forward_and_save, *inputs)]
 
     def at_this_level(*inputs: Tensor) -> tuple[Outputs, Sequence[Tensor]]:
         with derivatives_enabled():
             outputs = below()
-        return outputs, operation.keep(inputs, outputs)
+        return outputs, operation.residuals(inputs, outputs)
 
     with one_level():
         return [*_enter(operation, at_this_level, *inputs)]

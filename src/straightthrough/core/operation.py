@@ -29,20 +29,22 @@ class Operation(Portable, ABC):
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the hard value, then what else is returned, then what backward needs."""
 
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Choose what is saved for backward, and compute nothing: all but the value by default."""
         return (*inputs, *outputs[1:])
 
-    def record(self, *inputs: Any, **_: Any) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-        """Return what `forward` does, and what is saved: what `keep` chooses, or less."""
+    def forward_and_save(
+        self, *inputs: Any, **_: Any
+    ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        """Return what `forward` does, and what is saved: what `residuals` chooses, or less."""
         outputs = self.forward(*inputs)
-        return outputs, self.keep(inputs, outputs)
+        return outputs, self.residuals(inputs, outputs)
 
     @abstractmethod
-    def backward(self, grad: Tensor, *kept: Any, **_: Any) -> tuple[Tensor | None, ...]:
+    def backward(self, grad: Tensor, *saved: Any, **_: Any) -> tuple[Tensor | None, ...]:
         """Return one gradient an input, out of differentiable operations."""
 
-    def jvp(self, tangents: Sequence[Any], *kept: Any, **_: Any) -> Tensor | None:
+    def jvp(self, tangents: Sequence[Any], *saved: Any, **_: Any) -> Tensor | None:
         """Return the tangent of the value; sampling rules have none."""
         raise StraightThroughError(
             f"{self} has no forward-mode derivative: its rule defines a gradient only. "

@@ -4,7 +4,7 @@ A graph holds strings, whole numbers and tensors. An operation is written as a s
 and its fields; its whole numbers and, in compiled code, its numbers travel beside it, so that a new
 temperature is an argument and not another graph:
 
-    ops.categorical.operation.Draw(rule=estimators.reinmax.ReinMax(tau=number(0)), ...)
+    ops.categorical.operation.OneHotDraw(rule=estimators.reinmax.ReinMax(tau=number(0)), ...)
 
 Only subclasses of `Portable` can be read back, whoever wrote the text.
 """

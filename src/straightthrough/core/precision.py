@@ -30,10 +30,10 @@ def narrowed(gradient: Tensor, dtype: torch.dtype, given: Tensor | None = None) 
         given = gradient
         if gradient.dtype == dtype:
             return gradient
-    most, all_but_infinite = torch.finfo(dtype).max, torch.finfo(given.dtype).max
+    largest, largest_given = torch.finfo(dtype).max, torch.finfo(given.dtype).max
     # On the CPU torch.where takes five times as long. The second difference is 0 or infinite.
-    beyond = given.clamp(-all_but_infinite, all_but_infinite) - given
-    return (gradient.clamp(-most, most) - beyond).to(dtype)
+    beyond = given.clamp(-largest_given, largest_given) - given
+    return (gradient.clamp(-largest, largest) - beyond).to(dtype)
 
 
 def in_compute_dtype(formula: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:

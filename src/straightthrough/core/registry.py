@@ -64,7 +64,7 @@ class OperatorRecord:
             gradient to each differentiable input, computed and returned in float64 (noise in the
             dtype that the inputs are computed in), differentiable.
         saved_bytes: at most this many bytes are saved for backward, `saved_bytes(rule, *inputs)`.
-        rule: the keyword that takes a rule ("surrogate" or "estimator"), or None.
+        rule: the keyword that takes a rule ("surrogate", "estimator" or "relaxation"), or None.
         fits: the forms of a rule that it takes.
         default: the rule it uses when none is given, or the one that is built in.
         arguments: what tests and docs call it with besides the inputs.

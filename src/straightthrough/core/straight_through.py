@@ -28,7 +28,7 @@ class Substitute(Operation):
     def forward(self, hard: Tensor, soft: Tensor) -> tuple[Tensor]:
         return (hard.to(soft.dtype, copy=True),)
 
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return ()
 
     def backward(self, grad: Tensor) -> tuple[None, Tensor]:
@@ -91,7 +91,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return apply(Substitute(), hard, soft)
 
 
-def held(value: Tensor, carrier: Tensor) -> Tensor:
+def stop_gradient_as(value: Tensor, carrier: Tensor) -> Tensor:
     """Return `value` with the gradient of `carrier`, for use inside a rule's own backward.
 
     Where no second derivative can be asked for (any backward without `create_graph`) it is `value`

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.registry import resolve
 from ..core.rules import Derivative
-from ..estimators import Estimator
+from ..estimators import CategoricalEstimator
 from ..ops.bernoulli.api import bernoulli
 from .base import HardSampling
 
@@ -25,7 +25,7 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
     Args:
         probs: any shape; the probability of a 1; exactly one of the two.
         logits: any shape; the log-odds of a 1; floating.
-        estimator: an `Estimator`, a surrogate, or a shorthand of either, e.g. `"identity"`.
+        estimator: a `CategoricalEstimator`, a surrogate, or a shorthand of either.
         validate_args: as in torch.
 
     Raises:
@@ -50,16 +50,16 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         tensor([4., 4., 4.])
     """
 
-    estimator: Estimator | Derivative
+    estimator: CategoricalEstimator | Derivative
 
     def __init__(
         self,
         probs: Tensor | float | None = None,
         logits: Tensor | float | None = None,
-        estimator: Estimator | Derivative | str = "reinmax",
+        estimator: CategoricalEstimator | Derivative | str = "reinmax",
         validate_args: bool | None = None,
     ) -> None:
-        self.estimator = resolve("estimator", estimator, Estimator, Derivative)
+        self.estimator = resolve("estimator", estimator, CategoricalEstimator, Derivative)
         self._of_probs = probs is not None
         super().__init__(probs, logits, validate_args)
 

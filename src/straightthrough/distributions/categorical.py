@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import check_floating
 from ..core.registry import resolve
-from ..estimators import Estimator
+from ..estimators import CategoricalEstimator
 from ..ops.categorical.api import categorical
 from .base import HardSampling
 
@@ -29,7 +29,7 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
     Args:
         probs: `(..., C)`, not negative, normalised along C; exactly one of the two.
         logits: `(..., C)` unnormalised log-probabilities; floating.
-        estimator: an `Estimator` or its shorthand, e.g. `"gumbel"`.
+        estimator: a `CategoricalEstimator` or its shorthand, e.g. `"gumbel"`.
         validate_args: as in torch.
 
     Raises:
@@ -55,16 +55,16 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
         torch.Size([2, 3])
     """
 
-    estimator: Estimator
+    estimator: CategoricalEstimator
 
     def __init__(
         self,
         probs: Tensor | None = None,
         logits: Tensor | None = None,
-        estimator: Estimator | str = "reinmax",
+        estimator: CategoricalEstimator | str = "reinmax",
         validate_args: bool | None = None,
     ) -> None:
-        self.estimator = resolve("estimator", estimator, Estimator)
+        self.estimator = resolve("estimator", estimator, CategoricalEstimator)
         for name, given in (("probs", probs), ("logits", logits)):
             if given is not None:
                 check_floating(name, given)

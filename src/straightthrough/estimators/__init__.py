@@ -1,6 +1,7 @@
 """Backward rules of draws, one short file each."""
 
-from .base import Estimator
+from .categorical import CategoricalEstimator
+from .count import CountEstimator
 from .darn import DARN
 from .decoupled import DecoupledST
 from .fini import Fini
@@ -18,8 +19,9 @@ from .straight_through import StraightThrough
 __all__ = [
     "DARN",
     "MVE",
+    "CategoricalEstimator",
+    "CountEstimator",
     "DecoupledST",
-    "Estimator",
     "Fini",
     "GappedST",
     "GumbelRao",

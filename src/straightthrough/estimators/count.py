@@ -20,13 +20,13 @@ class CountEstimator(Rule):
 
     @abstractmethod
     def gradient(
-        self, mean: Tensor, rest: Tensor, size: float, count: Tensor, grad: Tensor
+        self, mean: Tensor, dispersion: Tensor, size: float, count: Tensor, grad: Tensor
     ) -> Tensor:
         """Return the gradient to the mean.
 
         Args:
             mean: of the count, float32 or float64.
-            rest: `1 + mean / size`, which the caller may know to more digits.
+            dispersion: `1 + mean / size`, which the caller may know to more digits.
             size: infinite for Poisson, `-total_count` or `total_count` for the others.
             count: the outcome, in the dtype and shape of the mean.
             grad: the gradient to the count, likewise.

@@ -22,7 +22,7 @@ void pull(const Row<T, Across, S>& r, Vec<T> peak, Vec<T> times, const F& weight
     r.put(i, r.t.at(r.scratch[0], i) * factor * ((r.grad(i) - likeliest) - mean));
 }
 
-struct SoftmaxBackward {
+struct SoftmaxOfValue {
   static constexpr bool of_logits = false, of_grad = true;
   double tau;
   template <class T, bool Across, class S>
@@ -31,7 +31,7 @@ struct SoftmaxBackward {
   }
 };
 
-struct SoftmaxGradient {
+struct SoftmaxOfLogits {
   static constexpr bool of_logits = true, of_grad = true;
   double tau, scale;
   template <class T, bool Across, class S>
@@ -45,21 +45,21 @@ struct SoftmaxGradient {
   }
 };
 
-Tensor softmax_backward(const Tensor& y, const Tensor& grad, double tau) {
+Tensor softmax_backward_of_value(const Tensor& y, const Tensor& grad, double tau) {
   check_rows("y", y);
   check_grad(grad, y);
-  return over(SoftmaxBackward{tau}, y, grad);
+  return over(SoftmaxOfValue{tau}, y, grad);
 }
 
-Tensor softmax_gradient(const Tensor& x, const Tensor& grad, double tau, double scale) {
+Tensor softmax_backward_of_logits(const Tensor& x, const Tensor& grad, double tau, double scale) {
   check_rows("x", x);
   check_grad(grad, x);
-  return over(SoftmaxGradient{tau, scale}, x, grad);
+  return over(SoftmaxOfLogits{tau, scale}, x, grad);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
-  implement<&softmax_backward>(m, "softmax_backward");
-  implement<&softmax_gradient>(m, "softmax_gradient");
+  implement<&softmax_backward_of_value>(m, "softmax_backward_of_value");
+  implement<&softmax_backward_of_logits>(m, "softmax_backward_of_logits");
 }

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, one_hot, relative_to, tempered
+from .categorical import CategoricalEstimator, one_hot, relative_to, tempered
 
 
 @rule("darn")
 @dataclass(frozen=True)
-class DARN(Estimator):
+class DARN(CategoricalEstimator):
     """`(D - p)(g_x - <p, g>)`, x the outcome and D its one-hot, p the probabilities.
 
     REINFORCE with the loss's first-order expansion at the outcome as baseline. Its mean is the

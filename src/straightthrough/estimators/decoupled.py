@@ -7,13 +7,13 @@ from torch import Tensor
 from ..core.errors import check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, takes_half
+from .categorical import CategoricalEstimator, takes_half
 from .straight_through import binary_straight_through, straight_through
 
 
 @rule("decoupled")
 @dataclass(frozen=True)
-class DecoupledST(Estimator):
+class DecoupledST(CategoricalEstimator):
     """`J(p_b) g / tau_backward`, `p_b = softmax(logits / tau_backward)`, drawn at `tau_forward`.
 
     Forward draws from `softmax(logits / tau_forward)`, which is also the law that the expected

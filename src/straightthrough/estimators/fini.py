@@ -60,16 +60,19 @@ class Fini(CountEstimator):
             raise ArgumentError(f"order must be 1, 2 or 3, got {self.order!r}")
 
     def gradient(
-        self, mean: Tensor, rest: Tensor, size: float, count: Tensor, grad: Tensor
+        self, mean: Tensor, dispersion: Tensor, size: float, count: Tensor, grad: Tensor
     ) -> Tensor:
         if self.order == 1:
             return grad
         # Where a mean is 0 so is its count, and the ratio.
-        mean, rest = torch.where(mean == 0, 1, mean), torch.where(rest == 0, 1, rest)
-        ratio, rest_ratio = count / mean, (1 + count / size) / rest
-        weight = (ratio + rest_ratio) / 2
+        mean, dispersion = (
+            torch.where(mean == 0, 1, mean),
+            torch.where(dispersion == 0, 1, dispersion),
+        )
+        ratio, dispersion_ratio = count / mean, (1 + count / size) / dispersion
+        weight = (ratio + dispersion_ratio) / 2
         if self.order == 3 and size != -1:
-            following = (1 + (count + 1) / size) / rest
-            third = count * (count - 1) / mean / mean - 2 * ratio * rest_ratio
-            weight = weight - (third + rest_ratio * following) / (12 * (1 + 1 / size))
+            following = (1 + (count + 1) / size) / dispersion
+            third = count * (count - 1) / mean / mean - 2 * ratio * dispersion_ratio
+            weight = weight - (third + dispersion_ratio * following) / (12 * (1 + 1 / size))
         return grad * weight

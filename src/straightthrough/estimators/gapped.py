@@ -9,12 +9,18 @@ from torch import Tensor
 from ..core.errors import ArgumentError, check_at_least, check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, one_hot, relative_to, softmax_vjp, tempered
+from .categorical import (
+    CategoricalEstimator,
+    one_hot,
+    relative_to,
+    softmax_jacobian_product,
+    tempered,
+)
 
 
 @rule("gapped")
 @dataclass(frozen=True)
-class GappedST(Estimator):
+class GappedST(CategoricalEstimator):
     """`J(softmax(t / tau)) g / tau`, t the logits moved as little as makes the outcome stand out.
 
     `t_x = max(logits)` at the outcome x, and `t_j = min(logits_j, max(logits) - gap)` at the other
@@ -58,7 +64,7 @@ class GappedST(Estimator):
         others = below.masked_fill(chosen, least).logsumexp(-1, keepdim=True)
         lead = self._lead(below.gather(-1, index.unsqueeze(-1)) - others)
         q = tempered(torch.where(chosen, 0.0, torch.minimum(below, -lead)), self.tau)
-        return softmax_vjp(q, relative_to(index, grad)) / self.tau
+        return softmax_jacobian_product(q, relative_to(index, grad)) / self.tau
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         toward = torch.where(outcome, x, -x)

@@ -11,8 +11,14 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import CONDITIONAL, Noise, exponential, in_blocks
 from ..core.registry import rule
-from ..core.straight_through import held
-from .base import Estimator, reference, relative_to, softmax_vjp, takes_half
+from ..core.straight_through import stop_gradient_as
+from .categorical import (
+    CategoricalEstimator,
+    reference,
+    relative_to,
+    softmax_jacobian_product,
+    takes_half,
+)
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau, int samples, Noise noise) -> Tensor")
@@ -32,8 +38,8 @@ def gumbel_st(
         total = torch.zeros_like(grad)
         for sample in range(samples):
             perturbed = conditional_gumbels(logits.detach(), index, noise.after(first), sample)
-            y = F.softmax(held(perturbed, logits) / tau, -1)
-            total = total + softmax_vjp(y, relative_to(index, grad))
+            y = F.softmax(stop_gradient_as(perturbed, logits) / tau, -1)
+            total = total + softmax_jacobian_product(y, relative_to(index, grad))
         return total / (tau * samples)
 
     rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
@@ -59,7 +65,7 @@ def binary_gumbel_st(
         total = torch.zeros_like(x)
         for sample in range(samples):
             noisy = conditional_logistic(x.detach(), outcome, noise.after(first), sample)
-            y = held(noisy, x) / tau
+            y = stop_gradient_as(noisy, x) / tau
             total = total + torch.sigmoid(y) * torch.sigmoid(-y)
         return total * grad / (tau * samples)
 
@@ -69,7 +75,7 @@ def binary_gumbel_st(
 
 @rule("gumbel")
 @dataclass(frozen=True)
-class GumbelST(Estimator):
+class GumbelST(CategoricalEstimator):
     """Straight-through Gumbel-softmax: `J(y) g / tau`, `y = softmax((logits + G) / tau)`.
 
     G are Gumbels given that their argmax is the outcome, so outcome and gradient have the same

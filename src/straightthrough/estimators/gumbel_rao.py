@@ -8,13 +8,13 @@ from torch import Tensor
 from ..core.errors import check_count, check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, takes_half
+from .categorical import CategoricalEstimator, takes_half
 from .gumbel import binary_gumbel_st, gumbel_st
 
 
 @rule("gumbel_rao")
 @dataclass(frozen=True)
-class GumbelRao(Estimator):
+class GumbelRao(CategoricalEstimator):
     """The mean of `GumbelST` over draws of its Gumbels: `1/K sum_k J(y_k) g / tau`.
 
     `y_k = softmax((logits + G_k) / tau)`, the K = `samples` Gumbels drawn given that their argmax

@@ -10,12 +10,12 @@ from ..core.errors import check_positive
 from ..core.noise import Noise, in_blocks
 from ..core.precision import narrowed
 from ..core.registry import rule
-from .base import Estimator, relative_to, softmax_vjp, tempered
+from .categorical import CategoricalEstimator, relative_to, softmax_jacobian_product, tempered
 
 
 @rule("mve")
 @dataclass(frozen=True)
-class MVE(Estimator):
+class MVE(CategoricalEstimator):
     """`S^T g`, S the matrices of least variance plus `tau` times the squared bias.
 
     With t = `tau`, x the outcome, p the probabilities and `J = diag(p) - p p^T`, the rows of S are
@@ -103,4 +103,4 @@ def _gradient(p: Tensor, index: Tensor, g: Tensor, epsilon: Any) -> Tensor:
     eta = (weight - sums * b).sum(-1, keepdim=True) / (sums * (1 - a)).sum(-1, keepdim=True)
     half = epsilon / (2 * epsilon + 4 * p)
     z = (b - eta * a) / 2 + half * (b + eta * (1 - a))
-    return softmax_vjp(p, z - z.gather(-1, p.argmax(-1, keepdim=True)))
+    return softmax_jacobian_product(p, z - z.gather(-1, p.argmax(-1, keepdim=True)))

@@ -8,12 +8,12 @@ from torch import Tensor
 from ..core.errors import check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, tempered
+from .categorical import CategoricalEstimator, tempered
 
 
 @rule("mve_integer")
 @dataclass(frozen=True)
-class MVEInteger(Estimator):
+class MVEInteger(CategoricalEstimator):
     """`p (a + (y - m) (a^2 - v) / (1 / tau + 2 v)) s`, for a loss of the number y of the class.
 
     m and v are mean and variance of the number under p, `a_i = i - m`, and s is the derivative of

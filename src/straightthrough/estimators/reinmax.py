@@ -9,13 +9,13 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import (
-    Estimator,
+from .categorical import (
+    CategoricalEstimator,
     is_one,
     one_hot,
     reference,
     relative_to,
-    softmax_vjp,
+    softmax_jacobian_product,
     takes_half,
     tempered,
 )
@@ -30,7 +30,9 @@ def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
         others = 0.5 * p * difference
         return others.scatter_add(-1, index.unsqueeze(-1), -others.sum(-1, keepdim=True))
     middle = 0.5 * (tempered(logits, tau) + one_hot(index, p))
-    return 2 * softmax_vjp(middle, difference) - 0.5 * softmax_vjp(p, difference)
+    return 2 * softmax_jacobian_product(middle, difference) - 0.5 * softmax_jacobian_product(
+        p, difference
+    )
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
@@ -47,7 +49,7 @@ def binary_reinmax(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tens
 
 @rule("reinmax")
 @dataclass(frozen=True)
-class ReinMax(Estimator):
+class ReinMax(CategoricalEstimator):
     """`2 J((p_tau + D) / 2) g - J(p) g / 2`, D the outcome: Heun's method for the expectation.
 
     With `tau = 1` this is `(J(p) g + (D - p)(g_x - <p, g>)) / 2`, the mean of the straight-through

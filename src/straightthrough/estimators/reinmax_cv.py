@@ -8,7 +8,7 @@ from torch import Tensor
 from ..core.errors import check_count, check_number, check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator
+from .categorical import CategoricalEstimator
 from .gumbel import binary_gumbel_st, gumbel_st
 from .reinmax import binary_reinmax, reinmax
 from .reinmax_rao import binary_midpoint, midpoint
@@ -16,7 +16,7 @@ from .reinmax_rao import binary_midpoint, midpoint
 
 @rule("reinmax_cv")
 @dataclass(frozen=True)
-class ReinMaxCV(Estimator):
+class ReinMaxCV(CategoricalEstimator):
     """`ReinMax() + eta (1/K sum_k J(y_k) - J(y_0)) g / tau`, y_k as in `ReinMaxRao`, k = 1..K.
 
     `y_k = softmax((theta_D + G_k) / tau)`, `theta_D = log((p + D) / 2)`, the Gumbels `G_k` given

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import check_count, check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, relative_to, softmax_vjp, tempered
+from .categorical import CategoricalEstimator, relative_to, softmax_jacobian_product, tempered
 from .gumbel import binary_gumbel_st, gumbel_st
 
 
@@ -29,7 +29,7 @@ def binary_midpoint(x: Tensor, outcome: Tensor) -> Tensor:
 
 @rule("reinmax_rao")
 @dataclass(frozen=True)
-class ReinMaxRao(Estimator):
+class ReinMaxRao(CategoricalEstimator):
     """`2/K sum_k J(y_k) g / tau - J(p) g / 2`, y_k relaxed outcomes at a midpoint, k = 1..K.
 
     `y_k = softmax((theta_D + G_k) / tau)`, `theta_D = log((p + D) / 2)`, D the one-hot of the
@@ -68,7 +68,7 @@ class ReinMaxRao(Estimator):
         middle = midpoint(logits, index)
         at_middle = gumbel_st(middle, index, grad, self.tau, self.samples, noise)
         p = tempered(logits, 1.0)
-        return 2 * at_middle - 0.5 * softmax_vjp(p, relative_to(index, grad))
+        return 2 * at_middle - 0.5 * softmax_jacobian_product(p, relative_to(index, grad))
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         middle = binary_midpoint(x, outcome)

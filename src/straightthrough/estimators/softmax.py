@@ -11,21 +11,21 @@ from ..core.kernels import kernel
 from ..core.precision import cast, in_compute_dtype, widened
 from ..core.registry import rule
 from ..core.rules import Relaxation
-from .base import relative_to, softmax_vjp, tempered
+from .categorical import relative_to, softmax_jacobian_product, tempered
 
 
 @kernel("(Tensor y, Tensor grad, float tau) -> Tensor")
-def softmax_backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
+def softmax_backward_of_value(y: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`J(y) g / tau` at a softmax y of temperature tau."""
-    return _pull(y, grad, tau)
+    return _backward(y, grad, tau)
 
 
 @kernel("(Tensor x, Tensor grad, float tau, float scale) -> Tensor")
 @widened
-def softmax_gradient(x: Tensor, grad: Tensor, tau: float, scale: float) -> Tensor:
+def softmax_backward_of_logits(x: Tensor, grad: Tensor, tau: float, scale: float) -> Tensor:
     """That times `scale`, at `y = softmax(x / tau)`; 0 in rows that hold +infinity."""
     certain = x.amax(-1, keepdim=True).isposinf()
-    return _pull(_softmax(x, tau), cast(scale, grad.dtype) * grad, tau).masked_fill(certain, 0)
+    return _backward(_softmax(x, tau), cast(scale, grad.dtype) * grad, tau).masked_fill(certain, 0)
 
 
 def _softmax(x: Tensor, tau: Any) -> Tensor:
@@ -33,8 +33,8 @@ def _softmax(x: Tensor, tau: Any) -> Tensor:
     return tempered(x.masked_fill(x.isposinf(), torch.finfo(x.dtype).max), cast(tau, x.dtype))
 
 
-def _pull(y: Tensor, grad: Tensor, tau: float) -> Tensor:
-    return softmax_vjp(y, relative_to(y.argmax(-1), grad)) / cast(tau, y.dtype)
+def _backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
+    return softmax_jacobian_product(y, relative_to(y.argmax(-1), grad)) / cast(tau, y.dtype)
 
 
 @rule("softmax")
@@ -62,8 +62,8 @@ class Softmax(Relaxation):
 
     def backward(self, x: Tensor, grad: Tensor, scale: float = 1.0) -> Tensor:
         if x.dtype == grad.dtype:
-            return softmax_gradient(x, grad, self.tau, scale)
-        return in_compute_dtype(softmax_gradient, x, grad, self.tau, scale)
+            return softmax_backward_of_logits(x, grad, self.tau, scale)
+        return in_compute_dtype(softmax_backward_of_logits, x, grad, self.tau, scale)
 
     def forward(self, x: Tensor, tangent: Tensor, scale: float = 1.0) -> Tensor:
         return self.backward(x, tangent, scale)  # the Jacobian is symmetric

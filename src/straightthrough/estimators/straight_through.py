@@ -9,14 +9,21 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .base import Estimator, reference, relative_to, softmax_vjp, takes_half, tempered
+from .categorical import (
+    CategoricalEstimator,
+    reference,
+    relative_to,
+    softmax_jacobian_product,
+    takes_half,
+    tempered,
+)
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
 @reference
 def straight_through(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
     """`J(p_tau) g / tau`."""
-    return softmax_vjp(tempered(logits, tau), relative_to(index, grad)) / tau
+    return softmax_jacobian_product(tempered(logits, tau), relative_to(index, grad)) / tau
 
 
 @kernel("(Tensor x, Tensor outcome, Tensor grad, float tau) -> Tensor")
@@ -28,7 +35,7 @@ def binary_straight_through(x: Tensor, outcome: Tensor, grad: Tensor, tau: float
 
 @rule("straight_through")
 @dataclass(frozen=True)
-class StraightThrough(Estimator):
+class StraightThrough(CategoricalEstimator):
     """The gradient of the probabilities: `J(p_tau) g / tau`, `p_tau = softmax(logits / tau)`.
 
     Biased, and the least noisy: it depends on the outcome only through `g`.

@@ -33,7 +33,7 @@ class RuleModule(nn.Module, Generic[R]):
     unless the class has an attribute of that name.
 
     Args:
-        keyword: what the operator calls its rule, "surrogate" or "estimator".
+        keyword: what the operator calls its rule, "surrogate", "estimator" or "relaxation".
         given: a rule or its shorthand.
         fits: the forms of a rule that the operator takes.
         fields: numbers and schedules for fields of the rule.
@@ -131,7 +131,8 @@ class RuleModule(nn.Module, Generic[R]):
     def _misleads(self, name: str) -> bool:
         """Whether setting `name` would be taken for setting a field of the rule, or the rule."""
         fitting = (record.type for record in RULES.values() if issubclass(record.type, self._fits))
-        return name in ("surrogate", "estimator") or any(name in _names(rule) for rule in fitting)
+        keywords = ("surrogate", "estimator", "relaxation")
+        return name in keywords or any(name in _names(rule) for rule in fitting)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         fields = (*_names(self._rule), *self.numbers)

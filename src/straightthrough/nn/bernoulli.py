@@ -13,18 +13,18 @@ from ..core.engine import apply
 from ..core.errors import NO_PROBABILITY, ArgumentError, check_number, check_outcomes
 from ..core.precision import cast
 from ..core.rules import Derivative
-from ..estimators import Estimator, GumbelST
+from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.bernoulli import api
 from ..ops.pointwise.operation import Pointwise
 from ..surrogates import Identity, Sigmoid
 from .base import Checks, EstimatorModule, Number, RuleModule
 
 
-class Bernoulli(EstimatorModule[Estimator | Derivative]):
+class Bernoulli(EstimatorModule[CategoricalEstimator | Derivative]):
     """`st.bernoulli` as a module; in `eval()` 1 where the probability is above 1/2.
 
     Args:
-        estimator: an `Estimator`, a `Derivative`, or a shorthand of either.
+        estimator: a `CategoricalEstimator`, a `Derivative`, or a shorthand of either.
         fields: numbers or schedules for its fields.
 
     Example:
@@ -33,9 +33,9 @@ class Bernoulli(EstimatorModule[Estimator | Derivative]):
     """
 
     def __init__(
-        self, estimator: Estimator | Derivative | str = "reinmax", **fields: Number
+        self, estimator: CategoricalEstimator | Derivative | str = "reinmax", **fields: Number
     ) -> None:
-        super().__init__(estimator, (Estimator, Derivative), fields)
+        super().__init__(estimator, (CategoricalEstimator, Derivative), fields)
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
         if self.training:

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from ..core.errors import apply_mask, check_outcomes, check_rows
 from ..core.precision import cast
-from ..estimators import Estimator, GumbelST, Softmax
+from ..estimators import CategoricalEstimator, GumbelST, Softmax
 from ..ops.categorical import api
 from ..ops.categorical.operation import argmax_index
 from .base import EstimatorModule, Number, RuleModule
 
 
-class Categorical(EstimatorModule[Estimator]):
+class Categorical(EstimatorModule[CategoricalEstimator]):
     """`st.categorical` as a module; in `eval()` the one-hot of the likeliest class.
 
     Args:
-        estimator: an `Estimator` or its shorthand.
+        estimator: a `CategoricalEstimator` or its shorthand.
         dim: the dimension of the classes.
         fields: numbers or schedules for the estimator's fields.
 
@@ -29,9 +29,13 @@ class Categorical(EstimatorModule[Estimator]):
     """
 
     def __init__(
-        self, estimator: Estimator | str = "reinmax", *, dim: int = -1, **fields: Number
+        self,
+        estimator: CategoricalEstimator | str = "reinmax",
+        *,
+        dim: int = -1,
+        **fields: Number,
     ) -> None:
-        super().__init__(estimator, (Estimator,), fields)
+        super().__init__(estimator, (CategoricalEstimator,), fields)
         self.dim = dim
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -44,11 +48,11 @@ class Categorical(EstimatorModule[Estimator]):
         return f"{super().extra_repr()}, dim={self.dim}"
 
 
-class CategoricalInteger(EstimatorModule[Estimator]):
+class CategoricalInteger(EstimatorModule[CategoricalEstimator]):
     """`st.categorical_integer` as a module; in `eval()` the number of the likeliest class.
 
     Args:
-        estimator: an `Estimator` or its shorthand.
+        estimator: a `CategoricalEstimator` or its shorthand.
         dim: the dimension of the classes.
         fields: numbers or schedules for the estimator's fields.
 
@@ -59,9 +63,13 @@ class CategoricalInteger(EstimatorModule[Estimator]):
     """
 
     def __init__(
-        self, estimator: Estimator | str = "mve_integer", *, dim: int = -1, **fields: Number
+        self,
+        estimator: CategoricalEstimator | str = "mve_integer",
+        *,
+        dim: int = -1,
+        **fields: Number,
     ) -> None:
-        super().__init__(estimator, (Estimator,), fields)
+        super().__init__(estimator, (CategoricalEstimator,), fields)
         self.dim = dim
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -141,7 +149,7 @@ class GumbelSoftmax(RuleModule[GumbelST]):
         return f"tau={self.rule.tau}, hard={self.hard}, dim={self.dim}"
 
 
-class CategoricalLookup(EstimatorModule[Estimator]):
+class CategoricalLookup(EstimatorModule[CategoricalEstimator]):
     """`st.categorical_lookup` with a table of its own, as an embedding has one.
 
     In `eval()` it is the row of the likeliest class, and the logits get no gradient. Under
@@ -151,7 +159,7 @@ class CategoricalLookup(EstimatorModule[Estimator]):
     Args:
         classes: C, the number of rows.
         features: D, their length.
-        estimator: an `Estimator` or its shorthand.
+        estimator: a `CategoricalEstimator` or its shorthand.
         dim: the dimension of the classes in the logits.
         device, dtype: of the table.
         fields: numbers or schedules for the estimator's fields.
@@ -169,14 +177,14 @@ class CategoricalLookup(EstimatorModule[Estimator]):
         self,
         classes: int,
         features: int,
-        estimator: Estimator | str = "reinmax",
+        estimator: CategoricalEstimator | str = "reinmax",
         *,
         dim: int = -1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **fields: Number,
     ) -> None:
-        super().__init__(estimator, (Estimator,), fields)
+        super().__init__(estimator, (CategoricalEstimator,), fields)
         self.dim = dim
         self.table = nn.Parameter(torch.empty(classes, features, device=device, dtype=dtype))
         self.reset_parameters()

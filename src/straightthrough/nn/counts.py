@@ -7,18 +7,18 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..core.errors import check_outcomes, check_positive
-from ..estimators import Fini
+from ..estimators import CountEstimator
 from ..ops.counts import api
 from ..ops.counts.families import Family
 from ..ops.pointwise.api import round
 from .base import Checks, EstimatorModule, Number
 
 
-class Count(EstimatorModule[Fini]):
+class Count(EstimatorModule[CountEstimator]):
     """A module over a count: its rule and the order."""
 
-    def __init__(self, estimator: Fini | str = "fini", **fields: Number) -> None:
-        super().__init__(estimator, (Fini,), fields)
+    def __init__(self, estimator: CountEstimator | str = "fini", **fields: Number) -> None:
+        super().__init__(estimator, (CountEstimator,), fields)
 
 
 class Poisson(Count):
@@ -55,7 +55,9 @@ class Binomial(Count):
     total_count: int
     numbers: ClassVar[Checks] = {"total_count": api.check_trials}
 
-    def __init__(self, total_count: int, estimator: Fini | str = "fini", **fields: Number) -> None:
+    def __init__(
+        self, total_count: int, estimator: CountEstimator | str = "fini", **fields: Number
+    ) -> None:
         super().__init__(estimator, **fields)
         self.total_count = total_count
 
@@ -104,7 +106,7 @@ class NegativeBinomial(Count):
     numbers: ClassVar[Checks] = {"total_count": check_positive}
 
     def __init__(
-        self, total_count: float, estimator: Fini | str = "fini", **fields: Number
+        self, total_count: float, estimator: CountEstimator | str = "fini", **fields: Number
     ) -> None:
         super().__init__(estimator, **fields)
         self.total_count = total_count

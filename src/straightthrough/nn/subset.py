@@ -9,7 +9,7 @@ from torch import Tensor
 from ..core.errors import check_count
 from ..core.rules import Relaxation
 from ..ops.subset import api
-from .base import Checks, EstimatorModule, Number
+from .base import Checks, Number, RuleModule
 
 
 def _check_k(name: str, value: Any) -> Any:
@@ -17,12 +17,12 @@ def _check_k(name: str, value: Any) -> Any:
     return value
 
 
-class TopK(EstimatorModule[Relaxation]):
+class TopK(RuleModule[Relaxation]):
     """`st.topk` as a module; no noise, so `eval()` changes nothing.
 
     Args:
         k: how many ones a row has.
-        estimator: a `Relaxation` or its shorthand.
+        relaxation: a `Relaxation` or its shorthand.
         dim: the dimension of the classes.
         fields: numbers or schedules for the relaxation's fields, `tau` for the softmax.
 
@@ -36,10 +36,19 @@ class TopK(EstimatorModule[Relaxation]):
     numbers: ClassVar[Checks] = {"k": _check_k}
 
     def __init__(
-        self, k: int, estimator: Relaxation | str = "softmax", *, dim: int = -1, **fields: Number
+        self, k: int, relaxation: Relaxation | str = "softmax", *, dim: int = -1, **fields: Number
     ) -> None:
-        super().__init__(estimator, (Relaxation,), fields)
+        super().__init__("relaxation", relaxation, (Relaxation,), fields)
         self.k, self.dim = k, dim
+
+    @property
+    def relaxation(self) -> Relaxation:
+        """The rule as it is now; a rule or a shorthand may be assigned, with all its numbers."""
+        return self.rule
+
+    @relaxation.setter
+    def relaxation(self, given: Relaxation | str) -> None:
+        self._give(given, {})
 
     def forward(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         if self.training:

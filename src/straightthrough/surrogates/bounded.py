@@ -61,7 +61,7 @@ class Rectangle(Window):
         tensor([1., 1., 0.])
     """
 
-    closed: ClassVar[bool] = False
+    includes_bound: ClassVar[bool] = False
     alpha: float = 1.0
 
     def __post_init__(self) -> None:

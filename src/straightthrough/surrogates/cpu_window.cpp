@@ -5,7 +5,7 @@ namespace {
 
 using namespace window;
 
-Tensor window_bits(const Tensor& given, double centre, double bound, bool closed) {
+Tensor window_bits(const Tensor& given, double centre, double bound, bool includes_bound) {
   check_floating("x", given);
   const Tensor x = ordered(given);
   Tensor bits = fresh_bits(x.numel());

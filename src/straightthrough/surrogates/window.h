@@ -8,7 +8,7 @@ using namespace operators;
 using namespace simd;
 
 template <class V>
-ALWAYS_INLINE auto inside(V x, double centre, double bound, bool closed) {
+ALWAYS_INLINE auto inside(V x, double centre, double bound, bool includes_bound) {
   using T = Lane<V>;
   const V distance = absolute(x - T(centre)), most = V{} + T(bound);
   return closed ? less_equal(distance, most) : less(distance, most);

@@ -20,7 +20,7 @@ class Window(Derivative):
     Backward only has to know on which side each element is: one bit an element is saved.
     """
 
-    closed: ClassVar[bool] = True  # whether the bound itself is inside
+    includes_bound: ClassVar[bool] = True  # whether the bound itself is inside
 
     @abstractmethod
     def window(self) -> tuple[float, float, float]:
@@ -29,22 +29,22 @@ class Window(Derivative):
     @saves(Saved.WINDOW)
     def derivative(self, x: Tensor) -> Tensor:
         bound, inner, outer = self.window()
-        return _either(_inside(x, bound, self.closed), x.dtype, inner, outer)
+        return _either(_inside(x, bound, self.includes_bound), x.dtype, inner, outer)
 
 
 def _by_bits(rule: Window, x: Tensor, grad: Tensor) -> Tensor:
     bound, inner, outer = rule.window()
-    return window_gradient(grad, window_bits(x, 0.0, bound, rule.closed), inner, outer)
+    return window_gradient(grad, window_bits(x, 0.0, bound, rule.includes_bound), inner, outer)
 
 
 Window.derivative.kernel = _by_bits  # type: ignore[attr-defined]  # as `saves` does
 
 
-@kernel("(Tensor x, float centre, float bound, bool closed) -> Tensor", bits)
-def window_bits(x: Tensor, centre: float, bound: float, closed: bool) -> Tensor:
+@kernel("(Tensor x, float centre, float bound, bool includes_bound) -> Tensor", bits)
+def window_bits(x: Tensor, centre: float, bound: float, includes_bound: bool) -> Tensor:
     """Return the bits that say where `|x - centre|` is within `bound`."""
     wide = compute_dtype(x.dtype)
-    return pack(_inside(centred(x.to(wide), centre), bound, closed))
+    return pack(_inside(centred(x.to(wide), centre), bound, includes_bound))
 
 
 def centred(x: Tensor, centre: Any) -> Tensor:
@@ -65,14 +65,14 @@ def window_gradient(grad: Tensor, bits: Tensor, inner: float, outer: float) -> T
     return in_compute_dtype(formula, grad)
 
 
-def _inside(x: Tensor, bound: Any, closed: bool) -> Tensor:
+def _inside(x: Tensor, bound: Any, includes_bound: bool) -> Tensor:
     bound = cast(bound, x.dtype)
-    return x.abs() <= bound if closed else x.abs() < bound
+    return x.abs() <= bound if includes_bound else x.abs() < bound
 
 
-def _either(truth: Tensor, dtype: torch.dtype, yes: Any, no: Any) -> Tensor:
+def _either(inside: Tensor, dtype: torch.dtype, yes: Any, no: Any) -> Tensor:
     # On the CPU torch.where takes five times as long.
-    value = cast(yes, dtype) * truth.to(dtype)
+    value = cast(yes, dtype) * inside.to(dtype)
     if not isinstance(no, Tensor) and no == 0:
         return value
-    return value + cast(no, dtype) * truth.logical_not().to(dtype)
+    return value + cast(no, dtype) * inside.logical_not().to(dtype)

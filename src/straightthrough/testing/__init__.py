@@ -93,7 +93,8 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     be a frozen dataclass of an importable module, as it is pickled.
 
     Args:
-        rule: a `Derivative`, a `Relaxation`, an `Estimator` or a `Fini`, registered or not.
+        rule: a `Derivative`, a `Relaxation`, a `CategoricalEstimator` or a `CountEstimator`,
+            registered or not.
         device: where the inputs lie.
 
     Raises:
@@ -112,7 +113,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     if not takers:
         raise ArgumentError(
             f"no operator takes {rule!r}; "
-            f"a rule is a Derivative, a Relaxation, an Estimator or a Fini"
+            f"a rule is a Derivative, a Relaxation, a CategoricalEstimator or a CountEstimator"
         )
     for record in takers:
         _check(Case(record, rule, device))

@@ -90,7 +90,7 @@ class Case:
         arguments = self.record.arguments
         return self.record.gradient(rule, *inputs, *outputs, grad, noise, **arguments)
 
-    def pull(
+    def backward(
         self, inputs: Tensors, grad: Tensor, **overrides: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return what is returned for `inputs` and the gradients that `grad` gives there."""

@@ -20,6 +20,7 @@ from .compare import assert_bits, assert_close
 REFUSED: dict[str, list[object]] = {
     "surrogate": ["nonsense", 3, None],
     "estimator": ["nonsense", 3, None],
+    "relaxation": ["nonsense", 3, None],
     "tau": [0, -1.0, math.nan, math.inf, "warm"],
     "threshold": [math.nan, math.inf, "high"],
     "min": [math.nan, -math.inf, 2.0],
@@ -129,12 +130,12 @@ def check_mask(case: Case) -> None:
     x, *rest = inputs
     grad = case.incoming(inputs)
     mask = torch.tensor([True, False, True, True, False]).to(x.device)
-    outputs, gradients = case.pull(inputs, grad, mask=mask)
+    outputs, gradients = case.backward(inputs, grad, mask=mask)
     chosen = case.statistic(outputs, inputs)[..., ~mask]
     assert not bool(chosen.any()), f"{case}: a masked class was chosen"
     assert not bool(gradients[0][..., ~mask].any()), f"{case}: a masked class has a gradient"
     infinite = x.masked_fill(~mask, -math.inf)
-    infinite_outputs, infinite_gradients = case.pull([infinite, *rest], grad)
+    infinite_outputs, infinite_gradients = case.backward([infinite, *rest], grad)
     case.assert_same(outputs, infinite_outputs, "value under a mask against -inf")
     assert_close(gradients, infinite_gradients, f"{case}: gradient under a mask against -inf")
     none = case(*inputs, mask=torch.zeros_like(mask))[0]
@@ -147,10 +148,10 @@ def check_dim(case: Case) -> None:
     inputs = case.input(2)
     x, *rest = inputs
     grad = case.incoming(inputs)
-    last_outputs, last_gradients = case.pull(inputs, grad)
+    last_outputs, last_gradients = case.backward(inputs, grad)
     for dim in (0, 1, -2):
         moved = case.along([grad], -1, dim)[0]
-        outputs, (to_x, *others) = case.pull([x.movedim(-1, dim), *rest], moved, dim=dim)
+        outputs, (to_x, *others) = case.backward([x.movedim(-1, dim), *rest], moved, dim=dim)
         case.assert_same(case.along(outputs, dim, -1), last_outputs, f"value along dim {dim}")
         about = f"{case}: gradient along dim {dim}"
         assert_close([to_x.movedim(dim, -1), *others], last_gradients, about)

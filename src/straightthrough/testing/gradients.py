@@ -26,7 +26,7 @@ def check_gradient(case: Case) -> None:
         for inputs in (case.input(4, dtype=dtype), map(_moderate, special)):
             assert_gradient(case, *inputs)
         ones = torch.ones_like(case.incoming(special))
-        outputs, gradients = case.pull(special, ones)
+        outputs, gradients = case.backward(special, ones)
         specified = case.gradients(special, outputs, ones)
         for x, got, due in zip(case.differentiable(special), gradients, specified, strict=True):
             invented = got.isnan() & ~due.isnan()
@@ -37,7 +37,7 @@ def check_gradient(case: Case) -> None:
 def assert_gradient(case: Case, *inputs: Tensor) -> None:
     """Assert the gradients at one input."""
     grad = case.incoming(inputs)
-    outputs, gradients = case.pull(inputs, grad)
+    outputs, gradients = case.backward(inputs, grad)
     about = f"{case}: gradient at {inputs[0].flatten()[:4].tolist()}..."
     for x, gradient in zip(case.differentiable(inputs), gradients, strict=True):
         for name in ("dtype", "device", "shape"):
@@ -159,7 +159,7 @@ def check_jvp(case: Case) -> None:
     )
     for seed in range(2, 5):
         grad = case.incoming(inputs, seed)
-        pairs = zip(case.pull(inputs, grad)[1], tangents, strict=True)
+        pairs = zip(case.backward(inputs, grad)[1], tangents, strict=True)
         forward, reverse = (
             (grad * moved).sum(),
             torch.stack([(g * t).sum() for g, t in pairs]).sum(),

@@ -23,10 +23,10 @@ def check_seed(case: Case) -> None:
     for dtype in DTYPES:
         inputs = case.input(20, dtype=dtype)
         grad = case.incoming(inputs)
-        outputs, gradients = case.pull(inputs, grad, seed=SEED)
+        outputs, gradients = case.backward(inputs, grad, seed=SEED)
         tensor = torch.tensor(SEED, device=case.device)
         for same in (SEED, tensor, Seed(SEED), Seed(tensor, 0)):
-            again, again_gradients = case.pull(inputs, grad, seed=same)
+            again, again_gradients = case.backward(inputs, grad, seed=same)
             assert_bits(again, outputs, f"{case}: value under seed={same!r}, {dtype}")
             about = f"{case}: gradient under seed={same!r}, {dtype}"
             assert_bits(again_gradients, gradients, about)
@@ -60,12 +60,12 @@ def check_shards(case: Case) -> None:
     for dtype in DTYPES:
         inputs = case.input(7, dtype=dtype)
         grad = case.incoming(inputs)
-        outputs, gradients = case.pull(inputs, grad)
+        outputs, gradients = case.backward(inputs, grad)
         shards = []
         for part in (slice(0, 2), slice(2, 5), slice(5, 7)):
             seed = Seed(SEED, part.start * case.draws(inputs))
             shard = case.map(inputs, itemgetter(part))
-            shard_outputs, shard_gradients = case.pull(shard, grad[part], seed=seed)
+            shard_outputs, shard_gradients = case.backward(shard, grad[part], seed=seed)
             about = f"value of shard {part.start}:{part.stop}, {dtype}"
             case.assert_same(shard_outputs, [y[part] for y in outputs], about)
             shards.append(shard_gradients)

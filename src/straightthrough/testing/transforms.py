@@ -47,7 +47,7 @@ def check_vmap_grad(case: Case) -> None:
             return (case(*inputs)[0] * grad).sum()
 
         loop = _stacked(
-            case.pull(one, other)[1]
+            case.backward(one, other)[1]
             for one, other in zip(_examples(inputs, dims), grad, strict=True)
         )
         gradients = torch.func.grad(loss, tuple(place + 1 for place in places))
@@ -99,7 +99,7 @@ def _assert_as_eager(
     inputs = case.input(4, seed=data)
     grad = case.incoming(inputs, seed=data + 1)
     torch.manual_seed(data)
-    outputs, gradients = case.pull(inputs, grad, seed=seed)
+    outputs, gradients = case.backward(inputs, grad, seed=seed)
     leaves = case.leaves(inputs)
     torch.manual_seed(data)
     try:

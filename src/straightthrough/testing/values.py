@@ -76,15 +76,15 @@ def check_layouts(case: Case) -> None:
     """Dtype, device, shape, value and gradients don't depend on strides; nor do sizes 0 and 1."""
     for name, inputs in layouts(case):
         grad = case.normal(*case.record.shapes(*inputs)[0], seed=1)
-        outputs, gradients = case.pull(inputs, grad)
-        plain_outputs, plain = case.pull([x.contiguous() for x in inputs], grad)
+        outputs, gradients = case.backward(inputs, grad)
+        plain_outputs, plain = case.backward([x.contiguous() for x in inputs], grad)
         case.assert_same(outputs, plain_outputs, f"value of a {name} input")
         about = f"{case}: gradient of a {name} input"
         for gradient, x in zip(gradients, case.differentiable(inputs), strict=True):
             assert (gradient.dtype, gradient.device) == (x.dtype, x.device), about
         assert_close(gradients, plain, about)
         strided = grad.mT.contiguous().mT if grad.ndim > 1 else grad
-        assert_close(case.pull(inputs, strided)[1], gradients, f"{about} and gradient")
+        assert_close(case.backward(inputs, strided)[1], gradients, f"{about} and gradient")
 
 
 def layouts(case: Case) -> Iterator[tuple[str, Tensors]]:
@@ -129,7 +129,7 @@ def check_lean_forward(case: Case) -> None:
     with kernels.disabled():  # a kernel is one operation, whatever it does
         bare, recorded = _count_operations(case, inputs), _count_operations(case, leaves)
         if window is not None:
-            sides = (1.0, window.window()[0], window.closed)
+            sides = (1.0, window.window()[0], window.includes_bound)
             packing = _count_operations(lambda x: window_bits(x, *sides), inputs)
     assert bare <= recorded <= bare + packing, (
         f"{case}: forward runs {dict(recorded)} where a gradient is due, not {dict(bare)}"
@@ -217,7 +217,7 @@ def check_aliasing(case: Case) -> None:
     inputs = case.input()
     grad = case.incoming(inputs)
     before = [x.clone() for x in inputs], grad.clone()
-    outputs, _ = case.pull(inputs, grad)
+    outputs, _ = case.backward(inputs, grad)
     assert_bits(inputs, before[0], f"{case}: the input after both passes")
     assert_bits(grad, before[1], f"{case}: the incoming gradient after backward")
     given = {x.untyped_storage().data_ptr() for x in inputs}
@@ -231,8 +231,8 @@ def check_autocast(case: Case) -> None:
     for dtype in DTYPES:
         inputs = case.input(dtype=dtype)
         grad = case.incoming(inputs)
-        outputs, gradients = case.pull(inputs, grad)
+        outputs, gradients = case.backward(inputs, grad)
         with torch.autocast(inputs[0].device.type, torch.bfloat16):
-            cast_outputs, cast_gradients = case.pull(inputs, grad)
+            cast_outputs, cast_gradients = case.backward(inputs, grad)
         assert_bits(cast_outputs, outputs, f"{case}: value under autocast, {dtype}")
         assert_bits(cast_gradients, gradients, f"{case}: gradient under autocast, {dtype}")

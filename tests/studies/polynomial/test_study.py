@@ -111,13 +111,13 @@ def test_every_categorical_rule_has_its_place():
     categorical = {
         name: rule
         for name, rule in st.core.registry.RULES.items()
-        if issubclass(rule.type, st.estimators.Estimator)
+        if issubclass(rule.type, st.estimators.CategoricalEstimator)
     }
     assert set(RULES) == set(categorical) - {"mve_integer"}
     assert all(type(rule) is categorical[name].type for name, rule in RULES.items())
     assert set(PUBLISHED) < set(RULES)
     assert RULES["decoupled"] != DecoupledST()  # which is StraightThrough()
-    assert not issubclass(Softmax, st.estimators.Estimator)
+    assert not issubclass(Softmax, st.estimators.CategoricalEstimator)
 
 
 def test_what_was_published_is_kept_for_runs_of_its_length_only(monkeypatch):

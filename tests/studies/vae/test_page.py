@@ -54,7 +54,14 @@ def test_published_numbers_stand_beside_ours(vae):
 def test_a_page_without_enumeration_or_pictures_leaves_them_out(vae):
     vae["exact"], vae["originals"] = False, None
     (table,) = page.tables(vae)
-    assert table.columns == ("Estimator", "Seeds", "Epochs", "Train -ELBO", "Test -ELBO", "Seconds")
+    assert table.columns == (
+        "Estimator",
+        "Seeds",
+        "Epochs",
+        "Train -ELBO",
+        "Test -ELBO",
+        "Seconds",
+    )
     assert table.rows[1] == ["B()", "1", "2", "23.50", "24.50", "4.0"]
     reader = Reader(pages.render(vae))
     assert "exact" not in reader.text

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 from ..compare.comparison import loss_and_gradient
 from ..compare.exact import CHUNK, Loss
 from ..compare.groups import GROUPS, draw_outcomes, group_size
@@ -43,7 +43,7 @@ class Entrant:
     """A candidate and its cost."""
 
     name: str
-    rule: Estimator
+    rule: CategoricalEstimator
     cost: Cost
 
 
@@ -108,7 +108,7 @@ def _admit(
 
 
 def price(
-    candidates: Iterable[tuple[str, Estimator]], logits: Tensor
+    candidates: Iterable[tuple[str, CategoricalEstimator]], logits: Tensor
 ) -> tuple[list[Entrant], list[tuple[str, str]]]:
     """Return the candidates with their costs, and those that raise, with the reason.
 
@@ -128,7 +128,7 @@ def price(
     return entrants, failed
 
 
-def _cost_of_rule(rule: Estimator, logits: Tensor) -> Cost:
+def _cost_of_rule(rule: CategoricalEstimator, logits: Tensor) -> Cost:
     row = logits.reshape(-1, logits.shape[-1])[:1].to(torch.float64)
 
     def call(count: int) -> None:

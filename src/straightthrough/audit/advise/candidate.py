@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Candidate:
     """
 
     name: str
-    rule: Estimator
+    rule: CategoricalEstimator
     tau: float | None
     bias_squared: float
     variance: float

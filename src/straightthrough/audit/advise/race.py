@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ...core.errors import ArgumentError
 from ...core.progress import Notify, Progress
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 from ..compare.result import Audit
 from .runner import Runner
 
@@ -18,7 +18,7 @@ FIRST, MOST = 2, 2**16
 LEAST, PLANNED = 4, 16
 """Further audits of a noisy runner before it may be dropped, and those that time is planned for."""
 
-Compare = Callable[[Sequence[Estimator], int, int], Audit]
+Compare = Callable[[Sequence[CategoricalEstimator], int, int], Audit]
 """An audit of some rules, with so many samples and a seed."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...core.errors import ArgumentError
 from ...core.registry import RULES, resolve
 from ...core.rules import Rule
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 from ..compare.row import Row
 from .candidate import Candidate
 
@@ -25,24 +25,28 @@ LONG = 0.1
 """Seconds after which a call is not timed once more."""
 
 
-def candidates(given: Sequence[Estimator | str] | None) -> Iterator[tuple[str, Estimator]]:
+def candidates(
+    given: Sequence[CategoricalEstimator | str] | None,
+) -> Iterator[tuple[str, CategoricalEstimator]]:
     """Yield names and rules: those given, a shorthand at several temperatures; by default all."""
     if given is None:
-        given = [name for name, record in RULES.items() if issubclass(record.type, Estimator)]
+        given = [
+            name for name, record in RULES.items() if issubclass(record.type, CategoricalEstimator)
+        ]
     elif isinstance(given, str | Rule) or not given:
         raise ArgumentError(
             f"estimators must be a list of rules or shorthands, such as ['reinmax'], got {given!r}"
         )
     names = {record.type: name for name, record in RULES.items()}
     for each in given:
-        if isinstance(each, Estimator):
+        if isinstance(each, CategoricalEstimator):
             yield names.get(type(each), type(each).__name__), each
         else:
-            rule = resolve("estimators", each, Estimator)
+            rule = resolve("estimators", each, CategoricalEstimator)
             yield from ((each, variant) for variant in _at_temperatures(rule))
 
 
-def _at_temperatures(rule: Estimator) -> Iterator[Estimator]:
+def _at_temperatures(rule: CategoricalEstimator) -> Iterator[CategoricalEstimator]:
     """Yield a rule at all temperatures that it takes, or as it is if it has none."""
     own = vars(rule).get("tau")
     if not isinstance(own, float | int):
@@ -63,7 +67,7 @@ class Runner:
         exact: whether one audit says all.
     """
 
-    def __init__(self, name: str, rule: Estimator, logits: Tensor, batch: int) -> None:
+    def __init__(self, name: str, rule: CategoricalEstimator, logits: Tensor, batch: int) -> None:
         self.name, self.rule, self.batch = name, rule, batch
         self.seconds = _backward(rule, logits, batch)
         self.exact = False
@@ -108,7 +112,7 @@ class Runner:
         return [row.bias_squared + row.variance / self.batch for row in self.rows]
 
 
-def _backward(rule: Estimator, logits: Tensor, count: int) -> float:
+def _backward(rule: CategoricalEstimator, logits: Tensor, count: int) -> float:
     """Return the seconds of a call of the rule at `count` outcomes."""
     rows = logits.expand(count, *logits.shape).contiguous()
     index, grad = rows.argmax(-1), torch.ones_like(rows)

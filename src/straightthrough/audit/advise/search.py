@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.errors import check_count, check_limit, check_positive
 from ...core.noise import Seed
 from ...core.progress import Notify, Progress, silent
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 from ..compare.comparison import compare
 from ..compare.exact import LIMIT, Loss, count_outcomes
 from ..compare.result import Audit
@@ -27,7 +27,7 @@ def advise(
     *,
     budget: float = 10.0,
     batch: int = 1,
-    estimators: Sequence[Estimator | str] | None = None,
+    estimators: Sequence[CategoricalEstimator | str] | None = None,
     seed: int = 0,
     rescale: bool = False,
     limit: int = LIMIT,
@@ -104,7 +104,7 @@ def advise(
         except Exception as error:
             skipped.append((repr(entrant.rule), f"raises {type(error).__name__}: {error}"))
 
-    def audit(rules: Sequence[Estimator], samples: int, seed: int) -> Audit:
+    def audit(rules: Sequence[CategoricalEstimator], samples: int, seed: int) -> Audit:
         most = outcomes if admission.enumerated else 0
         return compare(loss, logits, rules, samples=samples, seed=seed, rescale=rescale, limit=most)
 

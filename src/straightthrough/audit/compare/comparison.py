@@ -11,7 +11,7 @@ from ...core.errors import ArgumentError, check_count, check_limit
 from ...core.noise import Seed
 from ...core.registry import resolve
 from ...core.rules import Rule
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 from .exact import (
     LIMIT,
     Loss,
@@ -27,13 +27,13 @@ from .result import Audit
 from .row import Row
 from .tally import SampledTally, Tally
 
-Rules = Sequence[tuple[str, Estimator]]
+Rules = Sequence[tuple[str, CategoricalEstimator]]
 
 
 def compare(
     loss: Loss,
     logits: Tensor,
-    estimators: Sequence[Estimator | str],
+    estimators: Sequence[CategoricalEstimator | str],
     *,
     samples: int = 1024,
     seed: int = 0,
@@ -136,14 +136,19 @@ def _sampled(
     return tuple(tally.row(reference.estimates() / tau, rescale) for tally in tallies)
 
 
-def _rules(estimators: Sequence[Estimator | str]) -> list[tuple[str, Estimator]]:
+def _rules(
+    estimators: Sequence[CategoricalEstimator | str],
+) -> list[tuple[str, CategoricalEstimator]]:
     if isinstance(estimators, str | Rule) or not estimators:
         raise ArgumentError(
             f"estimators must be a list of rules or shorthands, such as ['reinmax'], "
             f"got {estimators!r}"
         )
     return [
-        (given if isinstance(given, str) else repr(given), resolve("estimators", given, Estimator))
+        (
+            given if isinstance(given, str) else repr(given),
+            resolve("estimators", given, CategoricalEstimator),
+        )
         for given in estimators
     ]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.noise import Seed
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 from .exact import CHUNK, Outcomes
 from .groups import GROUPS, Sums
 from .row import Row, StandardErrors
@@ -23,7 +23,7 @@ class Tally:
     scatter of the draws at each outcome tells, and which is taken off.
     """
 
-    def __init__(self, name: str, rule: Estimator, exact: Tensor) -> None:
+    def __init__(self, name: str, rule: CategoricalEstimator, exact: Tensor) -> None:
         self.name, self.rule, self.exact = name, rule, exact
         self.mean_error = torch.zeros_like(exact)
         self.mse = self.noise = self.seconds = 0.0
@@ -62,7 +62,7 @@ class Tally:
 class SampledTally:
     """The moments of one rule over groups of drawn outcomes, with their standard errors."""
 
-    def __init__(self, name: str, rule: Estimator, size: int, like: Tensor) -> None:
+    def __init__(self, name: str, rule: CategoricalEstimator, size: int, like: Tensor) -> None:
         self.name, self.rule, self.size = name, rule, size
         self.total = Sums(size, like.numel(), like=like)
         self.square = Sums(size, like=like)
@@ -116,7 +116,12 @@ def _moments(
 
 @torch.no_grad()
 def _estimates(
-    rule: Estimator, logits: Tensor, outcomes: Outcomes, grad: Tensor, draws: int, seed: int
+    rule: CategoricalEstimator,
+    logits: Tensor,
+    outcomes: Outcomes,
+    grad: Tensor,
+    draws: int,
+    seed: int,
 ) -> Iterator[Tensor]:
     """Yield `draws` estimates an outcome, `(S, N, L, C)` at a time, each with its own noise."""
     count, variables, classes = grad.shape

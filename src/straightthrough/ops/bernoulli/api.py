@@ -24,9 +24,9 @@ from ...core.precision import cast, compute_dtype
 from ...core.registry import operator, resolve
 from ...core.rules import Derivative
 from ...core.signature import Input
-from ...estimators import Estimator, ReinMax
+from ...estimators import CategoricalEstimator, ReinMax
 from . import reference, specification
-from .operation import Concrete, Draw
+from .operation import BinaryDraw, Concrete
 
 
 def parameter(
@@ -71,7 +71,7 @@ _COMMON = {
 @operator(
     gradient=specification.gradient,
     rule="estimator",
-    fits=(Estimator, Derivative),
+    fits=(CategoricalEstimator, Derivative),
     default=ReinMax(),
     saved_bytes=_input_and_outcome,
     forward_mode=False,
@@ -81,7 +81,7 @@ def bernoulli(
     logits: Tensor | None = None,
     *,
     probs: Tensor | None = None,
-    estimator: Estimator | Derivative | str = "reinmax",
+    estimator: CategoricalEstimator | Derivative | str = "reinmax",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
 ) -> Tensor:
@@ -99,7 +99,7 @@ def bernoulli(
     Args:
         logits: any shape; the log-odds of a 1; floating.
         probs: any shape; the probability of a 1, in [0, 1]; exactly one of the two.
-        estimator: an `Estimator`, a `Derivative`, or a shorthand of either.
+        estimator: a `CategoricalEstimator`, a `Derivative`, or a shorthand of either.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
 
@@ -129,9 +129,9 @@ def bernoulli(
         2023.
     """
     x, of_probs = parameter(logits, probs)
-    rule = resolve("estimator", estimator, Estimator, Derivative)
+    rule = resolve("estimator", estimator, CategoricalEstimator, Derivative)
     value, place = make_seed(seed, generator, x)
-    y = apply(Draw(rule, place, of_probs), x, value)
+    y = apply(BinaryDraw(rule, place, of_probs), x, value)
     check_outcomes("bernoulli", lambda: y.isnan(), NO_PROBABILITY)
     return y
 

@@ -11,15 +11,15 @@ from ...core.noise import Noise, Place
 from ...core.operation import Operation
 from ...core.precision import cast, narrowed
 from ...core.rules import Derivative
-from ...estimators.base import Estimator, is_one
+from ...estimators.categorical import CategoricalEstimator, is_one
 from .reference import as_logits, binary_draw, concrete, concrete_backward, logit_slope
 
 
 @dataclass(frozen=True)
-class Draw(Operation):
+class BinaryDraw(Operation):
     """A 0/1 draw forward, the rule backward; `x` is a probability or its logit."""
 
-    rule: Estimator | Derivative
+    rule: CategoricalEstimator | Derivative
     place: Place
     of_probs: bool
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...core.noise import Noise, logistic
 from ...core.precision import compute_dtype
 from ...core.rules import Derivative
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 from .reference import stretch, uniform_like
 
 
@@ -18,7 +18,7 @@ def probability(logits: Tensor, **_: object) -> Tensor:
 
 
 def gradient(
-    rule: Estimator | Derivative, x: Tensor, y: Tensor, grad: Tensor, noise: Noise
+    rule: CategoricalEstimator | Derivative, x: Tensor, y: Tensor, grad: Tensor, noise: Noise
 ) -> tuple[Tensor]:
     """The surrogate's derivative, or the estimator's formula on the classes 0 and `x`."""
     if isinstance(rule, Derivative):
@@ -26,7 +26,7 @@ def gradient(
     if rule.draws_noise:
         wide = compute_dtype(x.dtype)
         return (rule.binary_gradient(x.to(wide), y > 0, grad.to(wide), noise).double(),)
-    return (Estimator.binary_gradient(rule, x.double(), y > 0, grad.double(), noise),)
+    return (CategoricalEstimator.binary_gradient(rule, x.double(), y > 0, grad.double(), noise),)
 
 
 def soft_gradient(

@@ -22,9 +22,9 @@ from ...core.noise import Seed, make_seed
 from ...core.outcomes import ClassNumber, OneHot, TableRow
 from ...core.registry import operator, resolve
 from ...core.signature import Input
-from ...estimators import Estimator, GumbelST, MVEInteger, ReinMax, Softmax
+from ...estimators import CategoricalEstimator, GumbelST, MVEInteger, ReinMax, Softmax
 from . import specification
-from .operation import Argmax, Draw, GumbelSoftmax, Lookup, Number
+from .operation import Argmax, GumbelSoftmax, Lookup, NumberDraw, OneHotDraw
 
 
 def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, int]:
@@ -47,7 +47,7 @@ _COMMON = {"room": "categorical", "inputs": (_LOGITS,)}
     expected=specification.probabilities,
     gradient=specification.gradient,
     rule="estimator",
-    fits=(Estimator,),
+    fits=(CategoricalEstimator,),
     default=ReinMax(),
     saved_bytes=_logits_and_index,
     forward_mode=False,
@@ -55,7 +55,7 @@ _COMMON = {"room": "categorical", "inputs": (_LOGITS,)}
 )
 def categorical(
     logits: Tensor,
-    estimator: Estimator | str = "reinmax",
+    estimator: CategoricalEstimator | str = "reinmax",
     *,
     dim: int = -1,
     mask: Tensor | None = None,
@@ -70,7 +70,7 @@ def categorical(
 
     Args:
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
-        estimator: an `Estimator` or its shorthand, e.g. `"gumbel"`.
+        estimator: a `CategoricalEstimator` or its shorthand, e.g. `"gumbel"`.
         dim: the dimension of the classes.
         mask: bool, broadcastable to the logits; True = allowed.
         generator: draws the seed; torch's default generator when neither is given.
@@ -106,10 +106,10 @@ def categorical(
     References:
         Liu et al., "Bridging discrete and backpropagation", 2023 (the default estimator).
     """
-    rule = resolve("estimator", estimator, Estimator)
+    rule = resolve("estimator", estimator, CategoricalEstimator)
     rows, dim = _rows("logits", logits, dim, mask)
     value, place = make_seed(seed, generator, logits)
-    y = apply(Draw(rule, place), rows, value)
+    y = apply(OneHotDraw(rule, place), rows, value)
     check_outcomes("categorical", lambda: y[..., 0].isnan())
     return y if dim == -1 else y.movedim(-1, dim)
 
@@ -119,7 +119,7 @@ def categorical(
     expected=specification.probabilities,
     gradient=specification.number_gradient,
     rule="estimator",
-    fits=(Estimator,),
+    fits=(CategoricalEstimator,),
     default=MVEInteger(),
     saved_bytes=_logits_and_index,
     forward_mode=False,
@@ -127,7 +127,7 @@ def categorical(
 )
 def categorical_integer(
     logits: Tensor,
-    estimator: Estimator | str = "mve_integer",
+    estimator: CategoricalEstimator | str = "mve_integer",
     *,
     dim: int = -1,
     mask: Tensor | None = None,
@@ -142,7 +142,7 @@ def categorical_integer(
 
     Args:
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
-        estimator: an `Estimator` or its shorthand; `"mve_integer"` is made for this.
+        estimator: a `CategoricalEstimator` or its shorthand; `"mve_integer"` is made for this.
         dim: the dimension of the classes.
         mask: bool, broadcastable to the logits; True = allowed.
         generator: draws the seed; torch's default generator when neither is given.
@@ -174,7 +174,7 @@ def categorical_integer(
     References:
         Hooper, Shekhovtsov, "Generalized and optimal straight-through estimators", 2026.
     """
-    rule = resolve("estimator", estimator, Estimator)
+    rule = resolve("estimator", estimator, CategoricalEstimator)
     rows, _ = _rows("logits", logits, dim, mask)
     classes, most = rows.shape[-1], int(2 / torch.finfo(logits.dtype).eps)
     if classes - 1 > most:
@@ -183,7 +183,7 @@ def categorical_integer(
             f"{classes}; use logits.float()"
         )
     value, place = make_seed(seed, generator, logits)
-    y = apply(Number(rule, place), rows, value)
+    y = apply(NumberDraw(rule, place), rows, value)
     check_outcomes("categorical_integer", lambda: y.isnan())
     return y
 
@@ -191,7 +191,7 @@ def categorical_integer(
 @operator(
     outcome=OneHot(),
     expected=specification.first_largest,
-    gradient=specification.softmax_gradient,
+    gradient=specification.relaxation_gradient,
     default=Softmax(),
     saved_bytes=lambda rule, logits: logits.nbytes,
     **_COMMON,
@@ -333,7 +333,7 @@ def in_dtype_of(logits: Tensor, table: Tensor) -> Tensor:
     expected=specification.probabilities_of_rows,
     gradient=specification.lookup_gradient,
     rule="estimator",
-    fits=(Estimator,),
+    fits=(CategoricalEstimator,),
     default=ReinMax(),
     saved_bytes=lambda rule, logits, table: _logits_and_index(rule, logits) + table.nbytes,
     forward_mode=False,
@@ -341,7 +341,7 @@ def in_dtype_of(logits: Tensor, table: Tensor) -> Tensor:
 def categorical_lookup(
     logits: Tensor,
     table: Tensor,
-    estimator: Estimator | str = "reinmax",
+    estimator: CategoricalEstimator | str = "reinmax",
     *,
     dim: int = -1,
     mask: Tensor | None = None,
@@ -359,7 +359,7 @@ def categorical_lookup(
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
         table: `(C, D)`, in the logits' dtype; under `torch.autocast` it is cast to that, as the
             weight of a linear layer is, and gets its gradient in its own.
-        estimator: an `Estimator` or its shorthand, e.g. `"gumbel"`.
+        estimator: a `CategoricalEstimator` or its shorthand, e.g. `"gumbel"`.
         dim: the dimension of the classes.
         mask: bool, broadcastable to the logits; True = allowed.
         generator: draws the seed; torch's default generator when neither is given.
@@ -387,7 +387,7 @@ def categorical_lookup(
         >>> st.categorical_lookup(torch.tensor([0.0, 99.0, 0.0]), table, seed=0)
         tensor([2., 3.])
     """
-    rule = resolve("estimator", estimator, Estimator)
+    rule = resolve("estimator", estimator, CategoricalEstimator)
     rows, dim = _rows("logits", logits, dim, mask)
     table = in_dtype_of(logits, table)
     if table.ndim != 2 or table.shape[0] != rows.shape[-1]:

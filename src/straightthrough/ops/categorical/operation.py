@@ -12,30 +12,30 @@ from ...core.noise import Noise, Place, in_blocks
 from ...core.operation import Operation
 from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
-from ...estimators.base import Estimator, is_one, over
-from ...estimators.softmax import softmax_backward
+from ...estimators.categorical import CategoricalEstimator, divided, is_one
+from ...estimators.softmax import softmax_backward_of_value
 from .reference import draw, draw_index, gumbel_softmax, one_hot_rows
 
 
-def drawn_from(logits: Tensor, estimator: Estimator) -> Tensor:
+def forward_logits(logits: Tensor, estimator: CategoricalEstimator) -> Tensor:
     """Return the logits of the law that the estimator has forward draw from."""
     tau = estimator.tau_forward
     wide = compute_dtype(logits.dtype)
-    return logits if is_one(tau) else over(logits.to(wide), cast(tau, wide))
+    return logits if is_one(tau) else divided(logits.to(wide), cast(tau, wide))
 
 
 @dataclass(frozen=True)
-class Draw(Operation):
+class OneHotDraw(Operation):
     """A one-hot drawn from softmax(logits) forward, the estimator backward."""
 
-    estimator: Estimator
+    estimator: CategoricalEstimator
     place: Place
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         noise = Noise(seed, *self.place)
         if is_one(self.estimator.tau_forward):
             return draw(logits, noise)
-        y, index = draw(drawn_from(logits, self.estimator), noise)
+        y, index = draw(forward_logits(logits, self.estimator), noise)
         return y.to(logits.dtype), index
 
     def backward(
@@ -48,11 +48,11 @@ class Draw(Operation):
 class Lookup(Operation):
     """The row of a table that a draw names, without the one-hot."""
 
-    estimator: Estimator
+    estimator: CategoricalEstimator
     place: Place
 
     def forward(self, logits: Tensor, table: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(drawn_from(logits, self.estimator), Noise(seed, *self.place))
+        index = draw_index(forward_logits(logits, self.estimator), Noise(seed, *self.place))
         value = table[index.clamp(min=0)]
         return torch.where((index < 0).unsqueeze(-1), torch.nan, value), index
 
@@ -76,14 +76,14 @@ class Lookup(Operation):
 
 
 @dataclass(frozen=True)
-class Number(Operation):
+class NumberDraw(Operation):
     """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
 
-    estimator: Estimator
+    estimator: CategoricalEstimator
     place: Place
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(drawn_from(logits, self.estimator), Noise(seed, *self.place))
+        index = draw_index(forward_logits(logits, self.estimator), Noise(seed, *self.place))
         return torch.where(index < 0, torch.nan, index.to(logits.dtype)), index
 
     def backward(
@@ -121,7 +121,7 @@ class Argmax(Operation):
 class GumbelSoftmax(Operation):
     """The relaxed draw and its own gradient, which needs the value alone.
 
-    A half-precision value is too coarse for that: there the logits and the seed are kept, and the
+    A half-precision value is too coarse for that: there the logits and the seed are saved, and the
     value is made again.
     """
 
@@ -131,17 +131,17 @@ class GumbelSoftmax(Operation):
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor]:
         return (gumbel_softmax(logits, self.tau, Noise(seed, *self.place)),)
 
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         dtype = outputs[0].dtype
         return outputs if dtype == compute_dtype(dtype) else inputs
 
-    def backward(self, grad: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, None]:
         wide = compute_dtype(grad.dtype)
-        y = kept[0] if len(kept) == 1 else self.forward(kept[0].to(wide), kept[1])[0]
-        gradient = softmax_backward(y, grad.to(wide), self.tau)
+        y = saved[0] if len(saved) == 1 else self.forward(saved[0].to(wide), saved[1])[0]
+        gradient = softmax_backward_of_value(y, grad.to(wide), self.tau)
         # J(y) g is at most half as large as g.
         in_range = not isinstance(self.tau, Tensor) and self.tau >= 0.5
         return gradient.to(grad.dtype) if in_range else narrowed(gradient, grad.dtype), None
 
-    def jvp(self, tangents: Sequence[Tensor], *kept: Tensor) -> Tensor:
-        return self.backward(tangents[0], *kept)[0]
+    def jvp(self, tangents: Sequence[Tensor], *saved: Tensor) -> Tensor:
+        return self.backward(tangents[0], *saved)[0]

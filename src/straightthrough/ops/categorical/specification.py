@@ -9,7 +9,7 @@ from torch import Tensor
 from ...core.noise import Noise
 from ...core.precision import compute_dtype
 from ...core.rules import Relaxation
-from ...estimators import Estimator
+from ...estimators import CategoricalEstimator
 
 
 def probabilities(logits: Tensor, **_: object) -> Tensor:
@@ -18,7 +18,7 @@ def probabilities(logits: Tensor, **_: object) -> Tensor:
 
 
 def gradient(
-    rule: Estimator, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise, **_: object
+    rule: CategoricalEstimator, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise, **_: object
 ) -> tuple[Tensor]:
     """The estimator's formula at the outcome that `y` shows."""
     wide = compute_dtype(logits.dtype) if rule.draws_noise else torch.float64
@@ -26,7 +26,7 @@ def gradient(
 
 
 def number_gradient(
-    rule: Estimator, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise, **_: object
+    rule: CategoricalEstimator, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise, **_: object
 ) -> tuple[Tensor]:
     """The gradient at the one-hot that the number `y` stands for, of a loss of the number."""
     number = torch.arange(logits.shape[-1], device=logits.device)
@@ -40,7 +40,7 @@ def probabilities_of_rows(logits: Tensor, table: Tensor, **_: object) -> Tensor:
 
 
 def lookup_gradient(
-    rule: Estimator, logits: Tensor, table: Tensor, y: Tensor, grad: Tensor, noise: Noise
+    rule: CategoricalEstimator, logits: Tensor, table: Tensor, y: Tensor, grad: Tensor, noise: Noise
 ) -> tuple[Tensor, Tensor]:
     """The gradients at the one-hot of the row that `y` is, of its product with the table.
 
@@ -59,7 +59,7 @@ def first_largest(logits: Tensor) -> Tensor:
     return y.masked_fill(invalid.unsqueeze(-1), torch.nan)
 
 
-def softmax_gradient(
+def relaxation_gradient(
     rule: Relaxation, logits: Tensor, y: Tensor, grad: Tensor, noise: Noise
 ) -> tuple[Tensor]:
     """The relaxation's own gradient, NaN in a row that holds one."""

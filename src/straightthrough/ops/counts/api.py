@@ -13,11 +13,11 @@ from ...core.noise import Seed, make_seed
 from ...core.outcomes import Count
 from ...core.registry import operator, resolve
 from ...core.signature import Input
-from ...estimators import Fini
+from ...estimators import CountEstimator, Fini
 from ..bernoulli.api import parameter
 from . import families, specification
 from .families import TRIALS, Family
-from .operation import Draw
+from .operation import CountDraw
 
 
 def poisson_family(rate: Tensor | None, log_rate: Tensor | None) -> tuple[Tensor, Family]:
@@ -63,14 +63,14 @@ NO_COUNT = "a NaN, or a parameter outside its range"
 def _draw(
     name: str,
     of: tuple[Tensor, Family],
-    estimator: Fini | str,
+    estimator: CountEstimator | str,
     generator: torch.Generator | None,
     seed: int | Tensor | Seed | None,
 ) -> Tensor:
     x, family = of
-    rule = resolve("estimator", estimator, Fini)
+    rule = resolve("estimator", estimator, CountEstimator)
     value, place = make_seed(seed, generator, x)
-    y = apply(Draw(rule, family, place), x, value)
+    y = apply(CountDraw(rule, family, place), x, value)
     check_outcomes(name, lambda: y.isnan(), NO_COUNT)
     return y
 
@@ -79,7 +79,7 @@ _COMMON = {
     "room": "counts",
     "outcome": Count(),
     "rule": "estimator",
-    "fits": (Fini,),
+    "fits": (CountEstimator,),
     "default": Fini(),
     "saved_bytes": lambda rule, x: 2 * x.nbytes,
 }
@@ -96,7 +96,7 @@ def poisson(
     rate: Tensor | None = None,
     *,
     log_rate: Tensor | None = None,
-    estimator: Fini | str = "fini",
+    estimator: CountEstimator | str = "fini",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
 ) -> Tensor:
@@ -158,7 +158,7 @@ def binomial(
     *,
     probs: Tensor | None = None,
     total_count: int,
-    estimator: Fini | str = "fini",
+    estimator: CountEstimator | str = "fini",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
 ) -> Tensor:
@@ -218,7 +218,7 @@ def geometric(
     logits: Tensor | None = None,
     *,
     probs: Tensor | None = None,
-    estimator: Fini | str = "fini",
+    estimator: CountEstimator | str = "fini",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
 ) -> Tensor:
@@ -275,7 +275,7 @@ def negative_binomial(
     *,
     probs: Tensor | None = None,
     total_count: float,
-    estimator: Fini | str = "fini",
+    estimator: CountEstimator | str = "fini",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
 ) -> Tensor:

@@ -49,7 +49,7 @@ class Family(Portable, ABC):
         """Return the mean at the parameter `x`, and `1 + mean / size`."""
 
     @abstractmethod
-    def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
+    def slope(self, mean: Tensor, dispersion: Tensor) -> Tensor | float:
         """Return the derivative of the mean in the parameter."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ def poisson_quantile(u: Tensor, rate: Tensor) -> Tensor:
     """Return the smallest count whose distribution function is at least `u`.
 
     The normal approximation with its first correction is at most 11 too high and 2 too low, for
-    every 53-bit uniform and every rate; four steps of a binary search find the rest.
+    every 53-bit uniform and every rate; four steps of a binary search find the dispersion.
     """
     normal = torch.special.ndtri(u)
     guess = rate + rate.sqrt() * normal + (normal.square() + 2) / 6
@@ -97,7 +97,7 @@ class Poisson(Family):
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x if self.direct else x.exp(), torch.ones_like(x)
 
-    def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
+    def slope(self, mean: Tensor, dispersion: Tensor) -> Tensor | float:
         return 1.0 if self.direct else mean
 
     def draw(self, x: Tensor, noise: Noise) -> Tensor:
@@ -118,8 +118,8 @@ class Binomial(Family):
         p, q = (x, 1 - x) if self.direct else (torch.sigmoid(x), torch.sigmoid(-x))
         return self.total_count * p, q
 
-    def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
-        return self.total_count if self.direct else mean * rest
+    def slope(self, mean: Tensor, dispersion: Tensor) -> Tensor | float:
+        return self.total_count if self.direct else mean * dispersion
 
     def exact(self, count: Tensor) -> Tensor:
         # Where a probability is all but 1 there is no other count than that of all trials, which
@@ -159,8 +159,8 @@ class Geometric(Family):
         odds = (-x).exp()
         return odds, 1 + odds
 
-    def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
-        return -rest.square() if self.direct else -mean
+    def slope(self, mean: Tensor, dispersion: Tensor) -> Tensor | float:
+        return -dispersion.square() if self.direct else -mean
 
     def draw(self, x: Tensor, noise: Noise) -> Tensor:
         def block(first: int, x: Tensor) -> Tensor:
@@ -179,8 +179,8 @@ class NegativeBinomial(Family):
         odds = x.exp()
         return self.total_count * odds, 1 + odds
 
-    def slope(self, mean: Tensor, rest: Tensor) -> Tensor | float:
-        return self.total_count * rest.square() if self.direct else mean
+    def slope(self, mean: Tensor, dispersion: Tensor) -> Tensor | float:
+        return self.total_count * dispersion.square() if self.direct else mean
 
     def draw(self, x: Tensor, noise: Noise) -> Tensor:
         """A Poisson draw, its rate the odds times a gamma draw of the shape `total_count`."""

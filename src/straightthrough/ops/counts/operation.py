@@ -11,15 +11,15 @@ from torch import Tensor
 from ...core.noise import Noise, Place
 from ...core.operation import Operation
 from ...core.precision import compute_dtype, narrowed
-from ...estimators import Fini
+from ...estimators import CountEstimator
 from .families import Family
 
 
 @dataclass(frozen=True)
-class Draw(Operation):
+class CountDraw(Operation):
     """A count forward, the rule backward."""
 
-    rule: Fini
+    rule: CountEstimator
     family: Family
     place: Place
 
@@ -29,16 +29,16 @@ class Draw(Operation):
         y = torch.where(self.family.mean(x).isnan(), torch.nan, count).to(x.dtype)
         return y, y.clone()
 
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs[0], outputs[1]
 
     def backward(self, grad: Tensor, x: Tensor, count: Tensor) -> tuple[Tensor, None]:
         wide = compute_dtype(x.dtype)
         family = self.family
-        mean, rest = family.moments(x.to(wide))
+        mean, dispersion = family.moments(x.to(wide))
         # The slope may be as small as the rule's weight is large.
-        slope = grad.to(wide) * family.slope(mean, rest)
-        gradient = self.rule.gradient(mean, rest, family.size, family.exact(count), slope)
+        slope = grad.to(wide) * family.slope(mean, dispersion)
+        gradient = self.rule.gradient(mean, dispersion, family.size, family.exact(count), slope)
         return narrowed(gradient.masked_fill(count.isnan(), torch.nan), x.dtype), None
 
     def jvp(self, tangents: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:

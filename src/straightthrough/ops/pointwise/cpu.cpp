@@ -44,7 +44,7 @@ Tensor ternary(const Tensor& x, double threshold) {
 
 // The sign and the window's bits in one pass over x.
 std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, double bound,
-                                           bool closed) {
+                                           bool includes_bound) {
   check_floating("x", given);
   const Tensor x = ordered(given);
   Tensor y = fresh_like(x), bits = fresh_bits(x.numel());

@@ -55,16 +55,16 @@ class Pointwise(Operation):
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (HARD[self.hard](x, *self.arguments),)
 
-    def keep(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return () if self.surrogate.saved is Saved.NOTHING else inputs
 
-    def record(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+    def forward_and_save(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         rule = self.surrogate
         # Inductor keeps a bool an element by itself, and is four times as fast by it.
         if rule.saved is not Saved.WINDOW or (not has_kernel(x) and tracing()):
-            return super().record(x)
+            return super().forward_and_save(x)
         assert isinstance(rule, Window)
-        window = (self.centre, rule.window()[0], rule.closed)
+        window = (self.centre, rule.window()[0], rule.includes_bound)
         if self.hard in WITH_WINDOW and x.is_contiguous() and has_kernel(x):
             y, bits = WITH_WINDOW[self.hard](x, *window)
             return (y,), (bits,)

@@ -16,10 +16,14 @@ def sign(x: Tensor) -> Tensor:
     return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
-@kernel("(Tensor x, float centre, float bound, bool closed) -> (Tensor, Tensor)", like, bits)
-def sign_and_window(x: Tensor, centre: float, bound: float, closed: bool) -> tuple[Tensor, Tensor]:
+@kernel(
+    "(Tensor x, float centre, float bound, bool includes_bound) -> (Tensor, Tensor)", like, bits
+)
+def sign_and_window(
+    x: Tensor, centre: float, bound: float, includes_bound: bool
+) -> tuple[Tensor, Tensor]:
     """`sign` and the `window_bits` that backward needs, in one pass."""
-    return sign(x), window_bits(x, centre, bound, closed)
+    return sign(x), window_bits(x, centre, bound, includes_bound)
 
 
 @kernel("(Tensor x, float threshold) -> Tensor")

@@ -17,7 +17,7 @@ from ...core.registry import operator, resolve
 from ...core.rules import Relaxation
 from ...core.signature import Input
 from ...estimators import Softmax
-from ...estimators.base import is_one
+from ...estimators.categorical import is_one
 from . import specification
 from .operation import TopK
 
@@ -28,7 +28,7 @@ from .operation import TopK
     outcome=KHot(),
     expected=specification.first_largest,
     gradient=specification.gradient,
-    rule="estimator",
+    rule="relaxation",
     fits=(Relaxation,),
     default=Softmax(),
     saved_bytes=lambda rule, scores: scores.nbytes,
@@ -37,7 +37,7 @@ from .operation import TopK
 def topk(
     scores: Tensor,
     k: int,
-    estimator: Relaxation | str = "softmax",
+    relaxation: Relaxation | str = "softmax",
     *,
     tau: float = 1.0,
     dim: int = -1,
@@ -51,7 +51,7 @@ def topk(
     Args:
         scores: `(..., C)`, C along `dim`; floating.
         k: how many, 1 <= k <= C.
-        estimator: `"softmax"`, or a `Relaxation` that has its own temperature; k times its
+        relaxation: `"softmax"`, or a `Relaxation` that has its own temperature; k times its
             gradient is taken.
         tau: temperature of `"softmax"`, > 0.
         dim: the dimension of the classes.
@@ -63,8 +63,8 @@ def topk(
     Raises:
         DtypeError: if the scores are not floating or the mask is not bool.
         ShapeError: if `dim` or the mask's shape does not fit, or there is no class.
-        ArgumentError: if k lies outside 1..C, the estimator is unknown, `tau` is not above 0, or
-            `tau` is given beside an estimator that has its own.
+        ArgumentError: if k lies outside 1..C, the relaxation is unknown, `tau` is not above 0, or
+            `tau` is given beside a relaxation that has its own.
 
     Edge cases: ties go to the lowest index; a row with NaN, or with fewer than k classes above
     -infinity, gives a NaN row (in `st.strict()` an error).
@@ -82,12 +82,11 @@ def topk(
     classes = scores.shape[dim]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
         raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
-    relaxation = (
-        Softmax(tau) if estimator == "softmax" else resolve("estimator", estimator, Relaxation)
-    )
-    if not is_one(tau) and estimator != "softmax" and relaxation != Softmax(tau):
-        raise ArgumentError(f"tau={tau} belongs to estimator='softmax'; {relaxation} has its own")
+    softmax = relaxation == "softmax"
+    rule = Softmax(tau) if softmax else resolve("relaxation", relaxation, Relaxation)
+    if not is_one(tau) and not softmax and rule != Softmax(tau):
+        raise ArgumentError(f"tau={tau} belongs to relaxation='softmax'; {rule} has its own")
     rows = apply_mask("scores", scores, mask).movedim(dim, -1)
-    y = apply(TopK(k, relaxation), rows)
+    y = apply(TopK(k, rule), rows)
     check_outcomes("topk", lambda: y[..., 0].isnan())
     return y.movedim(-1, dim)

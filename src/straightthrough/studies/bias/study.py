@@ -15,8 +15,8 @@ import straightthrough as st
 from straightthrough.estimators import (
     DARN,
     MVE,
+    CategoricalEstimator,
     DecoupledST,
-    Estimator,
     GappedST,
     GumbelRao,
     GumbelST,
@@ -32,7 +32,7 @@ from ...core.progress import Notify, Progress, silent
 from ..record import Header, recording
 from ..training import threads
 
-RULES: tuple[Estimator, ...] = (
+RULES: tuple[CategoricalEstimator, ...] = (
     StraightThrough(),
     ReinMax(),
     ReinMax(tau=1.5),
@@ -67,7 +67,7 @@ PUBLISHED_DRAWS = 1000
 RUNS, SMALLER = 8, 64
 """Runs with so many times fewer draws, whose spread tells the error."""
 
-TEMPERATURES: dict[str, tuple[Estimator, tuple[float, ...]]] = {
+TEMPERATURES: dict[str, tuple[CategoricalEstimator, tuple[float, ...]]] = {
     "StraightThrough": (StraightThrough(), (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)),
     "ReinMax": (ReinMax(), (1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0)),
     "MVE": (MVE(), (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e4, 1e7)),
@@ -184,7 +184,9 @@ def _curve(result: Result, family: str, notify: Notify) -> None:
     notify(Progress(f"{family} over tau", len(temperatures), len(temperatures), ""))
 
 
-def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, float, float]:
+def _moments(
+    rule: CategoricalEstimator, size: int, seed: int, draws: int
+) -> tuple[float, float, float]:
     """Return squared bias, its error and the variance, the mean scaled to the exact one's norm.
 
     The error is told by the spread of smaller runs, whose noise is `sqrt(SMALLER)` times as large.
@@ -204,7 +206,7 @@ def _moments(rule: Estimator, size: int, seed: int, draws: int) -> tuple[float, 
     return whole.bias_squared, error, whole.variance
 
 
-def _procedure(rule: Estimator, size: int, seed: int, repetitions: int) -> Spread | None:
+def _procedure(rule: CategoricalEstimator, size: int, seed: int, repetitions: int) -> Spread | None:
     """Return what the published procedure finds, over so many repetitions.
 
     It draws 1000 estimates an outcome, and takes their mean for the rule's: the noise that the mean

@@ -27,7 +27,7 @@ TARGET = 0.45
 EXACT = "exact"
 """Stands among the estimators for the gradient of the expected loss itself."""
 
-RULES: dict[str, st.estimators.Estimator] = {
+RULES: dict[str, st.estimators.CategoricalEstimator] = {
     "straight_through": st.estimators.StraightThrough(),
     "gumbel": st.estimators.GumbelST(tau=0.1),
     "gumbel_rao": st.estimators.GumbelRao(tau=0.1, samples=20),
@@ -171,7 +171,7 @@ class _Trainer:
         return "expected loss " + " / ".join(f"{exact:.4f}" for exact in expected)
 
 
-def _rule(name: str) -> st.estimators.Estimator | None:
+def _rule(name: str) -> st.estimators.CategoricalEstimator | None:
     if name == EXACT:
         return None
     if name == "mve_integer":
@@ -179,7 +179,7 @@ def _rule(name: str) -> st.estimators.Estimator | None:
             "mve_integer is for outcomes that are the numbers 0, 1, 2, ..., and this study's are "
             "not equally spaced; use mve"
         )
-    return RULES.get(name) or resolve("estimators", name, st.estimators.Estimator)
+    return RULES.get(name) or resolve("estimators", name, st.estimators.CategoricalEstimator)
 
 
 def run(settings: Settings, notify: Notify = silent) -> Result:

@@ -53,7 +53,7 @@ class CategoricalVAE(nn.Module):
         return self.categories**self.latents <= ENUMERATED
 
     def loss(
-        self, images: Tensor, rule: st.estimators.Estimator, seed: int | None = None
+        self, images: Tensor, rule: st.estimators.CategoricalEstimator, seed: int | None = None
     ) -> Tensor:
         """Return -ELBO, `(N,)`, with one draw an image."""
         logits = self.encoder(images)
@@ -102,7 +102,7 @@ def divergence(logits: Tensor) -> Tensor:
 
 
 def gradient_cosines(
-    model: CategoricalVAE, images: Tensor, rule: st.estimators.Estimator, draws: int = 64
+    model: CategoricalVAE, images: Tensor, rule: st.estimators.CategoricalEstimator, draws: int = 64
 ) -> tuple[float, float]:
     """Return how well the estimated gradient points along the exact one: one draw, and the mean.
 

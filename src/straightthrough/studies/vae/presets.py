@@ -58,7 +58,7 @@ class Tuned:
     """A rule, the learning rate found for it, and the -ELBO that a paper reached with them."""
 
     rate: float
-    rule: st.estimators.Estimator
+    rule: st.estimators.CategoricalEstimator
     published: float | None = None
 
 
@@ -108,7 +108,9 @@ class Preset:
         """
         if estimator in self.tuned:
             return self.tuned[estimator]
-        return Tuned(self.rate, resolve("estimators", estimator, st.estimators.Estimator))
+        return Tuned(
+            self.rate, resolve("estimators", estimator, st.estimators.CategoricalEstimator)
+        )
 
 
 BASIC = ("straight_through", "gumbel", "reinmax")

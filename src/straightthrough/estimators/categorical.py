@@ -29,7 +29,7 @@ def takes_half(formula: _Formula) -> _Formula:
     return formula
 
 
-class Estimator(Rule):
+class CategoricalEstimator(Rule):
     """A backward rule for a categorical draw: a gradient to the logits, given the outcome.
 
     A subclass writes `gradient`, the formula, for float32 or float64 rows. A binary draw is the
@@ -146,14 +146,14 @@ def relative_to(index: Tensor, grad: Tensor) -> Tensor:
     return grad - grad.gather(-1, index.unsqueeze(-1))
 
 
-def softmax_vjp(p: Tensor, grad: Tensor) -> Tensor:
+def softmax_jacobian_product(p: Tensor, grad: Tensor) -> Tensor:
     """Return `J(p) grad = p (grad - <p, grad>)`, the softmax's Jacobian times `grad`."""
     return p * (grad - (p * grad).sum(-1, keepdim=True))
 
 
 def tempered(logits: Tensor, tau: Any) -> Tensor:
     """Return `softmax(logits / tau)`."""
-    return F.softmax(over(logits, tau), -1)
+    return F.softmax(divided(logits, tau), -1)
 
 
 def is_one(tau: Any) -> bool:
@@ -161,7 +161,7 @@ def is_one(tau: Any) -> bool:
     return not isinstance(tau, Tensor) and tau == 1
 
 
-def over(logits: Tensor, tau: Any) -> Tensor:
+def divided(logits: Tensor, tau: Any) -> Tensor:
     """Return `logits / tau`, up to a constant of the row."""
     # A large logit over tau loses digits, or is infinite, which makes NaN; the differences to the
     # largest keep theirs, and can only become -infinity, whose weight is 0.
