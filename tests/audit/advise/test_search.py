@@ -128,11 +128,11 @@ def test_time_goes_to_the_contenders(clock):
     def counted(name, rule):
         @dataclass(frozen=True)
         class Counted(type(rule)):
-            def vjp(self, logits, *arguments, **keywords):
+            def gradient(self, logits, index, grad, noise):
                 clock[0] += 1e-3
                 if logits.ndim == 4:
                     audits[name] = audits.get(name, 0) + logits.shape[0] * logits.shape[1]
-                return super().vjp(logits, *arguments, **keywords)
+                return super().gradient(logits, index, grad, noise)
 
         return Counted(rule.tau)
 
@@ -187,10 +187,10 @@ def test_each_audit_has_noise_of_its_own():
 
     @dataclass(frozen=True)
     class Recorder(GumbelST):
-        def vjp(self, logits, *arguments, seed):
+        def gradient(self, logits, index, grad, noise):
             if logits.ndim == 4:
-                seen.append((seed.value, seed.offset))
-            return super().vjp(logits, *arguments, seed=seed)
+                seen.append((int(noise.seed), noise.offset))
+            return super().gradient(logits, index, grad, noise)
 
     loss, logits = network(2, 3)
     advise(loss, logits, estimators=[Recorder()], budget=0.05, seed=7)

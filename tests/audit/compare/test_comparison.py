@@ -211,9 +211,9 @@ def test_noise_is_drawn_apart_for_every_outcome_variable_sample_and_chunk(monkey
     seen = []
 
     class Recorder(GumbelST):
-        def vjp(self, logits, index, grad, *, seed=None):
-            seen.extend(range(seed.offset, seed.offset + index.numel()))
-            return super().vjp(logits, index, grad, seed=seed)
+        def gradient(self, logits, index, grad, noise):
+            seen.extend(range(noise.offset, noise.offset + index.numel()))
+            return super().gradient(logits, index, grad, noise)
 
     compare(loss, logits, [Recorder()], samples=7)
     assert len(seen) == 2**3 * 3 * 7
