@@ -17,7 +17,7 @@ test: lint types tests doctests
 # The short form of the suite and the tests of the kernels, built and run with the oldest torch.
 test-oldest: .venv-oldest/dev
 	$(OLDEST)/python -c 'from straightthrough.core import kernels; assert kernels.level, kernels.reason'
-	$(OLDEST)/python -m pytest $$($(OLDEST)/python tests/short.py) tests/test_kernel*.py
+	$(OLDEST)/python -m pytest $$($(OLDEST)/python tests/short.py) tests/core/kernels
 
 # The tests of the kernels, built with the sanitizers of addresses and of undefined behaviour. Python
 # is linked to no libstdc++, in which the first of them looks for what throws before all else.
@@ -26,7 +26,7 @@ RUNTIME = $(shell $(or $(CXX),g++) -print-file-name=$(1))
 sanitize: build/sanitized
 	PYTHONPATH=$< LD_PRELOAD="$(call RUNTIME,libasan.so) $(call RUNTIME,libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest --capture=sys tests/test_kernel*.py
+	  $(BIN)/python -m pytest --capture=sys tests/core/kernels
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Operators and rules that are each broken in one way, for test_guards.py."""
+"""Operators and rules that are each broken in one way, for tests/testing/test_guards.py."""
 
 from dataclasses import dataclass
 from typing import ClassVar

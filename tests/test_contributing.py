@@ -37,11 +37,11 @@ def copy(tmp_path: Path) -> Path:
     with (package / "estimators" / "__init__.py").open("a", encoding="utf-8") as file:
         file.write(imports)
     paste_before(
-        tests / "test_estimators.py",
+        tests / "estimators/test_estimators.py",
         "@dataclass",
         "from straightthrough.estimators import Blend\n\n\n",
     )
-    paste_before(tests / "test_estimators.py", "]\n", golden)
+    paste_before(tests / "estimators/test_estimators.py", "]\n", golden)
 
     (package / "surrogates" / "raised_cosine.py").write_text(surrogate, encoding="utf-8")
     names = package / "surrogates" / "__init__.py"
@@ -49,8 +49,8 @@ def copy(tmp_path: Path) -> Path:
     paste_before(names, '    "Rectangle"', '    "RaisedCosine",\n')
     paste_before(tests / "formulas.py", "# Each with its default", formula + "\n\n")
     paste_before(tests / "formulas.py", "]\n", "    *map(raised_cosine, (1.0, 2.0)),\n")
-    paste_before(tests / "test_surrogates.py", "    Rectangle,", "    RaisedCosine,\n")
-    paste_before(tests / "test_surrogates.py", "    (Rectangle(), ", by_hand)
+    paste_before(tests / "surrogates/test_surrogates.py", "    Rectangle,", "    RaisedCosine,\n")
+    paste_before(tests / "surrogates/test_surrogates.py", "    (Rectangle(), ", by_hand)
 
     for name, text in (("operation.py", hard), ("api.py", operator)):
         with (package / "ops" / "pointwise" / name).open("a", encoding="utf-8") as file:
@@ -72,7 +72,7 @@ def run(copy: Path, *command: str) -> str:
 
 
 def test_what_contributing_shows_works(copy: Path) -> None:
-    said = run(copy, "-m", "pytest", "-q", "tests/test_estimators.py", "tests/test_surrogates.py")
+    said = run(copy, "-m", "pytest", "-q", "tests/estimators", "tests/surrogates")
     assert "failed" not in said
     script = """
 import doctest, torch, straightthrough as st

@@ -10,7 +10,7 @@ Tensor window_bits(const Tensor& given, double centre, double bound, bool includ
   const Tensor x = ordered(given);
   Tensor bits = fresh_bits(x.numel());
   elementwise(std::tuple{Numbers{x}}, std::tuple{Bits{bits}},
-              [=](auto v) { return inside(v, centre, bound, closed); });
+              [=](auto v) { return inside(v, centre, bound, includes_bound); });
   return bits;
 }
 

@@ -11,7 +11,7 @@ template <class V>
 ALWAYS_INLINE auto inside(V x, double centre, double bound, bool includes_bound) {
   using T = Lane<V>;
   const V distance = absolute(x - T(centre)), most = V{} + T(bound);
-  return closed ? less_equal(distance, most) : less(distance, most);
+  return includes_bound ? less_equal(distance, most) : less(distance, most);
 }
 
 }  // namespace window

@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, d
   const Tensor x = ordered(given);
   Tensor y = fresh_like(x), bits = fresh_bits(x.numel());
   elementwise(std::tuple{Numbers{x}}, std::tuple{Numbers{y}, Bits{bits}}, [=](auto v) {
-    return std::tuple(sign_of(v), inside(v, centre, bound, closed));
+    return std::tuple(sign_of(v), inside(v, centre, bound, includes_bound));
   });
   return {y, bits};
 }

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 HEADER = ROOT / "src" / "straightthrough" / "core" / "native" / "coefficients.h"
 SCRIPT = ROOT / "tools" / "fit_polynomials.py"
 

@@ -79,12 +79,12 @@ def test_conformance_of_the_other_implementations(level):
     lines = (
         "from straightthrough.core import kernels",
         f"assert (kernels.level or 'off') == {level!r}, kernels.reason",
-        "from test_conformance import check_draws",
+        "from testing.test_conformance import check_draws",
         "check_draws()",
     )
     command = [sys.executable, "-c", "; ".join(lines)]
     environment = {**os.environ, kernels.VARIABLE: level, "OMP_NUM_THREADS": "1"}
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

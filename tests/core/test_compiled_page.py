@@ -14,12 +14,12 @@ from torch import Tensor, func
 from torch.utils.checkpoint import checkpoint
 
 import straightthrough as st
-from test_export import FORMS, exported, network, value_and_gradients
-from test_transforms import WEIGHT, example
-from test_transforms import transforms as transforms_of
+from core.test_export import FORMS, exported, network, value_and_gradients
+from core.test_transforms import WEIGHT, example
+from core.test_transforms import transforms as transforms_of
 
 Function = Callable[[Tensor], Tensor]
-PAGE = Path(__file__).parent.parent / "docs" / "guides" / "compiled.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "compiled.md"
 
 
 def table(header: str) -> list[list[str]]:
@@ -107,8 +107,10 @@ def test_a_cell_is_true(row: str, column: str, claim: str) -> None:
         torch.testing.assert_close(expressions(f, compile)[row](example()), wanted)
         return
     # In a process of its own, as torch does not leave a level whose trace has failed.
-    code = f"import test_compiled_page as page; page.try_refused({row!r}, {column!r}, {claim!r})"
-    command, here = [sys.executable, "-c", code], Path(__file__).parent
+    code = (
+        f"import core.test_compiled_page as page; page.try_refused({row!r}, {column!r}, {claim!r})"
+    )
+    command, here = [sys.executable, "-c", code], Path(__file__).parents[1]
     run = subprocess.run(command, cwd=here, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 

@@ -302,7 +302,7 @@ def test_gradient_of_another_dtype_is_left_to_the_reference():
 @pytest.mark.parametrize("level", COMPILED)
 def test_other_levels_agree(level):
     environment = os.environ | {kernels.VARIABLE: level}
-    files = map(str, Path(__file__).parent.glob("test_kernel*.py"))
+    files = map(str, Path(__file__).parent.glob("test_*.py"))
     command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "Agreement"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout

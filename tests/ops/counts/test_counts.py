@@ -225,7 +225,10 @@ X = torch.zeros(2)
         (lambda: st.binomial(X, total_count=32769), "got 32769"),
         (lambda: st.binomial(X, total_count=2.0), "got 2.0"),
         (lambda: st.negative_binomial(X, total_count=-1.0), "total_count must be above 0"),
-        (lambda: st.poisson(X, estimator="reinmax"), "known: fini, or an instance of CountEstimator"),
+        (
+            lambda: st.poisson(X, estimator="reinmax"),
+            "known: fini, or an instance of Count",
+        ),
     ],
 )
 def test_errors(call: Callable[[], object], message: str) -> None:
