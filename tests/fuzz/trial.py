@@ -31,6 +31,7 @@ RANGES: dict[str, Callable[[Source, Any], Any]] = {
     "gap": lambda source, gap: source.choices.choice(("expected", 0, gap * source.scale(3))),
     "eta": lambda source, eta: eta * source.scale(3) * source.choices.choice((-1, 1)),
     "threshold": lambda source, at: source.choices.choice((0.0, at * source.scale(3))),
+    "eps": lambda _, eps: eps,  # ignored, and another warns
     "k": lambda source, _: source.up_to(64),
     "total_count": lambda source, n: source.up_to(2**15) if n == int(n) else n * source.scale(3),
 }
