@@ -30,27 +30,23 @@ def copy(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    estimator, imports, golden, surrogate, formula, by_hand, hard, operator = blocks
+    estimator, blend, its_name, golden, surrogate, cosine, cosines_name, *rest = blocks
+    formula, listed, by_hand, hard, operator = rest
     package, tests = tmp_path / PACKAGE, tmp_path / "tests"
 
     (package / "estimators" / "blend.py").write_text(estimator, encoding="utf-8")
-    with (package / "estimators" / "__init__.py").open("a", encoding="utf-8") as file:
-        file.write(imports)
-    paste_before(
-        tests / "estimators/test_estimators.py",
-        "@dataclass",
-        "from straightthrough.estimators import Blend\n\n\n",
-    )
-    paste_before(tests / "estimators/test_estimators.py", "]\n", golden)
+    names = package / "estimators" / "__init__.py"
+    paste_before(names, "from .categorical", blend)
+    paste_before(names, '    "CategoricalEstimator"', its_name)
+    paste_before(tests / "estimators" / "test_estimators.py", "]\n", golden)
 
     (package / "surrogates" / "raised_cosine.py").write_text(surrogate, encoding="utf-8")
     names = package / "surrogates" / "__init__.py"
-    paste_before(names, "from .rational", "from .raised_cosine import RaisedCosine\n")
-    paste_before(names, '    "Rectangle"', '    "RaisedCosine",\n')
+    paste_before(names, "from .rational", cosine)
+    paste_before(names, '    "Rectangle"', cosines_name)
     paste_before(tests / "formulas.py", "# Each with its default", formula + "\n\n")
-    paste_before(tests / "formulas.py", "]\n", "    *map(raised_cosine, (1.0, 2.0)),\n")
-    paste_before(tests / "surrogates/test_surrogates.py", "    Rectangle,", "    RaisedCosine,\n")
-    paste_before(tests / "surrogates/test_surrogates.py", "    (Rectangle(), ", by_hand)
+    paste_before(tests / "formulas.py", "]\n", listed)
+    paste_before(tests / "surrogates" / "test_surrogates.py", "    (Rectangle(), ", by_hand)
 
     for name, text in (("operation.py", hard), ("api.py", operator)):
         with (package / "ops" / "pointwise" / name).open("a", encoding="utf-8") as file:
