@@ -44,7 +44,7 @@ class Nearest(Operation):
         quantized = codebook[number.clamp(min=0)]
         return torch.where((number < 0).unsqueeze(-1), math.nan, quantized), number
 
-    def keep(self, inputs, outputs):
+    def residuals(self, inputs, outputs):
         return inputs[1], outputs[1]
 
     def backward(self, grad: Tensor, codebook: Tensor, number: Tensor):

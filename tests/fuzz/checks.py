@@ -50,7 +50,7 @@ def _outcomes(trial: Trial, y: Tensor) -> Tensor:
 
 
 def _check_gradient(trial: Trial, grad: Tensor, valid: Tensor) -> None:
-    gradients = trial.pull(trial.inputs, grad)[1]
+    gradients = trial.backward(trial.inputs, grad)[1]
     for i, (one, x) in enumerate(zip(trial.record.inputs, trial.inputs, strict=True)):
         gradient = gradients[i]
         _assert_like(gradient, x, f"gradient to {one.name}")

@@ -150,7 +150,7 @@ Tensor backward(const Tensor& logits, const Tensor& index, const Tensor& grad, u
   check_rows("logits", logits);
   check_grad(grad, logits);
   const Tensor drawn = ordered_index(index, logits);
-  return over(Formula{{in<int64_t>(drawn)}, given...}, logits, grad, key, offset);
+  return over_rows(Formula{{in<int64_t>(drawn)}, given...}, logits, grad, key, offset);
 }
 
 Tensor straight_through(const Tensor& logits, const Tensor& index, const Tensor& grad,

@@ -48,13 +48,13 @@ struct SoftmaxOfLogits {
 Tensor softmax_backward_of_value(const Tensor& y, const Tensor& grad, double tau) {
   check_rows("y", y);
   check_grad(grad, y);
-  return over(SoftmaxOfValue{tau}, y, grad);
+  return over_rows(SoftmaxOfValue{tau}, y, grad);
 }
 
 Tensor softmax_backward_of_logits(const Tensor& x, const Tensor& grad, double tau, double scale) {
   check_rows("x", x);
   check_grad(grad, x);
-  return over(SoftmaxOfLogits{tau, scale}, x, grad);
+  return over_rows(SoftmaxOfLogits{tau, scale}, x, grad);
 }
 
 }  // namespace

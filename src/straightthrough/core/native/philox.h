@@ -64,7 +64,7 @@ struct EveryOther {
 
 ALWAYS_INLINE LongWords even(Words w) { return bits_of<LongWords>(w); }
 ALWAYS_INLINE LongWords odd(Words w) { return bits_of<LongWords>(w) >> 32; }
-ALWAYS_INLINE Words together(LongWords even, LongWords odd) {
+ALWAYS_INLINE Words interleaved(LongWords even, LongWords odd) {
   return bits_of<Words>((even & 0xffffffffu) | (odd << 32));
 }
 
@@ -90,8 +90,8 @@ ALWAYS_INLINE std::array<Block, N> blocks(uint64_t seed, const std::array<Block,
 #pragma GCC unroll 4
   for (size_t i = 0; i < N; ++i) {
     const EveryOther &a = parts[2 * i], &b = parts[2 * i + 1];
-    out[i] = {together(a.c0, b.c0), together(a.c1, b.c1), together(a.c2, b.c2),
-              together(a.c3, b.c3)};
+    out[i] = {interleaved(a.c0, b.c0), interleaved(a.c1, b.c1), interleaved(a.c2, b.c2),
+              interleaved(a.c3, b.c3)};
   }
   return out;
 }

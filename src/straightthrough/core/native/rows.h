@@ -33,7 +33,7 @@ struct Layout {
   }
   // How many rows from `row` on may be one tile.
   template <class T>
-  int together(int64_t row, int64_t end) const {
+  int rows_at_once(int64_t row, int64_t end) const {
     const int64_t most = std::min<int64_t>(lanes<T>, end - row);
     return static_cast<int>(inner ? std::min(most, inner - row % inner) : most);
   }
@@ -113,7 +113,7 @@ void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, 
   }
   const Tile<T, true> t(classes);
   for (int64_t row = begin; row < end;) {
-    const int count = of.together<T>(row, end);
+    const int count = of.rows_at_once<T>(row, end);
     const int64_t at = of.at(row);
     of.load(x + at, count, rest, tile);
     if (Formula::of_grad) of.load(g + at, count, T(0), grad);
@@ -132,7 +132,7 @@ inline int64_t grain(int64_t classes) {
 
 // A formula that reads no grad is given its input in the place of one; both are checked.
 template <class Formula>
-Tensor over(const Formula& formula, const Tensor& given, const Tensor& given_grad,
+Tensor over_rows(const Formula& formula, const Tensor& given, const Tensor& given_grad,
             uint64_t key = 0, int64_t offset = 0) {
   const Layout of(given, !given_grad.strides().equals(given.strides()));
   const Tensor input = laid_out(of, given), grad = laid_out(of, given_grad);

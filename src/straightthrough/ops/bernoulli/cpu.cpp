@@ -16,11 +16,11 @@ std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, bool of_probs, const
   dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
     using S = decltype(stored);
-    const Draw<T> draw{key, offset, of_probs};
+    const BinaryDraws<T> draw{key, offset, of_probs};
     const Reader<T, S> from{in<S>(x), T(0)};
     const Writer<T, S> to{out<S>(y)};
     over_elements(x.numel(), kNoisyGrain, [=](int64_t begin, int64_t end) {
-      draw.over(begin, end, [=](int64_t i, int64_t n, Vec<T> least) {
+      draw.each(begin, end, [=](int64_t i, int64_t n, Vec<T> least) {
         const auto drawn = draw(i, from.next(i, n), least);
         to.next(i, drawn.value, n);
         store_bits<T>(bit, i, drawn.truth, n);

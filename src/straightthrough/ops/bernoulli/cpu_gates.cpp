@@ -70,7 +70,7 @@ Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool
     const Gate<T> gate(tau, gamma, zeta, of_probs);
     const Reader<T, S> from{in<S>(x), T(0)};
     const Writer<T, S> to{out<S>(result)};
-    const Draw<T> draw{key, offset, of_probs};
+    const BinaryDraws<T> draw{key, offset, of_probs};
     const auto open = [=](int64_t i, int64_t n, Vec<T> least) {
       to.next(i, draw(i, from.next(i, n), least).value, n);
     };
@@ -78,7 +78,7 @@ Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool
       to.next(i, gate.soft_value(from.next(i, n), noise), n);
     };
     over_elements(x.numel(), kNoisyGrain, [=](int64_t begin, int64_t end) {
-      if (hard) return draw.over(begin, end, open);
+      if (hard) return draw.each(begin, end, open);
       with_logistic<T>(begin, end, key, offset, relax);
     });
   });

@@ -6,7 +6,7 @@ namespace draws {
 
 // Draws for logits or probabilities: 1 where u < p.
 template <class T>
-struct Draw {
+struct BinaryDraws {
   uint64_t seed;
   int64_t offset;
   bool of_probs;
@@ -18,7 +18,7 @@ struct Draw {
 
   // Call f(element, count, least) with what each u is at least.
   template <class F>
-  void over(int64_t begin, int64_t end, const F& f) const {
+  void each(int64_t begin, int64_t end, const F& f) const {
     const auto make = [key = seed](int64_t group) {
       return philox::element_bounds<T>(key, group, philox::kDraw);
     };

@@ -155,7 +155,7 @@ void draw_tiles(const Layout& of, const S* x, int64_t row, int64_t end, uint64_t
                 int64_t offset, int64_t* index, const S* y) {
   while (row < end) {
     int64_t drawn[lanes<T>];
-    const int count = of.together<T>(row, end);
+    const int count = of.rows_at_once<T>(row, end);
     if (y && !of.inner) fetch_to_write(y + row * of.classes, count * of.classes);
     draw_short<T>(of, x + of.at(row), count, seed, offset + row, drawn);
     std::copy(drawn, drawn + count, index + row);
@@ -168,10 +168,10 @@ template <class T, class S>
 void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_t seed,
                int64_t offset, int64_t* index, S* y) {
   const bool across = of.classes <= kShort;
-  const int64_t together = across ? 256 : 1;
+  const int64_t step = across ? 256 : 1;
   philox::Block noise;
-  for (int64_t row = begin; row < end; row += together) {
-    const int64_t stop = std::min(end, row + together), at = row * of.classes;
+  for (int64_t row = begin; row < end; row += step) {
+    const int64_t stop = std::min(end, row + step), at = row * of.classes;
     const int64_t lane = (row - begin) % philox::kLanes;
     if (across) {
       draw_tiles<T>(of, x, row, stop, seed, offset, index, y);

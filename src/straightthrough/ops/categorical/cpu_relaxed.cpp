@@ -34,7 +34,7 @@ struct GumbelSoftmax {
 
 Tensor gumbel_softmax(const Tensor& logits, double tau, const Tensor& seed, int64_t offset) {
   check_rows("logits", logits);
-  return over(GumbelSoftmax{tau}, logits, logits, key_of(seed, offset), offset);
+  return over_rows(GumbelSoftmax{tau}, logits, logits, key_of(seed, offset), offset);
 }
 
 }  // namespace
