@@ -17,6 +17,8 @@ from torch.compiler import is_compiling, is_exporting
 
 from .errors import check_not_nested
 from .internals import (
+    DispatchKeySet,
+    OpOverload,
     below_autograd,
     derivatives_enabled,
     dual_level,
@@ -121,7 +123,7 @@ _enter = entry(Node)
 library.define(
     "apply(str operation, Tensor[] numbers, Tensor[] inputs, SymInt[] integers) -> Tensor[]"
 )
-_overload: torch._ops.OpOverload = torch.ops.straightthrough.apply.default
+_overload: OpOverload = torch.ops.straightthrough.apply.default
 
 
 def _forward(
@@ -132,7 +134,7 @@ def _forward(
 
 
 def _autograd(
-    keyset: torch._C.DispatchKeySet,
+    keyset: DispatchKeySet,
     text: str,
     numbers: Sequence[Tensor],
     inputs: Sequence[Tensor],

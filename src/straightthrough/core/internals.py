@@ -27,6 +27,21 @@ unwrap_if_dead: Callable[[Tensor], Tensor] = torch._C._functorch.unwrap_if_dead
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
 
 
+OpOverload = torch._ops.OpOverload
+"""An operator with its schema."""
+
+DispatchKeySet = torch._C.DispatchKeySet
+"""What the dispatcher still has to do of a call."""
+
+
+def has_implementation(operator: str, key: str) -> bool:
+    """Whether an operator of ours has one for a dispatch key."""
+    found: bool = torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"straightthrough::{operator}", key
+    )
+    return found
+
+
 autocast_enabled: Callable[[], bool] = torch._C._is_any_autocast_enabled
 """Whether there is autocast, on any device."""
 

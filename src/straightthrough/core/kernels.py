@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
-from torch._C import is_grad_enabled
-from torch._ops import OpOverload
+from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-from .internals import tracing, transforms_active
+from .internals import OpOverload, has_implementation, tracing, transforms_active
 from .library import library
 from .noise import Noise
 
@@ -62,8 +60,7 @@ class Kernel:
 
     def providers(self) -> dict[str, str]:
         """What serves it on a type of device; the reference serves the others."""
-        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-        if level is not None and has_kernel(f"straightthrough::{self.name}", "CPU"):
+        if level is not None and has_implementation(self.name, "CPU"):
             return {"cpu": f"{level} kernels"}
         return {}
 
