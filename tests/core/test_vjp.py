@@ -97,3 +97,14 @@ def test_a_formula_of_ones_own_is_told_what_its_parents_is_not(parent: type[Deri
     x = torch.tensor([0.5, -2.0], requires_grad=True)
     (gradient,) = torch.autograd.grad(st.sign(x, surrogate=triple).sum(), x)
     assert gradient.tolist() == triple.vjp(x, torch.ones(2)).tolist() == [1.5, -6.0]
+
+
+def test_a_relaxation_of_ones_own_is_not_served_by_its_parents_kernel() -> None:
+    triple = type("Triple", (Softmax,), {"soft": lambda self, x: 3 * x})()
+    scores, ones = torch.randn(2, 4, requires_grad=True), torch.ones(2, 4)
+    y = st.topk(scores, 2, triple)
+    (gradient,) = torch.autograd.grad(y, scores, ones)
+    moved = torch.func.jvp(lambda s: st.topk(s, 2, triple), (scores.detach(),), (ones,))[1]
+    for found in (gradient, moved):
+        assert torch.equal(found, torch.full((2, 4), 6.0))
+    assert torch.equal(triple.vjp(scores.detach(), ones), torch.full((2, 4), 3.0))
