@@ -5,6 +5,8 @@ RESULTS ?= results
 OLDEST_TORCH ?= 2.10.0
 OLDEST := .venv-oldest/bin
 FUZZ ?= 100000
+# Kernels whose sources, flags and compiler have not changed are not compiled again.
+export STRAIGHTTHROUGH_KERNEL_CACHE ?= $(CURDIR)/build/kernels
 KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 
 .PHONY: study test test-oldest sanitize fuzz bench lint types tests doctests docs format clean

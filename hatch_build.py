@@ -7,6 +7,7 @@ environment that the package goes to. The result depends on neither Python's nor
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -33,6 +34,7 @@ OLDEST_TORCH = "0x020a000000000000"  # 2.10
 # without (1 of 60,000,000 binary draws, 2 of 300,000 rows of 1,000 classes), whose exp is another.
 CONTRACTION = "-ffp-contract=fast"
 FLAGS = "STRAIGHTTHROUGH_CXXFLAGS"  # more of them, as `make sanitize` has
+CACHE = "STRAIGHTTHROUGH_KERNEL_CACHE"  # a folder of libraries, each named by what it is made of
 
 
 class KernelHook(BuildHookInterface):
@@ -108,15 +110,40 @@ def build(target: Path) -> str | None:
 
 
 def compile_level(target: Path, level: str, flags: list[str]) -> subprocess.CompletedProcess:
-    """Compile all sources into the library of one instruction set."""
+    """Compile all sources into the library of one instruction set, or take it from the cache."""
     torch = torch_folder()
     link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-ltorch_cpu"]
-    command = [
-        *(compiler(), "-O3", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", *flags),
+    options = [
+        *("-O3", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", *flags),
         *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", CONTRACTION),
-        *(f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", f"-I{torch / 'include'}"),
-        *os.environ.get(FLAGS, "").split(),
+        *(f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", *os.environ.get(FLAGS, "").split()),
+    ]
+    command = [
+        *(compiler(), *options, f"-I{torch / 'include'}"),
         *map(str, sorted(PACKAGE.rglob("cpu*.cpp"))),
         *("-o", str(target / f"{level}.so"), f"-L{torch / 'lib'}", *link),
     ]
-    return subprocess.run(command, capture_output=True, text=True)
+    folder = os.environ.get(CACHE)
+    if not folder:
+        return subprocess.run(command, capture_output=True, text=True)
+    cached = Path(folder) / f"{content_hash(torch, options)}.so"
+    if cached.exists():
+        shutil.copy(cached, target / f"{level}.so")
+        return subprocess.CompletedProcess(command, 0)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}")
+        shutil.copy(target / f"{level}.so", partial)
+        partial.replace(cached)
+    return done
+
+
+def content_hash(torch: Path, options: list[str]) -> str:
+    """Return a hash of all that a library is made of: compiler, torch, options and sources."""
+    version = subprocess.run([compiler(), "--version"], capture_output=True).stdout
+    parts = [version, (torch / "version.py").read_bytes(), " ".join(options).encode()]
+    sources = [path for path in PACKAGE.rglob("*") if path.suffix in (".cpp", ".h")]
+    for path in sorted(sources):
+        parts += [str(path.relative_to(PACKAGE)).encode(), path.read_bytes()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]

@@ -22,7 +22,8 @@ NO_COMPILER = {"PATH": "", "CXX": ""}
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1", **variables}
+    cache = {"STRAIGHTTHROUGH_KERNEL_CACHE": str(ROOT / "build" / "kernels"), **os.environ}
+    environment = {**cache, "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1", **variables}
     environment.pop(kernels.VARIABLE, None)
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -53,7 +54,7 @@ def env(installed: Path) -> dict[str, dict[str, str]]:
 
 def suite(names: tuple[str, ...], installed: Path, folder: Path, **variables: str) -> None:
     """Run some of the suite's files on an install, in a folder where no source is."""
-    for name in ("tests", "benchmarks"):
+    for name in ("tests", "benchmarks", "tools"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "pyproject.toml", folder)
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *names)

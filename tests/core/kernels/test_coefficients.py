@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
-HEADER = ROOT / "src" / "straightthrough" / "core" / "native" / "coefficients.h"
-SCRIPT = ROOT / "tools" / "fit_polynomials.py"
+import straightthrough
+
+HEADER = Path(straightthrough.__file__).parent / "core" / "native" / "coefficients.h"
+SCRIPT = Path(__file__).parents[3] / "tools" / "fit_polynomials.py"
 
 
 def test_the_script_prints_the_header() -> None:
