@@ -17,8 +17,7 @@ from torch.compiler import is_compiling, is_exporting
 
 from .errors import check_not_nested
 from .internals import (
-    DispatchKeySet,
-    OpOverload,
+    Operator,
     below_autograd,
     derivatives_enabled,
     dual_level,
@@ -123,7 +122,7 @@ _enter = entry(Node)
 library.define(
     "apply(str operation, Tensor[] numbers, Tensor[] inputs, SymInt[] integers) -> Tensor[]"
 )
-_overload: OpOverload = torch.ops.straightthrough.apply.default
+_overload: Operator = torch.ops.straightthrough.apply.default
 
 
 def _forward(
@@ -134,7 +133,7 @@ def _forward(
 
 
 def _autograd(
-    keyset: DispatchKeySet,
+    keyset: Any,
     text: str,
     numbers: Sequence[Tensor],
     inputs: Sequence[Tensor],

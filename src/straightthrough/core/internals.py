@@ -1,18 +1,61 @@
-"""The private names of torch that the engine needs, all of them here."""
+"""The private names of torch that the engine needs, each with what serves where torch lost it.
+
+What stands in asks more often than is needed, or costs some microseconds. Where a wrong gradient
+could come of it, there is none, and `Missing` says so when it is called.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from pkgutil import resolve_name
+from typing import Any, NoReturn, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
-"""Whether a transform of `torch.func` is at work."""
+
+class Missing(RuntimeError):
+    """The torch at hand lacks a private name for which nothing can stand in."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"torch {torch.__version__} has no {name}, which derivatives inside torch.func and "
+            "compiled code need: use a torch that this library was tried with, or plain autograd"
+        )
+
+
+def private(name: str, instead: Any) -> Any:
+    """Return what torch has under `name`, `module:attribute`, or `instead` where it has none."""
+    try:
+        return resolve_name(name)
+    except AttributeError:
+        return instead
+
+
+def required(name: str) -> Any:
+    """Return what torch has under `name`, or a function that raises `Missing`."""
+
+    def refuse(*_: Any) -> NoReturn:
+        raise Missing(name)
+
+    return private(name, refuse)
+
+
+def _yes(*_: Any) -> bool:
+    return True
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+transforms_active: Callable[[], bool] = private("torch._C:_are_functorch_transforms_active", _yes)
+"""Whether a transform of `torch.func` is at work; yes is the careful answer."""
+
+_tracing_context: Callable[[], Any] = private("torch._guards:TracingContext.try_get", lambda: None)
 
 
 def tracing() -> bool:
@@ -20,35 +63,43 @@ def tracing() -> bool:
 
     Behind one `torch.compiler.is_compiling` does not always know it, with torch 2.10 never.
     """
-    return is_compiling() or torch._guards.TracingContext.try_get() is not None
+    return is_compiling() or _tracing_context() is not None
 
 
-unwrap_if_dead: Callable[[Tensor], Tensor] = torch._C._functorch.unwrap_if_dead
+unwrap_if_dead: Callable[[Tensor], Tensor] = private("torch._C:_functorch.unwrap_if_dead", _same)
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
 
+Operator: TypeAlias = Any
+"""An operator of torch with its schema, an `OpOverload`."""
 
-OpOverload = torch._ops.OpOverload
-"""An operator with its schema."""
 
-DispatchKeySet = torch._C.DispatchKeySet
-"""What the dispatcher still has to do of a call."""
+def native(operator: Operator) -> Callable[..., Any]:
+    """Return an operator's way into torch, without a call of Python's."""
+    direct: Any = getattr(operator, "_op", operator)
+    return cast(Callable[..., Any], direct)
+
+
+_has_implementation: Callable[[str, str], bool] = private(
+    "torch._C:_dispatch_has_kernel_for_dispatch_key", _yes
+)
 
 
 def has_implementation(operator: str, key: str) -> bool:
     """Whether an operator of ours has one for a dispatch key."""
-    found: bool = torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"straightthrough::{operator}", key
-    )
-    return found
+    return _has_implementation(f"straightthrough::{operator}", key)
 
 
-autocast_enabled: Callable[[], bool] = torch._C._is_any_autocast_enabled
-"""Whether there is autocast, on any device."""
+autocast_enabled: Callable[[], bool] = private("torch._C:_is_any_autocast_enabled", _yes)
+"""Whether there is autocast, on any device; yes is the careful answer."""
 
 
 def dual_level() -> bool:
     """Whether a level of forward-mode derivatives is open, where no transform is active."""
-    return forward_ad._current_level >= 0
+    return getattr(forward_ad, "_current_level", 0) >= 0
+
+
+_peek: Callable[[], Any] = private("torch._C:_functorch.peek_interpreter_stack", lambda: None)
+_jvp = private("torch._C:_functorch.TransformType.Jvp", None)
 
 
 def forward_mode() -> bool:
@@ -56,17 +107,23 @@ def forward_mode() -> bool:
     if not transforms_active():
         return dual_level()
     # Compiled code enters the level without telling `forward_ad`.
-    functorch = torch._C._functorch
-    return functorch.peek_interpreter_stack().key() == functorch.TransformType.Jvp
+    top = _peek()
+    return top is None or _jvp is None or top.key() == _jvp
+
+
+_set_grad_enabled: Callable[[bool], Any] = private("torch._C:_set_grad_enabled", None)
 
 
 def without_grad(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     """Call `function` in grad mode as under `torch.no_grad`, whose context takes 2 us more."""
-    torch._C._set_grad_enabled(False)
+    if _set_grad_enabled is None:
+        with torch.no_grad():
+            return function(*inputs)
+    _set_grad_enabled(False)
     try:
         return function(*inputs)
     finally:
-        torch._C._set_grad_enabled(True)
+        _set_grad_enabled(True)
 
 
 def entry(function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -74,28 +131,47 @@ def entry(function: type[torch.autograd.Function]) -> Callable[..., Any]:
 
     What it asks before, the engine knows; asking it again takes 3 us.
     """
-    enter: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]  # torch._C's
+    enter: Callable[..., Any]
+    enter = getattr(super(torch.autograd.Function, function), "apply", function.apply)
     return enter
 
 
-def below_autograd(
-    overload: torch._ops.OpOverload, keyset: torch._C.DispatchKeySet, *args: Any
-) -> Any:
+_below_autograd: Callable[[], AbstractContextManager[None]] = required(
+    "torch._C:_AutoDispatchBelowAutograd"
+)
+_after_autograd: Any = private("torch._C:_after_autograd_keyset", None)
+
+
+def below_autograd(operator: Operator, keyset: Any, *args: Any) -> Any:
     """Call an operator as its `Autograd` kernel does: the keys that come after autograd."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    with _below_autograd():
+        if _after_autograd is None:
+            return operator(*args)
+        return operator.redispatch(keyset & _after_autograd, *args)
+
+
+_one_level: Callable[[], bool] = required(
+    "torch._C:_functorch.get_single_level_autograd_function_allowed"
+)
+_set_one_level: Callable[[bool], None] = required(
+    "torch._C:_functorch.set_single_level_autograd_function_allowed"
+)
 
 
 @contextmanager
 def one_level() -> Iterator[None]:
     """Let a Function be entered at the present level of a transform alone."""
-    functorch = torch._C._functorch
-    before = functorch.get_single_level_autograd_function_allowed()
-    functorch.set_single_level_autograd_function_allowed(True)
+    before = _one_level()
+    _set_one_level(True)
     try:
         yield
     finally:
-        functorch.set_single_level_autograd_function_allowed(before)
+        _set_one_level(before)
+
+
+_forward_derivatives: Callable[[bool], AbstractContextManager[None]] = required(
+    "torch.autograd.forward_ad:_set_fwd_grad_enabled"
+)
 
 
 def push_forward(
@@ -105,16 +181,16 @@ def push_forward(
 
     There `torch.func.jvp` can't open a level of its own; the one that is open serves.
     """
-    with forward_ad._set_fwd_grad_enabled(True):
-        bare = (torch._unpack_dual(primal, level=0)[0] for primal in primals)
+    with _forward_derivatives(True):
+        bare = (forward_ad.unpack_dual(primal, level=0)[0] for primal in primals)
         pairs = zip(bare, tangents, strict=True)
-        value = function(*(torch._make_dual(*pair, level=0) for pair in pairs))
-        primal, tangent = torch._unpack_dual(value, level=0)
+        value = function(*(forward_ad.make_dual(*pair, level=0) for pair in pairs))
+        primal, tangent = forward_ad.unpack_dual(value, level=0)
     return torch.zeros_like(primal) if tangent is None else tangent
 
 
 @contextmanager
 def derivatives_enabled() -> Iterator[None]:
     """Record derivatives of both modes, which a Function's forward turns off."""
-    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+    with torch.enable_grad(), _forward_derivatives(True):
         yield

@@ -22,7 +22,7 @@ from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-from .internals import OpOverload, has_implementation, tracing, transforms_active
+from .internals import Operator, has_implementation, native, tracing, transforms_active
 from .library import library
 from .noise import Noise
 
@@ -106,33 +106,32 @@ def served(
 ) -> _Function:
     """Define the operator `name`; return the function that calls its kernel or the reference."""
     overload, with_numbers = _define(name, schema, reference, results or (like,))
-    record = functools.partial(_record, overload, with_numbers)
-    make = _with_noise if "Noise noise" in schema else _without_noise
-    call = functools.wraps(reference)(make(reference, overload, record))
-    return cast(_Function, call)  # the same signature as the reference
+    arguments = [tuple(said.split()[:2]) for said in schema[1:].partition(")")[0].split(", ")[1:]]
+    floats = [i for i, (type_, _) in enumerate(arguments) if type_ == "float"]
+    record = functools.partial(_record, overload, with_numbers, floats)
+    if "Noise noise" in schema:
+        names = [name for _, name in arguments]
+        samples = names.index("samples") if "samples" in names else None
+        call = _with_noise(reference, native(overload), record, samples)
+    else:
+        call = _without_noise(reference, native(overload), record)
+    return cast(_Function, functools.wraps(reference)(call))  # the signature of the reference
 
 
-# `_op` of an operator is the same without a call of Python's.
-
-
-def _without_noise(reference: _Function, overload: OpOverload, record: _Function) -> Any:
-    native = overload._op
-
+def _without_noise(reference: _Function, direct: _Function, record: _Function) -> Any:
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
         if not has_kernel(x):
             return reference(x, *rest)
-        return record(x, rest) if _in_a_graph(x) else native(x, *rest)
+        return record(x, rest) if _in_a_graph(x) else direct(x, *rest)
 
     return call
 
 
-def _with_noise(reference: _Function, overload: OpOverload, record: _Function) -> Any:
-    native = overload._op
-    arguments = [argument.name for argument in overload._schema.arguments[1:]]
-    samples = arguments.index("samples") if "samples" in arguments else None
-
+def _with_noise(
+    reference: _Function, direct: _Function, record: _Function, samples: int | None
+) -> Any:
     def call(x: Tensor, *rest: Any) -> Any:
         noise = rest[-1]
         # Without a kernel a graph has an average over draws whole, and not each draw.
@@ -142,7 +141,7 @@ def _with_noise(reference: _Function, overload: OpOverload, record: _Function) -
             return reference(x, *rest)
         if _in_a_graph(x):
             return record(x, (*rest[:-1], noise.seed, noise.offset))
-        return native(x, *rest[:-1], noise.seed, noise.offset)
+        return direct(x, *rest[:-1], noise.seed, noise.offset)
 
     return call
 
@@ -155,28 +154,28 @@ def _in_a_graph(x: Tensor) -> bool:
 
 
 def _record(
-    overload: OpOverload, with_numbers: OpOverload | None, x: Tensor, rest: Sequence[Any]
+    overload: Operator,
+    with_numbers: Operator | None,
+    floats: list[int],
+    x: Tensor,
+    rest: Sequence[Any],
 ) -> Any:
     """Call a kernel where a graph is recorded: of a contiguous input, as the recorded result is."""
     x = x.contiguous()
-    floats = [i for i, value in enumerate(overload._schema.arguments[1:]) if _is_float(value)]
     if with_numbers is None or not any(isinstance(rest[i], Tensor) for i in floats):
         return overload(x, *rest)
     numbers = [*rest]
     for i in floats:
-        given = rest[i]
-        whole = given if isinstance(given, Tensor) else torch.full((), given, dtype=torch.float64)
-        numbers[i] = whole.to(torch.float64)
+        number = rest[i]
+        if not isinstance(number, Tensor):
+            number = torch.full((), number, dtype=torch.float64)
+        numbers[i] = number.to(torch.float64)
     return with_numbers(x, *numbers)
-
-
-def _is_float(argument: torch.Argument) -> bool:
-    return str(argument.type) == "float"
 
 
 def _define(
     name: str, schema: str, reference: Callable[..., Any], results: tuple[Shape, ...]
-) -> tuple[OpOverload, OpOverload | None]:
+) -> tuple[Operator, Operator | None]:
     """Define an operator and, if it has floats, `name.numbers`, which takes tensors for them."""
     noisy = "Noise noise" in schema
     schema = schema.replace("Noise noise", "Tensor seed, SymInt offset")
