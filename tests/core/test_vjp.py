@@ -8,6 +8,7 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core import kernels
+from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation, Rule
 from straightthrough.estimators import CategoricalEstimator, Fini, ReinMax, Softmax
@@ -89,6 +90,19 @@ def test_kernels_serve_in_grad_mode_where_nothing_requires_a_gradient(
 def test_a_rule_of_ones_own_writes_its_formula_and_not_the_checked_entry(parent: type) -> None:
     with pytest.raises(TypeError, match=r"Mine overrides vjp, .*; write the formula instead"):
         type("Mine", (parent,), {"vjp": lambda self, *_: None})
+
+
+def test_a_gradient_of_ones_own_does_not_go_with_its_parents_closed_form() -> None:
+    def triple(self: ReinMax, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        return 3 * grad
+
+    with pytest.raises(TypeError, match=r"Mine has a gradient of its own.* write it too"):
+        type("Mine", (ReinMax,), {"gradient": triple})
+    by_pairs = {"binary_gradient": CategoricalEstimator.binary_gradient}
+    mine = type("Mine", (ReinMax,), {"gradient": triple, **by_pairs})()
+    x = torch.zeros(2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(st.bernoulli(x, estimator=mine, seed=0).sum(), x)
+    assert gradient.tolist() == [3.0, 3.0]
 
 
 @pytest.mark.parametrize("parent", [st.surrogates.Identity, st.surrogates.Clipped], ids=repr)

@@ -36,6 +36,16 @@ class CategoricalEstimator(Rule):
     draw between logits 0 and `x`; `binary_gradient` may give its closed form.
     """
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        inherited = cls.binary_gradient is not CategoricalEstimator.binary_gradient
+        if "gradient" in vars(cls) and inherited and "binary_gradient" not in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} has a gradient of its own, and its parent's binary_gradient, "
+                f"which is that of another formula; write it too, or say "
+                f"binary_gradient = CategoricalEstimator.binary_gradient"
+            )
+
     @abstractmethod
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return the gradient to `logits`.
