@@ -36,16 +36,6 @@ class CategoricalEstimator(Rule):
     draw between logits 0 and `x`; `binary_gradient` may give its closed form.
     """
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        inherited = cls.binary_gradient is not CategoricalEstimator.binary_gradient
-        if "gradient" in vars(cls) and inherited and "binary_gradient" not in vars(cls):
-            raise TypeError(
-                f"{cls.__name__} has a gradient of its own, and its parent's binary_gradient, "
-                f"which is that of another formula; write it too, or say "
-                f"binary_gradient = CategoricalEstimator.binary_gradient"
-            )
-
     @abstractmethod
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return the gradient to `logits`.
@@ -118,11 +108,23 @@ class CategoricalEstimator(Rule):
 
         The outcome is bool or its bits, which kernels take as they are.
         """
-        gradient = self.binary_gradient
+        gradient = binary_formula(type(self))
         if x.dtype == grad.dtype and getattr(gradient, "takes_half", False):
-            return gradient(x, outcome, grad, noise)
+            return gradient(self, x, outcome, grad, noise)
         rule = self.in_dtype(compute_dtype(x.dtype))
-        return given_outcome(rule.binary_gradient, x, outcome, grad, noise)
+        return given_outcome(functools.partial(gradient, rule), x, outcome, grad, noise)
+
+
+@functools.cache
+def binary_formula(estimator: type[CategoricalEstimator]) -> Callable[..., Tensor]:
+    """Return `binary_gradient`, unless a subclass has since written a `gradient` of its own."""
+    order = estimator.__mro__
+    closed, general = (
+        next(base for base in order if name in vars(base))
+        for name in ("binary_gradient", "gradient")
+    )
+    outdated = order.index(general) < order.index(closed)
+    return CategoricalEstimator.binary_gradient if outdated else estimator.binary_gradient
 
 
 def given_outcome(
