@@ -31,7 +31,7 @@ def test_list_shows_every_operator_rule_and_function(cli):
     assert [row["name"] for row in listed["operators"]] == list(OPERATORS)
     assert [row["name"] for row in listed["rules"]] == list(RULES)
     sign = next(row for row in listed["operators"] if row["name"] == "sign")
-    assert sign["room"] == "pointwise"
+    assert sign["family"] == "pointwise"
     assert sign["default"] == "Clipped(width=1.0)"
     assert {"clipped", "tanh", "identity"} <= set(sign["rules"])
     reinmax = next(row for row in listed["rules"] if row["name"] == "reinmax")
@@ -48,18 +48,18 @@ def test_list_shows_every_operator_rule_and_function(cli):
     code, out, err = cli("list")
     assert (code, err) == (0, "")
     words = out.replace(",", " ").split()
-    rooms = {record.room for record in OPERATORS.values()}
-    assert {*OPERATORS, *RULES, *rooms, *others} <= set(words)
+    families = {record.family for record in OPERATORS.values()}
+    assert {*OPERATORS, *RULES, *families, *others} <= set(words)
 
 
-def test_env_shows_versions_and_what_serves_each_room(cli, monkeypatch):
+def test_env_shows_versions_and_what_serves_each_family(cli, monkeypatch):
     code, out, err = cli("env --json")
     assert (code, err) == (0, "")
     shown = json.loads(out)
     assert shown["environment"]["straightthrough"] == st.__version__
     assert shown["environment"]["threads"] == 1
     served = shown["implementations"]
-    assert set(served) == {record.room for record in OPERATORS.values()}
+    assert set(served) == {record.family for record in OPERATORS.values()}
     assert served["subset"] == {"serves": "reference", "why": "these operators have no kernels"}
     assert shown["kernels"] == kernels.states
     level = kernels.level

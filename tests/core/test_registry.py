@@ -66,7 +66,7 @@ PUBLIC = [
     "wrap",
 ]
 
-OPERATORS_OF_ROOMS = {
+OPERATORS_OF_FAMILIES = {
     "pointwise": {"sign", "heaviside", "round", "floor", "ceil", "trunc", "clamp", "ternary"},
     "categorical": {
         *("categorical", "categorical_integer", "categorical_lookup"),
@@ -83,9 +83,9 @@ def test_public_names() -> None:
     assert all(hasattr(st, name) for name in PUBLIC)
 
 
-def test_operators_of_the_rooms() -> None:
-    for room, names in OPERATORS_OF_ROOMS.items():
-        assert {record.name for record in OPERATORS.values() if record.room == room} >= names
+def test_operators_of_the_families() -> None:
+    for family, names in OPERATORS_OF_FAMILIES.items():
+        assert {record.name for record in OPERATORS.values() if record.family == family} >= names
     for name, record in OPERATORS.items():
         assert record.function is getattr(st, name)
         assert record.summary.endswith(".")

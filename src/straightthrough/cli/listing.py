@@ -21,8 +21,8 @@ def main(json: Json = False) -> None:
         print_json({"operators": operators, "rules": rules, "functions": functions})
         return
     print_table(
-        ("Operator", "Room", "Default rule", "What it is"),
-        [(row["name"], row["room"], row["default"] or "–", row["summary"]) for row in operators],
+        ("Operator", "Family", "Default rule", "What it is"),
+        [(row["name"], row["family"], row["default"] or "–", row["summary"]) for row in operators],
     )
     print_table(
         ("Operators", "Rules that fit them"),
@@ -50,7 +50,7 @@ def _operator(name: str) -> dict[str, Any]:
     record = OPERATORS[name]
     return {
         "name": name,
-        "room": record.room,
+        "family": record.family,
         "keyword": record.rule,
         "default": repr(record.default) if record.default else None,
         "rules": [rule.name for rule in record.rules()] if record.rule else [],

@@ -52,7 +52,7 @@ class OperatorRecord:
 
     Attributes:
         name: the public name, `st.<name>`.
-        room: the package under `ops` that holds it.
+        family: the package under `ops` that holds it.
         function: the public function; it draws noise if it takes a `seed`, and works along a
             dimension of the first input if it takes a `dim`.
         inputs: the tensors that it takes, in the order of its gradients.
@@ -72,7 +72,7 @@ class OperatorRecord:
     """
 
     name: str
-    room: str
+    family: str
     function: Callable[..., Any]
     inputs: tuple[Input, ...]
     outcome: Outcome
