@@ -153,7 +153,8 @@ def test_unknown_rules(given: object, hint: str) -> None:
     message = str(error.value)
     assert message.startswith(f"estimator={given!r} is unknown here; ")
     assert hint in message
-    known = message.partition("known: ")[2].removesuffix(", or an instance of CategoricalEstimator")
+    known, _, itself = message.partition("known: ")[2].partition(", or, in Python, ")
+    assert itself == "the rule itself, such as DARN()"
     assert {"straight_through", "gumbel", "reinmax"} <= set(known.split(", "))
     assert "softmax" not in known.split(", ")
 
