@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core import kernels
+from ..core import installed, kernels
 from ..core.kernels import KERNELS
 from ..core.registry import OPERATORS
 from ..studies.record import environment
@@ -14,10 +14,19 @@ def main(json: Json = False) -> None:
     facts = environment()
     served = {record.family: implementation(record.family) for record in OPERATORS.values()}
     if json:
-        print_json({"environment": facts, "kernels": kernels.states, "implementations": served})
+        print_json(
+            {
+                "environment": facts,
+                "kernels": kernels.states,
+                "mend": installed.mend(),
+                "implementations": served,
+            }
+        )
         return
     print_table(("Environment", ""), [(key, str(value)) for key, value in facts.items()])
     print_table(("Kernels", ""), list(kernels.states.items()))
+    if installed.mend():
+        print(f"When what is missing is there: {installed.mend()}\n")
     rows = [(family, row["serves"], row["why"]) for family, row in served.items()]
     print_table(("Operators", "Served on the CPU by", "Because"), rows)
     print("The reference, plain torch, serves other devices and the transforms of torch.func.")

@@ -81,7 +81,7 @@ def load(name: str, folder: str | Path | None = None) -> Data:
         return _digits()
     if folder is None:
         raise ArgumentError(
-            f"data {name!r} needs the folder that holds its IDX files or .npz; give it as --data-dir"
+            f"data {name!r} needs the folder that holds its IDX files or .npz; pass --data-dir"
         )
     folder = Path(folder)
     if not folder.is_dir():
