@@ -8,15 +8,21 @@ from pathlib import Path
 
 from straightthrough.report.markdown import table as table_of
 
-from . import results, tables
-from .results import Record
+from . import cases, results, tables
+from .results import Job, Record
 
 README = Path(__file__).parent.parent / "README.md"
+CASE = Job("categorical-reinmax", cases.BOTH, cases.MAIN, "float32", 1)
 START, END = "<!-- losses -->", "<!-- end of losses -->"
 
 
 def updated(text: str, records: Sequence[Record]) -> str:
-    """Return the text with the losses of a run between its two marks."""
+    """Return the text with a run's losses between its two marks, and its two numbers."""
+    ways = results.by_job(records)[CASE]
+    ours, plain = ways[cases.OURS], ways[cases.PLAIN]
+    held, theirs = (f"{way.extra_bytes / way.elements:.0f}" for way in (ours, plain))
+    text = re.sub(r"\*\*\d+ times\*\*", f"**{plain.median / ours.median:.0f} times**", text)
+    text = re.sub(r"\*\*\d+ bytes\*\*(.*) \d+ \|", rf"**{held} bytes**\1 {theirs} |", text)
     table = tables.losses(records)
     block = (
         f"{START}\n\n{table_of(table.columns, table.rows)}\n\n{tables.machine(records[-1])}\n{END}"

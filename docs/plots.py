@@ -104,6 +104,7 @@ def draw_estimator(rule, path, draws=4096):
             ax.plot(x, mean, color=BLUE, lw=1.6, label="mean of the estimate ± one deviation")
             name = "log-rate x" if counts else "logit x"
             ax.set(title=f"loss |y − {centre}|$^{power}$", xlabel=name)
+        axes[0].set_ylabel("gradient to x")
         axes[0].legend(loc="upper left", fontsize=9)
         figure.savefig(path)
         plt.close(figure)
