@@ -9,7 +9,7 @@ FUZZ ?= 100000
 export STRAIGHTTHROUGH_KERNEL_CACHE ?= $(CURDIR)/build/kernels
 KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 
-.PHONY: study test test-oldest sanitize fuzz bench lint types tests doctests docs format clean
+.PHONY: study test test-oldest sanitize fuzz bench lint types tests doctests docs wheel format clean
 
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
@@ -53,6 +53,14 @@ bench: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/python -m sphinx -b html -W docs docs/_build/html
+
+# One for this platform, with the kernels of every level: it wants no compiler and no torch to be
+# installed, serves every Python and every torch from 2.10, and machines of this glibc or a newer.
+wheel: $(SDIST)
+	rm -rf dist
+	STRAIGHTTHROUGH_REQUIRE_KERNELS=1 $(BIN)/pip wheel --quiet --no-deps --no-build-isolation \
+	  --wheel-dir dist $(SDIST)/*
+	@ls dist/*
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,7 @@ environment that the package goes to. The result depends on neither Python's nor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -35,6 +36,7 @@ OLDEST_TORCH = "0x020a000000000000"  # 2.10
 CONTRACTION = "-ffp-contract=fast"
 FLAGS = "STRAIGHTTHROUGH_CXXFLAGS"  # more of them, as `make sanitize` has
 CACHE = "STRAIGHTTHROUGH_KERNEL_CACHE"  # a folder of libraries, each named by what it is made of
+REQUIRED = "STRAIGHTTHROUGH_REQUIRE_KERNELS"  # where nothing is made without them: `make wheel`
 
 
 class KernelHook(BuildHookInterface):
@@ -43,23 +45,39 @@ class KernelHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict) -> None:
-        """Compile, or leave a line that says why not; the install goes on in both cases."""
+        """Compile, or say why not and leave a line of it; the install goes on in both cases."""
         target = PACKAGE / "_kernels"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         build_data["artifacts"].append("src/straightthrough/_kernels/*")
         reason = why_not() or build(target)
+        if reason and os.environ.get(REQUIRED):
+            raise SystemExit(f"CPU kernels are not built: {reason}")
         if reason:
-            self.app.display_warning(f"CPU kernels are not built: {reason}")
+            tell(f"straightthrough is installed without its CPU kernels: {reason}")
             (target / "why_not.txt").write_text(f"not built: {reason}", encoding="utf-8")
+            (target / "unsaid").touch()  # core/installed.py
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform_tag()}"
 
 
+def tell(message: str) -> None:
+    """Say it on the terminal too, if there is one: pip keeps what a build prints to itself."""
+    print(message, file=sys.stderr)
+    with contextlib.suppress(OSError), open("/dev/tty", "w", encoding="utf-8") as terminal:
+        terminal.write(f"\nWARNING: {message}\n")
+
+
 def platform_tag() -> str:
-    """Return this machine as a wheel's name says it; a compiler serves one half of universal2."""
+    """Return this machine as a wheel's name says it; a compiler serves one half of universal2.
+
+    What is linked here wants a glibc at least as new as this one, so the name says which.
+    """
     name = sysconfig.get_platform().replace("universal2", machine())
+    libc, version = platform.libc_ver()
+    if libc == "glibc":
+        name = name.replace("linux", f"manylinux_{version}")
     return name.replace("-", "_").replace(".", "_")
 
 
@@ -90,7 +108,7 @@ def why_not() -> str | None:
     if not compiler():
         return "no C++ compiler (set CXX, or install g++)"
     if not torch_folder():
-        return "torch's headers are not in this environment (install torch first)"
+        return "torch was not in this environment (install torch first)"
     return None
 
 

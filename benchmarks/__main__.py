@@ -49,6 +49,9 @@ def main(
     only_targets: Annotated[
         bool, typer.Option("--targets", help="Only what the kernels are meant to reach.")
     ] = False,
+    only_losses: Annotated[
+        bool, typer.Option("--losses", help="Only where ours is slower than plain torch.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="File for JSON lines; .md and .png go beside it.")
     ] = None,
@@ -70,14 +73,19 @@ def main(
     An operator whose value or gradient is wrong is not timed, and the command fails.
     """
     measuring = any((operators, shapes, threads, quick, output))
-    if files and (measuring or source or only_targets):
+    if only_losses and only_targets:
+        raise ArgumentError("--losses and --targets exclude each other")
+    if files and (measuring or source or only_targets or only_losses):
         raise ArgumentError("--compare measures nothing; it goes with --json alone")
     if files:
         return _compare(*files, json)
     if source and measuring:
-        raise ArgumentError("--input measures nothing; it goes with --targets and --json alone")
+        raise ArgumentError(
+            "--input measures nothing; it goes with --targets, --losses and --json alone"
+        )
+    shown = "targets" if only_targets else "losses" if only_losses else "all"
     if source:
-        return _show(results.read(source), only_targets, json)
+        return _show(results.read(source), shown, json)
     every = cases.cases()
     chosen = suite.select(every, names(operators)) if operators else every
     plan = _plan(shapes, threads, quick)
@@ -86,7 +94,7 @@ def main(
         raise ArgumentError(f"no target is about {operators}")
     records, complete = _measure(chosen, jobs, plan, output)
     if records:
-        _show(records, only_targets, json)
+        _show(records, shown, json)
     if records and output:
         inform(f"written: {', '.join(map(str, [output, *tables.write(records, output)]))}")
     if not complete:
@@ -165,12 +173,22 @@ def _open(output: Path) -> IO[str]:
         raise ArgumentError(f"cannot write {output}: {error.strerror}") from error
 
 
-def _show(records: Sequence[Record], only_targets: bool, json: bool) -> None:
+def _show(records: Sequence[Record], what: str, json: bool) -> None:
+    losses = tables.losses(records)
     if json:
-        print_json(_verdicts(records) if only_targets else list(map(dataclasses.asdict, records)))
+        found = {
+            "targets": lambda: _verdicts(records),
+            "losses": lambda: [dict(zip(losses.columns, row, strict=True)) for row in losses.rows],
+            "all": lambda: list(map(dataclasses.asdict, records)),
+        }
+        print_json(found[what]())
         return
-    shown = {"Targets": tables.targets(records)} if only_targets else tables.tables(records)
-    for title, table in shown.items():
+    shown = {
+        "targets": lambda: {"Targets": tables.targets(records)},
+        "losses": lambda: {"Slower than plain torch": losses},
+        "all": lambda: tables.tables(records),
+    }
+    for title, table in shown[what]().items():
         print(f"{title}\n")
         _print(table)
 

@@ -15,6 +15,7 @@ from straightthrough.core.errors import ArgumentError
 from .cases import SHORT, Shape, written
 
 QUANTILES = (10, 50, 90)
+RUNS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def by_job(records: Iterable[Record]) -> Results:
 def to_line(record: Record) -> str:
     """Return the record as one line of JSON."""
     return json.dumps(dataclasses.asdict(record), allow_nan=False) + "\n"
+
+
+def newest() -> Path:
+    """Return the newest of the runs that are kept, which are named by their dates."""
+    return sorted(RUNS.glob("*.jsonl"))[-1]
 
 
 def read(path: Path) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from straightthrough.report import charts
 from straightthrough.report.charts import LIGHT
@@ -39,6 +40,11 @@ OTHERS_NOTE = "Ratio: their time over ours, in the same run."
 TARGETS_NOTE = (
     "From medians of interleaved rounds; met if so on every number of threads. Memory is measured "
     "on one."
+)
+SUMMARY_NOTE = "Of works that plain torch does too. Ratio: the time of plain torch over ours."
+LOSSES_NOTE = (
+    "The time of plain torch over ours, in one run in which both take turns, where it is below 1 "
+    "on any number of threads. A rule that averages over draws is held against a single draw."
 )
 CHANGES_NOTE = "Our time over that of plain torch in the same run: medians of interleaved rounds."
 VERDICTS = {True: "met", False: "missed", None: "not measured"}
@@ -125,6 +131,45 @@ def targets(records: Sequence[Record]) -> Table:
     return Table(["Work", "Target", *map(on_threads, counts), ""], rows, TARGETS_NOTE)
 
 
+def summary(records: Sequence[Record]) -> Table:
+    """Return how many works are faster than in plain torch, and how many slower."""
+    results = by_job(records)
+    rows = []
+    for count, mode in sorted({(job.threads, job.mode) for job in results}):
+        ratios = {
+            f"{job.case} {written(job.shape)}": ratio
+            for job, ways in results.items()
+            if (job.threads, job.mode) == (count, mode)
+            and (ratio := _ratio(ways.get(PLAIN), ways.get(OURS)))
+        }
+        if not ratios:
+            continue
+        best = max(ratios, key=lambda work: ratios[work])
+        faster = sum(ratio >= 1 for ratio in ratios.values())
+        found = [faster, len(ratios) - faster, _number(median(ratios.values()))]
+        most = f"{_number(ratios[best])} ({best})"
+        rows.append([f"{SHORT[mode]}, {on_threads(count)}", *map(str, found), most])
+    return Table(["Works", "faster", "slower", "Median ratio", "Largest"], rows, SUMMARY_NOTE)
+
+
+def losses(records: Sequence[Record]) -> Table:
+    """Return the works in which ours is slower than plain torch, the slowest first."""
+    results = by_job(records)
+    columns = sorted({(job.threads, job.mode) for job in results})
+    found: dict[tuple[str, Shape], dict[tuple[int, str], float]] = {}
+    for job, ways in results.items():
+        ratio = _ratio(ways.get(PLAIN), ways.get(OURS))
+        if ratio is not None:
+            found.setdefault((job.case, job.shape), {})[job.threads, job.mode] = ratio
+    slower = [work for work, ratios in found.items() if min(ratios.values()) < 1]
+    rows = [
+        [case, written(shape), *(_number(found[case, shape].get(column)) for column in columns)]
+        for case, shape in sorted(slower, key=lambda work: min(found[work].values()))
+    ]
+    titles = [f"{SHORT[mode]}, {on_threads(count)}" for count, mode in columns]
+    return Table(["Case", "Shape", *titles], rows, LOSSES_NOTE)
+
+
 def on_threads(count: int) -> str:
     """Return `1 thread` or `2 threads`."""
     return f"{count} thread{'s' * (count > 1)}"
@@ -203,14 +248,16 @@ def _scaling(results: Results, counts: Sequence[int], label: str) -> bytes:
 
 def markdown(records: Sequence[Record], pictures: Mapping[str, str]) -> str:
     """Return the tables after links to the pictures: by name, where each lies."""
-    parts = [_machine(records[-1])]
+    parts = [machine(records[-1]), _markdown(summary(records))]
+    parts += ["## Slower than plain torch", _markdown(losses(records)), "## Pictures"]
     parts += [f"![{name}]({place})" for name, place in pictures.items()]
     for title, table in {"Targets": targets(records), **tables(records)}.items():
         parts += [f"## {title}", _markdown(table)]
     return "\n\n".join(parts) + "\n"
 
 
-def _machine(record: Record) -> str:
+def machine(record: Record) -> str:
+    """Return where and with what a record was measured."""
     facts = record.environment
     served = f"{record.level} kernels" if record.level else "no kernels"
     return (

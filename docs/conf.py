@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.doctest",
+    "links",
 ]
 exclude_patterns = ["_build", "_generated/studies"]  # the pages in studies/ include the latter
 default_role = "code"  # single backticks in docstrings
@@ -69,9 +70,14 @@ LEAD_IN = re.compile(r"(^|(?<=\. ))(Forward|Backward|Value|Edge cases|Higher ord
 
 
 def set_docstring(app, what, name, obj, options, lines):
-    """Set "Edge cases:" and its like in bold, and leave out what a module inherits from torch."""
+    """Set "Edge cases:" and its like in bold, and leave out what is inherited and not of the thing.
+
+    That is what a module has from torch, and the example of `vjp`, which is the base's.
+    """
     if name.startswith("straightthrough.nn.") and obj.__doc__ is None:
         lines.clear()
+    if what == "method" and obj.__qualname__ != ".".join(name.split(".")[-2:]):
+        del lines[next((i for i, line in enumerate(lines) if "rubric:: Example" in line), None) :]
     lines[:] = [LEAD_IN.sub(r"**\2:** ", line) for line in lines]
 
 

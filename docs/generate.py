@@ -50,16 +50,16 @@ def write_pages(folder: Path) -> None:
 
 
 def write_operators(folder: Path) -> None:
-    """Write one page for each public function of the rooms, and their index."""
-    functions = {name: value for name, value in vars(st).items() if in_a_room(name, value)}
-    rooms: dict[str, list[str]] = {}
+    """Write one page for each public function of the families, and their index."""
+    functions = {name: value for name, value in vars(st).items() if of_a_family(name, value)}
+    families: dict[str, list[str]] = {}
     for name, function in functions.items():
-        rooms.setdefault(room_of(function), []).append(name)
+        families.setdefault(family_of(function), []).append(name)
         write(folder / f"{name}.md", operator_page(name, function))
     sections = []
-    for room, names in rooms.items():
+    for family, names in families.items():
         rows = [[f"[`st.{n}`]({n}.md)", first_line(functions[n])] for n in names]
-        sections.append(f"## {room.capitalize()}\n\n{table(['operator', 'what it is'], rows)}")
+        sections.append(f"## {family.capitalize()}\n\n{table(['operator', 'what it is'], rows)}")
     body = "\n\n".join(sections)
     pages = {name: f"st.{name}" for name in functions}
     write(folder / "index.md", f"# Operators\n\n{body}\n\n{toctree(pages)}")
@@ -77,7 +77,7 @@ def record_table(record) -> str:
     takes = (f"`{one.name}` ({shown(one.dims)})" for one in record.inputs)
     returns = " and ".join(f"({shown(dims)})" for dims in record.outcome.outputs)
     rows = [
-        ["room", record.room],
+        ["family", record.family],
         ["takes", ", ".join(takes)],
         ["returns", f"{returns}: {first_line(record.outcome)}"],
         ["draws noise", "yes" if record.samples else "no"],
@@ -209,13 +209,13 @@ def form_of(record) -> str:
     return "surrogates" if issubclass(record.type, Derivative) else "estimators"
 
 
-def in_a_room(name: str, value: object) -> bool:
-    """Say whether a public name of the package is a function of one of the rooms."""
+def of_a_family(name: str, value: object) -> bool:
+    """Say whether a public name of the package is a function of one of the families."""
     module = getattr(value, "__module__", "")
     return name in st.__all__ and module.startswith("straightthrough.ops.")
 
 
-def room_of(function) -> str:
+def family_of(function) -> str:
     """Return the package under `ops` that holds a function."""
     return function.__module__.split(".")[2]
 

@@ -36,17 +36,28 @@ STYLE = {
     "savefig.facecolor": "white",
 }
 X = torch.linspace(-3, 3, 1201, dtype=torch.float64)
+REACHES = (0.1, 0.25, 0.5, 1, 2, 3, 5)
+
+
+def span(rule):
+    """Return the inputs where a surrogate does something: beyond, it is below 1/20 of its peak."""
+    wide = torch.linspace(-10, 10, 20001, dtype=torch.float64)
+    height = rule.derivative(wide).abs()
+    needed = 1.25 * wide[height > height.max() / 20].abs().max()
+    reach = next((reach for reach in REACHES if reach >= needed), REACHES[-1])
+    return X / X[-1] * reach
 
 
 def draw_surrogate(rule, path):
     """Draw the primitive and the derivative at half, once and twice the first parameter."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-        hard, name = hard_partner(rule)
-        left.plot(X, hard, color=GREY, lw=1.2, ls="--", label=name)
+        x = span(rule)
+        hard, name = hard_partner(rule, x)
+        left.plot(x, hard, color=GREY, lw=1.2, ls="--", label=name)
         for variant, label, color in variants(rule):
-            left.plot(X, variant.primitive(X), color=color, lw=2, label=label)
-            right.plot(X, variant.derivative(X), color=color, lw=2, label=label)
+            left.plot(x, variant.primitive(x), color=color, lw=2, label=label)
+            right.plot(x, variant.derivative(x), color=color, lw=2, label=label)
         right.axhline(0, color=GREY, lw=0.8, zorder=0)
         left.set(title="primitive", xlabel="x")
         right.set(title="derivative: what backward multiplies by", xlabel="x")
@@ -93,6 +104,7 @@ def draw_estimator(rule, path, draws=4096):
             ax.plot(x, mean, color=BLUE, lw=1.6, label="mean of the estimate ± one deviation")
             name = "log-rate x" if counts else "logit x"
             ax.set(title=f"loss |y − {centre}|$^{power}$", xlabel=name)
+        axes[0].set_ylabel("gradient to x")
         axes[0].legend(loc="upper left", fontsize=9)
         figure.savefig(path)
         plt.close(figure)
@@ -135,22 +147,30 @@ def draw_gallery(path):
     columns = 6
     rows = -(-len(rules) // columns)
     with plt.rc_context({**STYLE, "axes.grid": False, "font.size": 9}):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(12, 2.05 * rows), sharex=True, layout="constrained"
-        )
+        figure, axes = plt.subplots(rows, columns, figsize=(14, 2.05 * rows), layout="constrained")
         for ax in axes.flat[len(rules) :]:
             ax.axis("off")
         for ax, record in zip(axes.flat, rules, strict=False):
             rule = record.example
+            x = span(rule)
             ax.axhline(0, color="#e5e7eb", lw=1, zorder=0)
-            ax.fill_between(X, rule.derivative(X), color=BLUE, alpha=0.15, lw=0)
-            (slope,) = ax.plot(X, rule.derivative(X), color=BLUE, lw=1.8)
-            (smooth,) = ax.plot(X, rule.primitive(X), color=ORANGE, lw=1.3)
+            ax.fill_between(x, rule.derivative(x), color=BLUE, alpha=0.15, lw=0)
+            (slope,) = ax.plot(x, rule.derivative(x), color=BLUE, lw=1.8)
             ax.set_title(record.type.__name__, fontweight="bold")
-            ax.set_xticks([-2, 0, 2])
+            ax.set_xticks([float(x[0]), 0, float(x[-1])], [f"{x[0]:g}", "0", f"{x[-1]:g}"])
+            ax.tick_params(axis="y", colors=BLUE, labelsize=8)
+            ax.locator_params(axis="y", nbins=4)
+            other = ax.twinx()  # a primitive may be 25 times as low as its derivative
+            (smooth,) = other.plot(x, rule.primitive(x), color=ORANGE, lw=1.3)
+            other.tick_params(axis="y", colors=ORANGE, labelsize=8)
+            other.locator_params(axis="y", nbins=4)
+            other.spines["right"].set_visible(True)
         figure.legend(
             [slope, smooth],
-            ["derivative: what backward multiplies by", "primitive: the function it belongs to"],
+            [
+                "derivative, left scale: what backward multiplies by",
+                "primitive, right scale: the function it belongs to",
+            ],
             loc="outside lower center",
             ncols=2,
             fontsize=10,
@@ -159,10 +179,10 @@ def draw_gallery(path):
         plt.close(figure)
 
 
-def hard_partner(rule):
-    """Return the hard operator that the primitive smooths, over `X`, and its name."""
+def hard_partner(rule, x):
+    """Return the hard operator that the primitive smooths, over `x`, and its name."""
     middle = float(rule.primitive(torch.zeros(1, dtype=torch.float64)))
-    return (st.heaviside(X), "heaviside") if middle > 0 else (st.sign(X), "sign")
+    return (st.heaviside(x), "heaviside") if middle > 0 else (st.sign(x), "sign")
 
 
 def variants(rule):

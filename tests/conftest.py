@@ -80,12 +80,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def ctrl_c() -> Callable[[str, str], tuple[str, str]]:
+def ctrl_c() -> Callable[..., tuple[str, str]]:
     """Run a command, interrupt it once its progress says `until`, and return out and err."""
 
-    def run(line: str, until: str) -> tuple[str, str]:
+    def run(
+        line: str, until: str, main: tuple[str, str] = ("-m", "straightthrough.cli")
+    ) -> tuple[str, str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "straightthrough.cli", *line.split()],
+            [sys.executable, *main, *line.split()],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

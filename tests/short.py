@@ -1,4 +1,4 @@
-"""The suite's short form, for installs: what it holds by hand of the core and of every room.
+"""The suite's short form, for installs: what it holds by hand of the core and of every family.
 
 `python tests/short.py` prints its files, as `make test-oldest` runs them.
 """

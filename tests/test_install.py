@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,13 +21,24 @@ from straightthrough.core import kernels
 
 ROOT = Path(__file__).parent.parent
 NO_COMPILER = {"PATH": "", "CXX": ""}
+REQUIRED = {"STRAIGHTTHROUGH_REQUIRE_KERNELS": "1"}
+BEST = {"AVX512": "avx512", "AVX2": "avx2"}.get(
+    torch.backends.cpu.get_cpu_capability(), kernels.LEVELS[-1]
+)
+IMPORT = "import straightthrough"
+
+
+def attempt(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    cache = {"STRAIGHTTHROUGH_KERNEL_CACHE": str(ROOT / "build" / "kernels"), **os.environ}
+    environment = {kernels.VARIABLE: "", **cache, "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"}
+    environment |= variables
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    cache = {"STRAIGHTTHROUGH_KERNEL_CACHE": str(ROOT / "build" / "kernels"), **os.environ}
-    environment = {**cache, "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1", **variables}
-    environment.pop(kernels.VARIABLE, None)
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    done = attempt(*command, cwd=cwd, **variables)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -37,10 +50,13 @@ def test_kernels_serve_where_there_is_a_compiler() -> None:
     assert kernels.level is not None or off or compiler is None, kernels.reason
 
 
+PIP = (sys.executable, "-m", "pip")
+QUIETLY = ("--quiet", "--no-deps")
+
+
 def pip(action: str, *arguments: str | Path, cwd: Path, **variables: str) -> None:
     """Run pip with the build tools that are here, and the dependencies too."""
-    command = (sys.executable, "-m", "pip", action, "--quiet", "--no-deps")
-    run(*command, *arguments, cwd=cwd, **variables)
+    run(*PIP, action, *QUIETLY, *arguments, cwd=cwd, **variables)
 
 
 def env(installed: Path) -> dict[str, dict[str, str]]:
@@ -79,15 +95,45 @@ def test_the_source_has_what_a_build_needs_and_no_library_or_run(sdist: Path) ->
     assert not [path for path in files if path.is_relative_to("benchmarks/results")]
 
 
-def test_without_a_compiler_the_reference_serves(sdist: Path, tmp_path: Path) -> None:
+def test_without_a_compiler_the_reference_serves_and_all_say_so(
+    sdist: Path, tmp_path: Path
+) -> None:
     installed = tmp_path / "installed"
-    build = ("--no-build-isolation", sdist)
-    pip("install", "--target", installed, *build, cwd=tmp_path, **NO_COMPILER)
-    said = env(installed)
-    why = "not built: no C++ compiler (set CXX, or install g++)"
-    assert said["kernels"] == dict.fromkeys(kernels.LEVELS, why)
-    assert said["implementations"]["categorical"] == {"serves": "reference", "why": why}
+    terminal = (sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]))")
+    build = ("--target", installed, "--no-build-isolation", sdist)
+    said = run(*terminal, *PIP, "install", *QUIETLY, *build, cwd=tmp_path, **NO_COMPILER)
+    missing = "no C++ compiler (set CXX, or install g++)"
+    assert f"WARNING: straightthrough is installed without its CPU kernels: {missing}" in said
+
+    def warning(**variables: str) -> str:
+        path = {"PYTHONPATH": str(installed), **variables}
+        return attempt(sys.executable, "-c", IMPORT, cwd=installed, **path).stderr
+
+    again = f"pip install --force-reinstall --no-deps --no-cache-dir {sdist.as_uri()}"
+    assert warning(**{kernels.VARIABLE: "off"}) == ""
+    first = warning()
+    assert "RuntimeWarning: straightthrough has no CPU kernels here and is slower" in first
+    assert f"not built: {missing}. When that is mended: {again}" in first
+    assert warning() == ""
+
+    listed = env(installed)
+    assert listed["kernels"] == dict.fromkeys(kernels.LEVELS, f"not built: {missing}")
+    assert listed["mend"] == again
+    served = {"serves": "reference", "why": f"not built: {missing}"}
+    assert listed["implementations"]["categorical"] == served
     suite(SHORT, installed, tmp_path / "suite", **NO_COMPILER)
+
+
+def test_the_suite_does_not_stumble_over_the_first_imports_warning(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it():\n    pass\n")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "conftest.py").write_text(
+        "import pathlib\nfrom straightthrough.core import installed\n"
+        "folder = pathlib.Path(__file__).parent\n(folder / 'unsaid').touch()\n"
+        "installed.warn_once('not built', folder)\n"
+    )
+    run(sys.executable, "-m", "pytest", "-q", tmp_path / "test_it.py", cwd=tmp_path)
+    assert not (tmp_path / "unsaid").exists()
 
 
 def test_a_compiler_that_fails_is_quoted(sdist: Path, tmp_path: Path) -> None:
@@ -101,13 +147,34 @@ def test_a_compiler_that_fails_is_quoted(sdist: Path, tmp_path: Path) -> None:
     assert env(installed)["kernels"] == dict.fromkeys(kernels.LEVELS, why)
 
 
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make wheel` makes."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-build-isolation", "--wheel-dir", folder, sdist, cwd=folder, **REQUIRED)
+    (path,) = folder.iterdir()
+    return path
+
+
+def test_no_wheel_is_made_without_the_kernels_that_it_is_to_have(
+    sdist: Path, tmp_path: Path
+) -> None:
+    build = ("--no-build-isolation", "--wheel-dir", tmp_path / "made", sdist)
+    done = attempt(*PIP, "wheel", *QUIETLY, *build, cwd=tmp_path, **REQUIRED, **NO_COMPILER)
+    assert done.returncode == 1
+    assert "CPU kernels are not built: no C++ compiler (set CXX, or install g++)" in done.stderr
+    assert list(tmp_path.rglob("*.whl")) == []
+
+
 @pytest.mark.kernels
-def test_with_a_compiler_the_wheel_has_every_level(sdist: Path, tmp_path: Path) -> None:
-    pip("wheel", "--no-build-isolation", "--wheel-dir", tmp_path, sdist, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
-    python, abi, platform = wheel.stem.split("-")[-3:]
+def test_the_wheel_has_every_level_and_names_no_torch_and_no_python(
+    wheel: Path, tmp_path: Path
+) -> None:
+    python, abi, system = wheel.stem.split("-")[-3:]
     assert (python, abi) == ("py3", "none")
-    assert platform.startswith(sys.platform.replace("darwin", "macosx"))
+    libc, version = platform.libc_ver()
+    glibc = f"manylinux_{version.replace('.', '_')}_{platform.machine()}"
+    assert system == glibc if libc == "glibc" else not system.startswith("manylinux")
     files = zipfile.ZipFile(wheel).namelist()
     libraries = {f"straightthrough/_kernels/{level}.so" for level in kernels.LEVELS}
     assert {name for name in files if "_kernels" in name} == libraries
@@ -115,8 +182,44 @@ def test_with_a_compiler_the_wheel_has_every_level(sdist: Path, tmp_path: Path) 
     installed = tmp_path / "installed"
     pip("install", "--target", installed, wheel, cwd=tmp_path, **NO_COMPILER)
     said = env(installed)
-    capability = torch.backends.cpu.get_cpu_capability()
-    best = {"AVX512": "avx512", "AVX2": "avx2"}.get(capability, kernels.LEVELS[-1])
-    assert said["kernels"][best] == "active"
-    assert said["implementations"]["categorical"]["serves"] == f"{best} kernels"
+    assert said["kernels"][BEST] == "active"
+    assert said["mend"] is None
+    assert said["implementations"]["categorical"]["serves"] == f"{BEST} kernels"
     suite(("tests/core/kernels",), installed, tmp_path / "suite")
+
+
+@pytest.mark.kernels
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the name says it of glibc alone")
+def test_the_wheel_wants_no_newer_glibc_than_its_name_says(wheel: Path) -> None:
+    said = int(re.search(r"manylinux_2_(\d+)_", wheel.name)[1])
+    archive = zipfile.ZipFile(wheel)
+    for name in (name for name in archive.namelist() if name.endswith(".so")):
+        wanted = [int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", archive.read(name))]
+        assert 0 < max(wanted) <= said
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("order", ["torch first", "torch last"])
+def test_an_empty_environment_without_a_compiler_is_served_by_kernels(
+    wheel: Path, tmp_path: Path, order: str
+) -> None:
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+
+    def install_torch() -> None:
+        """Show the environment the torch that is here, whose download would be gigabytes."""
+        (site,) = python.parent.parent.glob("lib/python*/site-packages")
+        (site / "torch.pth").write_text(f"{Path(torch.__file__).parent.parent}\n")
+
+    def install() -> None:
+        there = ("--python", python, "install", *QUIETLY, wheel)
+        run(*PIP, *there, cwd=tmp_path, **NO_COMPILER)
+
+    steps = [install_torch, install]
+    for step in steps if order == "torch first" else reversed(steps):
+        step()
+    script = "import straightthrough as st; from straightthrough.core import kernels as k; "
+    script += "print(st.__file__); print(k.level)"
+    place, level = run(python, "-c", script, cwd=tmp_path, **NO_COMPILER, PYTHONPATH="").split()
+    assert Path(place).is_relative_to(tmp_path)
+    assert level == BEST

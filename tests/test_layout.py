@@ -168,7 +168,7 @@ def test_silenced_warnings_have_a_reason() -> None:
     assert bare == []
 
 
-IN_ROOMS = [
+FUNCTIONS_OF_FAMILIES = [
     name
     for name in st.__all__
     if getattr(getattr(st, name), "__module__", "").startswith("straightthrough.ops.")
@@ -176,7 +176,7 @@ IN_ROOMS = [
 SECTIONS = ["Args:", "Returns:", "Raises:", "Edge cases:", "Higher order:", "Cost:", "Example:"]
 
 
-@pytest.mark.parametrize("name", IN_ROOMS)
+@pytest.mark.parametrize("name", FUNCTIONS_OF_FAMILIES)
 def test_docstrings_have_every_section_and_argument(name: str) -> None:
     text = inspect.getdoc(getattr(st, name)) or ""
     formulas = (

@@ -158,6 +158,28 @@ def test_the_picture_of_scaling_shows_speed_ups_over_one_thread(monkeypatch):
     )
 
 
+def test_losses_are_what_is_slower_than_plain_torch_the_worst_first(bench, tmp_path):
+    def pair(case, ours, plain, **fields):
+        return [record(case, median=ours, **fields), record(case, PLAIN, plain, **fields)]
+
+    rows = [*pair("sign", 1.0, 2.0), *pair("floor", 4.0, 3.0), *pair("ceil", 1.0, 1.0)]
+    rows += [*pair("argmax", 2.0, 8.0), *pair("argmax", 4.0, 2.0, threads=2)]
+    rows += [record("topk", median=1.0)]
+    path = write(tmp_path / "run.jsonl", rows)
+    code, out, _ = bench("--losses --json --input", path)
+    assert code == 0
+    both = {"Shape": "4096x1000", "fwd+bwd, 1 thread": "4", "fwd+bwd, 2 threads": "0.5"}
+    one = {"Shape": "4096x1000", "fwd+bwd, 1 thread": "0.75", "fwd+bwd, 2 threads": "–"}
+    assert json.loads(out) == [{"Case": "argmax", **both}, {"Case": "floor", **one}]
+    code, out, _ = bench("--losses --input", path)
+    assert out.startswith("Slower than plain torch\n")
+    assert bench("--losses --targets --input", path)[0] == 2
+
+    found = tables.summary(rows)
+    assert found.rows[0] == ["fwd+bwd, 1 thread", "3", "1", "1.5", "4 (argmax 4096x1000)"]
+    assert found.rows[1] == ["fwd+bwd, 2 threads", "0", "1", "0.5", "0.5 (argmax 4096x1000)"]
+
+
 def test_tables_show_ratios_and_scaling():
     one = [record(median=2e-3), record(way=PLAIN, median=8e-3), record(way="aten", median=1e-3)]
     two = [dataclasses.replace(record(median=1e-3), threads=2)]

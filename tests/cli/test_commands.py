@@ -1,6 +1,11 @@
 """The command line: what it prints, where, and with which exit code."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +36,7 @@ def test_list_shows_every_operator_rule_and_function(cli):
     assert [row["name"] for row in listed["operators"]] == list(OPERATORS)
     assert [row["name"] for row in listed["rules"]] == list(RULES)
     sign = next(row for row in listed["operators"] if row["name"] == "sign")
-    assert sign["room"] == "pointwise"
+    assert sign["family"] == "pointwise"
     assert sign["default"] == "Clipped(width=1.0)"
     assert {"clipped", "tanh", "identity"} <= set(sign["rules"])
     reinmax = next(row for row in listed["rules"] if row["name"] == "reinmax")
@@ -44,22 +49,23 @@ def test_list_shows_every_operator_rule_and_function(cli):
     others = ["hard_concrete_mean", "l0_norm"]
     others += ["straight_through", "strict", "wrap"]
     assert [row["name"] for row in listed["functions"]] == others
+    assert [row["name"] for row in listed["baselines"]] == ["exact"]
 
     code, out, err = cli("list")
     assert (code, err) == (0, "")
     words = out.replace(",", " ").split()
-    rooms = {record.room for record in OPERATORS.values()}
-    assert {*OPERATORS, *RULES, *rooms, *others} <= set(words)
+    families = {record.family for record in OPERATORS.values()}
+    assert {*OPERATORS, *RULES, *families, *others, "exact"} <= set(words)
 
 
-def test_env_shows_versions_and_what_serves_each_room(cli, monkeypatch):
+def test_env_shows_versions_and_what_serves_each_family(cli, monkeypatch):
     code, out, err = cli("env --json")
     assert (code, err) == (0, "")
     shown = json.loads(out)
     assert shown["environment"]["straightthrough"] == st.__version__
     assert shown["environment"]["threads"] == 1
     served = shown["implementations"]
-    assert set(served) == {record.room for record in OPERATORS.values()}
+    assert set(served) == {record.family for record in OPERATORS.values()}
     assert served["subset"] == {"serves": "reference", "why": "these operators have no kernels"}
     assert shown["kernels"] == kernels.states
     level = kernels.level
@@ -152,12 +158,12 @@ def test_seeds_are_a_count_or_a_list(cli, tmp_path, monkeypatch):
 
 WRONG = {
     "study vae --data cifar": "data 'cifar' is unknown; known: digits, mnist, fashion-mnist",
-    "study mask --data mnist": "data 'mnist' needs the folder",
+    "study mask --data mnist": "holds its IDX files or .npz; pass --data-dir",
     "study vae --data mnist --data-dir /no/such/folder": "/no/such/folder is not a folder",
     "study mask --data mnist --data-dir {empty}": "should hold train-images-idx3-ubyte",
     "study vae --data mnist --data-dir {broken}": "mnist.npz cannot be read",
     "study vae --estimators reinmix": "did you mean 'reinmax'",
-    "study vae --estimators clipped": "estimators='clipped' is unknown here",
+    "study vae --estimators clipped": "or, in Python, the rule itself, such as DARN()",
     "study vae --estimators ,": "must name something",
     "study vae --preset hoper": "preset 'hoper' is unknown; known: digits, mnist, reinmax, hooper",
     "study vae --preset hooper": "data 'mnist' needs the folder",
@@ -175,7 +181,8 @@ WRONG = {
     "audit --output {file}/below": "cannot write into {file}/below: Not a directory",
     "audit --estimators nothing": "estimators='nothing' is unknown here",
     "audit --estimators reinmax:0": "tau must be above 0",
-    "audit --estimators reinmax:hot": "'reinmax:hot' must be NAME:TAU",
+    "audit --estimators reinmax:hot": "'reinmax:hot' must be NAME:TAU, such as reinmax:0.5",
+    "audit --estimators darn:0.5": "'darn:0.5' must be without a temperature, as darn has none",
     "report {empty}": "result.json cannot be read",
 }
 
@@ -195,15 +202,59 @@ def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line)
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["nothing", "study vae --epochs 0", "audit --size 0", "audit --size 3000000", "list --x"],
-)
-def test_unknown_words_and_numbers_out_of_range_show_the_usage(cli, line):
+USAGE = {
+    "nothing": ("no such command 'nothing'", ""),
+    "study nothing": ("no such command 'nothing'", " study"),
+    "study": ("missing command", " study"),
+    "study vae --epochs 0": ("invalid value for '--epochs': ", " study vae"),
+    "audit --size 0": ("invalid value for '--size': ", " audit"),
+    "audit --size 3000000": ("invalid value for '--size': ", " audit"),
+    "audit --size": ("option '--size' requires an argument", ""),
+    "list --x": ("no such option: --x", " list"),
+    "list more": ("got unexpected extra argument", " list"),
+}
+
+
+@pytest.mark.parametrize("line", USAGE)
+def test_unknown_words_and_numbers_out_of_range_have_the_form_of_other_errors(cli, line):
+    said, command = USAGE[line]
     code, out, err = cli(line)
     assert (code, out) == (2, "")
-    assert err.startswith("Usage: ")
-    assert "Traceback" not in err
+    assert err.startswith(f"error: {said}")
+    assert err.endswith(f"; see straightthrough{command} --help\n")
+    assert len(err.splitlines()) == 1
+
+
+def test_version_and_help_of_the_command_itself(cli):
+    assert cli("--version") == (0, f"straightthrough {st.__version__}\n", "")
+    assert cli("--version list") == (0, f"straightthrough {st.__version__}\n", "")
+    assert cli("") == cli("--help")
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line_and_exit_1(tmp_path):
+    (tmp_path / "torch.py").write_text(
+        "import time\nprint('importing', flush=True)\n"
+        "try:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import straightthrough_command as c; c.main()"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(st.__file__).parent.parent}"},
+    )
+    with process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (1, "", "error: interrupted\n")
+
+
+def test_ctrl_c_after_the_imports_is_the_commands(ctrl_c, tmp_path):
+    line = f"study vae --epochs 100000 --estimators reinmax --output {tmp_path}"
+    main = ("-c", "import straightthrough_command as c; c.main()")
+    _, err = ctrl_c(line, "test -ELBO", main)
+    assert "interrupted: the report is partial" in err
 
 
 def test_ctrl_c_in_an_audit_is_one_line_and_exit_1(cli, monkeypatch):

@@ -66,7 +66,7 @@ PUBLIC = [
     "wrap",
 ]
 
-OPERATORS_OF_ROOMS = {
+OPERATORS_OF_FAMILIES = {
     "pointwise": {"sign", "heaviside", "round", "floor", "ceil", "trunc", "clamp", "ternary"},
     "categorical": {
         *("categorical", "categorical_integer", "categorical_lookup"),
@@ -83,9 +83,9 @@ def test_public_names() -> None:
     assert all(hasattr(st, name) for name in PUBLIC)
 
 
-def test_operators_of_the_rooms() -> None:
-    for room, names in OPERATORS_OF_ROOMS.items():
-        assert {record.name for record in OPERATORS.values() if record.room == room} >= names
+def test_operators_of_the_families() -> None:
+    for family, names in OPERATORS_OF_FAMILIES.items():
+        assert {record.name for record in OPERATORS.values() if record.family == family} >= names
     for name, record in OPERATORS.items():
         assert record.function is getattr(st, name)
         assert record.summary.endswith(".")
@@ -153,7 +153,8 @@ def test_unknown_rules(given: object, hint: str) -> None:
     message = str(error.value)
     assert message.startswith(f"estimator={given!r} is unknown here; ")
     assert hint in message
-    known = message.partition("known: ")[2].removesuffix(", or an instance of CategoricalEstimator")
+    known, _, itself = message.partition("known: ")[2].partition(", or, in Python, ")
+    assert itself == "the rule itself, such as DARN()"
     assert {"straight_through", "gumbel", "reinmax"} <= set(known.split(", "))
     assert "softmax" not in known.split(", ")
 

@@ -106,7 +106,7 @@ def gradient_to_both(rule, z, codebook, quantized, number, grad, noise):
 
 NEAREST = OperatorRecord(
     name="nearest",
-    room="tests",
+    family="tests",
     function=nearest,
     inputs=(Input("z", "... D"), Input("codebook", "K D")),
     outcome=Codeword(),
@@ -139,7 +139,7 @@ def gradient_of_flattened(rule, logits, y, grad, noise):
 FLATTENED = replace(
     OPERATORS["categorical"],
     name="flattened",
-    room="tests",
+    family="tests",
     function=flattened,
     outcome=OneHot(),
     expected=lambda logits: torch.softmax(logits.double() / 2, -1),

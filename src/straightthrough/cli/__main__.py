@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 EXTRA = ("typer", "rich", "matplotlib", "sklearn")
 
 
-def main() -> None:
-    """Run the command line; exits with 0 (fine), 1 (failed) or 2 (wrong use)."""
+def load() -> Callable[[], None]:
+    """Import every command; return what runs them, and exits with 0 (fine), 1 (failed) or 2."""
     missing = [name for name in EXTRA if find_spec(name) is None]
     if missing:
         listed = ", ".join(missing)
@@ -21,7 +23,12 @@ def main() -> None:
     from .app import app
     from .console import run
 
-    run(app, "straightthrough")
+    return partial(run, app, "straightthrough")
+
+
+def main() -> None:
+    """Run the command line; exits with 0 (fine), 1 (failed) or 2 (wrong use)."""
+    load()()
 
 
 if __name__ == "__main__":

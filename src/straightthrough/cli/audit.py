@@ -146,7 +146,10 @@ def _rule(text: str) -> CategoricalEstimator:
     rule: CategoricalEstimator = resolve("estimators", name, CategoricalEstimator)
     if not colon:
         return rule
+    if "tau" not in vars(rule):
+        raise ArgumentError(f"{text!r} must be without a temperature, as {name} has none")
     try:
-        return dataclasses.replace(rule, tau=float(tau))  # type: ignore[type-var]  # all are dataclasses
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{text!r} must be NAME:TAU with a temperature: {error}") from error
+        number = float(tau)
+    except ValueError:
+        raise ArgumentError(f"{text!r} must be NAME:TAU, such as {name}:0.5") from None
+    return dataclasses.replace(rule, tau=number)  # type: ignore[type-var]  # all are dataclasses

@@ -18,6 +18,7 @@ from ..core.errors import ArgumentError, StraightThroughError
 
 PIPE_WIDTH = 120
 INTERRUPTED = 130  # what typer makes of Ctrl-C, without a word
+UsageError: Any = typer.BadParameter.__base__  # whose place in typer changed between its versions
 
 
 class Failure(Exception):
@@ -30,17 +31,20 @@ def run(app: typer.Typer, name: str) -> None:
     Exits with 0 (fine), 1 (failed) or 2 (wrong use).
     """
     try:
-        app(prog_name=name)
+        code = app(prog_name=name, standalone_mode=False)
+    except UsageError as error:
+        said = error.format_message().removesuffix(".")
+        where = error.ctx.command_path if error.ctx else name
+        _exit(2, f"{said[:1].lower()}{said[1:]}; see {where} --help")
     except StraightThroughError as error:
         _exit(2, str(error))
     except Failure as error:
         _exit(1, str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         _exit(1, "interrupted")
-    except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:
-            _exit(1, "interrupted")
-        raise
+    sys.exit(code)
 
 
 def _exit(code: int, message: str) -> NoReturn:

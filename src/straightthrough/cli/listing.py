@@ -9,7 +9,16 @@ from typing import Any
 import straightthrough as st
 
 from ..core.registry import OPERATORS, RULES, first_line
+from ..studies.polynomial.study import EXACT
 from .console import Json, print_json, print_table
+
+BASELINES = [
+    {
+        "name": EXACT,
+        "where": "study polynomial --estimators",
+        "summary": "The gradient of the expected loss, by enumeration.",
+    }
+]
 
 
 def main(json: Json = False) -> None:
@@ -18,11 +27,13 @@ def main(json: Json = False) -> None:
     rules = [_rule(name) for name in RULES]
     functions = _functions()
     if json:
-        print_json({"operators": operators, "rules": rules, "functions": functions})
+        print_json(
+            {"operators": operators, "rules": rules, "baselines": BASELINES, "functions": functions}
+        )
         return
     print_table(
-        ("Operator", "Room", "Default rule", "What it is"),
-        [(row["name"], row["room"], row["default"] or "–", row["summary"]) for row in operators],
+        ("Operator", "Family", "Default rule", "What it is"),
+        [(row["name"], row["family"], row["default"] or "–", row["summary"]) for row in operators],
     )
     print_table(
         ("Operators", "Rules that fit them"),
@@ -35,6 +46,10 @@ def main(json: Json = False) -> None:
     print_table(
         ("Rule", "Class", "What it is"),
         [(row["name"], row["class"], row["summary"]) for row in rules],
+    )
+    print_table(
+        ("Not a rule", "Where it is taken", "What it is"),
+        [(row["name"], row["where"], row["summary"]) for row in BASELINES],
     )
     print_table(
         ("Also", "What it does"),
@@ -50,7 +65,7 @@ def _operator(name: str) -> dict[str, Any]:
     record = OPERATORS[name]
     return {
         "name": name,
-        "room": record.room,
+        "family": record.family,
         "keyword": record.rule,
         "default": repr(record.default) if record.default else None,
         "rules": [rule.name for rule in record.rules()] if record.rule else [],

@@ -22,12 +22,13 @@ from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
+from . import installed
+from .installed import FOLDER
 from .internals import Operator, has_implementation, native, tracing, transforms_active
 from .library import library
 from .noise import Noise
 
 VARIABLE = "STRAIGHTTHROUGH_KERNELS"
-FOLDER = Path(__file__).parent.parent / "_kernels"
 LEVELS = (
     ("neon",)
     if platform.machine().lower() in ("aarch64", "arm64")
@@ -238,8 +239,7 @@ def choose(asked: str, capability: str, folder: Path) -> dict[str, str]:
         elif asked and asked != name:
             states[name] = f"{VARIABLE}={asked}"
         elif not (folder / f"{name}.so").exists():
-            note = folder / "why_not.txt"
-            states[name] = note.read_text(encoding="utf-8") if note.exists() else "not built"
+            states[name] = installed.why_not(folder) or "not built"
         elif capability not in NEEDS.get(name, (capability,)):
             states[name] = f"the machine has {capability}"
         elif ACTIVE in states.values():
@@ -256,8 +256,15 @@ def _load() -> tuple[str | None, str, dict[str, str]]:
     best = next((name for name, state in found.items() if state == ACTIVE), None)
     if best is None:
         return None, "; ".join(dict.fromkeys(found.values())), found
-    torch.ops.load_library(FOLDER / f"{best}.so")
+    try:
+        torch.ops.load_library(FOLDER / f"{best}.so")
+    except OSError as error:  # made for another system
+        found[best] = f"cannot be loaded: {error}"
+        return None, found[best], found
     return best, f"{VARIABLE}={asked}" if asked else f"the machine has {capability}", found
 
 
 level, reason, states = _load()
+
+if level is None and os.environ.get(VARIABLE) != "off":
+    installed.warn_once(reason)

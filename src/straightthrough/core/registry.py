@@ -52,7 +52,7 @@ class OperatorRecord:
 
     Attributes:
         name: the public name, `st.<name>`.
-        room: the package under `ops` that holds it.
+        family: the package under `ops` that holds it.
         function: the public function; it draws noise if it takes a `seed`, and works along a
             dimension of the first input if it takes a `dim`.
         inputs: the tensors that it takes, in the order of its gradients.
@@ -72,7 +72,7 @@ class OperatorRecord:
     """
 
     name: str
-    room: str
+    family: str
     function: Callable[..., Any]
     inputs: tuple[Input, ...]
     outcome: Outcome
@@ -157,12 +157,13 @@ def resolve(argument: str, given: object, *fits: type[Rule]) -> Any:
         return given.settled()
     record = RULES.get(given) if isinstance(given, str) else None
     if record is None or not issubclass(record.type, fits):
-        known = [name for name, record in RULES.items() if issubclass(record.type, fits)]
+        known = {name: rule for name, rule in RULES.items() if issubclass(rule.type, fits)}
         close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
         hint = f"did you mean {close[0]!r}? " if close else ""
+        such = "".join(f", such as {rule.example!r}" for rule in [*known.values()][:1])
         raise ArgumentError(
-            f"{argument}={given!r} is unknown here; {hint}"
-            f"known: {', '.join(known)}, or an instance of {' or '.join(f.__name__ for f in fits)}"
+            f"{argument}={given!r} is unknown here; {hint}known: {', '.join(known)}, "
+            f"or, in Python, the rule itself{such}"
         )
     try:
         return record.type()

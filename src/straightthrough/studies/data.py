@@ -80,7 +80,9 @@ def load(name: str, folder: str | Path | None = None) -> Data:
             raise ArgumentError("digits come with scikit-learn and take no folder")
         return _digits()
     if folder is None:
-        raise ArgumentError(f"data {name!r} needs the folder that holds its IDX files or .npz")
+        raise ArgumentError(
+            f"data {name!r} needs the folder that holds its IDX files or .npz; pass --data-dir"
+        )
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; it should hold {name}'s IDX files or .npz")

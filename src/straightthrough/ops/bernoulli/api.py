@@ -61,7 +61,7 @@ def _input_and_seed(rule: object, logits: Tensor) -> int:
 
 
 _COMMON = {
-    "room": "bernoulli",
+    "family": "bernoulli",
     "inputs": (Input("logits"),),
     "outcome": Binary(),
     "expected": specification.probability,

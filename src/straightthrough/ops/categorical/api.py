@@ -39,7 +39,7 @@ def _logits_and_index(rule: object, logits: Tensor) -> int:
 
 
 _LOGITS = Input("logits", "... C")
-_COMMON = {"room": "categorical", "inputs": (_LOGITS,)}
+_COMMON = {"family": "categorical", "inputs": (_LOGITS,)}
 
 
 @operator(
@@ -327,7 +327,7 @@ def in_dtype_of(logits: Tensor, table: Tensor) -> Tensor:
 
 
 @operator(
-    room="categorical",
+    family="categorical",
     inputs=(_LOGITS, Input("table", "C D")),
     outcome=TableRow(),
     expected=specification.probabilities_of_rows,

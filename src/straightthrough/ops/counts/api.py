@@ -76,7 +76,7 @@ def _draw(
 
 
 _COMMON = {
-    "room": "counts",
+    "family": "counts",
     "outcome": Count(),
     "rule": "estimator",
     "fits": (CountEstimator,),

@@ -33,7 +33,7 @@ def _apply(
 
 
 _COMMON = {
-    "room": "pointwise",
+    "family": "pointwise",
     "inputs": (Input("x"),),
     "outcome": Elementwise(),
     "rule": "surrogate",

@@ -23,7 +23,7 @@ from .operation import TopK
 
 
 @operator(
-    room="subset",
+    family="subset",
     inputs=(Input("scores", "... C"),),
     outcome=KHot(),
     expected=specification.first_largest,

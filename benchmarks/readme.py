@@ -1,0 +1,34 @@
+"""`python -m benchmarks.readme` puts what is slower in the newest run into README.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from straightthrough.report.markdown import table as table_of
+
+from . import cases, results, tables
+from .results import Job, Record
+
+README = Path(__file__).parent.parent / "README.md"
+CASE = Job("categorical-reinmax", cases.BOTH, cases.MAIN, "float32", 1)
+START, END = "<!-- losses -->", "<!-- end of losses -->"
+
+
+def updated(text: str, records: Sequence[Record]) -> str:
+    """Return the text with a run's losses between its two marks, and its two numbers."""
+    ways = results.by_job(records)[CASE]
+    ours, plain = ways[cases.OURS], ways[cases.PLAIN]
+    held, theirs = (f"{way.extra_bytes / way.elements:.0f}" for way in (ours, plain))
+    text = re.sub(r"\*\*\d+ times\*\*", f"**{plain.median / ours.median:.0f} times**", text)
+    text = re.sub(r"\*\*\d+ bytes\*\*(.*) \d+ \|", rf"**{held} bytes**\1 {theirs} |", text)
+    table = tables.losses(records)
+    block = (
+        f"{START}\n\n{table_of(table.columns, table.rows)}\n\n{tables.machine(records[-1])}\n{END}"
+    )
+    return re.sub(f"{START}.*{END}", lambda _: block, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    README.write_text(updated(README.read_text("utf-8"), results.read(results.newest())), "utf-8")
