@@ -85,7 +85,7 @@ def _likelier(name: str, logits: Tensor | None, probs: Tensor | None) -> Tensor:
     if of_probs:
         x = torch.where((x >= 0) & (x <= 1), x, torch.nan)
     threshold, surrogate = (0.5, Identity()) if of_probs else (0.0, Sigmoid(1.0))
-    y = apply(Pointwise("heaviside_or_nan", (threshold,), surrogate, threshold), x)
+    y = apply(Pointwise("heaviside", (threshold,), surrogate, threshold), x)
     check_outcomes(name, lambda: y.isnan(), NO_PROBABILITY)
     return y
 

@@ -17,7 +17,9 @@ from .operation import Pointwise
 
 
 def _what_the_rule_needs(rule: Derivative, x: Tensor) -> int:
-    return {Saved.NOTHING: 0, Saved.INPUT: x.nbytes, Saved.WINDOW: (x.numel() + 7) // 8}[rule.saved]
+    bits = (x.numel() + 7) // 8
+    window = 2 * bits if x.isnan().any() else bits
+    return {Saved.NOTHING: 0, Saved.INPUT: x.nbytes, Saved.WINDOW: window}[rule.saved]
 
 
 def _apply(
@@ -47,7 +49,7 @@ _COMMON = {
 def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
     """The sign, +1 or -1, with a surrogate gradient.
 
-    Forward: `y = +1 where x >= 0, else -1`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
+    Forward: `y = +1 where x >= 0, -1 where x < 0`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
 
     Args:
         x: any shape; float16, bfloat16, float32 or float64.
@@ -60,12 +62,14 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate is unknown.
 
-    Edge cases: 0 and -0.0 give +1; NaN gives -1, as it is not >= 0; infinities their sign.
+    Edge cases: 0 and -0.0 give +1; infinities their sign. NaN stays NaN, and its gradient is NaN
+    too (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
     Cost: one pass forward, one backward; one bit an element is saved for a window such as
-    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
+    `Clipped` (two where `x` holds a NaN, in compiled code, and off the CPU), nothing for
+    `Identity`, `x` for the other surrogates.
 
     Example:
         >>> x = torch.tensor([-2.0, -0.0, 0.5], requires_grad=True)
@@ -106,12 +110,14 @@ def heaviside(
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate is unknown or the threshold is not finite.
 
-    Edge cases: `x == threshold` gives 0, and so do NaN and -infinity.
+    Edge cases: `x == threshold` gives 0, and so does -infinity. NaN stays NaN, and its gradient is
+    NaN too (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
     Cost: one pass forward, one backward; one bit an element is saved for a window such as
-    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
+    `Clipped` (two where `x` holds a NaN, in compiled code, and off the CPU), nothing for
+    `Identity`, `x` for the other surrogates.
 
     Example:
         >>> st.heaviside(torch.tensor([0.2, 0.5, 0.7]), 0.5, surrogate="identity")
@@ -141,7 +147,8 @@ def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate is unknown.
 
-    Edge cases: 0.5 gives 0 and 1.5 gives 2; -0.0, NaN and infinities stay what they are.
+    Edge cases: 0.5 gives 0 and 1.5 gives 2; -0.0, NaN and infinities stay what they are. The
+    gradient at NaN is NaN (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -174,7 +181,8 @@ def floor(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate is unknown.
 
-    Edge cases: -0.0, NaN and infinities stay what they are.
+    Edge cases: -0.0, NaN and infinities stay what they are. The gradient at NaN is NaN (with
+    `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -204,7 +212,8 @@ def ceil(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate is unknown.
 
-    Edge cases: inputs in (-1, 0) give -0.0; -0.0, NaN and infinities stay what they are.
+    Edge cases: inputs in (-1, 0) give -0.0; -0.0, NaN and infinities stay what they are. The
+    gradient at NaN is NaN (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -234,7 +243,8 @@ def trunc(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate is unknown.
 
-    Edge cases: inputs in (-1, 0) give -0.0; -0.0, NaN and infinities stay what they are.
+    Edge cases: inputs in (-1, 0) give -0.0; -0.0, NaN and infinities stay what they are. The
+    gradient at NaN is NaN (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -267,7 +277,8 @@ def clamp(x: Tensor, min: float, max: float, *, surrogate: Derivative | str = Id
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate is unknown, a bound is not finite, or min > max.
 
-    Edge cases: NaN stays NaN; infinities give the bounds.
+    Edge cases: infinities give the bounds. NaN stays NaN, and its gradient is NaN too (with
+    `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -305,12 +316,14 @@ def ternary(x: Tensor, threshold: float, *, surrogate: Derivative | str = Clippe
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate is unknown or the threshold is negative or not finite.
 
-    Edge cases: `|x| == threshold` and NaN give 0; infinities their sign.
+    Edge cases: `|x| == threshold` gives 0 (larq's code gives +-1 there, its formula 0); infinities
+    their sign. NaN stays NaN, and its gradient is NaN too (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
     Cost: one pass forward, one backward; one bit an element is saved for a window such as
-    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
+    `Clipped` (two where `x` holds a NaN, in compiled code, and off the CPU), nothing for
+    `Identity`, `x` for the other surrogates.
 
     Example:
         >>> st.ternary(torch.tensor([-2.0, 0.1, 0.7]), 0.5)
