@@ -144,9 +144,7 @@ def test_gradient_is_grad_times_derivative(
     assert got.tolist() == pytest.approx(wanted, rel=max(eps, 1e-15), abs=1e-15)
 
 
-EVERY_RULE = [
-    record.example for record in RULES.values() if issubclass(record.type, Derivative)
-]
+EVERY_RULE = [record.example for record in RULES.values() if issubclass(record.type, Derivative)]
 
 
 @EVERY
