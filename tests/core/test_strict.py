@@ -14,6 +14,9 @@ PROBS, RATES = torch.tensor([0.5, 1.5, -0.5]), torch.tensor([1.0, -1.0, 2.0**21]
 ROWS = torch.tensor([[0.0, 1.0], [float("nan"), 1.0], [float("nan"), 0.0]])
 PROBABILITY = "holds a NaN, or a probability outside its range"
 COUNT = "holds a NaN, or a parameter outside its range"
+OUTSIDE = (
+    r"(probs must lie in \[0, 1\], got 1\.5|rate must be at least 0, got -1) at \(1,\); clamp it"
+)
 ELEMENTS: dict[str, tuple[Callable[[], Tensor], str, str]] = {
     "bernoulli": (lambda: st.bernoulli(probs=PROBS), "bernoulli", PROBABILITY),
     "binary_concrete": (lambda: st.binary_concrete(probs=PROBS), "binary_concrete", PROBABILITY),
@@ -55,8 +58,52 @@ def test_elements_out_of_range_have_no_outcome(case: str) -> None:
 def test_modules_raise_in_training_and_in_eval(case: str, training: bool) -> None:
     module, arguments, name = MODULES[case]
     module.train(training)
-    without = module(**arguments).isnan().reshape(3, -1)[:, 0]
-    assert without.tolist() == [False, True, True]
-    says = rf"^{name}.*: row \(1,\) has no valid outcome"
-    with st.strict(), pytest.raises(st.ArgumentError, match=says):
+    for nan in (False, True) if "logits" not in arguments else (True,):
+        given = {key: without_range(x) if nan else x for key, x in arguments.items()}
+        says = rf"^{name}.*: row \(1,\) has no valid outcome" if nan else OUTSIDE
+        with st.strict(), pytest.raises(st.ArgumentError, match=says):
+            module(**given)
+        if nan:
+            without = module(**given).isnan().reshape(3, -1)[:, 0]
+            assert without.tolist() == [False, True, True]
+
+
+def without_range(x: Tensor) -> Tensor:
+    """NaN in the place of what lies outside the range of a probability or a rate."""
+    return x if x is ROWS else x.where((x >= 0) & (x <= 1), torch.nan)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("case", [case for case in MODULES if "logits" not in MODULES[case][1]])
+def test_modules_refuse_what_is_out_of_range_outside_strict_too(case: str, training: bool) -> None:
+    module, arguments, _ = MODULES[case]
+    module.train(training)
+    with pytest.raises(st.ArgumentError, match=OUTSIDE):
         module(**arguments)
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    assert compiled(**arguments)[1].isnan()
+    ((name, x),) = arguments.items()
+    mapped = torch.vmap(lambda x: module(**{name: x}), randomness="different")(x)
+    assert mapped[1].isnan()
+    module(**{name: torch.tensor([0.0, 1.0])})
+
+
+@pytest.mark.parametrize(
+    ("make", "given"),
+    [
+        (st.distributions.Bernoulli, torch.tensor([0.5, 1.5])),
+        (st.distributions.Bernoulli, torch.tensor([0.5, -0.5])),
+        (st.distributions.OneHotCategorical, torch.tensor([1.5, -0.5])),
+    ],
+)
+def test_distributions_refuse_it_where_they_validate(
+    make: Callable[..., object], given: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = r"probs must .*, got -?[01]\.5 at \(1,\); clamp it, or pass logits="
+    with pytest.raises(st.ArgumentError, match=says):
+        make(given, validate_args=True)
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
+    make(given)
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+    with pytest.raises(st.ArgumentError, match=says):
+        make(given)

@@ -332,7 +332,7 @@ def test_a_gates_temperature_follows_a_schedule():
     [
         (lambda: st.nn.Sign("tahn"), "did you mean 'tanh'"),
         (lambda: st.nn.Sign("reinmax"), "unknown here"),
-        (lambda: st.nn.Sign("tanh", alpha=2.0), "no field of the names alpha; it has slope"),
+        (lambda: st.nn.Sign("tanh", alpha=2.0), "no field of Tanh is named alpha; it has slope"),
         (lambda: st.nn.Sign("identity", slope=2.0), "it has none"),
         (lambda: st.nn.Sign("error_decay"), "argument without a default"),
         (lambda: st.nn.Categorical("tanh"), "unknown here"),

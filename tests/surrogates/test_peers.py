@@ -57,13 +57,19 @@ def test_larq_swish_sign(beta: float) -> None:
 
 
 def test_larq_ste_tern() -> None:
-    """Its threshold is exclusive (|x| <= 0.05 gives 0), its gradient that of the sign."""
-    x = torch.tensor([-2.0, -0.05, 0.0, 0.05, 0.06, 1.0], requires_grad=True)
-    y = st.ternary(x, 0.05)
+    """Its code is sign(sign(x + t) + sign(x - t)) with sign(0) = 0: +-1 where |x| = t.
+
+    Its formula has 0 there, and so have we. Its gradient is that of the sign.
+    """
+    threshold, ties = 0.0625, [-0.0625, 0.0625]
+    x = torch.tensor([-2.0, -0.03125, 0.0, 0.05, 0.07, 1.0, *ties], requires_grad=True)
+    y = st.ternary(x, threshold)
     y.sum().backward()
-    assert y.tolist() == [-1, 0, 0, 0, 1, 1]
+    larq = torch.sign(torch.sign(x + threshold) + torch.sign(x - threshold)).tolist()
+    assert y.tolist()[:-2] == larq[:-2] == [-1, 0, 0, 0, 1, 1]
+    assert (y.tolist()[-2:], larq[-2:]) == ([0, 0], [-1, 1])
     assert x.grad is not None
-    assert x.grad.tolist() == [0, 1, 1, 1, 1, 1]
+    assert x.grad.tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

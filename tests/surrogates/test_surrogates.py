@@ -192,16 +192,38 @@ def test_a_wave_that_is_too_far_out_is_0(dtype: torch.dtype) -> None:
 
 
 @EVERY
-def test_a_nan_never_counts_as_inside(formula: Formula) -> None:
-    """NaN where the rule computes, 0 (or the leak) where it compares, 1 where it ignores x."""
-    slope = formula.rule.derivative(float64(math.nan)).item()
-    outside = {Clipped: 0.0, Rectangle: 0.0, Identity: 1.0}
-    if isinstance(formula.rule, LeakyRectangle):
-        assert slope == formula.rule.leak
-    elif type(formula.rule) in outside:
-        assert slope == outside[type(formula.rule)]
-    else:
-        assert math.isnan(slope)
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_nan_stays_nan(formula: Formula, dtype: torch.dtype) -> None:
+    """But for the identity, which ignores x."""
+    slope = formula.rule.derivative(torch.tensor(math.nan, dtype=dtype)).item()
+    assert slope == 1 if isinstance(formula.rule, Identity) else math.isnan(slope)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slopes_far_out_are_numbers(formula: Formula, dtype: torch.dtype) -> None:
+    """The second derivative is 0, and the slope of the primitive is the derivative."""
+    largest = torch.finfo(dtype).max
+    far = [INFINITY, largest, largest / 2, largest / 3, largest**0.75, 2 * largest**0.5]
+    x = torch.tensor([*far, *(-v for v in far)], dtype=dtype, requires_grad=True)
+    derivative = formula.rule.derivative(x)
+    if derivative.requires_grad:
+        second = torch.autograd.grad(derivative.sum(), x)[0]
+        wave = isinstance(formula.rule, SquareWave)  # has no limit, but at infinity itself
+        assert torch.isfinite(second).all()
+        assert (second[x.isinf()] if wave else second).count_nonzero() == 0
+    primitive = formula.rule.primitive(x)
+    slope = torch.autograd.grad(primitive.sum(), x)[0]
+    if not isinstance(formula.rule, SquareWave):
+        torch.testing.assert_close(slope, derivative, rtol=0, atol=1e-15)
+
+
+@EVERY
+def test_slope_of_the_primitive_at_0(formula: Formula) -> None:
+    """Where |x| has no derivative, the primitive has one."""
+    x = torch.tensor([0.0, -0.0], dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad(formula.rule.primitive(x).sum(), x)[0]
+    torch.testing.assert_close(slope, formula.rule.derivative(x), rtol=1e-12, atol=0)
 
 
 @EVERY

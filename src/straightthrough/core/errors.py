@@ -225,6 +225,20 @@ def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:
     return tensor.masked_fill(~mask, -math.inf)
 
 
+def check_range(name: str, given: Tensor, most: float = math.inf, mend: str = "") -> None:
+    """Raise `ArgumentError` if an element lies outside [0, most]; NaN, which lies nowhere, passes.
+
+    It reads the tensor, and waits for it where that is on another device.
+    """
+    outside = (given < 0) | (given > most)
+    if outside.any():
+        place = tuple(outside.nonzero()[0].tolist())
+        allowed = f"lie in [0, {most:g}]" if most < math.inf else "be at least 0"
+        raise ArgumentError(
+            f"{name} must {allowed}, got {given[place].item():g} at {place}; clamp it{mend}"
+        )
+
+
 _strict: ContextVar[bool] = ContextVar("straightthrough_strict", default=False)
 
 

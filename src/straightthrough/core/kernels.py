@@ -125,7 +125,7 @@ def _without_noise(reference: _Function, direct: _Function, record: _Function) -
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
         if not has_kernel(x):
             return reference(x, *rest)
-        return record(x, rest) if _in_a_graph(x) else direct(x, *rest)
+        return record(x, rest) if in_a_graph(x) else direct(x, *rest)
 
     return call
 
@@ -136,18 +136,18 @@ def _with_noise(
     def call(x: Tensor, *rest: Any) -> Any:
         noise = rest[-1]
         # Without a kernel a graph has an average over draws whole, and not each draw.
-        loop = samples is not None and rest[samples] > 1 and _in_a_graph(x)
+        loop = samples is not None and rest[samples] > 1 and in_a_graph(x)
         served = has_kernel(x) or (loop and not is_grad_enabled() and not transforms_active())
         if not served or noise.run:
             return reference(x, *rest)
-        if _in_a_graph(x):
+        if in_a_graph(x):
             return record(x, (*rest[:-1], noise.seed, noise.offset))
         return direct(x, *rest[:-1], noise.seed, noise.offset)
 
     return call
 
 
-def _in_a_graph(x: Tensor) -> bool:
+def in_a_graph(x: Tensor) -> bool:
     """Whether a call on `x` is recorded; a plain tensor tells at once that it is not."""
     if is_compiling():
         return True

@@ -147,28 +147,66 @@ def rule(name: str) -> Callable[[_Rule], _Rule]:
     return register
 
 
-def resolve(argument: str, given: object, *fits: type[Rule]) -> Any:
+def resolve(
+    argument: str, given: object, *fits: type[Rule], fields: Mapping[str, Any] | None = None
+) -> Any:
     """Return the rule that `given` (a rule of one of the forms `fits`, or a shorthand) stands for.
 
+    `fields` take the place of its own.
+
     Raises:
-        ArgumentError: for an unknown name or a rule of another form, listing the known names.
+        ArgumentError: for an unknown name or a rule of another form, listing the known names, and
+            for a field that it does not have.
     """
     if isinstance(given, fits):
+        if fields:
+            _check_fields(type(given), fields)
+            given = dataclasses.replace(given, **fields)  # type: ignore[type-var]  # all are dataclasses
         return given.settled()
     record = RULES.get(given) if isinstance(given, str) else None
     if record is None or not issubclass(record.type, fits):
-        known = {name: rule for name, rule in RULES.items() if issubclass(rule.type, fits)}
-        close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        such = "".join(f", such as {rule.example!r}" for rule in [*known.values()][:1])
-        raise ArgumentError(
-            f"{argument}={given!r} is unknown here; {hint}known: {', '.join(known)}, "
-            f"or, in Python, the rule itself{such}"
-        )
+        raise ArgumentError(_unknown(argument, given, fits))
+    fields = fields or {}
+    _check_fields(record.type, fields)
     try:
-        return record.type()
+        return record.type(**fields).settled()
     except TypeError:
         raise ArgumentError(
             f"{argument}={given!r} has an argument without a default; "
             f"pass the rule itself, for instance {record.example!r}"
         ) from None
+
+
+def _check_fields(rule: type[Rule], fields: Mapping[str, Any]) -> None:
+    known = rule.__dataclass_fields__  # type: ignore[attr-defined]  # all are dataclasses
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise ArgumentError(
+            f"no argument and no field of {rule.__name__} is named {', '.join(unknown)}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+
+
+def _unknown(argument: str, given: object, fits: tuple[type[Rule], ...]) -> str:
+    known = {name: record for name, record in RULES.items() if issubclass(record.type, fits)}
+    such = "".join(f", such as {record.example!r}" for record in [*known.values()][:1])
+    if isinstance(given, Tensor):
+        return (
+            f"{argument} must be a shorthand or the rule itself{such}, got a tensor; "
+            f"pass tensors after the first by their names, as in probs=..."
+        )
+    close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return (
+        f"{argument}={given!r} is unknown here; {hint}known: {', '.join(known)}, "
+        f"or, in Python, the rule itself{such}"
+    )
+
+
+def check_not_rule(argument: str, given: object, rule: str) -> None:
+    """Raise if a rule stands where a number of the operator belongs."""
+    if isinstance(given, str | Rule):
+        raise ArgumentError(
+            f"{argument} must be a number, got {given!r}; the rule comes after the numbers, or by "
+            f"its name: {rule}={given!r}"
+        )

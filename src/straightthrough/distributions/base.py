@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..core.errors import check_range
 from ..core.rules import Rule
 
 _Self = TypeVar("_Self", bound="HardSampling")
@@ -24,6 +25,11 @@ class HardSampling(Distribution):
         """Draw what `rsample` would draw, without a gradient."""
         with torch.no_grad():
             return self.rsample(sample_shape)
+
+    def _check_probs(self, probs: Any, most: float, validate_args: bool | None) -> None:
+        """Raise if a probability lies outside [0, most]; what else is validated, torch does."""
+        if probs is not None and (self._validate_args if validate_args is None else validate_args):
+            check_range("probs", torch.as_tensor(probs), most, ", or pass logits=")
 
     def _keep(self, new: _Self) -> _Self:
         """Hand to an expanded copy what torch does not know of."""

@@ -29,8 +29,8 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         validate_args: as in torch.
 
     Raises:
-        ArgumentError: if the estimator is unknown.
-        ValueError: if not exactly one parameter is given, or, validated, one is out of range.
+        ArgumentError: if the estimator is unknown or, validated, a probability is outside [0, 1].
+        ValueError: if not exactly one parameter is given or, validated, one is NaN.
 
     Edge cases: p = 0 and p = 1 are certain.
 
@@ -61,6 +61,7 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
     ) -> None:
         self.estimator = resolve("estimator", estimator, CategoricalEstimator, Derivative)
         self._of_probs = probs is not None
+        self._check_probs(probs, 1.0, validate_args)
         super().__init__(probs, logits, validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Bernoulli:

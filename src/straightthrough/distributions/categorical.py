@@ -34,8 +34,8 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
 
     Raises:
         DtypeError: if the parameter is not floating.
-        ArgumentError: if the estimator is unknown.
-        ValueError: if not exactly one parameter is given, or, validated, one is out of range.
+        ArgumentError: if the estimator is unknown or, validated, a probability is negative.
+        ValueError: if not exactly one parameter is given or, validated, one is NaN.
 
     Edge cases: a class of probability 0 is never drawn; in `probs` its gradient is 0.
 
@@ -69,6 +69,7 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
             if given is not None:
                 check_floating(name, given)
         self._of_probs = probs is not None
+        self._check_probs(probs, math.inf, validate_args)
         super().__init__(probs, logits, validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> OneHotCategorical:

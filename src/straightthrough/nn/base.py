@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
-from ..core.errors import ArgumentError, StraightThroughError
+from ..core.errors import ArgumentError, StraightThroughError, check_floating, check_range
+from ..core.internals import transforms_active
 from ..core.registry import RULES, resolve
 from ..core.rules import Rule
 from .schedules import Schedule, keeping_dtype
@@ -98,7 +101,7 @@ class RuleModule(nn.Module, Generic[R]):
             fields = {**tensors, **fields}
         start = {name: _ends(value)[0] for name, value in fields.items()}
         end = {name: _ends(value)[-1] for name, value in fields.items()}
-        rule = _with_fields(self._keyword, given, self._fits, start)
+        rule = resolve(self._keyword, given, *self._fits, fields=start)
         dataclasses.replace(rule, **end)
         for name in _names(self.__dict__.get("_rule")):
             self._drop(name)
@@ -170,6 +173,21 @@ class EstimatorModule(RuleModule[R]):
         self._give(given, {})
 
 
+def check_parameter(
+    name: str, given: Tensor | None, instead: str = "logits", most: float = math.inf
+) -> None:
+    """Raise if an element of what was given lies outside [0, most], where that can be seen at once.
+
+    In eager code on the CPU it can. Elsewhere the value is NaN there, and `st.strict()` raises.
+    """
+    if type(given) not in (Tensor, nn.Parameter) or is_compiling() or transforms_active():
+        return
+    assert given is not None
+    check_floating(name, given)
+    if given.is_cpu:
+        check_range(name, given, most, f", or pass {instead}=")
+
+
 def _ends(value: Any) -> tuple[Any, Any]:
     """Return the values that a number goes from and to."""
     return (value.start, value.end) if isinstance(value, Schedule) else (value, value)
@@ -182,22 +200,3 @@ def _names(rule: Any) -> tuple[str, ...]:
 
 def _described(rule: Rule) -> str:
     return f"{rule} has {', '.join(_names(rule)) or 'no fields'}"
-
-
-def _with_fields(
-    keyword: str, given: object, fits: tuple[type[Rule], ...], fields: Mapping[str, Any]
-) -> Any:
-    """Return the rule that `given` stands for, with `fields` in the place of its own."""
-    record = RULES.get(given) if isinstance(given, str) else None
-    try:
-        if record is not None and issubclass(record.type, fits):
-            return record.type(**fields).settled()
-        resolved = resolve(keyword, given, *fits)
-        return dataclasses.replace(resolved, **fields).settled()
-    except TypeError:
-        rule = resolve(keyword, given, *fits)
-        known = _names(rule)
-        raise ArgumentError(
-            f"{rule} has no field of the names {', '.join(fields)}; "
-            f"it has {', '.join(known) or 'none'}"
-        ) from None

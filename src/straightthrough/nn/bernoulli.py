@@ -17,11 +17,13 @@ from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.bernoulli import api
 from ..ops.pointwise.operation import Pointwise
 from ..surrogates import Identity, Sigmoid
-from .base import Checks, EstimatorModule, Number, RuleModule
+from .base import Checks, EstimatorModule, Number, RuleModule, check_parameter
 
 
 class Bernoulli(EstimatorModule[CategoricalEstimator | Derivative]):
     """`st.bernoulli` as a module; in `eval()` 1 where the probability is above 1/2.
+
+    In eager code on the CPU a probability outside [0, 1] raises; elsewhere it gives NaN.
 
     Args:
         estimator: a `CategoricalEstimator`, a `Derivative`, or a shorthand of either.
@@ -38,6 +40,7 @@ class Bernoulli(EstimatorModule[CategoricalEstimator | Derivative]):
         super().__init__(estimator, (CategoricalEstimator, Derivative), fields)
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
+        check_parameter("probs", probs, most=1)
         if self.training:
             return api.bernoulli(logits, probs=probs, estimator=self.rule)
         return _likelier("bernoulli", logits, probs)
@@ -47,7 +50,7 @@ class BinaryConcrete(RuleModule[GumbelST]):
     """`st.binary_concrete` as a module.
 
     In `eval()` it is `sigmoid(logits / tau)`, with `hard=True` 1 where the probability is above
-    1/2.
+    1/2. In eager code on the CPU a probability outside [0, 1] raises; elsewhere it gives NaN.
 
     Args:
         tau: temperature, a number or a schedule.
@@ -65,6 +68,7 @@ class BinaryConcrete(RuleModule[GumbelST]):
         self.hard = hard
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
+        check_parameter("probs", probs, most=1)
         tau = self.rule.tau
         if self.training:
             return api.binary_concrete(logits, probs=probs, tau=tau, hard=self.hard)
@@ -85,7 +89,7 @@ def _likelier(name: str, logits: Tensor | None, probs: Tensor | None) -> Tensor:
     if of_probs:
         x = torch.where((x >= 0) & (x <= 1), x, torch.nan)
     threshold, surrogate = (0.5, Identity()) if of_probs else (0.0, Sigmoid(1.0))
-    y = apply(Pointwise("heaviside_or_nan", (threshold,), surrogate, threshold), x)
+    y = apply(Pointwise("heaviside", (threshold,), surrogate, threshold), x)
     check_outcomes(name, lambda: y.isnan(), NO_PROBABILITY)
     return y
 

@@ -11,7 +11,7 @@ from ..estimators import CountEstimator
 from ..ops.counts import api
 from ..ops.counts.families import Family
 from ..ops.pointwise.api import round
-from .base import Checks, EstimatorModule, Number
+from .base import Checks, EstimatorModule, Number, check_parameter
 
 
 class Count(EstimatorModule[CountEstimator]):
@@ -24,6 +24,8 @@ class Count(EstimatorModule[CountEstimator]):
 class Poisson(Count):
     """`st.poisson` as a module; in `eval()` the rate rounded to a count, with its gradient.
 
+    In eager code on the CPU a negative rate raises; elsewhere it gives NaN.
+
     Args:
         estimator: a `Fini`, or `"fini"`.
         fields: its `order`.
@@ -34,6 +36,7 @@ class Poisson(Count):
     """
 
     def forward(self, rate: Tensor | None = None, *, log_rate: Tensor | None = None) -> Tensor:
+        check_parameter("rate", rate, "log_rate")
         if self.training:
             return api.poisson(rate, log_rate=log_rate, estimator=self.rule)
         return _rounded_mean("poisson", *api.poisson_family(rate, log_rate))
@@ -41,6 +44,8 @@ class Poisson(Count):
 
 class Binomial(Count):
     """`st.binomial` as a module; in `eval()` the mean rounded to a count, with its gradient.
+
+    In eager code on the CPU a probability outside [0, 1] raises; elsewhere it gives NaN.
 
     Args:
         total_count: the number of trials, an int in [1, 32768].
@@ -62,6 +67,7 @@ class Binomial(Count):
         self.total_count = total_count
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
+        check_parameter("probs", probs, most=1)
         count = self.total_count
         if self.training:
             return api.binomial(logits, probs=probs, total_count=count, estimator=self.rule)
@@ -74,6 +80,8 @@ class Binomial(Count):
 class Geometric(Count):
     """`st.geometric` as a module; in `eval()` the mean rounded to a count, with its gradient.
 
+    In eager code on the CPU a probability outside [0, 1] raises; elsewhere it gives NaN.
+
     Args:
         estimator: a `Fini`, or `"fini"`.
         fields: its `order`.
@@ -84,6 +92,7 @@ class Geometric(Count):
     """
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
+        check_parameter("probs", probs, most=1)
         if self.training:
             return api.geometric(logits, probs=probs, estimator=self.rule)
         return _rounded_mean("geometric", *api.geometric_family(logits, probs))
@@ -91,6 +100,8 @@ class Geometric(Count):
 
 class NegativeBinomial(Count):
     """`st.negative_binomial` as a module; in `eval()` the mean rounded to a count.
+
+    In eager code on the CPU a probability outside [0, 1] raises; elsewhere it gives NaN.
 
     Args:
         total_count: the number of failures, > 0.
@@ -112,6 +123,7 @@ class NegativeBinomial(Count):
         self.total_count = total_count
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
+        check_parameter("probs", probs, most=1)
         count, rule = self.total_count, self.rule
         if self.training:
             return api.negative_binomial(logits, probs=probs, total_count=count, estimator=rule)

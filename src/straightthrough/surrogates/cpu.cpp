@@ -16,6 +16,10 @@ template <class V>
 V positive(V x) {
   return x < Lane<V>(0) ? V{} : x;  // keeps NaN
 }
+template <class V>
+V falling(V z) {
+  return square(Lane<V>(1) / (Lane<V>(1) + absolute(z)));
+}
 
 struct Tanh {
   double slope;
@@ -60,7 +64,7 @@ struct FastSigmoid {
   template <class V>
   V derivative(V x) const {
     using T = Lane<V>;
-    return T(1) / square(T(1) + T(slope) * absolute(x));
+    return falling(T(slope) * x);
   }
 };
 
@@ -69,7 +73,7 @@ struct SuperSpike {
   template <class V>
   V derivative(V x) const {
     using T = Lane<V>;
-    return T(alpha) / square(T(1) + absolute(x));
+    return T(alpha) * falling(x);
   }
 };
 
@@ -78,7 +82,7 @@ struct SoftSign {
   template <class V>
   V derivative(V x) const {
     using T = Lane<V>;
-    return T(alpha / 2) / square(T(1) + T(alpha) * absolute(x));
+    return T(alpha / 2) * falling(T(alpha) * x);
   }
 };
 

@@ -5,22 +5,33 @@ namespace {
 
 using namespace window;
 
-Tensor window_bits(const Tensor& given, double centre, double bound, bool includes_bound) {
+Tensor window_bits(const Tensor& given, double centre, double bound, bool includes_bound,
+                   bool fixed) {
   check_floating("x", given);
-  const Tensor x = ordered(given);
-  Tensor bits = fresh_bits(x.numel());
-  elementwise(std::tuple{Numbers{x}}, std::tuple{Bits{bits}},
-              [=](auto v) { return inside(v, centre, bound, includes_bound); });
-  return bits;
+  return with_window(ordered(given), fixed, std::tuple<>{}, [=](auto v) {
+    return std::tuple(inside(v, centre, bound, includes_bound));
+  });
 }
 
 Tensor window_gradient(const Tensor& given, const Tensor& truth, double inner, double outer) {
   check_floating("grad", given);
-  const Tensor grad = ordered(given), bits = packed("bits", truth, given);
+  const int64_t bytes = bytes_of_bits(given.numel());
+  const bool with_nan = truth.numel() == 2 * bytes;  // behind the others
+  const Tensor grad = ordered(given), bits = packed("bits", truth, given, with_nan ? 2 : 1);
   Tensor result = fresh_like(grad);
   const bool steep = std::max(std::abs(inner), std::abs(outer)) > 1;
-  elementwise(std::tuple{Numbers{grad}, Bits{bits}}, std::tuple{Gradient{result, steep}},
-              [=](auto g, auto truth) { return g * where<decltype(g)>(truth, inner, outer); });
+  const auto outputs = std::tuple{Gradient{result, steep}};
+  const auto slope = [=](auto g, auto truth) { return g * where<decltype(g)>(truth, inner, outer); };
+  if (!with_nan) {
+    elementwise(std::tuple{Numbers{grad}, Bits{bits}}, outputs, slope);
+    return result;
+  }
+  elementwise(std::tuple{Numbers{grad}, Bits{bits}, Bits{bits, bytes}}, outputs,
+              [=](auto g, auto truth, auto nan) {
+                using V = decltype(g);
+                const V none = broadcast(std::numeric_limits<Lane<V>>::quiet_NaN());
+                return select(nan, none, slope(g, truth));
+              });
   return result;
 }
 

@@ -14,7 +14,8 @@ from ..core.rules import Derivative, Saved, saves
 class Identity(Derivative):
     """Pass the gradient unchanged: `derivative(x) = 1`, `primitive(x) = x`.
 
-    Nothing is saved for backward.
+    Nothing is saved for backward, and `x` is not looked at: where it is NaN the derivative is 1, as
+    that of `x + 0` is. The value is NaN there, and so is the gradient of a loss that depends on it.
 
     References:
         Bengio, Leonard, Courville, "Estimating or propagating gradients through stochastic

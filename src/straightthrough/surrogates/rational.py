@@ -37,7 +37,7 @@ class FastSigmoid(Derivative):
         check_positive("slope", self.slope)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return 1 / (1 + self.slope * x.abs()).square()
+        return _falling(self.slope * x)
 
     def primitive(self, x: Tensor) -> Tensor:
         return _soft_sign(self.slope * x) / self.slope
@@ -68,7 +68,7 @@ class SuperSpike(Derivative):
         check_positive("alpha", self.alpha)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return self.alpha / (1 + x.abs()).square()
+        return self.alpha * _falling(x)
 
     def primitive(self, x: Tensor) -> Tensor:
         return self.alpha * _soft_sign(x)
@@ -97,10 +97,15 @@ class SoftSign(Derivative):
         check_positive("alpha", self.alpha)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return self.alpha / 2 / (1 + self.alpha * x.abs()).square()
+        return self.alpha / 2 * _falling(self.alpha * x)
 
     def primitive(self, x: Tensor) -> Tensor:
         return 0.5 * (_soft_sign(self.alpha * x) + 1)
+
+
+def _falling(z: Tensor) -> Tensor:
+    # The square of 1 / (1 + |z|), as that of 1 + |z| has an infinite slope far out.
+    return (1 / (1 + z.abs())).square()
 
 
 def _soft_sign(z: Tensor) -> Tensor:

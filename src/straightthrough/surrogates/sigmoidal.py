@@ -105,7 +105,10 @@ class Atan(Derivative):
         check_positive("alpha", self.alpha)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return self.alpha / 2 / (1 + (math.pi / 2 * self.alpha * x).square())
+        # Where its square is infinite, z itself is not: the slope there is 0 and not NaN.
+        largest = torch.finfo(x.dtype).max / 2
+        z = (math.pi / 2 * self.alpha * x).clamp(-largest, largest)
+        return self.alpha / 2 / (1 + z.square())
 
     def primitive(self, x: Tensor) -> Tensor:
         return torch.atan(math.pi / 2 * self.alpha * x) / math.pi + 0.5
@@ -136,7 +139,9 @@ class Erf(Derivative):
         check_positive("alpha", self.alpha)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return self.alpha / math.sqrt(math.pi) * torch.exp(-(self.alpha * x).square())
+        # The clamp only keeps infinity * 0 out of the slope; the value is 0 well before it.
+        z = (self.alpha * x).clamp(-1e4, 1e4)
+        return self.alpha / math.sqrt(math.pi) * torch.exp(-z.square())
 
     def primitive(self, x: Tensor) -> Tensor:
         return 0.5 * torch.erfc(-self.alpha * x)

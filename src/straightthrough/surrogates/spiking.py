@@ -74,7 +74,8 @@ class Exponential(Derivative):
         return self.alpha / 2 * torch.exp(-self.alpha * x.abs())
 
     def primitive(self, x: Tensor) -> Tensor:
-        tail = 0.5 * torch.exp(-self.alpha * x.abs())
+        below = torch.where(x < 0, x, -x)  # -|x| with a slope at 0, which is that from above
+        tail = 0.5 * torch.exp(self.alpha * below)
         return torch.where(x < 0, tail, 1 - tail)
 
 
@@ -130,7 +131,8 @@ class SquareWave(Derivative):
 
     `derivative(x) = 4 / period sum_i cos((2 i - 1) 2 pi x / period)`,
     `primitive(x) = 1/2 + 2 / pi sum_i sin((2 i - 1) 2 pi x / period) / (2 i - 1)`,
-    i from 1 to `terms`; where `x / period` is infinite the derivative is 0.
+    i from 1 to `terms`; where `x / period` is infinite the derivative is 0. At infinity the
+    primitive has no limit and is NaN.
 
     Args:
         terms: number of terms, an int >= 1.
@@ -149,10 +151,10 @@ class SquareWave(Derivative):
         check_count("terms", self.terms)
 
     def derivative(self, x: Tensor) -> Tensor:
-        phase = 2 * math.pi / self.period * torch.fmod(x, self.period)
+        far = (x / self.period).isinf()
+        phase = 2 * math.pi / self.period * torch.fmod(x.masked_fill(far, 0), self.period)
         waves = [torch.cos(n * phase) for n in range(1, 2 * self.terms, 2)]
-        slope = 4 / self.period * torch.stack(waves).sum(0)
-        return slope.masked_fill((x / self.period).isinf(), 0)
+        return (4 / self.period * torch.stack(waves).sum(0)).masked_fill(far, 0)
 
     def primitive(self, x: Tensor) -> Tensor:
         phase = 2 * math.pi / self.period * torch.fmod(x, self.period)
@@ -161,7 +163,9 @@ class SquareWave(Derivative):
 
 
 def _normal_density(x: Tensor, deviation: float) -> Tensor:
-    return torch.exp(-0.5 * (x / deviation).square()) / (deviation * math.sqrt(2 * math.pi))
+    # The clamp only keeps infinity * 0 out of the slope; the value is 0 well before it.
+    z = (x / deviation).clamp(-1e4, 1e4)
+    return torch.exp(-0.5 * z.square()) / (deviation * math.sqrt(2 * math.pi))
 
 
 def _normal_cdf(x: Tensor, deviation: float) -> Tensor:

@@ -129,7 +129,7 @@ def check_lean_forward(case: Case) -> None:
     with kernels.disabled():  # a kernel is one operation, whatever it does
         bare, recorded = _count_operations(case, inputs), _count_operations(case, leaves)
         if window is not None:
-            sides = (1.0, window.window()[0], window.includes_bound)
+            sides = (1.0, window.window()[0], window.includes_bound, False)
             packing = _count_operations(lambda x: window_bits(x, *sides), inputs)
     assert bare <= recorded <= bare + packing, (
         f"{case}: forward runs {dict(recorded)} where a gradient is due, not {dict(bare)}"

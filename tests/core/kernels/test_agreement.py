@@ -20,6 +20,7 @@ from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.pointwise import reference as pointwise
 from straightthrough.surrogates.window import Window, window_bits, window_gradient
+from straightthrough.testing.compare import assert_bits
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(1,), (7, 3), (40, 16), (3, 5, 10), (65, 64), (33, 65), (4, 1000), (2, 70001), (0, 5)]
@@ -192,7 +193,6 @@ class TestPointwiseAgreement:
         for operator, arguments in (
             (pointwise.sign, ()),
             (pointwise.heaviside, (0.3,)),
-            (pointwise.heaviside_or_nan, (0.3,)),
             (pointwise.ternary, (0.3,)),
         ):
             assert_agrees_bit_for_bit(operator, x, *arguments)
@@ -202,20 +202,25 @@ class TestPointwiseAgreement:
     def test_windows(self, size, dtype, centre, closed):
         special = torch.tensor([1.0, -1.0, 1.25, -0.75, torch.nan, torch.inf, -torch.inf])
         x = torch.cat([special, torch.linspace(-3, 3, size)])[:size].to(dtype)
-        bits = window_bits(x, centre, 1.0, closed)
-        assert bits.shape == (-(-size // 8),)
-        assert torch.equal(bits, window_bits.__wrapped__(x, centre, 1.0, closed))
-        value, same_bits = pointwise.sign_and_window(x, centre, 1.0, closed)
-        assert torch.equal(value, pointwise.sign(x))
-        assert torch.equal(same_bits, bits)
         grad = torch.linspace(1, 2, size).to(dtype)
-        assert_agrees_bit_for_bit(window_gradient, grad, bits, 0.5, 0.25)
+        for z in (x, x.nan_to_num(0.5)):
+            bits = window_bits(z, centre, 1.0, closed, False)
+            assert len(bits) == -(-size // 8) * (2 if z.isnan().any() else 1)
+            assert_agrees_bit_for_bit(window_gradient, grad, bits, 0.5, 0.25)
+            for fixed in (False, True):
+                bits = window_bits(z, centre, 1.0, closed, fixed)
+                assert torch.equal(bits, window_bits.__wrapped__(z, centre, 1.0, closed, fixed))
+                value, same_bits = pointwise.sign_and_window(z, centre, 1.0, closed, fixed)
+                assert_bits(value, pointwise.sign(z), "sign beside its window")
+                assert torch.equal(same_bits, bits)
+            assert_agrees_bit_for_bit(window_gradient, grad, bits, 0.5, 0.25)
 
 
 def assert_agrees_bit_for_bit(operator, x, *arguments):
     assert kernels.has_kernel(x)
     given, expected = operator(x, *arguments), operator.__wrapped__(x, *arguments)
     assert given.dtype == expected.dtype
+    assert torch.equal(given.isnan(), expected.isnan())
     assert torch.equal(given.nan_to_num(7), expected.nan_to_num(7))
     assert torch.equal(given.signbit(), expected.signbit()) or given.isnan().any()
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import straightthrough as st
+from straightthrough.core import kernels
 from straightthrough.core.errors import FLOATING
+from straightthrough.core.registry import RULES
+from straightthrough.core.rules import Derivative
 from straightthrough.ops.pointwise.operation import Pointwise
-from straightthrough.surrogates import Atan, Clipped, Identity, Sigmoid, Tanh
+from straightthrough.surrogates import Atan, Clipped, Identity, Rectangle, Sigmoid, Tanh
 from straightthrough.testing.values import saved_tensors
 
 NAN, INFINITY = math.nan, math.inf
@@ -28,7 +34,7 @@ VALUES: list[tuple[Operator, list[tuple[float, float]]]] = [
             (-0.0, 1.0),
             (0.0, 1.0),
             (0.5, 1.0),
-            (NAN, -1.0),
+            (NAN, NAN),
             (INFINITY, 1.0),
             (-INFINITY, -1.0),
         ],
@@ -40,7 +46,7 @@ VALUES: list[tuple[Operator, list[tuple[float, float]]]] = [
             (-0.0, 0.0),
             (0.0, 0.0),
             (0.5, 1.0),
-            (NAN, 0.0),
+            (NAN, NAN),
             (INFINITY, 1.0),
             (-INFINITY, 0.0),
         ],
@@ -90,7 +96,7 @@ VALUES: list[tuple[Operator, list[tuple[float, float]]]] = [
             (0.25, 0.0),
             (0.5, 0.0),
             (0.75, 1.0),
-            (NAN, 0.0),
+            (NAN, NAN),
             (INFINITY, 1.0),
             (-INFINITY, -1.0),
         ],
@@ -136,6 +142,73 @@ def test_gradient_is_grad_times_derivative(
     eps = torch.finfo(dtype).eps
     assert got.dtype == dtype
     assert got.tolist() == pytest.approx(wanted, rel=max(eps, 1e-15), abs=1e-15)
+
+
+EVERY_RULE = [record.example for record in RULES.values() if issubclass(record.type, Derivative)]
+
+
+@EVERY
+@pytest.mark.parametrize("serve", [nullcontext, kernels.disabled], ids=["kernels", "reference"])
+def test_nan_has_a_gradient_of_nan(
+    operator: Operator, values: list[tuple[float, float]], serve: Callable[[], Any]
+) -> None:
+    """And no other element has, however vectors and bytes lie; the identity hands on."""
+    nan = torch.zeros(41, dtype=torch.bool)
+    nan[[0, 7, 8, 30, 40]] = True
+    for dtype, rule in itertools.product(FLOATING, EVERY_RULE):
+        x = torch.linspace(-2, 2, 41).to(dtype).masked_fill(nan, NAN).requires_grad_()
+
+        def slope(x: Tensor, rule: Derivative = rule) -> Tensor:
+            return torch.func.grad(lambda x: operator(x, surrogate=rule))(x)
+
+        with serve():
+            y = operator(x, surrogate=rule)
+            eager = gradient(y, x)
+            mapped = torch.vmap(slope)(x.detach())
+        assert y.isnan().equal(nan)
+        for got in (eager, mapped):
+            assert got.isnan().equal(nan) if rule != Identity() else got.eq(1).all(), (rule, dtype)
+
+
+@pytest.mark.parametrize("serve", [nullcontext, kernels.disabled], ids=["kernels", "reference"])
+def test_nan_in_graphs(serve: Callable[[], Any]) -> None:
+    def function(x: Tensor) -> Tensor:
+        step = st.heaviside(x, 0.3, surrogate=Rectangle())
+        return torch.stack([st.sign(x), 2 * step, 4 * st.ternary(x, 0.3)])
+
+    x = torch.linspace(-2, 2, 41)
+    x[[0, 7, 30, 40]] = NAN
+    with serve():
+        torch.compiler.reset()
+        compiled = torch.compile(function, fullgraph=True)
+        exported = torch.export.export(Applied(function), (x.requires_grad_(),)).module()
+        for way in (compiled, exported):
+            for given in (x, x.detach().nan_to_num(0.5).requires_grad_()):
+                got, due = way(given), function(given)
+                assert bits(got) == bits(due)
+                assert bits(gradient(got, given)) == bits(gradient(due, given))
+
+
+class Applied(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("operator", [st.sign, lambda x: st.ternary(x, 0.5)], ids=["sign", "tern"])
+def test_a_window_saves_a_bit_an_element_and_a_second_where_there_is_nan(
+    operator: Operator,
+) -> None:
+    x = torch.linspace(-2, 2, 41, requires_grad=True)
+    for given, due in ((x, 6), (torch.where(x == 2, NAN, x), 12)):
+        with saved_tensors() as saved:
+            operator(given)
+        assert [(t.dtype, t.nbytes) for t in saved] == [(torch.uint8, due)]
 
 
 @pytest.mark.parametrize(

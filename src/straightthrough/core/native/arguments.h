@@ -85,11 +85,13 @@ inline Tensor ordered_index(const Tensor& index, const Tensor& logits) {
   return in_order;
 }
 
-// One bit an element, as bits.py packs them, or one bool.
-inline void check_bits(const char* name, const Tensor& truth, const Tensor& of) {
+inline int64_t bytes_of_bits(int64_t count) { return (count + 7) / 8; }
+
+// One bit an element, or so many, as bits.py packs them, or one bool.
+inline void check_bits(const char* name, const Tensor& truth, const Tensor& of, int64_t planes) {
   check_cpu(name, truth);
   const int32_t dtype = dtype_of(truth);
-  const bool bits = dtype == kUInt8 && truth.dim() == 1 && truth.numel() == (of.numel() + 7) / 8;
+  const bool bits = dtype == kUInt8 && truth.dim() == 1 && truth.numel() == planes * bytes_of_bits(of.numel());
   if (!bits && (dtype != kBool || !truth.sizes().equals(of.sizes())))
     refuse(name, " must be Byte with a bit an element, or Bool, of ", described(of), ", got ",
            described(truth));

@@ -1,5 +1,6 @@
 // Kernels that are one pass over the elements: elementwise(inputs, outputs, f).
 #pragma once
+#include <atomic>
 #include <tuple>
 
 #include "operators.h"
@@ -60,9 +61,10 @@ struct Gradient {
   }
 };
 
-// One bit an element.
+// One bit an element, from a byte on.
 struct Bits {
   const Tensor& tensor;
+  int64_t first = 0;
 
   template <class T, class Byte>
   struct Truths {
@@ -78,11 +80,29 @@ struct Bits {
   };
   template <class T, class S>
   Truths<T, const uint8_t> reader() const {
-    return {in<uint8_t>(tensor)};
+    return {in<uint8_t>(tensor) + first};
   }
   template <class T, class S>
   Truths<T, uint8_t> writer() const {
-    return {out<uint8_t>(tensor)};
+    return {out<uint8_t>(tensor) + first};
+  }
+};
+
+// Whether it holds of any element.
+struct Any {
+  std::atomic<bool>& found;
+
+  template <class T>
+  struct Truths {
+    std::atomic<bool>* found;
+    template <class Count>
+    ALWAYS_INLINE void next(int64_t, simd::Truth<T> truth, Count count) const {
+      if (simd::bits_of_lanes<T>(truth, count)) found->store(true, std::memory_order_relaxed);
+    }
+  };
+  template <class T, class S>
+  Truths<T> writer() const {
+    return {&found};
   }
 };
 

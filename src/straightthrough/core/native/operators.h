@@ -54,15 +54,15 @@ INLINE_CALLS void over_vectors(int64_t begin, int64_t end, F f) {
   if (i < end) f(i, end - i);
 }
 
-// One bit an element, as bits.py packs them.
-inline Tensor fresh_bits(int64_t count) {
-  const int64_t size[] = {(count + 7) / 8};
+// One bit an element, or so many, as bits.py packs them.
+inline Tensor fresh_bits(int64_t count, int64_t planes = 1) {
+  const int64_t size[] = {planes * bytes_of_bits(count)};
   return fresh({size, 1}, kUInt8);
 }
 
 // Those of `x`, out of bits or of bools.
-inline Tensor packed(const char* name, const Tensor& truth, const Tensor& x) {
-  check_bits(name, truth, x);
+inline Tensor packed(const char* name, const Tensor& truth, const Tensor& x, int64_t planes = 1) {
+  check_bits(name, truth, x, planes);
   const Tensor given = ordered(truth);
   if (dtype_of(truth) == kUInt8) return given;
   const int64_t count = x.numel();

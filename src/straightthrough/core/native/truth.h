@@ -21,6 +21,12 @@ ALWAYS_INLINE __mmask16 less_equal(Vec<float> a, Vec<float> b) {
 ALWAYS_INLINE __mmask8 less_equal(Vec<double> a, Vec<double> b) {
   return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LE_OQ);
 }
+ALWAYS_INLINE __mmask16 is_nan(Vec<float> x) {
+  return _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
+}
+ALWAYS_INLINE __mmask8 is_nan(Vec<double> x) {
+  return _mm512_cmp_pd_mask((__m512d)x, (__m512d)x, _CMP_UNORD_Q);
+}
 ALWAYS_INLINE Vec<float> select(__mmask16 truth, Vec<float> yes, Vec<float> no) {
   return (Vec<float>)_mm512_mask_blend_ps(truth, (__m512)no, (__m512)yes);
 }
@@ -45,6 +51,10 @@ ALWAYS_INLINE Truth<Lane<V>> less(V a, V b) {
 template <class V>
 ALWAYS_INLINE Truth<Lane<V>> less_equal(V a, V b) {
   return a <= b;
+}
+template <class V>
+ALWAYS_INLINE Truth<Lane<V>> is_nan(V x) {
+  return x != x;
 }
 template <class V>
 ALWAYS_INLINE V select(Truth<Lane<V>> truth, V yes, V no) {
@@ -72,17 +82,36 @@ ALWAYS_INLINE Truth<T> lanes_of_bits(uint32_t bits) {
 }
 #endif
 
+// y, but x where that is NaN.
+template <class V>
+ALWAYS_INLINE V unless_nan(V x, V y) {
+#if defined(__AVX512F__)
+  constexpr int quiet_or_signalling_as_it_is = 0x11;  // of all kinds of x only these count
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return (V)_mm512_fixupimm_ps((__m512)y, (__m512)x,
+                                 _mm512_set1_epi32(quiet_or_signalling_as_it_is), 0);
+#endif
+  return select(is_nan(x), x, y);
+}
+
 template <class V>
 ALWAYS_INLINE V where(Truth<Lane<V>> truth, double yes, double no) {
   return select(truth, broadcast(Lane<V>(yes)), broadcast(Lane<V>(no)));
 }
 
+// The same of the first `count` lanes.
+template <class T>
+ALWAYS_INLINE uint32_t bits_of_lanes(Truth<T> truth, int64_t count) {
+  const uint32_t bits = bits_of_lanes<T>(truth);
+  return count < lanes<T> ? bits & ((1u << count) - 1) : bits;
+}
+
 // The bits of element i and those after it, out of a bit an element. Vectors of fewer lanes than a
-// byte has bits come in order; what an incomplete one has beyond `count` is false.
+// byte has bits come in order.
 template <class T>
 ALWAYS_INLINE void store_bits(uint8_t* to, int64_t i, Truth<T> truth, int64_t count) {
   constexpr int n = lanes<T>;
-  const uint32_t bits = bits_of_lanes<T>(truth);
+  const uint32_t bits = bits_of_lanes<T>(truth, count);
   if constexpr (n < 8)
     to[i / 8] = static_cast<uint8_t>((i % 8 ? to[i / 8] : 0) | bits << i % 8);
   else

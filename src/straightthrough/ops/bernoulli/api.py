@@ -11,6 +11,7 @@ from ...core.engine import apply
 from ...core.errors import (
     NO_PROBABILITY,
     ArgumentError,
+    Number,
     check_floating,
     check_not_nested,
     check_not_traced,
@@ -79,11 +80,12 @@ _COMMON = {
 )
 def bernoulli(
     logits: Tensor | None = None,
+    estimator: CategoricalEstimator | Derivative | str = "reinmax",
     *,
     probs: Tensor | None = None,
-    estimator: CategoricalEstimator | Derivative | str = "reinmax",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Number,
 ) -> Tensor:
     """A 0/1 draw an element, with an estimator's gradient.
 
@@ -98,18 +100,19 @@ def bernoulli(
 
     Args:
         logits: any shape; the log-odds of a 1; floating.
-        probs: any shape; the probability of a 1, in [0, 1]; exactly one of the two.
         estimator: a `CategoricalEstimator`, a `Derivative`, or a shorthand of either.
+        probs: any shape; the probability of a 1, in [0, 1]; exactly one of it and `logits`.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the estimator's fields, as `tau=0.5` beside `"gumbel"`.
 
     Returns:
         0 and 1 in the shape, dtype and device of the parameter.
 
     Raises:
         DtypeError: if the parameter is not floating.
-        ArgumentError: if not exactly one parameter is given, the estimator is unknown, or both
-            `seed` and `generator` are given.
+        ArgumentError: if not exactly one parameter is given, the estimator or a field is unknown,
+            or both `seed` and `generator` are given.
 
     Edge cases: p = 0 and p = 1 are certain; NaN, and a probability outside [0, 1], have no outcome
     and give NaN (in `st.strict()` an error).
@@ -129,7 +132,7 @@ def bernoulli(
         2023.
     """
     x, of_probs = parameter(logits, probs)
-    rule = resolve("estimator", estimator, CategoricalEstimator, Derivative)
+    rule = resolve("estimator", estimator, CategoricalEstimator, Derivative, fields=fields)
     value, place = make_seed(seed, generator, x)
     y = apply(BinaryDraw(rule, place, of_probs), x, value)
     check_outcomes("bernoulli", lambda: y.isnan(), NO_PROBABILITY)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core.engine import apply
 from ...core.errors import (
     DtypeError,
+    Number,
     ShapeError,
     apply_mask,
     check_dense,
@@ -40,18 +41,16 @@ def _logits_and_index(rule: object, logits: Tensor) -> int:
 
 _LOGITS = Input("logits", "... C")
 _COMMON = {"family": "categorical", "inputs": (_LOGITS,)}
+_ESTIMATED = {"rule": "estimator", "fits": (CategoricalEstimator,), "forward_mode": False}
 
 
 @operator(
     outcome=OneHot(),
     expected=specification.probabilities,
     gradient=specification.gradient,
-    rule="estimator",
-    fits=(CategoricalEstimator,),
     default=ReinMax(),
     saved_bytes=_logits_and_index,
-    forward_mode=False,
-    **_COMMON,
+    **_COMMON | _ESTIMATED,
 )
 def categorical(
     logits: Tensor,
@@ -61,6 +60,7 @@ def categorical(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Number,
 ) -> Tensor:
     """A one-hot drawn from `softmax(logits)`, with an estimator's gradient.
 
@@ -75,6 +75,7 @@ def categorical(
         mask: bool, broadcastable to the logits; True = allowed.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the estimator's fields, as `tau=0.5` beside `"gumbel"`.
 
     Returns:
         A tensor of the shape, dtype and device of `logits`, exactly one-hot along `dim`.
@@ -106,7 +107,7 @@ def categorical(
     References:
         Liu et al., "Bridging discrete and backpropagation", 2023 (the default estimator).
     """
-    rule = resolve("estimator", estimator, CategoricalEstimator)
+    rule = resolve("estimator", estimator, CategoricalEstimator, fields=fields)
     rows, dim = _rows("logits", logits, dim, mask)
     value, place = make_seed(seed, generator, logits)
     y = apply(OneHotDraw(rule, place), rows, value)
@@ -118,12 +119,9 @@ def categorical(
     outcome=ClassNumber(),
     expected=specification.probabilities,
     gradient=specification.number_gradient,
-    rule="estimator",
-    fits=(CategoricalEstimator,),
     default=MVEInteger(),
     saved_bytes=_logits_and_index,
-    forward_mode=False,
-    **_COMMON,
+    **_COMMON | _ESTIMATED,
 )
 def categorical_integer(
     logits: Tensor,
@@ -133,6 +131,7 @@ def categorical_integer(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Number,
 ) -> Tensor:
     """The number of a class drawn from `softmax(logits)`, with an estimator's gradient.
 
@@ -147,6 +146,7 @@ def categorical_integer(
         mask: bool, broadcastable to the logits; True = allowed.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the estimator's fields, as `tau=0.5` beside `"gumbel"`.
 
     Returns:
         Whole numbers in the dtype and on the device of `logits`, of their shape without `dim`.
@@ -174,7 +174,7 @@ def categorical_integer(
     References:
         Hooper, Shekhovtsov, "Generalized and optimal straight-through estimators", 2026.
     """
-    rule = resolve("estimator", estimator, CategoricalEstimator)
+    rule = resolve("estimator", estimator, CategoricalEstimator, fields=fields)
     rows, _ = _rows("logits", logits, dim, mask)
     classes, most = rows.shape[-1], int(2 / torch.finfo(logits.dtype).eps)
     if classes - 1 > most:
@@ -332,11 +332,9 @@ def in_dtype_of(logits: Tensor, table: Tensor) -> Tensor:
     outcome=TableRow(),
     expected=specification.probabilities_of_rows,
     gradient=specification.lookup_gradient,
-    rule="estimator",
-    fits=(CategoricalEstimator,),
     default=ReinMax(),
     saved_bytes=lambda rule, logits, table: _logits_and_index(rule, logits) + table.nbytes,
-    forward_mode=False,
+    **_ESTIMATED,
 )
 def categorical_lookup(
     logits: Tensor,
@@ -347,6 +345,7 @@ def categorical_lookup(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Number,
 ) -> Tensor:
     """The row of a table that a categorical draw names, with an estimator's gradient.
 
@@ -364,6 +363,7 @@ def categorical_lookup(
         mask: bool, broadcastable to the logits; True = allowed.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the estimator's fields, as `tau=0.5` beside `"gumbel"`.
 
     Returns:
         `(..., D)`: the logits' shape without `dim`, then D; rows of `table` bit for bit.
@@ -387,7 +387,7 @@ def categorical_lookup(
         >>> st.categorical_lookup(torch.tensor([0.0, 99.0, 0.0]), table, seed=0)
         tensor([2., 3.])
     """
-    rule = resolve("estimator", estimator, CategoricalEstimator)
+    rule = resolve("estimator", estimator, CategoricalEstimator, fields=fields)
     rows, dim = _rows("logits", logits, dim, mask)
     table = in_dtype_of(logits, table)
     if table.ndim != 2 or table.shape[0] != rows.shape[-1]:

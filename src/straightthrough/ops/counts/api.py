@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.engine import apply
-from ...core.errors import ArgumentError, check_outcomes, check_positive
+from ...core.errors import ArgumentError, Number, check_outcomes, check_positive
 from ...core.noise import Seed, make_seed
 from ...core.outcomes import Count
 from ...core.registry import operator, resolve
@@ -64,11 +65,12 @@ def _draw(
     name: str,
     of: tuple[Tensor, Family],
     estimator: CountEstimator | str,
+    fields: Mapping[str, Number],
     generator: torch.Generator | None,
     seed: int | Tensor | Seed | None,
 ) -> Tensor:
     x, family = of
-    rule = resolve("estimator", estimator, CountEstimator)
+    rule = resolve("estimator", estimator, CountEstimator, fields=fields)
     value, place = make_seed(seed, generator, x)
     y = apply(CountDraw(rule, family, place), x, value)
     check_outcomes(name, lambda: y.isnan(), NO_COUNT)
@@ -94,11 +96,12 @@ _OF_LOGITS = {"inputs": (Input("logits"),), **_COMMON}
 )
 def poisson(
     rate: Tensor | None = None,
+    estimator: CountEstimator | str = "fini",
     *,
     log_rate: Tensor | None = None,
-    estimator: CountEstimator | str = "fini",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Number,
 ) -> Tensor:
     """A Poisson count an element, with an estimator's gradient.
 
@@ -109,10 +112,11 @@ def poisson(
 
     Args:
         rate: any shape; the mean, in [0, 2^20]; floating.
-        log_rate: any shape; its logarithm; exactly one of the two.
         estimator: a `Fini`, or `"fini"`, the one of order 2.
+        log_rate: any shape; its logarithm; exactly one of it and `rate`.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the estimator's fields, as `order=3`.
 
     Returns:
         Counts in the shape, dtype and device of the parameter; those that the dtype does not
@@ -144,7 +148,7 @@ def poisson(
         Giles, "Algorithm 955: approximation of the inverse Poisson cumulative distribution
         function", 2016 (the normal approximation that the search starts from).
     """
-    return _draw("poisson", poisson_family(rate, log_rate), estimator, generator, seed)
+    return _draw("poisson", poisson_family(rate, log_rate), estimator, fields, generator, seed)
 
 
 @operator(
@@ -155,12 +159,13 @@ def poisson(
 )
 def binomial(
     logits: Tensor | None = None,
+    estimator: CountEstimator | str = "fini",
     *,
     probs: Tensor | None = None,
     total_count: int,
-    estimator: CountEstimator | str = "fini",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Number,
 ) -> Tensor:
     """A binomial count an element, with an estimator's gradient.
 
@@ -172,11 +177,12 @@ def binomial(
 
     Args:
         logits: any shape; the log-odds of a success; floating.
-        probs: any shape; the probability of one, in [0, 1]; exactly one of the two.
-        total_count: the number n of trials, an int in [1, 32768].
         estimator: a `Fini`, or `"fini"`, the one of order 2.
+        probs: any shape; the probability of one, in [0, 1]; exactly one of it and `logits`.
+        total_count: the number n of trials, an int in [1, 32768].
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the estimator's fields, as `order=3`.
 
     Returns:
         Counts in the shape, dtype and device of the parameter; those that the dtype does not
@@ -206,7 +212,7 @@ def binomial(
         Liu et al., "Bridging discrete and backpropagation", 2023 (order 2 of one trial).
     """
     of = binomial_family(logits, probs, total_count)
-    return _draw("binomial", of, estimator, generator, seed)
+    return _draw("binomial", of, estimator, fields, generator, seed)
 
 
 @operator(
@@ -216,11 +222,12 @@ def binomial(
 )
 def geometric(
     logits: Tensor | None = None,
+    estimator: CountEstimator | str = "fini",
     *,
     probs: Tensor | None = None,
-    estimator: CountEstimator | str = "fini",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Number,
 ) -> Tensor:
     """A geometric count an element, with an estimator's gradient.
 
@@ -231,10 +238,11 @@ def geometric(
 
     Args:
         logits: any shape; the log-odds of a success; floating.
-        probs: any shape; the probability of one, in (0, 1]; exactly one of the two.
         estimator: a `Fini`, or `"fini"`, the one of order 2.
+        probs: any shape; the probability of one, in (0, 1]; exactly one of it and `logits`.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the estimator's fields, as `order=3`.
 
     Returns:
         Counts from 0 in the shape, dtype and device of the parameter; those that the dtype does
@@ -259,7 +267,7 @@ def geometric(
         >>> st.geometric(probs=torch.tensor([0.1, 0.5, 1.0]), seed=0)
         tensor([8., 0., 0.])
     """
-    return _draw("geometric", geometric_family(logits, probs), estimator, generator, seed)
+    return _draw("geometric", geometric_family(logits, probs), estimator, fields, generator, seed)
 
 
 @operator(
@@ -272,12 +280,13 @@ def geometric(
 )
 def negative_binomial(
     logits: Tensor | None = None,
+    estimator: CountEstimator | str = "fini",
     *,
     probs: Tensor | None = None,
     total_count: float,
-    estimator: CountEstimator | str = "fini",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Number,
 ) -> Tensor:
     """A negative binomial count an element, with an estimator's gradient.
 
@@ -291,11 +300,12 @@ def negative_binomial(
 
     Args:
         logits: any shape; the log-odds of a success; floating.
-        probs: any shape; the probability of one, in [0, 1); exactly one of the two.
-        total_count: the number r of failures, a number > 0; also called dispersion, or size.
         estimator: a `Fini`, or `"fini"`, the one of order 2.
+        probs: any shape; the probability of one, in [0, 1); exactly one of it and `logits`.
+        total_count: the number r of failures, a number > 0; also called dispersion, or size.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the estimator's fields, as `order=3`.
 
     Returns:
         Counts in the shape, dtype and device of the parameter; those that the dtype does not
@@ -326,4 +336,4 @@ def negative_binomial(
         Marsaglia, Tsang, "A simple method for generating gamma variables", 2000.
     """
     of = negative_binomial_family(logits, probs, total_count)
-    return _draw("negative_binomial", of, estimator, generator, seed)
+    return _draw("negative_binomial", of, estimator, fields, generator, seed)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from ...core.engine import apply
-from ...core.errors import ArgumentError, check_at_least, check_floating, check_number
+from ...core.errors import ArgumentError, Number, check_at_least, check_floating, check_number
 from ...core.outcomes import Elementwise
-from ...core.registry import operator, resolve
+from ...core.registry import check_not_rule, operator, resolve
 from ...core.rules import Derivative, Saved
 from ...core.signature import Input
 from ...surrogates import Clipped, Identity, Sigmoid
@@ -17,18 +19,21 @@ from .operation import Pointwise
 
 
 def _what_the_rule_needs(rule: Derivative, x: Tensor) -> int:
-    return {Saved.NOTHING: 0, Saved.INPUT: x.nbytes, Saved.WINDOW: (x.numel() + 7) // 8}[rule.saved]
+    bits = (x.numel() + 7) // 8
+    window = 2 * bits if x.isnan().any() else bits
+    return {Saved.NOTHING: 0, Saved.INPUT: x.nbytes, Saved.WINDOW: window}[rule.saved]
 
 
 def _apply(
     x: Tensor,
     surrogate: Derivative | str,
+    fields: Mapping[str, Number],
     hard: str,
     *arguments: float,
     centre: float = 0.0,
 ) -> Tensor:
     check_floating("x", x)
-    rule = resolve("surrogate", surrogate, Derivative)
+    rule = resolve("surrogate", surrogate, Derivative, fields=fields)
     return apply(Pointwise(hard, arguments, rule, centre), x)
 
 
@@ -44,28 +49,32 @@ _COMMON = {
 
 
 @operator(expected=reference.sign, default=Clipped(), **_COMMON)
-def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
+def sign(x: Tensor, surrogate: Derivative | str = Clipped(), **fields: Number) -> Tensor:
     """The sign, +1 or -1, with a surrogate gradient.
 
-    Forward: `y = +1 where x >= 0, else -1`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
+    Forward: `y = +1 where x >= 0, -1 where x < 0`.
+    Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
 
     Args:
         x: any shape; float16, bfloat16, float32 or float64.
         surrogate: a `Derivative` or its shorthand, e.g. `"tanh"`.
+        fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
         DtypeError: if `x` is not floating.
-        ArgumentError: if the surrogate is unknown.
+        ArgumentError: if the surrogate or a field is unknown.
 
-    Edge cases: 0 and -0.0 give +1; NaN gives -1, as it is not >= 0; infinities their sign.
+    Edge cases: 0 and -0.0 give +1; infinities their sign. NaN stays NaN, and its gradient is NaN
+    too (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
     Cost: one pass forward, one backward; one bit an element is saved for a window such as
-    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
+    `Clipped` (two where `x` holds a NaN, in compiled code, and off the CPU), nothing for
+    `Identity`, `x` for the other surrogates.
 
     Example:
         >>> x = torch.tensor([-2.0, -0.0, 0.5], requires_grad=True)
@@ -77,7 +86,7 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
     References:
         Hubara et al., "Binarized neural networks", 2016, eqs. 1 and 4.
     """
-    return _apply(x, surrogate, "sign")
+    return _apply(x, surrogate, fields, "sign")
 
 
 @operator(
@@ -87,7 +96,7 @@ def sign(x: Tensor, *, surrogate: Derivative | str = Clipped()) -> Tensor:
     **_COMMON | {"gradient": specification.gradient_at_threshold},
 )
 def heaviside(
-    x: Tensor, threshold: float = 0.0, *, surrogate: Derivative | str = Sigmoid()
+    x: Tensor, threshold: float = 0.0, surrogate: Derivative | str = Sigmoid(), **fields: Number
 ) -> Tensor:
     """The step, 1 above a threshold and 0 elsewhere, with a surrogate gradient.
 
@@ -98,20 +107,23 @@ def heaviside(
         x: any shape; float16, bfloat16, float32 or float64.
         threshold: where the step is, in units of `x`.
         surrogate: a `Derivative` or its shorthand; `"identity"` passes the gradient unchanged.
+        fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
         DtypeError: if `x` is not floating.
-        ArgumentError: if the surrogate is unknown or the threshold is not finite.
+        ArgumentError: if the surrogate or a field is unknown or the threshold is not finite.
 
-    Edge cases: `x == threshold` gives 0, and so do NaN and -infinity.
+    Edge cases: `x == threshold` gives 0, and so does -infinity. NaN stays NaN, and its gradient is
+    NaN too (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
     Cost: one pass forward, one backward; one bit an element is saved for a window such as
-    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
+    `Clipped` (two where `x` holds a NaN, in compiled code, and off the CPU), nothing for
+    `Identity`, `x` for the other surrogates.
 
     Example:
         >>> st.heaviside(torch.tensor([0.2, 0.5, 0.7]), 0.5, surrogate="identity")
@@ -120,12 +132,13 @@ def heaviside(
     References:
         Neftci, Mostafa, Zenke, "Surrogate gradient learning in spiking neural networks", 2019.
     """
+    check_not_rule("threshold", threshold, "surrogate")
     threshold = check_number("threshold", threshold)
-    return _apply(x, surrogate, "heaviside", threshold, centre=threshold)
+    return _apply(x, surrogate, fields, "heaviside", threshold, centre=threshold)
 
 
 @operator(expected=torch.round, default=Identity(), **_COMMON)
-def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
+def round(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) -> Tensor:
     """Rounding to the nearest integer, half to even, with a surrogate gradient.
 
     Forward: `y = round(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
@@ -133,15 +146,17 @@ def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     Args:
         x: any shape; float16, bfloat16, float32 or float64.
         surrogate: a `Derivative` or its shorthand.
+        fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
         DtypeError: if `x` is not floating.
-        ArgumentError: if the surrogate is unknown.
+        ArgumentError: if the surrogate or a field is unknown.
 
-    Edge cases: 0.5 gives 0 and 1.5 gives 2; -0.0, NaN and infinities stay what they are.
+    Edge cases: 0.5 gives 0 and 1.5 gives 2; -0.0, NaN and infinities stay what they are. The
+    gradient at NaN is NaN (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -154,11 +169,11 @@ def round(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     References:
         Bengio, Leonard, Courville, 2013, section 4.
     """
-    return _apply(x, surrogate, "round")
+    return _apply(x, surrogate, fields, "round")
 
 
 @operator(expected=torch.floor, default=Identity(), **_COMMON)
-def floor(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
+def floor(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) -> Tensor:
     """Rounding down, with a surrogate gradient.
 
     Forward: `y = floor(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
@@ -166,15 +181,17 @@ def floor(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     Args:
         x: any shape; float16, bfloat16, float32 or float64.
         surrogate: a `Derivative` or its shorthand.
+        fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
         DtypeError: if `x` is not floating.
-        ArgumentError: if the surrogate is unknown.
+        ArgumentError: if the surrogate or a field is unknown.
 
-    Edge cases: -0.0, NaN and infinities stay what they are.
+    Edge cases: -0.0, NaN and infinities stay what they are. The gradient at NaN is NaN (with
+    `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -184,11 +201,11 @@ def floor(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         >>> st.floor(torch.tensor([0.5, -0.5]))
         tensor([ 0., -1.])
     """
-    return _apply(x, surrogate, "floor")
+    return _apply(x, surrogate, fields, "floor")
 
 
 @operator(expected=torch.ceil, default=Identity(), **_COMMON)
-def ceil(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
+def ceil(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) -> Tensor:
     """Rounding up, with a surrogate gradient.
 
     Forward: `y = ceil(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
@@ -196,15 +213,17 @@ def ceil(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     Args:
         x: any shape; float16, bfloat16, float32 or float64.
         surrogate: a `Derivative` or its shorthand.
+        fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
         DtypeError: if `x` is not floating.
-        ArgumentError: if the surrogate is unknown.
+        ArgumentError: if the surrogate or a field is unknown.
 
-    Edge cases: inputs in (-1, 0) give -0.0; -0.0, NaN and infinities stay what they are.
+    Edge cases: inputs in (-1, 0) give -0.0; -0.0, NaN and infinities stay what they are. The
+    gradient at NaN is NaN (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -214,11 +233,11 @@ def ceil(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         >>> st.ceil(torch.tensor([0.5, -0.5]))
         tensor([1., -0.])
     """
-    return _apply(x, surrogate, "ceil")
+    return _apply(x, surrogate, fields, "ceil")
 
 
 @operator(expected=torch.trunc, default=Identity(), **_COMMON)
-def trunc(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
+def trunc(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) -> Tensor:
     """Rounding towards 0, with a surrogate gradient.
 
     Forward: `y = trunc(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
@@ -226,15 +245,17 @@ def trunc(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
     Args:
         x: any shape; float16, bfloat16, float32 or float64.
         surrogate: a `Derivative` or its shorthand.
+        fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
         DtypeError: if `x` is not floating.
-        ArgumentError: if the surrogate is unknown.
+        ArgumentError: if the surrogate or a field is unknown.
 
-    Edge cases: inputs in (-1, 0) give -0.0; -0.0, NaN and infinities stay what they are.
+    Edge cases: inputs in (-1, 0) give -0.0; -0.0, NaN and infinities stay what they are. The
+    gradient at NaN is NaN (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -244,11 +265,13 @@ def trunc(x: Tensor, *, surrogate: Derivative | str = Identity()) -> Tensor:
         >>> st.trunc(torch.tensor([1.5, -1.5]))
         tensor([ 1., -1.])
     """
-    return _apply(x, surrogate, "trunc")
+    return _apply(x, surrogate, fields, "trunc")
 
 
 @operator(expected=torch.clamp, default=Identity(), arguments={"min": -1.0, "max": 1.0}, **_COMMON)
-def clamp(x: Tensor, min: float, max: float, *, surrogate: Derivative | str = Identity()) -> Tensor:
+def clamp(
+    x: Tensor, min: float, max: float, surrogate: Derivative | str = Identity(), **fields: Number
+) -> Tensor:
     """Clamping to a range, with a gradient that does not die outside it.
 
     Forward: `y = clamp(x, min, max)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`. With
@@ -259,15 +282,17 @@ def clamp(x: Tensor, min: float, max: float, *, surrogate: Derivative | str = Id
         x: any shape; float16, bfloat16, float32 or float64.
         min, max: the range, finite, min <= max.
         surrogate: a `Derivative` or its shorthand.
+        fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
         DtypeError: if `x` is not floating.
-        ArgumentError: if the surrogate is unknown, a bound is not finite, or min > max.
+        ArgumentError: if the surrogate or a field is unknown, a bound is not finite, or min > max.
 
-    Edge cases: NaN stays NaN; infinities give the bounds.
+    Edge cases: infinities give the bounds. NaN stays NaN, and its gradient is NaN too (with
+    `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
@@ -280,14 +305,18 @@ def clamp(x: Tensor, min: float, max: float, *, surrogate: Derivative | str = Id
         >>> y.tolist(), x.grad.tolist()
         ([-1.0, 0.5], [1.0, 1.0])
     """
+    for name, bound in (("min", min), ("max", max)):
+        check_not_rule(name, bound, "surrogate")
     min, max = check_number("min", min), check_number("max", max)
     if not isinstance(min, Tensor) and not isinstance(max, Tensor) and min > max:
         raise ArgumentError(f"min must be at most max, got min={min} and max={max}")
-    return _apply(x, surrogate, "clamp", min, max)
+    return _apply(x, surrogate, fields, "clamp", min, max)
 
 
 @operator(expected=reference.ternary, default=Clipped(), arguments={"threshold": 0.5}, **_COMMON)
-def ternary(x: Tensor, threshold: float, *, surrogate: Derivative | str = Clipped()) -> Tensor:
+def ternary(
+    x: Tensor, threshold: float, surrogate: Derivative | str = Clipped(), **fields: Number
+) -> Tensor:
     """The sign with a dead zone, -1, 0 or +1, with a surrogate gradient.
 
     Forward: `y = sign(x) where |x| > threshold, else 0`.
@@ -297,20 +326,24 @@ def ternary(x: Tensor, threshold: float, *, surrogate: Derivative | str = Clippe
         x: any shape; float16, bfloat16, float32 or float64.
         threshold: half of the dead zone, finite, >= 0, in units of `x`.
         surrogate: a `Derivative` or its shorthand.
+        fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
         DtypeError: if `x` is not floating.
-        ArgumentError: if the surrogate is unknown or the threshold is negative or not finite.
+        ArgumentError: if the surrogate or a field is unknown or the threshold is negative or not
+            finite.
 
-    Edge cases: `|x| == threshold` and NaN give 0; infinities their sign.
+    Edge cases: `|x| == threshold` gives 0 (larq's code gives +-1 there, its formula 0); infinities
+    their sign. NaN stays NaN, and its gradient is NaN too (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 
     Cost: one pass forward, one backward; one bit an element is saved for a window such as
-    `Clipped`, nothing for `Identity`, `x` for the other surrogates.
+    `Clipped` (two where `x` holds a NaN, in compiled code, and off the CPU), nothing for
+    `Identity`, `x` for the other surrogates.
 
     Example:
         >>> st.ternary(torch.tensor([-2.0, 0.1, 0.7]), 0.5)
@@ -319,5 +352,6 @@ def ternary(x: Tensor, threshold: float, *, surrogate: Derivative | str = Clippe
     References:
         Li, Zhang, Liu, "Ternary weight networks", 2016, eq. 3.
     """
+    check_not_rule("threshold", threshold, "surrogate")
     threshold = check_at_least("threshold", threshold, 0)
-    return _apply(x, surrogate, "ternary", threshold)
+    return _apply(x, surrogate, fields, "ternary", threshold)

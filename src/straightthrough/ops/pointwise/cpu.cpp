@@ -5,8 +5,8 @@ namespace {
 
 using namespace window;
 
-// f(x, threshold) with the threshold rounded to the dtype of x first, as torch compares. What is
-// dense in another order of its dimensions keeps that order.
+// f(x, threshold) with the threshold rounded to the dtype of x first, as torch compares; NaN where x
+// is. What is dense in another order of its dimensions keeps that order.
 template <class F>
 Tensor map(const Tensor& given, double threshold, const F& f) {
   check_floating("x", given);
@@ -15,7 +15,7 @@ Tensor map(const Tensor& given, double threshold, const F& f) {
   Tensor y = dense ? torch::stable::empty_like(x) : fresh_like(x);
   const double at = rounded(threshold, x);
   elementwise(std::tuple{Numbers{x}}, std::tuple{Numbers{y}},
-              [=](auto v) { return f(v, Lane<decltype(v)>(at)); });
+              [=](auto v) { return unless_nan(v, f(v, Lane<decltype(v)>(at))); });
   return y;
 }
 
@@ -35,21 +35,17 @@ Tensor sign(const Tensor& x) {
 Tensor heaviside(const Tensor& x, double threshold) {
   return map(x, threshold, [](auto v, auto at) { return step(v, at); });
 }
-Tensor heaviside_or_nan(const Tensor& x, double threshold) {
-  return map(x, threshold, [](auto v, auto at) { return v == v ? step(v, at) : v; });
-}
 Tensor ternary(const Tensor& x, double threshold) {
   return map(x, threshold, [](auto v, auto at) { return step(v, at) - step(-v, at); });
 }
 
 // The sign and the window's bits in one pass over x.
 std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, double bound,
-                                           bool includes_bound) {
+                                           bool includes_bound, bool fixed) {
   check_floating("x", given);
-  const Tensor x = ordered(given);
-  Tensor y = fresh_like(x), bits = fresh_bits(x.numel());
-  elementwise(std::tuple{Numbers{x}}, std::tuple{Numbers{y}, Bits{bits}}, [=](auto v) {
-    return std::tuple(sign_of(v), inside(v, centre, bound, includes_bound));
+  const Tensor x = ordered(given), y = fresh_like(x);
+  const Tensor bits = with_window(x, fixed, std::tuple{Numbers{y}}, [=](auto v) {
+    return std::tuple(unless_nan(v, sign_of(v)), inside(v, centre, bound, includes_bound));
   });
   return {y, bits};
 }
@@ -60,6 +56,5 @@ STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
   implement<&sign>(m, "sign");
   implement<&sign_and_window>(m, "sign_and_window");
   implement<&heaviside>(m, "heaviside");
-  implement<&heaviside_or_nan>(m, "heaviside_or_nan");
   implement<&ternary>(m, "ternary");
 }

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.internals import tracing
-from ...core.kernels import has_kernel
+from ...core.kernels import has_kernel, in_a_graph
 from ...core.operation import Operation
 from ...core.precision import narrowed
 from ...core.rules import Derivative, Saved
 from ...surrogates.window import Window, centred, window_bits, window_gradient
-from .reference import heaviside, heaviside_or_nan, sign, sign_and_window, ternary
+from .reference import heaviside, sign, sign_and_window, ternary
 
 
 def clamp(x: Tensor, min: float, max: float) -> Tensor:
@@ -29,7 +28,6 @@ def clamp(x: Tensor, min: float, max: float) -> Tensor:
 HARD: dict[str, Callable[..., Tensor]] = {
     "sign": sign,
     "heaviside": heaviside,
-    "heaviside_or_nan": heaviside_or_nan,
     "ternary": ternary,
     "clamp": clamp,
     "round": torch.round,
@@ -61,10 +59,11 @@ class Pointwise(Operation):
     def forward_and_save(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         rule = self.surrogate
         # Inductor keeps a bool an element by itself, and is four times as fast by it.
-        if rule.saved is not Saved.WINDOW or (not has_kernel(x) and tracing()):
+        graph = in_a_graph(x)
+        if rule.saved is not Saved.WINDOW or (graph and not has_kernel(x)):
             return super().forward_and_save(x)
         assert isinstance(rule, Window)
-        window = (self.centre, rule.window()[0], rule.includes_bound)
+        window = (self.centre, rule.window()[0], rule.includes_bound, graph)
         if self.hard in WITH_WINDOW and x.is_contiguous() and has_kernel(x):
             y, bits = WITH_WINDOW[self.hard](x, *window)
             return (y,), (bits,)

@@ -7,17 +7,16 @@ from torch import Tensor
 from ...core.engine import apply
 from ...core.errors import (
     ArgumentError,
+    Number,
     apply_mask,
     check_outcomes,
-    check_positive,
     check_rows,
 )
 from ...core.outcomes import KHot
-from ...core.registry import operator, resolve
+from ...core.registry import check_not_rule, operator, resolve
 from ...core.rules import Relaxation
 from ...core.signature import Input
 from ...estimators import Softmax
-from ...estimators.categorical import is_one
 from . import specification
 from .operation import TopK
 
@@ -39,9 +38,9 @@ def topk(
     k: int,
     relaxation: Relaxation | str = "softmax",
     *,
-    tau: float = 1.0,
     dim: int = -1,
     mask: Tensor | None = None,
+    **fields: Number,
 ) -> Tensor:
     """The k-hot of the k largest entries, with the gradient of `k softmax(scores / tau)`.
 
@@ -51,11 +50,10 @@ def topk(
     Args:
         scores: `(..., C)`, C along `dim`; floating.
         k: how many, 1 <= k <= C.
-        relaxation: `"softmax"`, or a `Relaxation` that has its own temperature; k times its
-            gradient is taken.
-        tau: temperature of `"softmax"`, > 0.
+        relaxation: a `Relaxation` or its shorthand; k times its gradient is taken.
         dim: the dimension of the classes.
         mask: bool, broadcastable to the scores; True = allowed.
+        fields: numbers for the relaxation's fields: `tau`, > 0, of the softmax.
 
     Returns:
         A tensor of the shape, dtype and device of `scores`, exactly k ones along `dim`.
@@ -63,8 +61,8 @@ def topk(
     Raises:
         DtypeError: if the scores are not floating or the mask is not bool.
         ShapeError: if `dim` or the mask's shape does not fit, or there is no class.
-        ArgumentError: if k lies outside 1..C, the relaxation is unknown, `tau` is not above 0, or
-            `tau` is given beside a relaxation that has its own.
+        ArgumentError: if k lies outside 1..C, the relaxation or a field is unknown, or `tau` is not
+            above 0.
 
     Edge cases: ties go to the lowest index; a row with NaN, or with fewer than k classes above
     -infinity, gives a NaN row (in `st.strict()` an error).
@@ -78,14 +76,11 @@ def topk(
         tensor([0., 1., 1., 0.])
     """
     dim = check_rows("scores", scores, dim)
-    tau = check_positive("tau", tau)
+    check_not_rule("k", k, "relaxation")
     classes = scores.shape[dim]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
         raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
-    softmax = relaxation == "softmax"
-    rule = Softmax(tau) if softmax else resolve("relaxation", relaxation, Relaxation)
-    if not is_one(tau) and not softmax and rule != Softmax(tau):
-        raise ArgumentError(f"tau={tau} belongs to relaxation='softmax'; {rule} has its own")
+    rule = resolve("relaxation", relaxation, Relaxation, fields=fields)
     rows = apply_mask("scores", scores, mask).movedim(dim, -1)
     y = apply(TopK(k, rule), rows)
     check_outcomes("topk", lambda: y[..., 0].isnan())

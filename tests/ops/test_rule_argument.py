@@ -1,0 +1,155 @@
+"""Where an operator and its module take a rule, and numbers for its fields: everywhere alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import straightthrough as st
+from straightthrough.core.registry import OPERATORS, OperatorRecord, RuleRecord
+
+WITH_RULE = [record for record in OPERATORS.values() if record.rule]
+OPERATOR = pytest.mark.parametrize("record", WITH_RULE, ids=lambda record: record.name)
+EVERY_RULE = pytest.mark.parametrize(
+    ("record", "rule"),
+    [(record, rule) for record in WITH_RULE for rule in record.rules()],
+    ids=lambda each: each.name,
+)
+X = torch.linspace(-2, 1.5, 12).reshape(3, 4)
+TABLE = torch.linspace(-1, 1, 8).reshape(4, 2)
+
+
+def module_of(record: OperatorRecord) -> type[torch.nn.Module]:
+    """The class in `st.nn` of the operator's name."""
+    return {name.lower(): getattr(st.nn, name) for name in st.nn.__all__}[
+        record.name.replace("_", "")
+    ]
+
+
+def before_the_rule(record: OperatorRecord) -> tuple[list[Any], dict[str, Any]]:
+    """What is passed before the rule, in its place, and what is passed by name after it."""
+    given = dict(zip([one.name for one in record.inputs], (X, TABLE), strict=False))
+    given |= record.arguments | ({"seed": 3} if record.samples else {})
+    names = [*inspect.signature(record.function).parameters]
+    places = names[: names.index(str(record.rule))]
+    return [given.pop(name, None) for name in places], given
+
+
+def outcome(call: Callable[..., Tensor], x: Tensor = X) -> tuple[Tensor, Tensor | None]:
+    leaf = x.requires_grad_()
+    y = call()
+    gradient = torch.autograd.grad(y.sin().sum(), leaf, allow_unused=True)[0]
+    return y.detach(), gradient
+
+
+def assert_alike(*calls: Callable[[], Tensor]) -> None:
+    first, *others = map(outcome, calls)
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+@OPERATOR
+def test_the_rule_comes_after_what_the_hard_operation_takes(record: OperatorRecord) -> None:
+    """Last of those with a place; what comes after it has a name, and the fields are the rest."""
+    parameters = inspect.signature(record.function).parameters
+    kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    names = [*kinds]
+    place = names.index(str(record.rule))
+    assert {kinds[name] for name in names[: place + 1]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    assert {kinds[name] for name in names[place + 1 : -1]} <= {inspect.Parameter.KEYWORD_ONLY}
+    assert kinds["fields"] is inspect.Parameter.VAR_KEYWORD
+    tuning = {"dim", "mask", "seed", "generator", "tau"}
+    assert not tuning & {*names[:place]}
+
+
+@OPERATOR
+def test_modules_have_it_in_the_same_place(record: OperatorRecord) -> None:
+    parameters = [*inspect.signature(module_of(record)).parameters.values()]
+    place = [parameter.name for parameter in parameters].index(str(record.rule))
+    after = {parameter.kind for parameter in parameters[place + 1 : -1]}
+    assert parameters[place].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert after <= {inspect.Parameter.KEYWORD_ONLY}
+    assert parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+
+
+@EVERY_RULE
+def test_in_its_place_and_by_name(record: OperatorRecord, rule: RuleRecord) -> None:
+    places, named = before_the_rule(record)
+    assert_alike(
+        lambda: record.function(*places, rule.example, **named),
+        lambda: record.function(*places, **{str(record.rule): rule.example}, **named),
+    )
+
+
+def other_value(value: Any) -> Any:
+    return value + 1 if isinstance(value, int) else 1.5 * value
+
+
+@EVERY_RULE
+def test_fields_beside_a_rule_and_its_shorthand(record: OperatorRecord, rule: RuleRecord) -> None:
+    """All of them together are the rule that has them; of functions as of modules."""
+    places, named = before_the_rule(record)
+    fields = {
+        field.name: other_value(getattr(rule.example, field.name))
+        for field in dataclasses.fields(rule.type)
+    }
+    whole = rule.type(**fields)
+    assert_alike(
+        lambda: record.function(*places, whole, **named),
+        lambda: record.function(*places, rule.name, **named, **fields),
+        lambda: record.function(*places, rule.example, **named, **fields),
+    )
+    cls, keyword = module_of(record), str(record.rule)
+    numbers = {
+        name: value
+        for name, value in record.arguments.items()
+        if name in inspect.signature(cls).parameters
+    }
+    sizes = {"classes": 4, "features": 2} if record.name == "categorical_lookup" else {}
+    module: Any = cls(**numbers, **sizes, **{keyword: rule.name}, **fields)
+    assert module.rule == whole
+
+
+@OPERATOR
+def test_a_name_that_nothing_has(record: OperatorRecord) -> None:
+    places, named = before_the_rule(record)
+    rule = type(record.default).__name__
+    with pytest.raises(st.ArgumentError, match=f"no argument and no field of {rule} is named slop"):
+        record.function(*places, **named, slop=2.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: st.heaviside(X, "atan"), "threshold must be a number, got 'atan'; .*surrogate="),
+        (lambda: st.ternary(X, "tanh"), "threshold must be a number, got 'tanh'; .*surrogate="),
+        (lambda: st.clamp(X, st.surrogates.Tanh(), 1), r"min must be a number, got Tanh\(.*gate="),
+        (lambda: st.topk(X, "softmax"), "k must be a number, got 'softmax'; .*relaxation='softmax"),
+        (lambda: st.bernoulli(X, X), r"estimator must be .*a tensor; .* as in probs="),
+        (lambda: st.poisson(X, X), r"estimator must be .*a tensor; .*their names"),
+        (lambda: st.sign(X, "tanh", width=2.0), "no field of Tanh is named width; it has slope"),
+        (lambda: st.sign(X, "identity", width=2.0), "Identity is named width; it has none"),
+        (lambda: st.sign(X, "tanh", slope=-1.0), "slope must be above 0, got -1"),
+    ],
+)
+def test_errors_name_the_mend(call: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(st.ArgumentError, match=message):
+        call()
+
+
+def test_fields_in_compiled_code() -> None:
+    """A field that moves makes nothing compile anew."""
+    compiled = torch.compile(
+        lambda x, slope: st.sign(x, "tanh", slope=slope), fullgraph=True, backend="aot_eager"
+    )
+    for slope in map(torch.tensor, (1.0, 2.0, 3.0)):
+        number = slope.item()
+        assert_alike(partial(compiled, X, slope), partial(st.sign, X, "tanh", slope=number))
