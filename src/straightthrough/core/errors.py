@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .internals import transforms_active
+from .mesh import whole
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 QUANTIZED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
@@ -265,7 +266,7 @@ def check_outcomes(name: str, invalid: Callable[[], Tensor], holds: str = NO_OUT
     """
     if is_compiling() or not _strict.get():
         return
-    rows = invalid().nonzero()
+    rows = whole(invalid()).nonzero()
     if len(rows):
         row = tuple(int(i) for i in rows[0])
         mend = "the logits or the mask" if holds is NO_OUTCOME else "the parameter"

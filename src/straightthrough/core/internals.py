@@ -30,6 +30,9 @@ unwrap_if_dead: Callable[[Tensor], Tensor] = torch._C._functorch.unwrap_if_dead
 OpOverload = torch._ops.OpOverload
 """An operator with its schema."""
 
+RECORDED = (torch._subclasses.FakeTensor, torch._subclasses.functional_tensor.FunctionalTensor)
+"""Tensors that stand for plain ones while a graph is recorded."""
+
 DispatchKeySet = torch._C.DispatchKeySet
 """What the dispatcher still has to do of a call."""
 

@@ -22,7 +22,7 @@ from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-from .internals import OpOverload, has_implementation, tracing, transforms_active
+from .internals import RECORDED, OpOverload, has_implementation, tracing, transforms_active
 from .library import library
 from .noise import Noise
 
@@ -116,12 +116,12 @@ def served(
 
 
 def _without_noise(reference: _Function, overload: OpOverload, record: _Function) -> Any:
-    native = overload._op
+    native, others = overload._op, _other_tensors(overload)
 
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
-        if not has_kernel(x):
+        if not has_kernel(x) or not all(_known(rest[i]) for i in others):
             return reference(x, *rest)
         return record(x, rest) if _in_a_graph(x) else native(x, *rest)
 
@@ -129,7 +129,7 @@ def _without_noise(reference: _Function, overload: OpOverload, record: _Function
 
 
 def _with_noise(reference: _Function, overload: OpOverload, record: _Function) -> Any:
-    native = overload._op
+    native, others = overload._op, _other_tensors(overload)[:-1]  # the last is the seed
     arguments = [argument.name for argument in overload._schema.arguments[1:]]
     samples = arguments.index("samples") if "samples" in arguments else None
 
@@ -138,7 +138,7 @@ def _with_noise(reference: _Function, overload: OpOverload, record: _Function) -
         # Without a kernel a graph has an average over draws whole, and not each draw.
         loop = samples is not None and rest[samples] > 1 and _in_a_graph(x)
         served = has_kernel(x) or (loop and not is_grad_enabled() and not transforms_active())
-        if not served or noise.run:
+        if not served or noise.run or not all(_known(rest[i]) for i in others):
             return reference(x, *rest)
         if _in_a_graph(x):
             return record(x, (*rest[:-1], noise.seed, noise.offset))
@@ -147,11 +147,25 @@ def _with_noise(reference: _Function, overload: OpOverload, record: _Function) -
     return call
 
 
+def _other_tensors(overload: OpOverload) -> list[int]:
+    """Return where tensors stand among the arguments after the first."""
+    arguments = overload._schema.arguments[1:]
+    return [i for i, argument in enumerate(arguments) if str(argument.type) == "Tensor"]
+
+
+_PLAIN = (Tensor, Parameter)
+
+
+def _known(x: Tensor) -> bool:
+    """Whether a tensor is a plain one, or stands for one in a graph: of no other subclass."""
+    return type(x) in _PLAIN or isinstance(x, RECORDED)
+
+
 def _in_a_graph(x: Tensor) -> bool:
     """Whether a call on `x` is recorded; a plain tensor tells at once that it is not."""
     if is_compiling():
         return True
-    return type(x) not in (Tensor, Parameter) and tracing()
+    return type(x) not in _PLAIN and tracing()
 
 
 def _record(
@@ -202,12 +216,14 @@ def _define(
 def has_kernel(x: Tensor, grad: Tensor | None = None) -> bool:
     """Whether kernels serve a call on `x`, and on a gradient of its dtype, here and now.
 
-    They know neither gradients to be recorded nor the transforms of `torch.func`.
+    They know neither gradients to be recorded, nor the transforms of `torch.func`, nor subclasses
+    of tensors.
     """
     return (
         level is not None
         and x.is_cpu
-        and (grad is None or grad.dtype == x.dtype)
+        and _known(x)
+        and (grad is None or (grad.dtype == x.dtype and _known(grad)))
         and not is_grad_enabled()
         and not transforms_active()
     )

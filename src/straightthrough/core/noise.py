@@ -24,6 +24,7 @@ from torch.compiler import is_compiling
 from .errors import ArgumentError, DtypeError, ShapeError
 from .internals import tracing, transforms_active
 from .library import library
+from .mesh import agreed, local
 
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
@@ -121,8 +122,8 @@ def make_seed(
             f"generator must be a torch.Generator, got {generator!r}; pass an int as seed="
         )
     if is_compiling():
-        return torch.ops.straightthrough.fresh_seed(x.detach()), START
-    return _new_seed((), generator=generator, device=x.device), START
+        return agreed(torch.ops.straightthrough.fresh_seed(local(x.detach())), x), START
+    return agreed(_new_seed((), generator=generator, device=x.device), x), START
 
 
 _new_seed = functools.partial(torch.randint, 2**63 - 1)

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from ...core.noise import Noise, Place
-from ...core.operation import Operation
+from ...core.operation import Draw
 from ...core.precision import compute_dtype, narrowed
 from ...estimators import CountEstimator
 from .families import Family
 
 
 @dataclass(frozen=True)
-class CountDraw(Operation):
+class CountDraw(Draw):
     """A count forward, the rule backward."""
+
+    dims = ("...",)
 
     rule: CountEstimator
     family: Family
