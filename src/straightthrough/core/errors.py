@@ -108,6 +108,12 @@ def check_not_traced(value: object) -> None:
         )
 
 
+def check_not_onnx(what: str, mend: str) -> None:
+    """Raise in an export to ONNX, which has no function for `what`."""
+    if torch.onnx.is_in_onnx_export():
+        raise StraightThroughError(f"ONNX has no function for {what}; {mend}")
+
+
 Number = float | Tensor
 """A number of a rule or an operator: a Python or numpy number, or a 0-d tensor without gradient."""
 

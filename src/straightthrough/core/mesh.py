@@ -41,8 +41,12 @@ def agreed(seed: Tensor, x: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
     mesh = x.device_mesh
-    axes = range(mesh.ndim)
-    first = all(mesh.get_local_rank(axis) == 0 for axis in axes)
-    # A sum to which the others add nothing: unlike a broadcast it is also known to the compiler.
-    parts = DTensor.from_local(seed if first else seed * 0, mesh, [Partial() for _ in axes])
-    return parts.redistribute(placements=[Replicate() for _ in axes]).to_local()
+    everywhere = (Replicate(),) * mesh.ndim
+    for axis in range(mesh.ndim):
+        # A sum to which the others add nothing: unlike a broadcast it is known to the compiler.
+        part = seed if mesh.get_local_rank(axis) == 0 else torch.zeros_like(seed)
+        parts = DTensor.from_local(
+            part, mesh, (*everywhere[:axis], Partial(), *everywhere[axis + 1 :])
+        )
+        seed = parts.redistribute(placements=everywhere).to_local()
+    return seed

@@ -39,7 +39,9 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
             whole = [one.redistribute(placements=there) for one in (first, *others)]
             y = apply_sharded(apply, operation, (*whole, *inputs[len(dims) :]))
             return _mapped(lambda y: y.redistribute(placements=placements), y)
-        operation = dataclasses.replace(operation, place=_within(operation.place, place))
+        operation = dataclasses.replace(
+            operation, place=_within(operation.place, place, placements)
+        )
     parts = [_part(x, d, first) for x, d in zip((first, *others), dims, strict=True)]
     y = apply(operation, *parts, *inputs[len(dims) :])
     return _mapped(lambda y: _joined(y, first, lead), y)
@@ -124,40 +126,51 @@ def _mapped(function: Callable[[Any], Any], y: Any) -> Any:
 
 
 def _place(shape: torch.Size, mesh: DeviceMesh, placements: Placements) -> Place | None:
-    """Return where this rank's units lie among all; None if that is no run, nor runs evenly apart.
+    """Return where this rank's units lie among all; on every rank None if on one there is no place.
 
-    A dimension is cut as by `torch.chunk`, and what an axis of the mesh leaves is cut by the next.
+    A place is one run, or runs evenly apart.
     """
     from torch.distributed.tensor import Shard
 
-    first, size = [0] * len(shape), [*shape]
-    for axis, placement in enumerate(placements):
-        if placement.is_replicate():
-            continue
-        if type(placement) is not Shard:
-            return None  # pieces that lie apart in one dimension
-        dim = placement.dim
-        chunk = -(-size[dim] // mesh.size(axis))
-        skipped = min(chunk * mesh.get_local_rank(axis), size[dim])
-        first[dim] += skipped
-        size[dim] = min(chunk, size[dim] - skipped)
-    cut = [dim for dim in range(len(shape)) if size[dim] != shape[dim]]
-    if not cut:
-        return START
-    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
-    offset = sum(map(int.__mul__, first, strides))
-    last = cut[-1]
-    if math.prod(size[:last]) <= 1:
-        return offset, 0, 0
-    outermost = next(dim for dim in range(last) if size[dim] > 1)
-    if any(outermost < dim for dim in cut[:-1]):
+    if any(not p.is_replicate() and type(p) is not Shard for p in placements):
+        return None  # what lies apart along one dimension
+    _, largest = _cut(shape, mesh, placements, [0] * mesh.ndim)
+    dims = [dim for dim in range(len(shape)) if largest[dim] != shape[dim]]
+    outermost = next((dim for dim in range(len(shape)) if largest[dim] > 1), len(shape))
+    if any(outermost < dim for dim in dims[:-1]):
         return None
+    first, size = _cut(shape, mesh, placements, mesh.get_coordinate() or [])
+    if not dims or 0 in size:
+        return START
+    last = dims[-1]
+    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    offset = sum(start * stride for start, stride in zip(first, strides, strict=True))
+    if math.prod(size[:last]) == 1:
+        return offset, 0, 0
     return offset, size[last] * strides[last], shape[last] * strides[last]
 
 
-def _within(outer: Place, inner: Place) -> Place:
+def _cut(
+    shape: torch.Size, mesh: DeviceMesh, placements: Placements, rank: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the first index and the size of what a rank holds, a dimension each.
+
+    A dimension is cut as by `torch.chunk`, and what an axis of the mesh leaves is cut by the next.
+    """
+    first, size = [0] * len(shape), [*shape]
+    for axis, placement in enumerate(placements):
+        if not placement.is_replicate():
+            dim = _dim(placement)
+            chunk = (size[dim] + mesh.size(axis) - 1) // mesh.size(axis)
+            skipped = min(chunk * rank[axis], size[dim])
+            first[dim] += skipped
+            size[dim] = min(chunk, size[dim] - skipped)
+    return first, size
+
+
+def _within(outer: Place, inner: Place, placements: Placements) -> Place:
     """Return the place of a part, whose place in a tensor is `inner`, where the tensor's is."""
-    if inner == START:
+    if all(placement.is_replicate() for placement in placements):
         return outer
     if outer[1]:
         raise ArgumentError(

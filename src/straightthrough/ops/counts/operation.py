@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.errors import check_not_onnx
 from ...core.noise import Noise, Place
 from ...core.operation import Draw
 from ...core.precision import compute_dtype, narrowed
@@ -26,6 +27,7 @@ class CountDraw(Draw):
     place: Place
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        check_not_onnx("the draw of a count", "export what computes its mean")
         flat = x.to(torch.float64).reshape(-1)
         count = self.family.draw(flat, Noise(seed, *self.place)).reshape(x.shape)
         y = torch.where(self.family.mean(x).isnan(), torch.nan, count).to(x.dtype)
