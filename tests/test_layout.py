@@ -25,7 +25,7 @@ LAYERS = [
     {"nn", "distributions", "testing", "report"},
     {"audit"},
     {"straightthrough"},  # the public names
-    {"studies"},
+    {"studies", "integrations"},
     {"cli"},
 ]
 HEIGHT = {package: height for height, layer in enumerate(LAYERS) for package in layer}
