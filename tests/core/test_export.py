@@ -119,7 +119,6 @@ SEED = st.Seed(1, offset=3)
         lambda: st.nn.Bernoulli().eval(),
         lambda: st.nn.GumbelSoftmax(st.nn.schedules.Linear(2.0, 0.5, 3)).eval(),
         lambda: Calls(lambda x: st.bernoulli(x, seed=SEED)),
-        lambda: Calls(lambda x: st.hard_concrete(x, seed=SEED)),
         lambda: Calls(lambda x: st.categorical(x, seed=SEED)),
         lambda: Calls(lambda x: st.gumbel_softmax(x, dim=0, seed=SEED)),
     ],

@@ -158,6 +158,13 @@ def try_the_rest(rank: int) -> None:
     y = st.straight_through(part(x.sign()), part(x.tanh(), (Shard(1), R)))
     assert torch.equal(y.full_tensor(), x.sign())
 
+    halves = st.wrap(lambda x: (2 * x).round() / 2, torch.tanh)
+    assert torch.equal(halves(part(x)).full_tensor(), halves(x))
+
+    chosen = [st.nn.Argmax(st.nn.schedules.Confidence(decay=0.5)) for _ in range(2)]
+    assert torch.equal(chosen[0](part(x)).full_tensor(), chosen[1](x))
+    torch.testing.assert_close(*(module.tau.running for module in chosen))
+
     holed = x.clone()
     holed[4, 2, 1] = torch.nan
     with st.strict(), pytest.raises(st.ArgumentError, match=r"row \(4, 2\)"):

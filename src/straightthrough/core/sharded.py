@@ -97,7 +97,8 @@ def _dim(placement: Any) -> int:
 def _part(x: DTensor, dims: str, first: DTensor) -> Tensor:
     """Return what this rank needs of an input: its own part or, of what rows share, all of it."""
     if dims.startswith("..."):
-        return x.redistribute(placements=first.placements).to_local()
+        same = x.placements == first.placements
+        return (x if same else x.redistribute(placements=first.placements)).to_local()
     from torch.distributed.tensor import Partial, Replicate
 
     # Ranks with rows of their own each have a part of the gradient.

@@ -1,4 +1,4 @@
-"""A callback for Lightning: `from straightthrough.integrations.lightning import Operators`."""
+"""A callback for Lightning's Trainer, `straightthrough.integrations.lightning.Operators`."""
 
 from __future__ import annotations
 

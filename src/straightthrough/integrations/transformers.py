@@ -1,4 +1,4 @@
-"""A callback for transformers: `from straightthrough.integrations.transformers import Operators`."""
+"""A callback for transformers' Trainer, `straightthrough.integrations.transformers.Operators`."""
 
 from __future__ import annotations
 
