@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from typing import TypeIs
-
     from torch.distributed.tensor import DTensor
+    from typing_extensions import TypeIs
 
 
 def on_mesh(x: Tensor) -> TypeIs[DTensor]:

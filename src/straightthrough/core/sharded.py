@@ -35,13 +35,12 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
     if isinstance(operation, Draw):
         place = _place(first.shape[:lead], mesh, placements)
         if place is None:  # no map of positions: every rank draws the whole, and keeps its part
-            there = _replicated(mesh)
-            whole = [one.redistribute(placements=there) for one in (first, *others)]
+            everywhere = _replicated(mesh)
+            whole = [one.redistribute(placements=everywhere) for one in (first, *others)]
             y = apply_sharded(apply, operation, (*whole, *inputs[len(dims) :]))
             return _mapped(lambda y: y.redistribute(placements=placements), y)
-        operation = dataclasses.replace(
-            operation, place=_within(operation.place, place, placements)
-        )
+        there = _within(operation.place, place, placements)
+        operation = dataclasses.replace(operation, place=there)  # type: ignore[type-var]  # is one
     parts = [_part(x, d, first) for x, d in zip((first, *others), dims, strict=True)]
     y = apply(operation, *parts, *inputs[len(dims) :])
     return _mapped(lambda y: _joined(y, first, lead), y)

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
 __all__ = ["Operators"]
 
 
-class Operators(Steps, Callback):  # type: ignore[misc]  # its types are skipped
+class Operators(Steps, Callback):
     """Schedules that move with training, and `st.audit.Monitor`, as a callback of a `Trainer`.
 
     Each optimizer step (not each batch, where gradients are accumulated) moves every schedule of

@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 __all__ = ["Operators"]
 
 
-class Operators(Steps, TrainerCallback):  # type: ignore[misc]  # its types are skipped
+class Operators(Steps, TrainerCallback):
     """Schedules that move with training, and `st.audit.Monitor`, as a callback of a `Trainer`.
 
     Each optimizer step moves every schedule of the model by one; a checkpoint holds their
