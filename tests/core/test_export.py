@@ -95,6 +95,20 @@ def test_text_from_elsewhere_makes_nothing_but_operations() -> None:
             torch.ops.straightthrough.apply(text, [], [torch.zeros(2)], [])
 
 
+class Calls(nn.Module):
+    """A function of the library as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+SEED = st.Seed(1, offset=3)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -104,17 +118,37 @@ def test_text_from_elsewhere_makes_nothing_but_operations() -> None:
         lambda: st.nn.Categorical().eval(),
         lambda: st.nn.Bernoulli().eval(),
         lambda: st.nn.GumbelSoftmax(st.nn.schedules.Linear(2.0, 0.5, 3)).eval(),
+        lambda: Calls(lambda x: st.bernoulli(x, seed=SEED)),
+        lambda: Calls(lambda x: st.categorical(x, seed=SEED)),
+        lambda: Calls(lambda x: st.gumbel_softmax(x, dim=0, seed=SEED)),
     ],
 )
 def test_onnx(make: Callable[[], nn.Module]) -> None:
     model, x = network(make()), torch.randn(4, 5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
-        program = torch.onnx.export(
-            model, (x,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},)
-        )
-    assert program is not None
+    program = to_onnx(model, x)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    x = torch.randn(9, 5)
+    x = torch.randn(9, 5)  # 45 elements, of which 8 share their noise
     got = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(got), model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def to_onnx(model: nn.Module, x: Tensor) -> torch.onnx.ONNXProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        batch = torch.export.Dim("batch", max=64)
+        program = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=({0: batch},))
+    assert program is not None
+    return program
+
+
+@pytest.mark.parametrize(
+    ("module", "mend"),
+    [
+        (st.nn.Categorical(), r"pass seed=, or export the module in eval\(\)"),
+        (st.nn.Bernoulli(), r"pass seed=, or export the module in eval\(\)"),
+        (Calls(lambda x: st.poisson(log_rate=x, seed=1)), "export what computes its mean"),
+    ],
+)
+def test_what_onnx_has_no_function_for_says_what_to_do(module: nn.Module, mend: str) -> None:
+    with pytest.raises(torch.onnx.OnnxExporterError, match=f"ONNX has no function for .*{mend}"):
+        to_onnx(network(module), torch.randn(4, 5))

@@ -31,14 +31,19 @@ from .internals import (
 )
 from .kernels import disabled
 from .library import library
+from .mesh import on_mesh
 from .operation import Operation
 from .portable import read, write
+from .sharded import apply_sharded
 
 Outputs = tuple[Tensor, ...]
 
 
 def apply(operation: Operation, *inputs: Tensor) -> Any:
     """Return the value of `operation`, with its backward; a tuple where it returns more."""
+    for tensor in inputs:
+        if type(tensor) is not Tensor and on_mesh(tensor):
+            return apply_sharded(apply, operation, inputs)
     if is_compiling() or transforms_active():
         return _through_torch(operation, inputs)
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .internals import transforms_active
+from .mesh import whole
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 QUANTIZED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
@@ -105,6 +106,12 @@ def check_not_traced(value: object) -> None:
             f"{name} can't be traced by torch.fx.symbolic_trace, which runs without values; use "
             f"torch.export to get a graph of it and torch.compile to make it faster"
         )
+
+
+def check_not_onnx(what: str, mend: str) -> None:
+    """Raise in an export to ONNX, which has no function for `what`."""
+    if torch.onnx.is_in_onnx_export():
+        raise StraightThroughError(f"ONNX has no function for {what}; {mend}")
 
 
 Number = float | Tensor
@@ -279,7 +286,7 @@ def check_outcomes(name: str, invalid: Callable[[], Tensor], holds: str = NO_OUT
     """
     if is_compiling() or not _strict.get():
         return
-    rows = invalid().nonzero()
+    rows = whole(invalid()).nonzero()
     if len(rows):
         row = tuple(int(i) for i in rows[0])
         mend = "the logits or the mask" if holds is NO_OUTCOME else "the parameter"

@@ -84,6 +84,14 @@ _has_implementation: Callable[[str, str], bool] = private(
 )
 
 
+_GRAPH_TENSORS = (
+    private("torch._subclasses:FakeTensor", None),
+    private("torch._subclasses.functional_tensor:FunctionalTensor", None),
+)
+RECORDED: tuple[type[Tensor], ...] = tuple(found for found in _GRAPH_TENSORS if found)
+"""Tensors that stand for plain ones while a graph is recorded; without, the reference serves."""
+
+
 def has_implementation(operator: str, key: str) -> bool:
     """Whether an operator of ours has one for a dispatch key."""
     return _has_implementation(f"straightthrough::{operator}", key)

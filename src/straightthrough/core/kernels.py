@@ -24,7 +24,7 @@ from torch.nn import Parameter
 
 from . import installed
 from .installed import FOLDER
-from .internals import Operator, has_implementation, native, tracing, transforms_active
+from .internals import RECORDED, Operator, has_implementation, native, tracing, transforms_active
 from .library import library
 from .noise import Noise
 
@@ -109,21 +109,24 @@ def served(
     overload, with_numbers = _define(name, schema, reference, results or (like,))
     arguments = [tuple(said.split()[:2]) for said in schema[1:].partition(")")[0].split(", ")[1:]]
     floats = [i for i, (type_, _) in enumerate(arguments) if type_ == "float"]
+    others = [i for i, (type_, _) in enumerate(arguments) if type_ == "Tensor"]
     record = functools.partial(_record, overload, with_numbers, floats)
     if "Noise noise" in schema:
         names = [name for _, name in arguments]
         samples = names.index("samples") if "samples" in names else None
-        call = _with_noise(reference, native(overload), record, samples)
+        call = _with_noise(reference, native(overload), record, others, samples)
     else:
-        call = _without_noise(reference, native(overload), record)
+        call = _without_noise(reference, native(overload), record, others)
     return cast(_Function, functools.wraps(reference)(call))  # the signature of the reference
 
 
-def _without_noise(reference: _Function, direct: _Function, record: _Function) -> Any:
+def _without_noise(
+    reference: _Function, direct: _Function, record: _Function, others: list[int]
+) -> Any:
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
-        if not has_kernel(x):
+        if not has_kernel(x) or (others and not all(_known(rest[i]) for i in others)):
             return reference(x, *rest)
         return record(x, rest) if in_a_graph(x) else direct(x, *rest)
 
@@ -131,14 +134,18 @@ def _without_noise(reference: _Function, direct: _Function, record: _Function) -
 
 
 def _with_noise(
-    reference: _Function, direct: _Function, record: _Function, samples: int | None
+    reference: _Function,
+    direct: _Function,
+    record: _Function,
+    others: list[int],
+    samples: int | None,
 ) -> Any:
     def call(x: Tensor, *rest: Any) -> Any:
         noise = rest[-1]
         # Without a kernel a graph has an average over draws whole, and not each draw.
         loop = samples is not None and rest[samples] > 1 and in_a_graph(x)
         served = has_kernel(x) or (loop and not is_grad_enabled() and not transforms_active())
-        if not served or noise.run:
+        if not served or noise.run or (others and not all(_known(rest[i]) for i in others)):
             return reference(x, *rest)
         if in_a_graph(x):
             return record(x, (*rest[:-1], noise.seed, noise.offset))
@@ -147,11 +154,19 @@ def _with_noise(
     return call
 
 
+_PLAIN = (Tensor, Parameter)
+
+
+def _known(x: Tensor) -> bool:
+    """Whether a tensor is a plain one, or stands for one in a graph: of no other subclass."""
+    return type(x) in _PLAIN or isinstance(x, RECORDED)
+
+
 def in_a_graph(x: Tensor) -> bool:
     """Whether a call on `x` is recorded; a plain tensor tells at once that it is not."""
     if is_compiling():
         return True
-    return type(x) not in (Tensor, Parameter) and tracing()
+    return type(x) not in _PLAIN and tracing()
 
 
 def _record(
@@ -202,12 +217,14 @@ def _define(
 def has_kernel(x: Tensor, grad: Tensor | None = None) -> bool:
     """Whether kernels serve a call on `x`, and on a gradient of its dtype, here and now.
 
-    They know neither gradients to be recorded nor the transforms of `torch.func`.
+    They know neither gradients to be recorded, nor the transforms of `torch.func`, nor subclasses
+    of tensors.
     """
     return (
         level is not None
         and x.is_cpu
-        and (grad is None or grad.dtype == x.dtype)
+        and _known(x)
+        and (grad is None or (grad.dtype == x.dtype and _known(grad)))
         and not is_grad_enabled()
         and not transforms_active()
     )

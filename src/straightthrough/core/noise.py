@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .errors import ArgumentError, DtypeError, ShapeError
+from .errors import ArgumentError, DtypeError, ShapeError, check_not_onnx
 from .internals import tracing, transforms_active
 from .library import library
+from .mesh import agreed, local
 
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
@@ -121,8 +122,8 @@ def make_seed(
             f"generator must be a torch.Generator, got {generator!r}; pass an int as seed="
         )
     if is_compiling():
-        return torch.ops.straightthrough.fresh_seed(x.detach()), START
-    return _new_seed((), generator=generator, device=x.device), START
+        return agreed(torch.ops.straightthrough.fresh_seed(local(x.detach())), x), START
+    return agreed(_new_seed((), generator=generator, device=x.device), x), START
 
 
 _new_seed = functools.partial(torch.randint, 2**63 - 1)
@@ -152,12 +153,13 @@ def _fresh_seeds(
     return torch.ops.straightthrough.fresh_seed(like, [info.batch_size, *shape]), 0
 
 
+def _fake_seed(like: Tensor, shape: Sequence[int] = ()) -> Tensor:
+    check_not_onnx("a draw without a seed", "pass seed=, or export the module in eval()")
+    return like.new_empty(shape, dtype=torch.int64)
+
+
 library.impl("fresh_seed", _fresh_seed, "CompositeExplicitAutograd")
-torch.library.register_fake(
-    "straightthrough::fresh_seed",
-    lambda like, shape=(): like.new_empty(shape, dtype=torch.int64),
-    lib=library,
-)
+torch.library.register_fake("straightthrough::fresh_seed", _fake_seed, lib=library)
 torch.library.register_vmap("straightthrough::fresh_seed", _fresh_seeds, lib=library)
 
 
@@ -244,7 +246,9 @@ class Noise(NamedTuple):
     def classes(self, rows: int, classes: int, dtype: torch.dtype, sample: int = 0) -> Tensor:
         """Return one uniform a row and class, `(rows, classes)`, all in (0, 1)."""
         position = self.positions(rows).unsqueeze(-1)
-        groups = -(-classes // _width(dtype))
+        width = _width(dtype)
+        # Not -(-classes // width): ONNX rounds the quotient of a size left open towards 0.
+        groups = (classes + width - 1) // width
         group = torch.arange(groups, device=self.seed.device)
         unit = _unit(_blocks(self.seed, position, group, CONDITIONAL, sample), dtype)
         return unit.flatten(-2)[..., :classes]
@@ -262,7 +266,7 @@ class Noise(NamedTuple):
             position = self.positions(count)
             every = self._groups(position // width, dtype, stream, sample)
             return every.gather(-1, (position % width).unsqueeze(-1)).squeeze(-1)
-        first, last = self.offset // width, -(-(self.offset + count) // width)
+        first, last = self.offset // width, (self.offset + count + width - 1) // width
         group = torch.arange(first, last, device=self.seed.device)
         every = self._groups(group, dtype, stream, sample).flatten()
         skip = self.offset - first * width

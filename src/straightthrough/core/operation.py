@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .errors import StraightThroughError
+from .noise import Place
 from .portable import Portable
 
 
@@ -21,9 +22,12 @@ class Operation(Portable, ABC):
     Attributes:
         returned: which of the outputs `apply` returns: the value, or, as a slice, the value and
             integers such as an index, which get no gradient.
+        dims: the dimensions of every input but a seed, as those of a signature's `Input`: which of
+            them a DTensor may be sharded along. The outputs have the first one's leading ones.
     """
 
     returned: ClassVar[int | slice] = 0
+    dims: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
@@ -50,3 +54,12 @@ class Operation(Portable, ABC):
             f"{self} has no forward-mode derivative: its rule defines a gradient only. "
             f"Use reverse mode (torch.func.vjp, grad, jacrev)"
         )
+
+
+class Draw(Operation):
+    """An operation with noise: its last input is the seed, `place` says where its first one lies.
+
+    Subclasses have `place` among their fields.
+    """
+
+    place: Place

@@ -25,6 +25,8 @@ from .operation import Operation
 class Substitute(Operation):
     """The first input forward, in the dtype of the second; backward the second's gradient."""
 
+    dims = ("...", "...")
+
     def forward(self, hard: Tensor, soft: Tensor) -> tuple[Tensor]:
         return (hard.to(soft.dtype, copy=True),)
 

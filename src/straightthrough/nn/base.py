@@ -180,9 +180,9 @@ def check_parameter(
 
     In eager code on the CPU it can. Elsewhere the value is NaN there, and `st.strict()` raises.
     """
-    if type(given) not in (Tensor, nn.Parameter) or is_compiling() or transforms_active():
+    plain = type(given) in (Tensor, nn.Parameter)
+    if given is None or not plain or is_compiling() or transforms_active():
         return
-    assert given is not None
     check_floating(name, given)
     if given.is_cpu:
         check_range(name, given, most, f", or pass {instead}=")

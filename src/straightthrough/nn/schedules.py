@@ -19,6 +19,7 @@ from ..core.errors import (
     check_positive,
     check_rows,
 )
+from ..core.mesh import whole
 
 
 class Schedule(nn.Module, ABC):
@@ -222,7 +223,7 @@ class Confidence(Schedule):
         """Move the running mean by the rows of `logits`; those that hold NaN do not count."""
         dim = check_rows("logits", logits, dim)
         rows = apply_mask("logits", logits, mask).to(torch.float32)
-        confidence = rows.softmax(dim).amax(dim).nanmean()
+        confidence = whole(rows.softmax(dim).amax(dim)).nanmean()
         moved = self.running.lerp(confidence.to(self.running.device), 1 - self.decay)
         self.running.copy_(torch.where(moved.isnan(), self.running, moved))
 

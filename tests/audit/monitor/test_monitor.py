@@ -254,3 +254,17 @@ def test_plot_has_a_row_an_operator_and_a_column_a_quantity(tmp_path):
 def test_wrong_use_raises(call, message):
     with pytest.raises(st.ArgumentError, match=message):
         call()
+
+
+def test_a_training_that_goes_on_numbers_its_steps_from_there():
+    model = nn.Sequential(nn.Linear(3, 4), st.nn.Categorical())
+    with Monitor(model, every=4, start=6) as monitor:
+        for _ in range(8):
+            assert {reader.active for reader in monitor._readers.values()} == {
+                monitor._step % 4 == 0
+            }
+            model(torch.randn(2, 3))
+            monitor.step()
+    assert {row.step for row in monitor.observations} == {8, 12}
+    with pytest.raises(st.ArgumentError, match="start must be an int of at least 0, got -1"):
+        Monitor(model, start=-1)

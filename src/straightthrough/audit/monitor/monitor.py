@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ...core.errors import ArgumentError, check_count
+from ...core.errors import ArgumentError, check_count, check_limit
 from .plot import draw
 from .quantities import kind_of
 from .reader import Reader
@@ -57,6 +57,7 @@ class Monitor:
         elements: about how many elements of a tensor are looked at, always the same ones;
             of the classes in use, all.
         training: whether calls in `train()` are observed or, instead, those in `eval()`.
+        start: the number of the first step, where a training goes on.
         sinks: functions that get each observed step's observations: `st.audit.JsonLines(path)`,
             `st.audit.TensorBoard(folder)`, or one of your own.
 
@@ -64,7 +65,8 @@ class Monitor:
         observations: all so far, a list of `Observation`.
 
     Raises:
-        ArgumentError: if the model holds no operator, or a number is not an int of at least 1.
+        ArgumentError: if the model holds no operator, or a number is not an int of at least 1
+            (`start`: 0).
 
     Edge cases: under `torch.no_grad` there is no backward, and everything else works. Inside
     `torch.func` transforms nothing is observed. Compiled models are observed; as with any
@@ -95,13 +97,15 @@ class Monitor:
         every: int = 50,
         elements: int = 2**14,
         training: bool = True,
+        start: int = 0,
         sinks: Sequence[Sink] = (),
     ) -> None:
         check_count("every", every)
         check_count("elements", elements)
+        check_limit("start", start)
         kinds = [(name, module, kind_of(module)) for name, module in model.named_modules()]
         self.observations: list[Observation] = []
-        self._every, self._sinks, self._step = every, sinks, 0
+        self._every, self._sinks, self._step = every, sinks, start
         self._readers = {
             name or type(module).__name__: Reader(module, kind, elements, training)
             for name, module, kind in kinds
@@ -112,12 +116,17 @@ class Monitor:
                 f"model must hold an operator of st.nn, got a {type(model).__name__} without one; "
                 f"functions such as st.sign are not seen, use the module, st.nn.Sign"
             )
+        self._choose()
 
     def step(self) -> None:
         """End a training step: what it showed is recorded, if it was one to observe."""
         if self._step % self._every == 0:
             self._record()
         self._step += 1
+        self._choose()
+
+    def _choose(self) -> None:
+        """Read in the present step if it is one to observe."""
         for reader in self._readers.values():
             reader.active = self._step % self._every == 0
 

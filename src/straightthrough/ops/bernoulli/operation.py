@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.noise import Noise, Place
-from ...core.operation import Operation
+from ...core.operation import Draw
 from ...core.precision import cast, narrowed
 from ...core.rules import Derivative
 from ...estimators.categorical import CategoricalEstimator, is_one
@@ -16,8 +16,10 @@ from .reference import as_logits, binary_draw, concrete, concrete_backward, logi
 
 
 @dataclass(frozen=True)
-class BinaryDraw(Operation):
+class BinaryDraw(Draw):
     """A 0/1 draw forward, the rule backward; `x` is a probability or its logit."""
+
+    dims = ("...",)
 
     rule: CategoricalEstimator | Derivative
     place: Place
@@ -47,11 +49,13 @@ class BinaryDraw(Operation):
 
 
 @dataclass(frozen=True)
-class Concrete(Operation):
+class Concrete(Draw):
     """The (hard) concrete gate, its noise made again in backward.
 
     Backward is that of the soft value, whether the value is hard or soft.
     """
+
+    dims = ("...",)
 
     tau: float
     gamma: float

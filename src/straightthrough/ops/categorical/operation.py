@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.noise import Noise, Place, in_blocks
-from ...core.operation import Operation
+from ...core.operation import Draw, Operation
 from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
 from ...estimators.categorical import CategoricalEstimator, divided, is_one
@@ -25,8 +25,10 @@ def forward_logits(logits: Tensor, estimator: CategoricalEstimator) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OneHotDraw(Operation):
+class OneHotDraw(Draw):
     """A one-hot drawn from softmax(logits) forward, the estimator backward."""
+
+    dims = ("... C",)
 
     estimator: CategoricalEstimator
     place: Place
@@ -45,8 +47,10 @@ class OneHotDraw(Operation):
 
 
 @dataclass(frozen=True)
-class Lookup(Operation):
+class Lookup(Draw):
     """The row of a table that a draw names, without the one-hot."""
+
+    dims = ("... C", "C D")
 
     estimator: CategoricalEstimator
     place: Place
@@ -76,8 +80,10 @@ class Lookup(Operation):
 
 
 @dataclass(frozen=True)
-class NumberDraw(Operation):
+class NumberDraw(Draw):
     """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
+
+    dims = ("... C",)
 
     estimator: CategoricalEstimator
     place: Place
@@ -105,6 +111,8 @@ def argmax_index(logits: Tensor) -> Tensor:
 class Argmax(Operation):
     """The one-hot of the largest logit forward, a relaxation backward."""
 
+    dims = ("... C",)
+
     relaxation: Relaxation
 
     def forward(self, logits: Tensor) -> tuple[Tensor]:
@@ -118,12 +126,14 @@ class Argmax(Operation):
 
 
 @dataclass(frozen=True)
-class GumbelSoftmax(Operation):
+class GumbelSoftmax(Draw):
     """The relaxed draw and its own gradient, which needs the value alone.
 
     A half-precision value is too coarse for that: there the logits and the seed are saved, and the
     value is made again.
     """
+
+    dims = ("... C",)
 
     tau: float
     place: Place

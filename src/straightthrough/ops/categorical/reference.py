@@ -26,7 +26,10 @@ def draw_index(logits: Tensor, noise: Noise) -> Tensor:
     cumulative = weight.cumsum(-1, dtype=torch.float64).contiguous()
     total = cumulative[..., -1:]
     # u < 1 - 2^-53 keeps u * total below total, so a class of positive weight is always found.
-    index = torch.searchsorted(cumulative, uniform * total, right=True)
+    if torch.onnx.is_in_onnx_export():  # which has no searchsorted
+        index = (cumulative <= uniform * total).sum(-1, keepdim=True)
+    else:
+        index = torch.searchsorted(cumulative, uniform * total, right=True)
     return torch.where(total.isnan(), -1, index).squeeze(-1)
 
 

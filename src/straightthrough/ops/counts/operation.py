@@ -8,22 +8,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.errors import check_not_onnx
 from ...core.noise import Noise, Place
-from ...core.operation import Operation
+from ...core.operation import Draw
 from ...core.precision import compute_dtype, narrowed
 from ...estimators import CountEstimator
 from .families import Family
 
 
 @dataclass(frozen=True)
-class CountDraw(Operation):
+class CountDraw(Draw):
     """A count forward, the rule backward."""
+
+    dims = ("...",)
 
     rule: CountEstimator
     family: Family
     place: Place
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        check_not_onnx("the draw of a count", "export what computes its mean")
         flat = x.to(torch.float64).reshape(-1)
         count = self.family.draw(flat, Noise(seed, *self.place)).reshape(x.shape)
         y = torch.where(self.family.mean(x).isnan(), torch.nan, count).to(x.dtype)

@@ -45,6 +45,8 @@ WITH_WINDOW = {"sign": sign_and_window}
 class Pointwise(Operation):
     """`HARD[hard](x, *arguments)` forward, `surrogate.derivative(x - centre)` backward."""
 
+    dims = ("...",)
+
     hard: str
     arguments: tuple[float, ...]
     surrogate: Derivative

@@ -31,6 +31,8 @@ def topk_hot(scores: Tensor, k: int) -> Tensor:
 class TopK(Operation):
     """The k-hot of the k largest scores forward, k times a relaxation backward."""
 
+    dims = ("... C",)
+
     k: int
     relaxation: Relaxation
 

@@ -1,0 +1,51 @@
+"""Tensors on a mesh of devices, DTensors: which ones are, and one seed for all ranks.
+
+torch imports `torch.distributed.tensor` when asked, and so is it here: until then there is none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+    from typing_extensions import TypeIs
+
+
+def on_mesh(x: Tensor) -> TypeIs[DTensor]:
+    """Whether a tensor is a `DTensor`."""
+    if type(x) is Tensor:
+        return False
+    module = getattr(torch.distributed, "tensor", None)
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def local(x: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor."""
+    return x.to_local() if on_mesh(x) else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """Return a tensor with what other ranks hold of it: a collective."""
+    return x.full_tensor() if on_mesh(x) else x
+
+
+def agreed(seed: Tensor, x: Tensor) -> Tensor:
+    """Return the first rank's seed on every rank of the mesh that `x` lies on, if it does."""
+    if not on_mesh(x):
+        return seed
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    mesh = x.device_mesh
+    everywhere = (Replicate(),) * mesh.ndim
+    for axis in range(mesh.ndim):
+        # A sum to which the others add nothing: unlike a broadcast it is known to the compiler.
+        part = seed if mesh.get_local_rank(axis) == 0 else torch.zeros_like(seed)
+        parts = DTensor.from_local(
+            part, mesh, (*everywhere[:axis], Partial(), *everywhere[axis + 1 :])
+        )
+        seed = parts.redistribute(placements=everywhere).to_local()
+    return seed

@@ -1,0 +1,180 @@
+"""Operations on DTensors: each rank computes what it holds, with the noise of its place.
+
+The outcome lies as the input does. Rows lie whole on a rank; elements may lie anyhow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError
+from .mesh import on_mesh
+from .noise import START, Place
+from .operation import Draw, Operation
+from .signature import names
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Placement
+
+Placements = tuple["Placement", ...]
+
+
+def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Sequence[Tensor]) -> Any:
+    """Return what `apply` does where some of the inputs are DTensors, as DTensors."""
+    dims = operation.dims
+    first, *others = _summed(operation, inputs[: len(dims)])
+    mesh, placements, lead = first.device_mesh, first.placements, first.ndim - len(names(dims[0]))
+    _check_rows(operation, first, lead)
+    if isinstance(operation, Draw):
+        place = _place(first.shape[:lead], mesh, placements)
+        if place is None:  # no map of positions: every rank draws the whole, and keeps its part
+            everywhere = _replicated(mesh)
+            whole = [one.redistribute(placements=everywhere) for one in (first, *others)]
+            y = apply_sharded(apply, operation, (*whole, *inputs[len(dims) :]))
+            return _mapped(lambda y: y.redistribute(placements=placements), y)
+        there = _within(operation.place, place, placements)
+        operation = dataclasses.replace(operation, place=there)  # type: ignore[type-var]  # is one
+    parts = [_part(x, d, first) for x, d in zip((first, *others), dims, strict=True)]
+    y = apply(operation, *parts, *inputs[len(dims) :])
+    return _mapped(lambda y: _joined(y, first, lead), y)
+
+
+def _summed(operation: Operation, tensors: Sequence[Tensor]) -> list[DTensor]:
+    """Return the tensors, all on one mesh; those that are sums over ranks are summed."""
+    if not tensors:
+        raise ArgumentError(
+            f"{type(operation).__name__} does not say how its inputs may be sharded: set its "
+            f"`dims`, or pass .full_tensor()"
+        )
+    found = [x for x in tensors if on_mesh(x)]
+    mesh = found[0].device_mesh
+    if len(found) < len(tensors) or any(x.device_mesh != mesh for x in found):
+        raise ArgumentError(
+            "all tensors of a call must be DTensors on one mesh, or none; of what is whole on "
+            "every rank make one with torch.distributed.tensor.distribute_tensor(tensor, mesh)"
+        )
+    from torch.distributed.tensor import Replicate
+
+    return [
+        x.redistribute(placements=[Replicate() if p.is_partial() else p for p in x.placements])
+        if any(p.is_partial() for p in x.placements)
+        else x
+        for x in found
+    ]
+
+
+def _replicated(mesh: DeviceMesh) -> Placements:
+    from torch.distributed.tensor import Replicate
+
+    return tuple(Replicate() for _ in range(mesh.ndim))
+
+
+def _check_rows(operation: Operation, x: DTensor, lead: int) -> None:
+    for axis, placement in enumerate(x.placements):
+        if not placement.is_replicate() and _dim(placement) >= lead:
+            raise ArgumentError(
+                f"{type(operation).__name__} needs all classes of a row on one rank, and they are "
+                f"sharded along axis {axis} of the mesh; use "
+                f"x.redistribute(placements=[...]) with Replicate(), or the Shard of another "
+                f"dimension, as placements[{axis}]"
+            )
+
+
+def _dim(placement: Any) -> int:
+    """Return the dimension that a placement shards."""
+    dim: int = placement.dim
+    return dim
+
+
+def _part(x: DTensor, dims: str, first: DTensor) -> Tensor:
+    """Return what this rank needs of an input: its own part or, of what rows share, all of it."""
+    if dims.startswith("..."):
+        same = x.placements == first.placements
+        return (x if same else x.redistribute(placements=first.placements)).to_local()
+    from torch.distributed.tensor import Partial, Replicate
+
+    # Ranks with rows of their own each have a part of the gradient.
+    grads = [Replicate() if p.is_replicate() else Partial() for p in first.placements]
+    if not all(p.is_replicate() for p in x.placements):
+        raise ArgumentError(
+            f"a tensor {dims} that all rows share must lie whole on every rank, got placements "
+            f"{x.placements}; use x.redistribute(placements=[Replicate()] * {x.device_mesh.ndim})"
+        )
+    return x.to_local(grad_placements=grads)
+
+
+def _joined(y: Tensor, first: DTensor, lead: int) -> Tensor:
+    """Return the parts of a value as one tensor that lies as the first input does."""
+    from torch.distributed.tensor import DTensor
+
+    shape = torch.Size([*first.shape[:lead], *y.shape[lead:]])
+    stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    return DTensor.from_local(
+        y.contiguous(), first.device_mesh, first.placements, shape=shape, stride=stride
+    )
+
+
+def _mapped(function: Callable[[Any], Any], y: Any) -> Any:
+    return tuple(map(function, y)) if isinstance(y, tuple) else function(y)
+
+
+def _place(shape: torch.Size, mesh: DeviceMesh, placements: Placements) -> Place | None:
+    """Return where this rank's units lie among all; on every rank None if on one there is no place.
+
+    A place is one run, or runs evenly apart.
+    """
+    from torch.distributed.tensor import Shard
+
+    if any(not p.is_replicate() and type(p) is not Shard for p in placements):
+        return None  # what lies apart along one dimension
+    _, largest = _cut(shape, mesh, placements, [0] * mesh.ndim)
+    dims = [dim for dim in range(len(shape)) if largest[dim] != shape[dim]]
+    outermost = next((dim for dim in range(len(shape)) if largest[dim] > 1), len(shape))
+    if any(outermost < dim for dim in dims[:-1]):
+        return None
+    first, size = _cut(shape, mesh, placements, mesh.get_coordinate() or [])
+    if not dims or 0 in size:
+        return START
+    last = dims[-1]
+    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    offset = sum(start * stride for start, stride in zip(first, strides, strict=True))
+    if math.prod(size[:last]) == 1:
+        return offset, 0, 0
+    return offset, size[last] * strides[last], shape[last] * strides[last]
+
+
+def _cut(
+    shape: torch.Size, mesh: DeviceMesh, placements: Placements, rank: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the first index and the size of what a rank holds, a dimension each.
+
+    A dimension is cut as by `torch.chunk`, and what an axis of the mesh leaves is cut by the next.
+    """
+    first, size = [0] * len(shape), [*shape]
+    for axis, placement in enumerate(placements):
+        if not placement.is_replicate():
+            dim = _dim(placement)
+            chunk = (size[dim] + mesh.size(axis) - 1) // mesh.size(axis)
+            skipped = min(chunk * rank[axis], size[dim])
+            first[dim] += skipped
+            size[dim] = min(chunk, size[dim] - skipped)
+    return first, size
+
+
+def _within(outer: Place, inner: Place, placements: Placements) -> Place:
+    """Return the place of a part, whose place in a tensor is `inner`, where the tensor's is."""
+    if all(placement.is_replicate() for placement in placements):
+        return outer
+    if outer[1]:
+        raise ArgumentError(
+            "a seed's run and stride say how a tensor is cut, and so does a DTensor; pass only "
+            "the offset of the whole DTensor, as st.Seed(value, offset)"
+        )
+    return outer[0] + inner[0], *inner[1:]

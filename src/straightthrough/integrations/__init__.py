@@ -1,0 +1,1 @@
+"""Callbacks for frameworks that train, each imported by hand: `lightning`, `transformers`."""

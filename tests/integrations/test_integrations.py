@@ -1,0 +1,110 @@
+"""The examples of docs/guides/frameworks.md: they fit, save and resume; schedules move, a monitor
+sees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+import straightthrough as st
+from straightthrough.integrations import lightning, transformers
+from straightthrough.integrations.steps import Steps
+
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "frameworks.md"
+BATCHES = 8
+Fit = Callable[..., tuple[torch.nn.Module, Steps]]
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks', of each other
+
+
+def example(heading: str) -> dict[str, Any]:
+    """Return the names that the code below a heading of the page defines."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    (code,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, str(PAGE), "exec"), names)
+    return names
+
+
+CHECKPOINTS = {"Lightning": "last.ckpt", "transformers": f"checkpoint-{2 * BATCHES}"}
+
+
+@pytest.mark.parametrize("framework", CHECKPOINTS)
+def test_a_fit_is_resumed_where_it_stopped(framework: str, tmp_path: Path) -> None:
+    fit: Fit = example(framework)["fit"]
+
+    def seeded(*args: Any) -> tuple[torch.nn.Module, Steps]:
+        torch.manual_seed(7)
+        return fit(*args)
+
+    first, steps = seeded(str(tmp_path / "a"), 2)
+    tau = first.get_submodule("code.2.tau")
+    assert tau.position == 2 * BATCHES
+    assert first.code[2].rule.tau == tau.value == pytest.approx(0.1 ** (16 / 100))
+    assert [*dict.fromkeys(seen.step for seen in steps.monitor.observations)] == [0, 4, 8, 12]
+
+    checkpoint = str(tmp_path / "a" / CHECKPOINTS[framework])
+    second, steps = seeded(str(tmp_path / "b"), 3, checkpoint)
+    assert second.get_submodule("code.2.tau").position == 3 * BATCHES
+    assert {seen.step for seen in steps.monitor.observations} == {16, 20}
+    quantities = {seen.quantity for seen in steps.monitor.observations}
+    assert {"entropy", "perplexity", "gradient_snr"} <= quantities
+    moved = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(0 < (one - other).abs().max() < 0.2 for one, other in moved), "it began anew"
+    assert not any(module._forward_hooks for module in second.modules()), "the monitor stays on"
+
+
+def test_accumulated_gradients_are_one_step(tmp_path: Path) -> None:
+    names = example("Lightning")
+    for every in (1, None):
+        model, steps = names["Autoencoder"](), lightning.Operators(every=every)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            accumulate_grad_batches=4,
+            callbacks=[steps],
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(model, torch.utils.data.DataLoader(torch.randn(64, 16), batch_size=8))
+        assert model.get_submodule("code.2.tau").position == BATCHES // 4
+        if every is None:
+            assert steps.monitor is None
+        else:
+            assert {seen.step for seen in steps.monitor.observations} == {0, 1}
+
+
+def test_a_failing_step_takes_the_monitor_off(tmp_path: Path) -> None:
+    names = example("Lightning")
+
+    class Failing(names["Autoencoder"]):
+        def training_step(self, x: torch.Tensor, batch: int) -> torch.Tensor:
+            super().training_step(x, batch)
+            raise RuntimeError("out of rows")
+
+    model = Failing()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        callbacks=[lightning.Operators()],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    with pytest.raises(RuntimeError, match="out of rows"):
+        trainer.fit(model, torch.utils.data.DataLoader(torch.randn(64, 16), batch_size=8))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_callbacks_are_the_frameworks_own() -> None:
+    assert issubclass(lightning.Operators, pl.Callback)
+    with pytest.raises(st.ArgumentError, match="model must hold an operator"):
+        transformers.Operators().begin(torch.nn.Linear(2, 2), 0, True)
