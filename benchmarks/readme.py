@@ -20,7 +20,7 @@ def updated(text: str, records: Sequence[Record]) -> str:
     """Return the text with a run's losses between its two marks, and its two numbers."""
     ways = results.by_job(records)[CASE]
     ours, plain = ways[cases.OURS], ways[cases.PLAIN]
-    held, theirs = (f"{way.extra_bytes / way.elements:.0f}" for way in (ours, plain))
+    held, theirs = (f"{(way.extra_bytes or 0) / way.elements:.0f}" for way in (ours, plain))
     text = re.sub(r"\*\*\d+ times\*\*", f"**{plain.median / ours.median:.0f} times**", text)
     text = re.sub(r"\*\*\d+ bytes\*\*(.*) \d+ \|", rf"**{held} bytes**\1 {theirs} |", text)
     table = tables.losses(records)
