@@ -187,6 +187,9 @@ WRONG = {
 }
 
 
+INTERNALS = ("instance of", "__", "keyword argument", "could not convert", "Errno", "Traceback")
+
+
 @pytest.mark.parametrize("line", WRONG)
 def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
@@ -200,6 +203,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line)
     assert err.startswith("error: ")
     assert WRONG[line].format(**places) in err
     assert len(err.strip().splitlines()) == 1
+    assert not [words for words in INTERNALS if words in err]
 
 
 USAGE = {
