@@ -7,6 +7,7 @@ OLDEST := .venv-oldest/bin
 FUZZ ?= 100000
 # Kernels whose sources, flags and compiler have not changed are not compiled again.
 export STRAIGHTTHROUGH_KERNEL_CACHE ?= $(CURDIR)/build/kernels
+SDIST := build/sdist
 KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 
 .PHONY: study test test-oldest sanitize fuzz bench lint types tests doctests docs wheel format clean
@@ -83,7 +84,6 @@ format: .venv/dev
 
 # Installs that are not editable are made of the source distribution: a build there leaves the
 # libraries beside these sources as they are.
-SDIST := build/sdist
 $(SDIST): .venv/dev $(shell find src -name '*.py')
 	rm -rf $@
 	$(BIN)/python -m hatchling build -t sdist -d $@

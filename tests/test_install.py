@@ -156,6 +156,15 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_wheel_is_made_of_the_source_distribution_and_wants_kernels() -> None:
+    said = run("make", "-n", "-B", "wheel", cwd=ROOT)
+    _, source, wheel = said.partition("hatchling build -t sdist")
+    assert source
+    assert "STRAIGHTTHROUGH_REQUIRE_KERNELS=1" in wheel
+    assert "--wheel-dir dist build/sdist/*" in wheel
+
+
 def test_no_wheel_is_made_without_the_kernels_that_it_is_to_have(
     sdist: Path, tmp_path: Path
 ) -> None:

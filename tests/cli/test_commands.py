@@ -11,7 +11,7 @@ import pytest
 
 import straightthrough as st
 from straightthrough.cli import __main__ as entry
-from straightthrough.core import kernels
+from straightthrough.core import installed, kernels
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.studies.bias import study as bias
 from straightthrough.studies.mask import study as mask
@@ -73,10 +73,13 @@ def test_env_shows_versions_and_what_serves_each_family(cli, monkeypatch):
 
     monkeypatch.setattr(kernels, "level", None)
     monkeypatch.setattr(kernels, "reason", "not built: no compiler")
+    assert "When what is missing" not in cli("env")[1]
+    monkeypatch.setattr(installed, "mend", lambda: "pip install again")
     monkeypatch.setattr(kernels, "states", {"fast": "not built", "slow": "the machine has AVX2"})
     code, out, _ = cli("env")
     assert code == 0
     assert st.__version__ in out
+    assert "\nWhen what is missing is there: pip install again\n" in out
     assert "fast not built slow the machine has AVX2" in " ".join(out.split())
     (line,) = [line for line in out.splitlines() if line.startswith("categorical")]
     assert line.strip().split(maxsplit=2) == ["categorical", "reference", "not built: no compiler"]
@@ -187,6 +190,9 @@ WRONG = {
 }
 
 
+INTERNALS = ("instance of", "__", "keyword argument", "could not convert", "Errno", "Traceback")
+
+
 @pytest.mark.parametrize("line", WRONG)
 def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
@@ -200,6 +206,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line)
     assert err.startswith("error: ")
     assert WRONG[line].format(**places) in err
     assert len(err.strip().splitlines()) == 1
+    assert not [words for words in INTERNALS if words in err]
 
 
 USAGE = {

@@ -158,6 +158,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_npz(path: Path) -> Arrays:
+    with _reading(path):
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is no archive of arrays")
     with _reading(path), np.load(path, allow_pickle=False) as archive:
         missing = [key for key in NPZ_KEYS if key not in archive]
         if missing:
