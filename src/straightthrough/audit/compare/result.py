@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from ..text import aligned
 from .plot import draw
 from .row import Row
 
@@ -43,13 +44,7 @@ class Audit:
     def table(self) -> str:
         """Return the rows as a text table, and below it where its numbers come from."""
         head = ("estimator", "bias^2/|g|^2", "bias^2", "variance", "cosine", "mse", "seconds")
-        body = [_cells(row) for row in self.rows]
-        name, *numbers = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-        lines = [
-            "  ".join([line[0].ljust(name), *map(str.rjust, line[1:], numbers)])
-            for line in (head, *body)
-        ]
-        return "\n".join([*lines, self.caption])
+        return f"{aligned(head, [_cells(row) for row in self.rows])}\n{self.caption}"
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Return bias against variance as a matplotlib figure, saved to `path` if given.
