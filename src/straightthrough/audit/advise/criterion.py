@@ -46,10 +46,12 @@ def ranked(rows: Sequence[Candidate]) -> list[Candidate]:
     for group in (along, still, rest):
         for alike in _bands(group, lambda row: row.relative_squared_bias, _as_biased):
             for equal in _bands(alike, lambda row: row.relative_error, _as_wrong):
-                found += sorted(
-                    equal, key=lambda row: row.rule is not None and row.rule.draws_noise
-                )
+                found += sorted(equal, key=_draws_noise)
     return found
+
+
+def _draws_noise(row: Candidate) -> bool:
+    return row.rule is not None and row.rule.draws_noise
 
 
 def as_biased(row: Candidate, best: Candidate) -> bool:

@@ -36,11 +36,11 @@ def draw(rows: Sequence[Candidate], path: str | PathLike[str] | None) -> Figure:
             "Advice.plot needs matplotlib; pip install 'straightthrough[studies]'"
         ) from None
     rules = _by_rule(rows)
-    figure = Figure(figsize=(10.0, max(4.2, 1.0 + 0.24 * len(rules))), layout="constrained")
+    figure = Figure(figsize=(10.5, max(4.2, 1.0 + 0.24 * len(rules))), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_ylabel("squared bias / squared gradient")
     left.set_xlabel("temperature")
-    right.set_xlabel("microseconds a backward, at its best temperature")
+    right.set_xlabel("microseconds a backward, at the best temperature")
     taus = sorted({row.tau for row in rows if row.tau is not None and row.tau < HOTTEST})
     limit = 2 * max(taus, default=1.0)
     for (name, found), colour in zip(rules.items(), colours(len(rules)), strict=True):
@@ -52,10 +52,8 @@ def draw(rows: Sequence[Candidate], path: str | PathLike[str] | None) -> Figure:
         axes.set(xscale="log", yscale="log")
         axes.axhline(1.0, color="0.5", linestyle=":", label=ZERO if axes is left else None)
         axes.grid(alpha=0.3)
-    hot = any(row.tau is not None and row.tau >= HOTTEST for row in rows)
-    _ticks(
-        left.xaxis, {tau: f"{tau:g}" for tau in _apart(taus)} | ({limit: "limit"} if hot else {})
-    )
+    hot = {limit: "limit"} if any((row.tau or 0) >= HOTTEST for row in rows) else {}
+    _ticks(left.xaxis, {tau: f"{tau:g}" for tau in _apart(taus)} | hot)
     _ticks(right.xaxis, {value: f"{value:g}" for value in _round(*right.get_xlim())})
     _ticks(left.yaxis, {FLOOR: f"≤ {FLOOR:g}"} | {10.0**n: f"{10.0**n:g}" for n in range(-3, 1)})
     figure.legend(loc="outside right upper", frameon=False)

@@ -76,7 +76,7 @@ class Race:
             if not runner.exact:
                 runner.rows.clear()
                 drawing += row.seconds
-        if self.samples is None:
+        if self.samples is None and not all(runner.exact for runner in runners):
             self.samples = self._affordable(audit, elapsed, drawing)
 
     def run(self) -> None:
@@ -87,14 +87,12 @@ class Race:
         while True:
             new = [each for each in self.runners if not each.exact and len(each.rows) < LEAST]
             contenders = self.runners if new else contending(self.runners)
-            self._tell(len(contenders))
-            if new:
-                self._audit(new, self.samples or FIRST)
-                continue
             unsure = [each for each in contenders if len(each.rows) < AUDITS and not _known(each)]
-            if len(contenders) == 1 or not unsure or self._late:
+            over = not new and (len(contenders) == 1 or not unsure or self.left < 0)
+            self._tell(len(contenders), over)
+            if over:
                 return
-            self._audit(unsure, self.samples or FIRST)
+            self._audit(new or unsure, self.samples or FIRST)
 
     def stop(self) -> None:
         """Give up those whose audits are too few to say anything."""
@@ -102,10 +100,6 @@ class Race:
         late = [runner for runner in self.runners if runner not in known]
         self.skipped += [(repr(runner.rule), "was interrupted") for runner in late]
         self.runners = known
-
-    @property
-    def _late(self) -> bool:
-        return self.left < 0
 
     def _affordable(self, audit: Audit, elapsed: float, drawing: float) -> int:
         """Return the samples of further audits that half of the time left has a place for.
@@ -129,13 +123,16 @@ class Race:
         self._audits += 1
         return audit
 
-    def _tell(self, contenders: int) -> None:
+    def _tell(self, contenders: int, over: bool) -> None:
+        done = AUDITS if over else min(self._audits, AUDITS - 1)
         text = f"{contenders} of {len(self.runners)} contend"
-        self._notify(Progress("audit", min(self._audits, AUDITS), AUDITS + 1, text))
+        self._notify(Progress("audit", done, AUDITS, text))
 
 
 def _known(runner: Runner) -> bool:
     """Whether a runner's bias is known as well as is asked."""
+    if runner.exact or len(runner.rows) < LEAST:
+        return runner.exact
     low, high = runner.interval
     return high - low < SAME_BIAS
 

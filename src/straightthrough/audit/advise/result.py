@@ -23,8 +23,8 @@ HEAD = ("estimator", "bias^2/|g|^2", "95%", "cosine", "error/|g|^2", "us")
 NAMED = 3
 """Of those who can't be told apart from the best."""
 
-QUIET = 0.5
-"""Of the best one's error: less is worth a word."""
+QUIET, LITTLE = 0.5, 0.25
+"""A share of the best one's error, and a squared bias: less of both is worth a word."""
 
 SHOWN, WIDTH = 6, 88
 """Of the short table: rules, and characters of what is below it."""
@@ -81,20 +81,22 @@ class Advice:
         if not best.cosine > 0:
             return f"No rule points along the gradient; {best.label} is listed first."
         said = (
-            f"{best.label}: relative squared bias {best.relative_squared_bias:.3g} "
-            f"({limits(*best.interval)}), cosine {best.cosine:.4f}, {best.seconds * 1e6:.0f} us a backward."
+            f"{best.label}: relative squared bias {best.relative_squared_bias:.4f} "
+            f"({limits(*best.interval)}), cosine {best.cosine:.4f}, "
+            f"{best.seconds * 1e6:.0f} us a backward."
         )
         return said + self._quieter() + _as_little(self.ties)
 
     def _quieter(self) -> str:
         """Say who errs far less at this batch, if anyone does."""
-        quiet = min((row for row in self.rows if row.cosine > 0), key=lambda row: row.mse)
+        known = [row for row in self.rows if row.cosine > 0 and row.relative_squared_bias < LITTLE]
+        quiet = min(known, key=lambda row: row.mse, default=self.best)
         if not quiet.mse < QUIET * self.best.mse:
             return ""
         return (
             f" Its error at a batch of {self.batch} is {self.best.relative_error:.3g}; if that is "
-            f"too noisy, {quiet.label} has the least, {quiet.relative_error:.3g}, at a squared "
-            f"bias of {quiet.relative_squared_bias:.3g}."
+            f"too noisy, {quiet.label} has {quiet.relative_error:.3g}, at a squared bias of "
+            f"{quiet.relative_squared_bias:.4f}."
         )
 
     def __str__(self) -> str:
@@ -151,7 +153,7 @@ def each_at_its_best(rows: Sequence[Candidate]) -> list[Candidate]:
 
 def limits(low: float, high: float) -> str:
     """Return an interval as it is shown."""
-    return "exact" if low == high else f"{low:.3g} to {high:.3g}"
+    return "exact" if low == high else f"{low:.4f} to {high:.4f}"
 
 
 def _table(rows: Sequence[Candidate]) -> str:

@@ -134,7 +134,7 @@ def _backward(rule: CategoricalEstimator, logits: Tensor, count: int) -> float:
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of a call, the least of five or, of a long one, of fewer."""
+    """Return the seconds of a call, the least of three or, of a long one, of two."""
 
     def once() -> float:
         started = time.perf_counter()
@@ -144,7 +144,7 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
         return time.perf_counter() - started
 
     found = [once()]
-    while len(found) < 2 or (len(found) < 5 and sum(found) < LONG):
+    while len(found) < 2 or (len(found) < 3 and sum(found) < LONG):
         found.append(once())
     return min(found)
 

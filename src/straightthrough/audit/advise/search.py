@@ -114,7 +114,7 @@ def advise(
         started=time.perf_counter(),
     )
     given = list(candidates(estimators))
-    notify(Progress("audit", 0, AUDITS + 1, f"looking at {len(given)} candidates"))
+    notify(Progress("audit", 0, AUDITS, f"looking at {len(given)} candidates"))
     race, admission, complete = question.answer(given, notify)
     order = [id(rule) for _, rule in given]
     runners = sorted(race.runners, key=lambda runner: order.index(id(runner.rule)))
