@@ -139,7 +139,7 @@ def test_printed_it_is_a_short_table():
     assert lines[0].startswith(repr(advice.best.rule))
     assert sum(line.startswith("zero gradient") for line in lines) == 1
     hidden = len(advice.rows) - 7  # six rules and the zero gradient
-    assert lines[7] == f"3 outcomes, enumerated; {hidden} more in table(); 0 skipped"
+    assert lines[7] == f"3 outcomes, enumerated; {hidden} more rows in table()"
     assert " ".join(lines[8:]) == advice.verdict
 
 

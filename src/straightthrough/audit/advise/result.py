@@ -105,9 +105,12 @@ class Advice:
         shown = [*best[:SHOWN], *(row for row in self.rows if row.rule is None)]
         known = {id(row) for row in shown}
         table = _table([row for row in self.rows if id(row) in known])
-        more = f"{len(self.rows) - len(shown)} more in table()"
-        found = f"{self.outcomes} outcomes, {self.method}; {more}; {len(self.skipped)} skipped"
-        return "\n".join([table, found, *textwrap.wrap(self.verdict, WIDTH)])
+        found = [f"{self.outcomes} outcomes, {self.method}"]
+        if len(shown) < len(self.rows):
+            found.append(f"{len(self.rows) - len(shown)} more rows in table()")
+        if self.skipped:
+            found.append(f"{len(self.skipped)} candidates skipped")
+        return "\n".join([table, "; ".join(found), *textwrap.wrap(self.verdict, WIDTH)])
 
     def table(self) -> str:
         """Return the rows as a text table."""

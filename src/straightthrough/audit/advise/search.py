@@ -94,8 +94,11 @@ def advise(
         >>> advice = st.audit.advise(loss, torch.zeros(3), estimators=rules)
         >>> advice.best.rule
         ReinMax(tau=1.0)
-        >>> print(advice)
-        ?
+        >>> for row in advice.rows:
+        ...     print(f"{row.label:25} {row.relative_squared_bias:.3f} {row.relative_error:.3f}")
+        ReinMax(tau=1.0)          0.000 0.741
+        StraightThrough(tau=1.0)  0.021 0.306
+        zero gradient             1.000 1.000
     """
     check_positive("budget", budget)
     check_count("batch", batch)

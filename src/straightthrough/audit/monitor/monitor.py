@@ -149,8 +149,8 @@ class Monitor:
             ...         _ = unit(torch.tensor([0.1, value]))
             ...         monitor.step()
             >>> print(monitor.summary())
-            operator        flip rate  sparsity
-            Round     0.5 -> 0  1 -> 0.5
+            operator  flip rate  sparsity
+            Round      0.5 -> 0  1 -> 0.5
             steps 0 to 2, 3 observed: first -> last
         """
         return summarize(self.observations)
