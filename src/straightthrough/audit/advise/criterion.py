@@ -33,7 +33,8 @@ def criterion(batch: int, rescale: bool) -> str:
         f"least upper limit) are equal in it, and go by their error, (squared bias + variance / "
         f"{batch}) / |gradient|^2, that of an average over {draws}; within {SAME_ERROR:.0%} of the "
         f"least of these, rules without noise go first, then those listed first. A zero gradient "
-        f"has 1 in both; rules whose mean does not point along the gradient come after it."
+        f"has 1 in both; it comes after all rules whose mean points along the gradient, however "
+        f"little, and before the others."
     )
 
 
