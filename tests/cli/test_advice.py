@@ -24,6 +24,16 @@ def linear():
     weight = torch.tensor([[1.0, 2.0, 4.0], [0.0, -1.0, 3.0]])
     return lambda z: (z * weight).sum((-1, -2)), torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.0, 0.0]])
 
+class Coder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encode, self.draw = torch.nn.Linear(4, 6), st.nn.Categorical()
+    def forward(self, x):
+        return self.draw(self.encode(x).unflatten(-1, (2, 3))).flatten(1)
+
+def model():
+    return st.audit.probe(Coder(), lambda model, x: model(x).cumsum(-1).square(), torch.ones(1, 4))
+
 def raises():
     return 1 / 0
 
@@ -103,10 +113,13 @@ def test_the_exact_rule_wins_on_a_quadratic_at_a_large_batch(cli, folder):
     result = json.loads(out)
     best = result["advice"]["rows"][0]
     assert (best["rule"], best["tau"]) == ("ReinMax(tau=1.0)", 1.0)
-    assert best["bias_squared"] == pytest.approx(0, abs=1e-9)
-    assert best["interval"] == [best["mse"], best["mse"]]
-    assert min(row["bias_squared"] for row in result["advice"]["rows"][1:]) > 1e-3
-    assert result["advice"]["verdict"].startswith("ReinMax(tau=1.0): mean squared error")
+    assert best["relative_squared_bias"] == pytest.approx(0, abs=1e-9)
+    assert best["interval"] == [best["relative_squared_bias"]] * 2
+    others = result["advice"]["rows"][1:]
+    assert min(row["relative_squared_bias"] for row in others) > 1e-2
+    assert "zero gradient" in [row["rule"] for row in others]
+    assert result["advice"]["verdict"].startswith("ReinMax(tau=1.0): relative squared bias 0.0000")
+    assert "Ranked by relative squared bias" in result["advice"]["criterion"]
     assert result["header"]["complete"] is True
     assert result["header"]["command"].startswith("straightthrough audit losses:quadratic")
     assert result["settings"] == {
@@ -114,7 +127,7 @@ def test_the_exact_rule_wins_on_a_quadratic_at_a_large_batch(cli, folder):
         "budget": 2.0,
         "batch": 100_000,
         "seed": 0,
-        "rescale": False,
+        "rescale": True,
         "limit": 2**20,
     }
 
@@ -143,10 +156,11 @@ def test_terminal_page_and_json_say_the_same(cli, folder):
     assert advice["verdict"] in reader.text
     for row in advice["rows"]:
         assert row["rule"] in reader.cells
-        assert f"{row['mse']:.4g}" in reader.cells
+        assert f"{row['relative_squared_bias']:.4f}" in reader.cells
+        assert f"{row['relative_error']:.4g}" in reader.cells
     noisy = next(row for row in advice["rows"] if row["name"] == "gumbel")
     low, high = noisy["interval"]
-    assert f"{low:.3g} to {high:.3g}" in reader.cells
+    assert f"{low:.4f} to {high:.4f}" in reader.cells
     assert "exact" in reader.cells
     assert "losses:quadratic" in reader.text
     shown = " ".join(out.split())
@@ -157,6 +171,12 @@ def test_terminal_page_and_json_say_the_same(cli, folder):
     # What the module prints is no part of the output.
     assert "imported" not in out
     assert {"imported", "called"} <= set(err.split())
+
+
+def test_a_model_is_probed(cli, folder):
+    code, out, _ = cli("audit losses:model --estimators reinmax,darn --json")
+    advice = json.loads(out)["advice"]
+    assert (code, advice["outcomes"], advice["method"]) == (0, 9, "enumerated")
 
 
 def test_the_page_is_made_again_from_its_json(cli, folder):
@@ -170,12 +190,12 @@ def test_the_page_is_made_again_from_its_json(cli, folder):
 
 
 def test_the_options_reach_the_advice(cli, folder):
-    line = "audit losses:linear --estimators gumbel:0.5 --seed 3 --rescale --limit 4 --batch 7"
+    line = "audit losses:linear --estimators gumbel:0.5 --seed 3 --no-rescale --limit 4 --batch 7"
     code, out, _ = cli(f"{line} --budget 0.5 --json")
     advice = json.loads(out)["advice"]
     assert code == 0
-    assert [row["rule"] for row in advice["rows"]] == ["GumbelST(tau=0.5)"]
-    assert (advice["seed"], advice["rescale"], advice["batch"]) == (3, True, 7)
+    assert [row["rule"] for row in advice["rows"]] == ["GumbelST(tau=0.5)", "zero gradient"]
+    assert (advice["seed"], advice["rescale"], advice["batch"]) == (3, False, 7)
     assert advice["method"] == "sampled"  # of nine outcomes, above the limit
 
 
@@ -240,7 +260,7 @@ def test_ctrl_c_leaves_a_partial_page(ctrl_c, folder):
     assert "GumbelST(tau=0.5" in out
     result = json.loads((folder / "out" / "audit.json").read_text())
     assert result["header"]["complete"] is False
-    assert len(result["advice"]["rows"]) == 3
+    assert len(result["advice"]["rows"]) == 4
     assert "Partial report" in (folder / "out" / "report.html").read_text()
 
 

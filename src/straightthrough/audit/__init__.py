@@ -12,6 +12,7 @@ from .compare import (
     reinforce,
 )
 from .monitor import JsonLines, Monitor, Observation, TensorBoard
+from .probe import probe
 
 __all__ = [
     "Advice",
@@ -28,5 +29,6 @@ __all__ = [
     "compare",
     "disarm",
     "exact_gradient",
+    "probe",
     "reinforce",
 ]

@@ -37,7 +37,8 @@ def main(
         ),
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(help="Of a function: seconds, above 0. Default: 10.")
+        float | None,
+        typer.Option(help="Of a function, unless it is small: seconds, above 0. Default: 10."),
     ] = None,
     batch: Annotated[
         int | None,
@@ -57,13 +58,12 @@ def main(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the quadratic.")] = 0,
     rescale: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--rescale/--no-rescale",
-            help="Scale mean estimates to the exact gradient's norm first. Default: of the "
-            "quadratic alone.",
+            help="Scale mean estimates to the exact gradient's norm first.",
         ),
-    ] = None,
+    ] = True,
     limit: Annotated[
         int, typer.Option(min=0, help="Outcomes enumerated at most; of more, samples are drawn.")
     ] = LIMIT,
@@ -79,7 +79,8 @@ def main(
     """Say how wrong the gradients of estimators are.
 
     With MODULE:FUNCTION, a loss of your own: which estimator, at which temperature, errs least on
-    it, and what it costs. The module is imported from the current folder too, as `python -m` does.
+    it, and what it costs; `return st.audit.probe(model, loss, batch)` makes one of a model. The
+    module is imported from the current folder too, as `python -m` does.
 
     Without, a random quadratic: z^T A z + b^T z at a one-hot z drawn from softmax(eta), with
     A = Q^T Q and Q, b and eta standard normal. A class is an outcome, so that a limit below the
@@ -94,7 +95,7 @@ def main(
             budget=10.0 if budget is None else budget,
             batch=1 if batch is None else batch,
             seed=seed,
-            rescale=bool(rescale),
+            rescale=rescale,
             limit=limit,
         )
         return advice.run(settings, rules, output or Path("results/audit"), json)
@@ -104,7 +105,7 @@ def main(
         size=4 if size is None else size,
         samples=1024 if samples is None else samples,
         seed=seed,
-        rescale=rescale is not False,
+        rescale=rescale,
         limit=limit,
         output=output,
         json=json,

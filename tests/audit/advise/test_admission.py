@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from straightthrough.audit import advise
-from straightthrough.audit.advise.admission import Cost, Entrant, admit, cost_of_loss, price
+from straightthrough.audit.advise.admission import (
+    Cost,
+    Entrant,
+    admit,
+    admit_late,
+    cost_of_loss,
+    price,
+)
 from straightthrough.estimators import GumbelST, ReinMax, StraightThrough
 
 FREE = Cost(0.0, 0.0)
@@ -31,9 +38,10 @@ def test_the_cheapest_are_admitted_while_they_fit():
     ]
     found = admit(given, FREE, outcomes=10, batch=1, limit=10, budget=10.0)
     assert rules(found) == [StraightThrough(), GumbelST(0.3), ReinMax()]
-    assert found.enumerated
-    ((left_out, reason),) = found.left_out
-    assert left_out.rule == GumbelST(0.4)
+    assert found.work.enumerated
+    (left_out,) = found.left_out
+    name, reason = found.work.refusal(left_out)
+    assert name == repr(GumbelST(0.4))
     assert reason == "is too dear for the budget: its audits take about 2.4 s"
 
 
@@ -44,25 +52,58 @@ def test_outcomes_draws_and_the_batch_are_counted():
         given = [entrant(rule, 0.0, 1e-3)]
         for budget, fits in ((2.02 * needed, True), (1.98 * needed, False)):
             found = admit(given, FREE, outcomes=100, batch=1000, limit=100, budget=budget)
-            assert found.enumerated == fits
+            assert found.work.enumerated == fits
 
 
 def test_outcomes_are_drawn_where_an_exact_rule_would_not_fit():
     given = [entrant(ReinMax(), 0.0, 1e-3), entrant(StraightThrough(), 0.0, 1e-6)]
     found = admit(given, FREE, outcomes=10_000, batch=1, limit=10_000, budget=10.0)
-    assert not found.enumerated  # it would take ten seconds; 5 * 64 draws take a third of one
+    assert not found.work.enumerated  # it would take ten seconds; 5 * 64 draws a third of one
     assert rules(found) == [StraightThrough(), ReinMax()]
     noisy = [entrant(GumbelST(), 0.0, 1e-3), entrant(StraightThrough(), 0.0, 1e-6)]
     found = admit(noisy, FREE, outcomes=10_000, batch=1, limit=10_000, budget=10.0)
-    assert found.enumerated  # for what is exact then; the others are left out
+    assert found.work.enumerated  # for what is exact then; the others are left out
     assert rules(found) == [StraightThrough()]
+
+
+def test_what_is_always_enumerated_admits_every_exact_rule_whatever_it_takes():
+    given = [entrant(ReinMax(), 0.0, 1.0), entrant(GumbelST(), 0.0, 1e-3)]
+    options = {"outcomes": 100, "batch": 1, "limit": 100, "budget": 1.0}
+    found = admit(given, Cost(0.0, 1.0), always=True, **options)
+    assert found.work.enumerated
+    assert rules(found) == [GumbelST(), ReinMax()]
+    assert not admit(given, Cost(0.0, 1.0), **options).work.enumerated
+    over = admit(given, FREE, always=True, **{**options, "limit": 99})
+    assert not over.work.enumerated
+
+
+def test_who_was_too_dear_is_let_in_when_it_proves_cheap(clock):
+    slow = [1.0]
+
+    @dataclass(frozen=True)
+    class Slow(GumbelST):
+        def gradient(self, logits, index, grad, noise):
+            clock[0] += slow[0]
+            return super().gradient(logits, index, grad, noise)
+
+    logits = torch.zeros(3)
+    entrants, _ = price([("slow", Slow())], logits)
+    given = [*entrants, entrant(ReinMax(), 0.0)]
+    found = admit(given, FREE, outcomes=3, batch=1, limit=3, budget=2.0)
+    assert [each.rule for each in found.left_out] == [Slow()]
+    still = admit_late(found, FREE, logits, samples=2, left=2.0)
+    assert (still.entrants, still.left_out) == ((), found.left_out)
+    slow[0] = 0.1  # 5 audits and a backward: 0.6 s
+    late = admit_late(found, FREE, logits, samples=2, left=0.7)
+    assert rules(late) == [Slow()]
+    assert rules(admit_late(found, FREE, logits, samples=2, left=0.5)) == []
 
 
 def test_a_loss_too_dear_to_enumerate_is_drawn():
     given = [entrant(ReinMax(), 0.0)]
     for outcome, enumerated in ((1e-3, True), (1e-2, False)):
         found = admit(given, Cost(0.0, outcome), outcomes=1000, batch=1, limit=1000, budget=5.0)
-        assert found.enumerated == enumerated
+        assert found.work.enumerated == enumerated
         assert rules(found) == [ReinMax()]
 
 
@@ -70,7 +111,7 @@ def test_the_cheapest_is_admitted_whatever_it_takes():
     given = [entrant(GumbelST(0.5), 9.0), entrant(GumbelST(0.4), 8.0)]
     found = admit(given, FREE, outcomes=3, batch=1, limit=3, budget=1.0)
     assert rules(found) == [GumbelST(0.4)]
-    assert not found.enumerated
+    assert not found.work.enumerated
 
 
 def test_a_cost_tells_the_call_from_what_it_is_given(clock):
@@ -121,9 +162,9 @@ def test_ctrl_c_leaves_what_is_known():
         ask(after=0)
     early = ask(after=1)
     assert not early.complete
-    assert [row.rule for row in early.rows] == [ReinMax()]
+    assert [row.rule for row in early.rows] == [ReinMax(), None]
     assert [reason for _, reason in early.skipped] == ["was interrupted"] * 2
     later = ask(after=5)
     assert not later.complete
-    assert len(later.rows) == 3
+    assert len(later.rows) == 4
     assert later.seconds < 30

@@ -254,7 +254,23 @@ def test_a_mean_of_zero_has_no_direction():
         lambda z: z.sum((-1, -2)), torch.zeros(2, 2), ["straight_through"], rescale=True
     )
     assert math.isnan(audit.rows[0].cosine)
-    assert json.loads(audit.to_json())["rows"][0]["cosine"] is None
+    assert math.isnan(audit.rows[0].relative_squared_bias)
+    record = json.loads(audit.to_json())["rows"][0]
+    assert record["cosine"] is record["relative_squared_bias"] is None
+
+
+@pytest.mark.parametrize("limit", [2**20, 0])
+def test_the_squared_bias_is_told_relative_to_the_gradient(limit):
+    loss, logits = network(2, 3)
+    rules = [StraightThrough(), ReinMax(1.5)]
+    squared = float(exact_gradient(loss, logits).square().sum())
+    for rescale in (False, True):
+        audit = compare(loss, logits, rules, samples=20_000, rescale=rescale, limit=limit)
+        for row in audit.rows:
+            assert row.gradient_squared == pytest.approx(squared, rel=1e-12 if limit else 0.1)
+            assert row.relative_squared_bias == row.bias_squared / row.gradient_squared
+            if rescale:
+                assert row.relative_squared_bias == pytest.approx(2 * (1 - row.cosine), abs=1e-9)
 
 
 def test_the_callers_gradients_are_left_alone():
@@ -276,8 +292,11 @@ def test_json_and_table_say_the_same():
     assert record["method"] == "enumerated"
     head, *lines, foot = audit.table().splitlines()
     assert foot == "4 outcomes, enumerated"
-    assert head.split() == ["estimator", "bias^2", "variance", "cosine", "mse", "seconds"]
-    assert lines[0].split()[:3] == ["straight_through", "0.2781", "0.7724"]
+    numbers = ["bias^2/|g|^2", "bias^2", "variance", "cosine", "mse", "seconds"]
+    assert head.split() == ["estimator", *numbers]
+    share = audit.rows[0].relative_squared_bias
+    assert record["rows"][0]["relative_squared_bias"] == share
+    assert lines[0].split()[:4] == ["straight_through", f"{share:.4g}", "0.2781", "0.7724"]
     assert len({len(line) for line in (head, *lines)}) == 1
 
 

@@ -242,6 +242,30 @@ def test_plot_has_a_row_an_operator_and_a_column_a_quantity(tmp_path):
     assert not figure.axes[3].lines  # a sign has no entropy
 
 
+def test_the_summary_has_a_row_an_operator_with_the_first_value_and_the_last():
+    model = nn.Sequential(nn.Linear(3, 4), st.nn.Sign(), st.nn.Categorical())
+    with Monitor(model, every=2) as monitor:
+        for _ in range(5):
+            model(torch.randn(5, 3)).square().sum().backward()
+            monitor.step()
+    head, *rows, foot = monitor.summary().splitlines()
+    assert head.split()[:2] == ["operator", "saturation"]
+    assert [row.split()[0] for row in rows] == ["1", "2"]
+    assert foot == "steps 0 to 4, 3 observed: first -> last"
+    seen = [
+        row.value
+        for row in monitor.observations
+        if (row.operator, row.quantity) == ("2", "entropy")
+    ]
+    assert len(seen) == 3
+    assert f"{seen[0]:.2g} -> {seen[-1]:.2g}" in rows[1]
+    assert "entropy (nats)" in head
+    with Monitor(unit := st.nn.Round(), every=1) as once:
+        unit(torch.tensor([0.2, 1.7]))
+        once.step()
+    assert once.summary().splitlines()[1].split() == ["Round", "0.5"]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -249,6 +273,7 @@ def test_plot_has_a_row_an_operator_and_a_column_a_quantity(tmp_path):
         (lambda: Monitor(st.nn.Sign(), every=0), "every must be an int of at least 1, got 0"),
         (lambda: Monitor(st.nn.Sign(), elements=1.5), "elements must be an int of at least 1"),
         (lambda: Monitor(st.nn.Sign()).plot(), "nothing was observed yet"),
+        (lambda: Monitor(st.nn.Sign()).summary(), "nothing was observed yet"),
     ],
 )
 def test_wrong_use_raises(call, message):

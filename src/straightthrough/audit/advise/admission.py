@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,12 @@ MANY = 64
 
 SHARE = 0.5
 """Of the budget, for the audits that every candidate gets; the contenders have the rest."""
+
+SMALL = 2**13
+"""Elements of all one-hots, C**L outcomes of L C each, up to which the clock decides nothing."""
+
+ENUMERATED = 2**17
+"""Elements up to which outcomes are enumerated, and rules without noise tried, in any case."""
 
 
 @dataclass(frozen=True)
@@ -48,63 +55,117 @@ class Entrant:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What every candidate is put to: audits, and a backward that is timed.
+
+    Attributes:
+        outcomes: of an audit.
+        enumerated: whether these are all, so that a rule without noise needs one audit.
+        batch: of the backward.
+        draws: of a rule's own noise, an outcome.
+    """
+
+    outcomes: int
+    enumerated: bool
+    batch: int
+    draws: int = 1
+
+    def seconds(self, entrant: Entrant) -> float:
+        """Return what a candidate needs."""
+        cost, once = entrant.cost, self.enumerated and not entrant.rule.draws_noise
+        draws = 1 if once else self.draws
+        return (1 if once else 1 + LEAST) * cost.of(self.outcomes * draws) + cost.of(self.batch)
+
+    def refusal(self, entrant: Entrant) -> tuple[str, str]:
+        """Return who is left out, and why."""
+        reason = f"is too dear for the budget: its audits take about {self.seconds(entrant):.2g} s"
+        return repr(entrant.rule), reason
+
+
+@dataclass(frozen=True)
 class Admission:
-    """Who may run, who not, with the reason, and whether all outcomes are enumerated."""
+    """Who may run, who not (the cheapest first), and at what."""
 
     entrants: tuple[Entrant, ...]
-    left_out: tuple[tuple[Entrant, str], ...]
-    enumerated: bool
+    left_out: tuple[Entrant, ...]
+    work: Work
 
 
 def admit(
-    entrants: Sequence[Entrant], loss: Cost, outcomes: int, batch: int, limit: int, budget: float
+    entrants: Sequence[Entrant],
+    loss: Cost,
+    outcomes: int,
+    batch: int,
+    budget: float,
+    *,
+    limit: int,
+    always: bool = False,
 ) -> Admission:
     """Admit the candidates whose audits take least while all of them fit.
 
     Outcomes are enumerated where there are at most `limit` and the budget allows it for every
-    rule that is then exact, the ones without noise. Otherwise they are drawn, and the cheapest
-    candidate is admitted whatever it takes.
+    rule that is then exact, the ones without noise, or `always`, which admits these. Otherwise
+    they are drawn. In the last two cases there is one that is admitted whatever it takes.
 
     Args:
         entrants: the candidates.
         loss: of the loss and its gradient.
         outcomes: how many there are.
         batch: of the backward that is timed.
-        limit: how many may be enumerated.
         budget: seconds.
+        limit: how many may be enumerated.
+        always: whether those are, whatever it takes.
     """
+    seconds = SHARE * budget
     if outcomes <= limit:
-        found = _admit(entrants, loss, outcomes, batch, budget, enumerated=True)
-        if found.entrants and all(entrant.rule.draws_noise for entrant, _ in found.left_out):
+        work = Work(outcomes, enumerated=True, batch=batch, draws=FIRST)
+        found = _admit(entrants, work, seconds - 2 * loss.of(outcomes), always)
+        if found.entrants and all(entrant.rule.draws_noise for entrant in found.left_out):
             return found
-    return _admit(entrants, loss, GROUPS * group_size(FIRST, 2), batch, budget, enumerated=False)
+    drawn = Work(GROUPS * group_size(FIRST, 2), enumerated=False, batch=batch)
+    found = _admit(entrants, drawn, seconds - 2 * loss.of(drawn.outcomes))
+    if found.entrants:
+        return found
+    cheapest, *others = found.left_out
+    return Admission((cheapest,), tuple(others), drawn)
 
 
-def _admit(
-    entrants: Sequence[Entrant],
-    loss: Cost,
-    outcomes: int,
-    batch: int,
-    budget: float,
-    enumerated: bool,
-) -> Admission:
-    def needed(entrant: Entrant) -> float:
-        """Return the seconds of all that every candidate gets."""
-        cost, once = entrant.cost, enumerated and not entrant.rule.draws_noise
-        draws = FIRST if enumerated and not once else 1
-        return (1 if once else 1 + LEAST) * cost.of(outcomes * draws) + cost.of(batch)
-
+def _admit(entrants: Sequence[Entrant], work: Work, left: float, always: bool = False) -> Admission:
     admitted: list[Entrant] = []
-    left_out: list[tuple[Entrant, str]] = []
-    left = SHARE * budget - 2 * loss.of(outcomes)
-    for entrant in sorted(entrants, key=needed):
-        left -= needed(entrant)
-        if left > 0 or not (admitted or enumerated):
+    left_out: list[Entrant] = []
+    for entrant in sorted(entrants, key=work.seconds):
+        left -= work.seconds(entrant)
+        if left > 0 or (always and not (admitted and entrant.rule.draws_noise)):
             admitted.append(entrant)
         else:
-            reason = f"is too dear for the budget: its audits take about {needed(entrant):.2g} s"
-            left_out.append((entrant, reason))
-    return Admission(tuple(admitted), tuple(left_out), enumerated)
+            left_out.append(entrant)
+    return Admission(tuple(admitted), tuple(left_out), work)
+
+
+def admit_late(
+    found: Admission, loss: Cost, logits: Tensor, samples: int, left: float
+) -> Admission:
+    """Look again at what those cost that were left out, and admit those that `left` allows.
+
+    Args:
+        found: the last admission.
+        loss: of the loss and its gradient.
+        logits: of the outcomes.
+        samples: of an audit, as `compare` takes them.
+        left: seconds.
+    """
+    work = dataclasses.replace(found.work, draws=samples)
+    if not work.enumerated:
+        work = dataclasses.replace(work, outcomes=GROUPS * group_size(samples, 2), draws=1)
+    known: dict[tuple[object, ...], Cost] = {}
+    again = []
+    for entrant in found.left_out:
+        alike = _alike(entrant.rule)
+        if alike not in known:
+            known[alike] = _cost_of_rule(entrant.rule, logits)
+        costs = (dataclasses.replace(entrant, cost=c) for c in (entrant.cost, known[alike]))
+        again.append(min(costs, key=work.seconds))
+    return _admit(again, work, left - 2 * (1 + LEAST) * loss.of(work.outcomes))
 
 
 def price(
@@ -117,8 +178,7 @@ def price(
     entrants, failed = [], []
     known: dict[tuple[object, ...], Cost] = {}
     for name, rule in candidates:
-        fields = (value for field, value in vars(rule).items() if field != "tau")
-        alike = (type(rule), *fields)
+        alike = _alike(rule)
         try:
             if alike not in known:
                 known[alike] = _cost_of_rule(rule, logits)
@@ -126,6 +186,11 @@ def price(
         except Exception as error:
             failed.append((repr(rule), f"raises {type(error).__name__}: {error}"))
     return entrants, failed
+
+
+def _alike(rule: CategoricalEstimator) -> tuple[object, ...]:
+    """Return what tells rules apart that differ in more than their temperature."""
+    return (type(rule), *(value for field, value in vars(rule).items() if field != "tau"))
 
 
 def _cost_of_rule(rule: CategoricalEstimator, logits: Tensor) -> Cost:

@@ -9,13 +9,12 @@ from typing import Any
 from ...report import charts
 from ...report.charts import Interval, Line
 from ...report.page import Page, Table
+from .plot import FLOOR, HOTTEST
+from .result import limits
 
-COLUMNS = ("Estimator", "Bias²", "Variance", "Cosine", "MSE", "95%", "µs")
+COLUMNS = ("Estimator", "Bias²/|g|²", "95%", "Cosine", "Error/|g|²", "µs")
 SHOWN = 5
 """Lines of the chart over temperatures; more could not be told apart."""
-
-HOTTEST = 10
-"""Where that chart ends; the weight that is `MVE`'s temperature is a million."""
 
 Rows = Sequence[dict[str, Any]]
 
@@ -49,26 +48,20 @@ def layout(result: dict[str, Any]) -> Page:
 
 
 def _note(advice: dict[str, Any]) -> str:
-    scaled = (
-        " Each mean estimate is first scaled to the gradient's norm: what counts is its direction."
-        if advice["rescale"]
-        else ""
-    )
     sampled = (
         " Outcomes are drawn, so every number is an estimate, and a squared bias may fall below 0."
         if advice["method"] == "sampled"
         else ""
     )
     return (
-        f"MSE: the mean squared error of a gradient averaged over {advice['batch']} draws, squared "
-        f"bias + variance / {advice['batch']}; 95%: its confidence interval. Cosine: of the mean "
-        f"estimate and the true gradient; those that point away come last.{scaled}{sampled} µs: "
-        f"microseconds of the rule's own backward, at a batch of {advice['batch']}."
+        f"{advice['criterion']} 95%: the confidence interval of the squared bias. Cosine: of the "
+        f"mean estimate and the gradient.{sampled} µs: microseconds of the rule's own backward, at "
+        f"a batch of {advice['batch']}, the least of several calls."
     )
 
 
 def _best(rows: Rows) -> Rows:
-    """Return the first row of each rule; they come in the order of their errors."""
+    """Return the first row of each rule, the best one."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         found.setdefault(row["name"], row)
@@ -79,19 +72,18 @@ def _cells(rows: Rows) -> list[list[str]]:
     return [
         [
             row["rule"],
-            f"{row['bias_squared']:.4g}",
-            f"{row['variance']:.4g}",
-            "–" if row["cosine"] is None else f"{row['cosine']:.4f}",
-            f"{row['mse']:.4g}",
-            _limits(*row["interval"]),
+            _number(row["relative_squared_bias"], ".4f"),
+            "–" if None in row["interval"] else limits(*row["interval"]),
+            _number(row["cosine"], ".4f"),
+            _number(row["relative_error"], ".4g"),
             f"{1e6 * row['seconds']:.0f}",
         ]
         for row in rows
     ]
 
 
-def _limits(low: float, high: float) -> str:
-    return "exact" if low == high else f"{low:.3g} to {high:.3g}"
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _skipped(skipped: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -106,30 +98,43 @@ def _skipped(skipped: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _charts(page: Page, advice: dict[str, Any]) -> None:
-    """Draw what has a place on a logarithmic axis."""
-    rows = [row for row in advice["rows"] if row["mse"] > 0]
+    """Draw the biases on a logarithmic axis, which ends at `FLOOR`."""
+    rows = [row for row in advice["rows"] if row["relative_squared_bias"] is not None]
     if not rows:
         return
-    error = f"mean squared error, batch {advice['batch']}"
-    series = [Interval(row["rule"], row["mse"], *row["interval"]) for row in _best(rows)]
+    bias = f"squared bias / squared gradient ({FLOOR:g}: that or less)"
+    series = [Interval(row["rule"], *map(_place, _with_limits(row))) for row in _best(rows)]
     page.chart(
-        partial(charts.intervals, series, error),
-        "The error of each rule at its best temperature, with its confidence interval",
+        partial(charts.intervals, series, bias),
+        "The squared bias of each rule at its best temperature, with its confidence interval",
     )
     curves = [curve for curve in map(partial(_curve, rows), _names(rows)) if len(curve) > 1]
     if not curves:
         return
     shown = curves[:SHOWN]
     lines = [
-        Line(curve[0]["name"], slot, [row["tau"] for row in curve], [row["mse"] for row in curve])
+        Line(
+            curve[0]["name"],
+            slot,
+            [row["tau"] for row in curve],
+            [_place(row["relative_squared_bias"]) for row in curve],
+        )
         for slot, curve in enumerate(shown)
     ]
     best = f"the best {len(shown)} of {len(curves)} rules" if len(curves) > SHOWN else "all rules"
     page.heading("What the temperature does", f"Of {best} that were tried at several.")
     page.chart(
-        partial(charts.lines, lines, "temperature", error, log="xy"),
-        "The error over the temperature, one line a rule",
+        partial(charts.lines, lines, "temperature", bias, log="xy"),
+        "The squared bias over the temperature, one line a rule",
     )
+
+
+def _with_limits(row: dict[str, Any]) -> tuple[float, float, float]:
+    return row["relative_squared_bias"], *row["interval"]
+
+
+def _place(squared_bias: float) -> float:
+    return max(squared_bias, FLOOR)
 
 
 def _names(rows: Rows) -> list[str]:
@@ -137,6 +142,6 @@ def _names(rows: Rows) -> list[str]:
 
 
 def _curve(rows: Rows, name: str) -> Rows:
-    """Return the rows of a rule by temperature."""
+    """Return the rows of a rule by temperature, but those of the limit of an infinite one."""
     own = [row for row in rows if row["name"] == name and (row["tau"] or HOTTEST) < HOTTEST]
     return sorted(own, key=lambda row: row["tau"])

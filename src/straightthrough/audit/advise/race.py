@@ -10,54 +10,89 @@ from ...core.errors import ArgumentError
 from ...core.progress import Notify, Progress
 from ...estimators import CategoricalEstimator
 from ..compare.result import Audit
+from .criterion import SAME_BIAS
 from .runner import Runner
 
 FIRST, MOST = 2, 2**16
 """Draws of the first audit, which tells what a draw costs, and of any audit at most."""
 
-LEAST, PLANNED = 4, 16
-"""Further audits of a noisy runner before it may be dropped, and those that time is planned for."""
+LEAST, AUDITS = 4, 16
+"""Further audits of a noisy runner before it may be dropped, and those that it gets at most."""
 
 Compare = Callable[[Sequence[CategoricalEstimator], int, int], Audit]
 """An audit of some rules, with so many samples and a seed."""
 
 
 class Race:
-    """Audits all runners, then those that may still be the best, until the time is over.
+    """Audits all runners, then those that may still be the best, until these are known well.
+
+    Args:
+        compare: makes an audit.
+        seed: of the first audit; the others count on from it.
+        samples: of an audit after the first; None to have the clock say.
+        deadline: by `time.perf_counter`, when no more is begun than every runner gets.
 
     Attributes:
         runners: those that could be tried, with their audits.
         skipped: names of the others, and why.
+        samples: as given, or as the clock has said.
     """
 
     def __init__(
         self,
         compare: Compare,
         seed: int,
-        runners: Sequence[Runner],
-        skipped: Sequence[tuple[str, str]],
+        *,
+        samples: int | None,
+        deadline: float,
+        notify: Notify,
     ) -> None:
         self._compare, self._seed, self._audits = compare, seed, 0
-        self.runners, self.skipped = list(runners), list(skipped)
+        self._deadline, self._notify = deadline, notify
+        self.samples = samples
+        self.runners: list[Runner] = []
+        self.skipped: list[tuple[str, str]] = []
 
-    def run(self, budget: float, started: float, notify: Notify) -> None:
-        """Race until `budget` seconds have passed since `started`, and for `LEAST` audits."""
-        self._require_runners()
-        samples = self._look(budget - (time.perf_counter() - started))
-        self._require_runners()
-        contenders = self.runners
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._deadline - time.perf_counter()
+
+    def enter(self, runners: Sequence[Runner]) -> None:
+        """Audit runners once, for good where that is exact, and let them in."""
+        if not runners:
+            return
+        started = time.perf_counter()
+        audit = self._audit(runners, FIRST)
+        elapsed = time.perf_counter() - started
+        enumerated = audit.method == "enumerated"
+        drawing = 0.0
+        for runner, row in zip(runners, audit.rows, strict=True):
+            runner.exact = enumerated and not runner.rule.draws_noise
+            if math.isfinite(row.mse):
+                self.runners.append(runner)
+            else:
+                self.skipped.append((repr(runner.rule), "has a gradient that is not finite"))
+            if not runner.exact:
+                runner.rows.clear()
+                drawing += row.seconds
+        if self.samples is None and not all(runner.exact for runner in runners):
+            self.samples = self._affordable(audit, elapsed, drawing)
+
+    def run(self) -> None:
+        """Audit the contenders until they are known, and every runner `LEAST` times."""
+        if not self.runners:
+            reasons = "; ".join(f"{name} {reason}" for name, reason in self.skipped)
+            raise ArgumentError(f"no estimator could be tried: {reasons}")
         while True:
-            elapsed = time.perf_counter() - started
-            unsure = [runner for runner in contenders if not runner.exact]
-            raced = self._audits > LEAST
-            over = not unsure or (raced and (elapsed > budget or len(contenders) == 1))
-            shown = math.ceil(budget) if over else elapsed
-            notify(self._progress(shown, budget, len(contenders)))
+            new = [each for each in self.runners if not each.exact and len(each.rows) < LEAST]
+            contenders = self.runners if new else contending(self.runners)
+            unsure = [each for each in contenders if len(each.rows) < AUDITS and not _known(each)]
+            over = not new and (len(contenders) == 1 or not unsure or self.left < 0)
+            self._tell(len(contenders), over)
             if over:
                 return
-            self._audit(unsure, samples)
-            if self._audits > LEAST:
-                contenders = _still_in(contenders)
+            self._audit(new or unsure, self.samples or FIRST)
 
     def stop(self) -> None:
         """Give up those whose audits are too few to say anything."""
@@ -66,37 +101,19 @@ class Race:
         self.skipped += [(repr(runner.rule), "was interrupted") for runner in late]
         self.runners = known
 
-    def _look(self, left: float) -> int:
-        """Audit all once, for good where that is exact; return the samples for the others.
+    def _affordable(self, audit: Audit, elapsed: float, drawing: float) -> int:
+        """Return the samples of further audits that half of the time left has a place for.
 
-        Args:
-            left: seconds for this audit and those that follow.
+        A power of two, so that a clock that is a little off does not show.
         """
-        started = time.perf_counter()
-        audit = self._audit(self.runners, FIRST)
-        elapsed = time.perf_counter() - started
-        enumerated = audit.method == "enumerated"
-        drawing = 0.0
-        for runner, row in zip(tuple(self.runners), audit.rows, strict=True):
-            runner.exact = enumerated and not runner.rule.draws_noise
-            if not math.isfinite(row.mse):
-                self.runners.remove(runner)
-                self.skipped.append((repr(runner.rule), "has a gradient that is not finite"))
-            elif not runner.exact:
-                runner.rows.clear()
-                drawing += row.seconds
-        if enumerated:
-            fixed, draw = elapsed - sum(row.seconds for row in audit.rows), drawing / FIRST
+        if audit.method == "enumerated":
+            fixed = elapsed - sum(row.seconds for row in audit.rows)
+            draw = drawing / FIRST
         else:
             fixed, draw = 0.0, elapsed / audit.outcomes
         # An audit takes its part of the time, and is not mostly the loss.
-        wanted = max((left - elapsed) / PLANNED - fixed, fixed) / max(draw, 1e-9)
-        return int(min(max(wanted, FIRST), MOST))
-
-    def _require_runners(self) -> None:
-        if not self.runners:
-            reasons = "; ".join(f"{name} {reason}" for name, reason in self.skipped)
-            raise ArgumentError(f"no estimator could be tried: {reasons}")
+        wanted = max(self.left / 2 / AUDITS - fixed, fixed) / max(draw, 1e-9)
+        return 2 ** int(math.log2(min(max(wanted, FIRST), MOST)))
 
     def _audit(self, runners: Sequence[Runner], samples: int) -> Audit:
         seed = self._seed + (self._audits << 32)
@@ -106,14 +123,22 @@ class Race:
         self._audits += 1
         return audit
 
-    def _progress(self, elapsed: float, budget: float, contenders: int) -> Progress:
-        total = math.ceil(budget)
+    def _tell(self, contenders: int, over: bool) -> None:
+        done = AUDITS if over else min(self._audits, AUDITS - 1)
         text = f"{contenders} of {len(self.runners)} contend"
-        return Progress("audit", min(int(elapsed), total), total, text)
+        self._notify(Progress("audit", done, AUDITS, text))
 
 
-def _still_in(runners: list[Runner]) -> list[Runner]:
+def _known(runner: Runner) -> bool:
+    """Whether a runner's bias is known as well as is asked."""
+    if runner.exact or len(runner.rows) < LEAST:
+        return runner.exact
+    low, high = runner.interval
+    return high - low < SAME_BIAS
+
+
+def contending(runners: list[Runner]) -> list[Runner]:
     """Return those that may be the best, of those that point along the gradient, if any does."""
     along = [runner for runner in runners if runner.along] or runners
-    reach = min(runner.interval[1] for runner in along)
+    reach = min(runner.interval[1] for runner in along) + SAME_BIAS
     return [runner for runner in along if runner.interval[0] <= reach]

@@ -15,24 +15,29 @@ from ...core.errors import ArgumentError
 from ...core.registry import RULES, resolve
 from ...core.rules import Rule
 from ...estimators import CategoricalEstimator
-from ..compare.row import Row
+from ..compare.row import Row, relative
 from .candidate import Candidate
+
+DEFAULT = "reinmax"
+"""The default of the categorical operators, which is the first of equals."""
 
 TEMPERATURES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 """That are tried besides a rule's own."""
 
 LONG = 0.1
-"""Seconds after which a call is not timed once more."""
+"""Seconds after which a call is not timed once more, but for the second time."""
 
 
 def candidates(
     given: Sequence[CategoricalEstimator | str] | None,
 ) -> Iterator[tuple[str, CategoricalEstimator]]:
-    """Yield names and rules: those given, a shorthand at several temperatures; by default all."""
+    """Yield names and rules: those given, a shorthand at several temperatures; by default all.
+
+    Of all, the one that is an operator's default comes first.
+    """
     if given is None:
-        given = [
-            name for name, record in RULES.items() if issubclass(record.type, CategoricalEstimator)
-        ]
+        fits = {n for n, record in RULES.items() if issubclass(record.type, CategoricalEstimator)}
+        given = [DEFAULT, *(name for name in RULES if name in fits - {DEFAULT})]
     elif isinstance(given, str | Rule) or not given:
         raise ArgumentError(
             f"estimators must be a list of rules or shorthands, such as ['reinmax'], got {given!r}"
@@ -47,12 +52,12 @@ def candidates(
 
 
 def _at_temperatures(rule: CategoricalEstimator) -> Iterator[CategoricalEstimator]:
-    """Yield a rule at all temperatures that it takes, or as it is if it has none."""
+    """Yield a rule at its own temperature, then at those it takes, the nearest first."""
     own = vars(rule).get("tau")
     if not isinstance(own, float | int):
         yield rule
         return
-    for tau in sorted({*TEMPERATURES, own}):
+    for tau in sorted({*TEMPERATURES, own}, key=lambda tau: (abs(math.log(tau / own)), tau)):
         try:
             yield dataclasses.replace(rule, tau=tau)  # type: ignore[type-var]  # all are dataclasses
         except ArgumentError:
@@ -63,53 +68,62 @@ class Runner:
     """One candidate and its audits so far.
 
     Attributes:
-        seconds: of its backward at a batch.
+        seconds: of its backward at a batch, the least that was seen.
         exact: whether one audit says all.
     """
 
     def __init__(self, name: str, rule: CategoricalEstimator, logits: Tensor, batch: int) -> None:
-        self.name, self.rule, self.batch = name, rule, batch
-        self.seconds = _backward(rule, logits, batch)
+        self.name, self.rule, self.batch, self._logits = name, rule, batch, logits
+        self.seconds = math.inf
+        self.time()
         self.exact = False
         self.rows: list[Row] = []
+
+    def time(self) -> None:
+        """Time its backward, once more where it was."""
+        self.seconds = min(self.seconds, _backward(self.rule, self._logits, self.batch))
 
     @property
     def along(self) -> bool:
         """Whether the mean estimate points along the true gradient rather than away from it."""
-        return fmean(row.cosine for row in self.rows) > 0
+        return self._cosine > 0
 
     @property
-    def mse(self) -> float:
-        """The mean squared error of a mean over the batch, averaged over audits."""
-        return fmean(self._errors())
+    def _cosine(self) -> float:
+        """The mean of the audits', but for those in which it is undefined."""
+        return fmean([c for c in (row.cosine for row in self.rows) if c == c] or [math.nan])
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% confidence limits of `mse`, out of the scatter of the audits."""
-        errors = self._errors()
+        """95% confidence limits of the relative squared bias, out of the scatter of the audits."""
+        bias = fmean(row.bias_squared for row in self.rows)
+        length = fmean(row.gradient_squared for row in self.rows)
+        ratio = relative(bias, length)
         if self.exact:
-            return errors[0], errors[0]
-        half = student(len(errors) - 1) * stdev(errors) / math.sqrt(len(errors))
-        return fmean(errors) - half, fmean(errors) + half
+            return ratio, ratio
+        # Those of a ratio of means: that of `bias - ratio length`, whose mean is 0.
+        scatter = [row.bias_squared - ratio * row.gradient_squared for row in self.rows]
+        error = stdev(scatter) / math.sqrt(len(scatter))
+        half = student(len(scatter) - 1) * relative(error, length)
+        return ratio - half, ratio + half
 
     def candidate(self) -> Candidate:
         """Return what there is to say about it."""
         bias_squared = fmean(row.bias_squared for row in self.rows)
         variance = fmean(row.variance for row in self.rows)
+        own = vars(self.rule).get("tau")
         return Candidate(
             name=self.name,
             rule=self.rule,
-            tau=vars(self.rule).get("tau"),
+            tau=None if own is None else float(own),
             bias_squared=bias_squared,
             variance=variance,
-            mse=self.mse,
-            cosine=fmean(row.cosine for row in self.rows),
-            seconds=self.seconds,
+            mse=bias_squared + variance / self.batch,
+            gradient_squared=fmean(row.gradient_squared for row in self.rows),
+            cosine=self._cosine,
             interval=self.interval,
+            seconds=self.seconds,
         )
-
-    def _errors(self) -> list[float]:
-        return [row.bias_squared + row.variance / self.batch for row in self.rows]
 
 
 def _backward(rule: CategoricalEstimator, logits: Tensor, count: int) -> float:
@@ -120,7 +134,7 @@ def _backward(rule: CategoricalEstimator, logits: Tensor, count: int) -> float:
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of a call, the least of three or, of a long one, of fewer."""
+    """Return the seconds of a call, the least of three or, of a long one, of two."""
 
     def once() -> float:
         started = time.perf_counter()
@@ -130,7 +144,7 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
         return time.perf_counter() - started
 
     found = [once()]
-    while len(found) < 3 and sum(found) < LONG:
+    while len(found) < 2 or (len(found) < 3 and sum(found) < LONG):
         found.append(once())
     return min(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 
@@ -12,13 +11,13 @@ from ...core.errors import check_count, check_limit, check_positive
 from ...core.noise import Seed
 from ...core.progress import Notify, Progress, silent
 from ...estimators import CategoricalEstimator
-from ..compare.comparison import compare
 from ..compare.exact import LIMIT, Loss, count_outcomes
-from ..compare.result import Audit
-from .admission import admit, cost_of_loss, price
-from .race import Race
+from .candidate import zero
+from .criterion import ranked
+from .question import Question
+from .race import AUDITS
 from .result import Advice
-from .runner import Runner, candidates
+from .runner import candidates
 
 
 def advise(
@@ -29,42 +28,53 @@ def advise(
     batch: int = 1,
     estimators: Sequence[CategoricalEstimator | str] | None = None,
     seed: int = 0,
-    rescale: bool = False,
+    rescale: bool = True,
     limit: int = LIMIT,
     notify: Notify = silent,
 ) -> Advice:
     """Say which estimator, at which temperature, errs least on a loss, and what it costs.
 
-    Value: for each candidate `mse = bias_squared + variance / batch`, the mean squared error of
-    the gradient of `E[loss(z)]` when a step averages over `batch` independent draws. One draw
-    wants little variance, many want little bias.
+    Value: the candidates by relative squared bias, `|mean estimate - g|^2 / |g|^2`, g the true
+    gradient of `E[loss(z)]`: bias does not average out over steps. Means are first scaled to the
+    length of g, as a learning rate takes care of lengths, so that this is `2 (1 - cosine)`. Rules
+    within 0.01 of the least are equal in it, and go by their error, `bias^2 + variance / batch`
+    over `|g|^2`, that of an average over `batch` independent draws; within 5% of the least error,
+    those without noise go first, then those listed first. A gradient of zero is a row, with 1 in
+    both; a rule whose mean points away from g is worse, and comes after it.
 
-    First a few calls tell what the loss and each rule cost. Half of the budget goes to audits that
-    all candidates get: the cheapest are admitted while they fit, and `skipped` says what the
-    others would take. Where the outcomes can be enumerated, and the budget allows it for all rules
-    without noise, one audit makes these exact; otherwise outcomes are drawn.
+    Small problems, of at most 2^13 elements of one-hots (C**L outcomes of L C each), are
+    enumerated, and every candidate gets the same audits however long they take, so that the same
+    seed gives the same advice on a busy machine; the clock has a say in `seconds` alone. So are,
+    up to 2^17 elements, the rules without noise, which one audit makes exact.
 
-    The others are audited again and again, each time with fresh noise (and outcomes, where these
-    are drawn); the scatter of the audits gives a 95% t interval. A candidate is dropped when its
-    interval lies above that of another one, or its mean points away from the gradient, so that
-    time goes to the contenders, until one is left or the budget is spent.
+    Otherwise a few calls tell what the loss and each rule cost. Half of the budget goes to audits
+    that all candidates get: the cheapest are admitted while they fit. Outcomes are enumerated where
+    the limit and the budget allow it for all rules without noise, and otherwise drawn. What was
+    too dear is timed again while budget is left, and let in if it fits; `skipped` names the rest.
+
+    Rules that are not exact are audited 5 to 17 times, each time with fresh noise (and outcomes,
+    where these are drawn); the scatter of the audits gives a 95% t interval. A candidate is
+    dropped when its interval lies above that of another one, or its mean points away from the
+    gradient.
 
     Args:
         loss: maps one-hots `(N, C)` or `(N, L, C)`, N outcomes at a time in the logits' dtype,
             to `(N,)`; differentiable, each outcome's loss a function of that outcome alone.
+            `st.audit.probe` makes one of a model.
         logits: `(C,)`, one variable, or `(L, C)`; floating.
-        budget: seconds, > 0; five audits of the cheapest candidate are always made.
+        budget: seconds, > 0, for what is not small.
         batch: how many independent draws a training step averages over, >= 1.
         estimators: the candidates, rules as they are or shorthands for a rule at several
             temperatures; by default every registered one.
-        seed: of the noise; how much of it is drawn is for the time to say.
-        rescale: as in `compare`: only the direction counts. Without it, a rule that shrinks its
-            gradient is rewarded where variance dominates, which a learning rate does as well.
+        seed: of the noise.
+        rescale: as in `compare`. Without it lengths count too: a rule that shrinks its gradient
+            is rewarded where variance dominates, which a learning rate does as well.
         limit: how many outcomes, C**L, are enumerated at most; of more, samples are drawn.
         notify: called with `Progress` at the start and after each audit.
 
     Returns:
-        An `Advice`: `best`, `rows`, `ties`, `verdict`, `table()`, `plot()`, `to_json()`.
+        An `Advice`: `best`, `rows`, `ties`, `verdict`, `criterion`, `table()`, `plot()`,
+        `to_json()`; printed, it is a short table.
 
     Raises:
         DtypeError, ShapeError: for logits or a loss as in `exact_gradient`.
@@ -72,61 +82,55 @@ def advise(
             can be tried, or the loss is not differentiable or finite at an outcome.
 
     Edge cases: a rule that raises at these logits, whose gradients are not finite, or which is too
-    dear, is left out and named in `skipped`. Where variance dominates, even a mean that points
-    away from the gradient may have the least error; such rules come last. Ctrl-C ends it: with
-    `complete=False` and what is known by then or, where that is nothing, a `KeyboardInterrupt`.
+    dear, is left out and named in `skipped`. Where the true gradient is 0 nothing is relative to
+    it, and candidates stay as they are listed. Ctrl-C ends it: with `complete=False` and what is
+    known by then or, where that is nothing, a `KeyboardInterrupt`.
 
-    Cost: about `budget` seconds, less where all is exact or decided sooner.
+    Cost: of small problems a few seconds with all rules; of others about `budget` seconds at most.
 
     Example:
         >>> loss = lambda z: (z @ torch.tensor([1.0, 2.0, 4.0])) ** 2
         >>> rules = [st.estimators.StraightThrough(), st.estimators.ReinMax()]
-        >>> one = st.audit.advise(loss, torch.zeros(3), estimators=rules, rescale=True)
-        >>> many = st.audit.advise(loss, torch.zeros(3), estimators=rules, batch=1000)
-        >>> one.best.rule, many.best.rule
-        (StraightThrough(tau=1.0), ReinMax(tau=1.0))
+        >>> advice = st.audit.advise(loss, torch.zeros(3), estimators=rules)
+        >>> advice.best.rule
+        ReinMax(tau=1.0)
+        >>> for row in advice.rows:
+        ...     print(f"{row.label:25} {row.relative_squared_bias:.3f} {row.relative_error:.3f}")
+        ReinMax(tau=1.0)          0.000 0.741
+        StraightThrough(tau=1.0)  0.021 0.306
+        zero gradient             1.000 1.000
     """
     check_positive("budget", budget)
     check_count("batch", batch)
     check_limit("limit", limit)
     Seed(seed)  # checks it
-    started, outcomes, logits = time.perf_counter(), count_outcomes(logits), logits.detach()
+    outcomes = count_outcomes(logits)
+    question = Question(
+        loss=loss,
+        logits=logits.detach(),
+        budget=budget,
+        batch=batch,
+        seed=seed,
+        rescale=rescale,
+        limit=limit,
+        outcomes=outcomes,
+        started=time.perf_counter(),
+    )
     given = list(candidates(estimators))
-    notify(Progress("audit", 0, math.ceil(budget), f"pricing {len(given)} candidates"))
-    cost = cost_of_loss(loss, logits)
-    entrants, skipped = price(given, logits)
-    admission = admit(entrants, cost, outcomes, batch, limit, budget)
-    skipped += [(repr(entrant.rule), reason) for entrant, reason in admission.left_out]
-    runners = []
-    for entrant in admission.entrants:
-        try:
-            runners.append(Runner(entrant.name, entrant.rule, logits, batch))
-        except Exception as error:
-            skipped.append((repr(entrant.rule), f"raises {type(error).__name__}: {error}"))
-
-    def audit(rules: Sequence[CategoricalEstimator], samples: int, seed: int) -> Audit:
-        most = outcomes if admission.enumerated else 0
-        return compare(loss, logits, rules, samples=samples, seed=seed, rescale=rescale, limit=most)
-
-    race, complete = Race(audit, seed, runners, skipped), True
-    try:
-        race.run(budget, started, notify)
-    except KeyboardInterrupt:
-        race.stop()
-        if not race.runners:
-            raise
-        complete = False
-    rows = [runner.candidate() for runner in race.runners]
-    rows.sort(key=lambda row: (not row.cosine > 0, row.mse, row.seconds))
+    notify(Progress("audit", 0, AUDITS, f"looking at {len(given)} candidates"))
+    race, admission, complete = question.answer(given, notify)
+    order = [id(rule) for _, rule in given]
+    runners = sorted(race.runners, key=lambda runner: order.index(id(runner.rule)))
+    rows = [runner.candidate() for runner in runners]
     return Advice(
-        rows=tuple(rows),
-        skipped=tuple(race.skipped),
+        rows=tuple(ranked([*rows, zero(rows[0].gradient_squared)])),
+        skipped=(*race.skipped, *map(admission.work.refusal, admission.left_out)),
         batch=batch,
         budget=budget,
         seed=seed,
         rescale=rescale,
         outcomes=outcomes,
-        method="enumerated" if admission.enumerated else "sampled",
-        seconds=time.perf_counter() - started,
+        method="enumerated" if admission.work.enumerated else "sampled",
+        seconds=time.perf_counter() - question.started,
         complete=complete,
     )

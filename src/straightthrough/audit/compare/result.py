@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from ..text import aligned
 from .plot import draw
 from .row import Row
 
@@ -42,14 +43,8 @@ class Audit:
 
     def table(self) -> str:
         """Return the rows as a text table, and below it where its numbers come from."""
-        head = ("estimator", "bias^2", "variance", "cosine", "mse", "seconds")
-        body = [_cells(row) for row in self.rows]
-        name, *numbers = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-        lines = [
-            "  ".join([line[0].ljust(name), *map(str.rjust, line[1:], numbers)])
-            for line in (head, *body)
-        ]
-        return "\n".join([*lines, self.caption])
+        head = ("estimator", "bias^2/|g|^2", "bias^2", "variance", "cosine", "mse", "seconds")
+        return f"{aligned(head, [_cells(row) for row in self.rows])}\n{self.caption}"
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Return bias against variance as a matplotlib figure, saved to `path` if given.
@@ -61,12 +56,21 @@ class Audit:
         return draw(self.rows, f"{scaled}\n{self.caption}", path)
 
     def to_json(self) -> str:
-        """Return everything as JSON; an undefined cosine is null."""
+        """Return everything as JSON, each row's `relative_squared_bias` too; NaN is null."""
         record = dataclasses.asdict(self)
-        for row in record["rows"]:
+        for row, found in zip(record["rows"], self.rows, strict=True):
+            row["relative_squared_bias"] = found.relative_squared_bias
             for numbers in filter(None, (row, row["standard_errors"])):
-                numbers["cosine"] = None if math.isnan(numbers["cosine"]) else numbers["cosine"]
+                numbers |= {name: None for name in UNDEFINED if _is_nan(numbers.get(name))}
         return json.dumps(record, indent=1)
+
+
+UNDEFINED = ("cosine", "relative_squared_bias")
+"""What a gradient of 0 leaves without a value."""
+
+
+def _is_nan(value: float | None) -> bool:
+    return value is not None and math.isnan(value)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -76,4 +80,4 @@ def _cells(row: Row) -> tuple[str, ...]:
     if row.standard_errors is not None:
         errors = [getattr(row.standard_errors, name) for name in fields]
         numbers = [f"{n} ± {error:.2g}" for n, error in zip(numbers, errors, strict=True)]
-    return row.name, *numbers, f"{row.seconds:.3f}"
+    return row.name, f"{row.relative_squared_bias:.4g}", *numbers, f"{row.seconds:.3f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -25,6 +26,8 @@ class Row:
         variance: the trace of the estimate's covariance, over outcomes and the rule's noise.
         cosine: of the mean estimate and the exact gradient; NaN where one of them is 0.
         mse: `bias_squared + variance`, the mean squared norm of the error.
+        gradient_squared: the squared norm of the exact gradient; where outcomes were drawn an
+            unbiased estimate, which may fall below 0.
         seconds: wall time of the rule's calls and their sums; at enumerated outcomes a rule that
             draws noise is called `samples` times each, others once.
         standard_errors: of the other numbers, where outcomes were drawn; None where they were
@@ -36,5 +39,19 @@ class Row:
     variance: float
     cosine: float
     mse: float
+    gradient_squared: float
     seconds: float
     standard_errors: StandardErrors | None = None
+
+    @property
+    def relative_squared_bias(self) -> float:
+        """`bias_squared / gradient_squared`, what ranks estimators: 1 for an estimate of zero.
+
+        With `rescale` it is `2 (1 - cosine)`. NaN where the gradient is 0.
+        """
+        return relative(self.bias_squared, self.gradient_squared)
+
+
+def relative(squared_norm: float, gradient_squared: float) -> float:
+    """Return a squared norm in units of the gradient's; NaN where that is 0."""
+    return squared_norm / gradient_squared if gradient_squared > 0 else math.nan

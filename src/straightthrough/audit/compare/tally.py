@@ -56,7 +56,7 @@ class Tally:
         product = lengths[0] * lengths[1]
         cosine = float((mean * exact).sum()) / product if product else math.nan
         mse = bias_squared + variance
-        return Row(self.name, bias_squared, variance, cosine, mse, self.seconds)
+        return Row(self.name, bias_squared, variance, cosine, mse, lengths[1] ** 2, self.seconds)
 
 
 class SampledTally:
@@ -86,17 +86,17 @@ class SampledTally:
         spread = self.square.mean() - mean.square().sum(-1)
         variance = spread.clamp(min=0) * (self.size / (self.size - 1))
         products = torch.stack([mean @ mean.T, mean @ reference.T, reference @ reference.T]).cpu()
-        found = _moments(products, variance, rescale)
+        found, exact = _moments(products, variance, rescale)
         others = [torch.arange(GROUPS) != group for group in range(GROUPS)]
-        left = [_moments(products[:, i][..., i], variance[i], rescale) for i in others]
+        left = [_moments(products[:, i][..., i], variance[i], rescale)[0] for i in others]
         errors = ((GROUPS - 1) * torch.tensor(left).var(0, correction=0)).sqrt()
-        return Row(self.name, *found, self.seconds, StandardErrors(*errors.tolist()))
+        return Row(self.name, *found, exact, self.seconds, StandardErrors(*errors.tolist()))
 
 
 def _moments(
     products: Tensor, variance: Tensor, rescale: bool
-) -> tuple[float, float, float, float]:
-    """Return squared bias, variance, cosine and mse.
+) -> tuple[tuple[float, float, float, float], float]:
+    """Return squared bias, variance, cosine and mse, and the squared norm of the reference.
 
     Args:
         products: `(3, G, G)`, of the groups' mean estimates and references with each other: mean
@@ -111,7 +111,7 @@ def _moments(
     bias_squared = factor**2 * length - 2 * factor * along + exact
     spread = factor**2 * float(variance.mean())
     cosine = along / math.sqrt(length * exact) if length > 0 and exact > 0 else math.nan
-    return bias_squared, spread, cosine, bias_squared + spread
+    return (bias_squared, spread, cosine, bias_squared + spread), exact
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from .plot import draw
 from .quantities import kind_of
 from .reader import Reader
 from .sinks import Observation, Sink
+from .summary import summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,6 +61,8 @@ class Monitor:
         start: the number of the first step, where a training goes on.
         sinks: functions that get each observed step's observations: `st.audit.JsonLines(path)`,
             `st.audit.TensorBoard(folder)`, or one of your own.
+
+    `summary()` and `plot()` show what was seen so far.
 
     Attributes:
         observations: all so far, a list of `Observation`.
@@ -141,6 +144,25 @@ class Monitor:
         self.observations += observations
         for sink in self._sinks:
             sink(observations)
+
+    def summary(self) -> str:
+        """Return a table, a row an operator and a column a quantity: the first value and the last.
+
+        Raises:
+            ArgumentError: if nothing has been observed yet.
+
+        Example:
+            >>> unit = st.nn.Round()
+            >>> with st.audit.Monitor(unit, every=1) as monitor:
+            ...     for value in (0.2, 1.7, 1.8):
+            ...         _ = unit(torch.tensor([0.1, value]))
+            ...         monitor.step()
+            >>> print(monitor.summary())
+            operator  flip rate  sparsity
+            Round      0.5 -> 0  1 -> 0.5
+            steps 0 to 2, 3 observed: first -> last
+        """
+        return summarize(self.observations)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Return a matplotlib figure, a row an operator and a column a quantity over the steps.

@@ -6,22 +6,14 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from ...core.errors import ArgumentError, StraightThroughError
+from ...core.errors import StraightThroughError
 from .sinks import Observation
+from .summary import TITLES, by_operator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TITLES = {
-    "saturation": "saturation",
-    "gradient_snr": "gradient |mean| / std",
-    "flip_rate": "flip rate",
-    "sparsity": "sparsity",
-    "entropy": "entropy (nats)",
-    "code_use": "code use",
-    "perplexity": "perplexity",
-}
 WHOLE = {"saturation", "sparsity", "code_use"}
 """Shares that are drawn from 0 to 1; flips, which become rare, have a scale of their own."""
 
@@ -38,14 +30,7 @@ def draw(observations: Sequence[Observation], path: str | PathLike[str] | None) 
         raise StraightThroughError(
             "Monitor.plot needs matplotlib; pip install 'straightthrough[studies]'"
         ) from None
-    if not observations:
-        raise ArgumentError("nothing was observed yet; call step() at the end of a training step")
-    series: dict[tuple[str, str], list[Observation]] = {}
-    for seen in observations:
-        series.setdefault((seen.operator, seen.quantity), []).append(seen)
-    operators = list(dict.fromkeys(operator for operator, _ in series))
-    present = {quantity for _, quantity in series}
-    columns = [quantity for quantity in TITLES if quantity in present]
+    series, operators, columns = by_operator(observations)
     size = (1.3 + 1.9 * len(columns), 0.8 + 1.2 * len(operators))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(operators), len(columns), sharex=True, squeeze=False)

@@ -1,0 +1,233 @@
+"""What advice says: the criterion, the verdict, tables, JSON, and a picture one can read."""
+
+import dataclasses
+import itertools
+import json
+import math
+import sys
+
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import straightthrough as st
+from straightthrough.audit import Advice, Candidate, advise
+from straightthrough.audit.advise import plot
+from straightthrough.audit.advise.candidate import zero
+from straightthrough.audit.advise.criterion import ranked
+from straightthrough.audit.advise.runner import TEMPERATURES
+from straightthrough.estimators import MVE, GumbelST, ReinMax, StraightThrough
+
+
+def quadratic(size=3):
+    generator = torch.Generator().manual_seed(0)
+    q, b, eta = (torch.randn(*s, generator=generator) for s in ((size, size), (size,), (size,)))
+    return (lambda z: ((z @ (q.T @ q)) * z).sum(-1) + z @ b), eta
+
+
+def row(rule, bias, error, reach=0.0, cosine=0.9):
+    """A candidate where the squared gradient is 2."""
+    return Candidate(
+        name="name",
+        rule=rule,
+        tau=vars(rule).get("tau"),
+        bias_squared=2 * bias,
+        variance=0.0,
+        mse=2 * error,
+        gradient_squared=2.0,
+        cosine=cosine,
+        interval=(bias - reach, bias + reach),
+        seconds=1e-5,
+    )
+
+
+def advice_of(*rows, batch=8):
+    return Advice(tuple(ranked(rows)), (), batch, 1.0, 0, True, 9, "enumerated", 1.0)
+
+
+def test_bias_goes_first_then_the_error_then_noise_then_the_order_given():
+    least = row(GumbelST(0.1), 0.100, 9.0)
+    noisy = row(GumbelST(0.2), 0.109, 3.0)
+    equal = row(ReinMax(), 0.101, 3.1)  # within 5% of the noisy one's error, without noise
+    other = row(StraightThrough(), 0.105, 3.1)
+    biased = row(ReinMax(2.0), 0.111, 0.2)
+    worse = row(ReinMax(3.0), 0.2, 0.3)
+    still = zero(2.0)
+    away = row(ReinMax(4.0), 0.0, 0.0, cosine=-0.1)
+    rows = [away, worse, biased, still, noisy, least, equal, other]
+    order = [equal, other, noisy, least, biased, worse, still, away]
+    assert ranked(rows) == order
+    assert ranked(rows[::-1]) == [other, equal, *order[2:]]
+
+
+def test_the_least_bias_is_that_of_the_least_upper_limit():
+    lucky = row(GumbelST(0.1), 0.05, 9.0, reach=0.1)
+    sure = row(ReinMax(), 0.1, 1.0)
+    assert ranked([lucky, sure]) == [sure, lucky]
+    assert ranked([row(GumbelST(0.1), 0.05, 9.0, reach=0.01), sure])[-1] is sure
+
+
+def test_a_candidate_is_measured_against_the_gradient():
+    found = row(ReinMax(), 0.25, 1.5)
+    assert (found.relative_squared_bias, found.relative_error) == (0.25, 1.5)
+    assert math.isnan(zero(0.0).relative_squared_bias)
+
+
+def test_the_verdict_names_who_is_as_good_and_who_is_quieter():
+    best = row(ReinMax(), 0.20, 0.3, reach=0.1)
+    tie = row(ReinMax(2.0), 0.35, 0.4, reach=0.05)
+    worse = row(ReinMax(3.0), 0.45, 0.5, reach=0.05)
+    away = row(ReinMax(4.0), 0.1, 0.1, cosine=-0.1)
+    advice = advice_of(best, tie, worse, away)
+    assert advice.best is best
+    assert advice.ties == (tie,)
+    assert advice.verdict == (
+        "ReinMax(tau=1.0): relative squared bias 0.2000 (0.1000 to 0.3000), cosine 0.9000, 10 us "
+        "a backward. Not told apart from it by their bias: ReinMax(tau=2.0)."
+    )
+    assert advice_of(row(ReinMax(), 0.2, 0.3)).verdict.endswith("10 us a backward.")
+    many = Advice((best, *[tie] * 5), (), 8, 1.0, 0, True, 9, "enumerated", 1.0)
+    assert many.verdict.endswith("ReinMax(tau=2.0) and 2 more.")
+    quiet = advice_of(
+        row(ReinMax(), 0.1, 5.0), row(ReinMax(1.5), 0.2, 0.8), row(MVE(1.0), 0.3, 0.4)
+    )
+    assert quiet.verdict.endswith(
+        " Its error at a batch of 8 is 5; if that is too noisy, ReinMax(tau=1.5) has 0.8, at a "
+        "squared bias of 0.2000."
+    )
+    lost = advice_of(away, zero(2.0))
+    assert lost.best is away
+    assert lost.verdict.startswith("No rule points along the gradient")
+
+
+def test_the_criterion_is_stated():
+    loss, eta = quadratic()
+    scaled = advise(loss, eta, estimators=["reinmax"], batch=32)
+    assert "Ranked by relative squared bias" in scaled.criterion
+    assert "scaled to the gradient's norm" in scaled.criterion
+    assert "average over 32 draws" in scaled.criterion
+    plain = advise(loss, eta, estimators=["reinmax"], rescale=False)
+    assert "scaled" not in plain.criterion
+    assert "average over 1 draw;" in plain.criterion
+    assert json.loads(scaled.to_json())["criterion"] == scaled.criterion
+
+
+def test_table_and_json_say_the_same():
+    loss, eta = quadratic()
+    advice = advise(loss, eta, estimators=["reinmax", GumbelST(0.5)], batch=10)
+    record = json.loads(advice.to_json())
+    first = record["rows"][0]
+    assert first["rule"] == repr(advice.best.rule)
+    assert first["interval"] == list(advice.best.interval)
+    assert first["relative_squared_bias"] == advice.best.relative_squared_bias
+    assert first["relative_error"] == advice.best.relative_error
+    assert record["batch"] == 10
+    head, *lines = advice.table().splitlines()
+    assert head.split() == ["estimator", "bias^2/|g|^2", "95%", "cosine", "error/|g|^2", "us"]
+    assert len(lines) == len(advice.rows)
+    assert all(line.startswith(found.label) for line, found in zip(lines, advice.rows, strict=True))
+    assert len({len(line) for line in (head, *lines)}) == 1
+
+
+def test_printed_it_is_a_short_table():
+    loss, eta = quadratic()
+    advice = advise(loss, eta)
+    head, *lines = str(advice).splitlines()
+    assert head.split()[0] == "estimator"
+    assert len(lines) < 15 < len(advice.rows)
+    assert all(len(line) <= 100 for line in lines)
+    assert lines[0].startswith(repr(advice.best.rule))
+    assert sum(line.startswith("zero gradient") for line in lines) == 1
+    hidden = len(advice.rows) - 7  # six rules and the zero gradient
+    assert lines[7] == f"3 outcomes, enumerated; {hidden} more rows in table()"
+    assert " ".join(lines[8:]) == advice.verdict
+
+
+def test_what_is_undefined_is_null():
+    advice = advise(lambda z: z.sum(-1), torch.zeros(3), estimators=[ReinMax()])
+    assert math.isnan(advice.best.cosine)
+    first = json.loads(advice.to_json())["rows"][0]
+    assert first["cosine"] is first["relative_squared_bias"] is first["relative_error"] is None
+    assert first["interval"] == [None, None]
+    assert "nan" in str(advice)
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return advise(*quadratic())
+
+
+def texts(figure):
+    """The boxes of all words of a picture, tick labels and legends too."""
+    FigureCanvasAgg(figure).draw()
+    found = {}
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = [axis.label, *(tick.label1 for tick in axis.get_major_ticks())]
+            for label in labels:
+                if label.get_visible() and label.get_text():
+                    found[label] = label.get_window_extent()
+    for legend in figure.legends:
+        found |= {text: text.get_window_extent() for text in legend.get_texts()}
+    return found
+
+
+@pytest.mark.parametrize("slower", [1.0, 1e4])
+def test_no_labels_of_the_picture_overlap(everything, slower):
+    first, *others = everything.rows
+    rows = [dataclasses.replace(first, seconds=slower * first.seconds), *others]
+    figure = plot.draw(rows, None)
+    boxes = texts(figure)
+    assert len(boxes) > 25
+    crossing = [
+        (one.get_text(), other.get_text())
+        for one, other in itertools.combinations(boxes, 2)
+        if boxes[one].overlaps(boxes[other])
+    ]
+    assert crossing == []
+    assert all(figure.bbox.containsx(b.x0) and figure.bbox.containsx(b.x1) for b in boxes.values())
+    for text, box in boxes.items():
+        panels = [axes.get_window_extent() for axes in figure.axes]
+        assert not any(panel.overlaps(box) for panel in panels), text.get_text()
+
+
+def test_each_rule_has_a_colour_of_its_own(everything):
+    _, right = everything.plot().axes
+    points = [line for line in right.lines if line.get_linestyle() == "None"]
+    names = {row.name for row in everything.rows if row.rule is not None}
+    assert len({line.get_color() for line in points}) == len(points) == len(names) > 10
+    assert len(set(plot.colours(30))) == 30
+
+
+def test_an_all_but_infinite_temperature_reads_limit():
+    loss, eta = quadratic()
+    advice = advise(loss, eta, estimators=["mve", "reinmax"])
+    assert MVE(1e6) in [row.rule for row in advice.rows]
+    left, _ = advice.plot().axes
+    labels = [label.get_text() for label in left.get_xticklabels()]
+    assert labels == ["0.25", "0.5", "1", "2", "4", "limit"]
+    assert left.get_xlim()[1] < 20
+    without = advise(loss, eta, estimators=["reinmax"]).plot().axes[0]
+    assert "limit" not in [label.get_text() for label in without.get_xticklabels()]
+
+
+def test_the_picture_shows_the_squared_bias(tmp_path):
+    loss, eta = quadratic()
+    advice = advise(loss, eta, estimators=["reinmax", GumbelST(0.5)])
+    left, right = advice.plot(tmp_path / "advice.png").axes
+    assert (tmp_path / "advice.png").read_bytes().startswith(b"\x89PNG")
+    reinmax = next(line for line in left.lines if len(line.get_xdata()) == len(TEMPERATURES))
+    rows = [row for row in advice.rows if row.name == "reinmax"]
+    expected = {row.tau: max(row.relative_squared_bias, plot.FLOOR) for row in rows}
+    assert expected[1.0] == plot.FLOOR  # unbiased for a quadratic
+    assert dict(reinmax.get_xydata().tolist()) == pytest.approx(expected)
+    level = [line for line in right.lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in level] == [1.0]  # of a zero gradient
+    assert len(right.lines) == 3
+
+
+def test_plot_without_matplotlib_names_the_extra(monkeypatch):
+    advice = advise(*quadratic(), estimators=[ReinMax()])
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(st.StraightThroughError, match=r"pip install 'straightthrough\[studies\]'"):
+        advice.plot()
