@@ -21,15 +21,15 @@ ROUNDING = 1e-12
 def criterion(batch: int, rescale: bool) -> str:
     """Return how `ranked` ranks, in a few sentences."""
     scaled = (
-        "the mean first scaled to the gradient's norm, since a learning rate takes care of "
-        "lengths, so that it is 2 (1 - cosine); "
+        "; the mean is first scaled to the gradient's norm, since a learning rate takes care of "
+        "lengths, so that this is 2 (1 - cosine)"
         if rescale
         else ""
     )
     draws = "1 draw" if batch == 1 else f"{batch} draws"
     return (
-        f"Ranked by relative squared bias, |mean estimate - gradient|^2 / |gradient|^2, {scaled}"
-        f"as bias does not average out over steps. Rules within {SAME_BIAS} of the least (of the "
+        f"Ranked by relative squared bias, |mean estimate - gradient|^2 / |gradient|^2, as bias "
+        f"does not average out over steps{scaled}. Rules within {SAME_BIAS} of the least (of the "
         f"least upper limit) are equal in it, and go by their error, (squared bias + variance / "
         f"{batch}) / |gradient|^2, that of an average over {draws}; within {SAME_ERROR:.0%} of the "
         f"least of these, rules without noise go first, then those listed first. A zero gradient "

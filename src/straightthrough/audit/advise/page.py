@@ -102,7 +102,7 @@ def _charts(page: Page, advice: dict[str, Any]) -> None:
     rows = [row for row in advice["rows"] if row["relative_squared_bias"] is not None]
     if not rows:
         return
-    bias = f"squared bias / squared gradient ({FLOOR:g}: that or less)"
+    bias = "squared bias / squared gradient"
     series = [Interval(row["rule"], *map(_place, _with_limits(row))) for row in _best(rows)]
     page.chart(
         partial(charts.intervals, series, bias),
@@ -122,7 +122,8 @@ def _charts(page: Page, advice: dict[str, Any]) -> None:
         for slot, curve in enumerate(shown)
     ]
     best = f"the best {len(shown)} of {len(curves)} rules" if len(curves) > SHOWN else "all rules"
-    page.heading("What the temperature does", f"Of {best} that were tried at several.")
+    note = f"Of {best} that were tried at several. Below {FLOOR:g} it is drawn there."
+    page.heading("What the temperature does", note)
     page.chart(
         partial(charts.lines, lines, "temperature", bias, log="xy"),
         "The squared bias over the temperature, one line a rule",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
-FLOOR = 1e-4
+FLOOR = 1e-3
 """Where squared biases are drawn that are smaller, 0, or estimated to lie below it."""
 
 HOTTEST = 1000.0
@@ -55,7 +55,7 @@ def draw(rows: Sequence[Candidate], path: str | PathLike[str] | None) -> Figure:
     hot = {limit: "limit"} if any((row.tau or 0) >= HOTTEST for row in rows) else {}
     _ticks(left.xaxis, {tau: f"{tau:g}" for tau in _apart(taus)} | hot)
     _ticks(right.xaxis, {value: f"{value:g}" for value in _round(*right.get_xlim())})
-    _ticks(left.yaxis, {FLOOR: f"≤ {FLOOR:g}"} | {10.0**n: f"{10.0**n:g}" for n in range(-3, 1)})
+    _ticks(left.yaxis, {FLOOR: f"≤ {FLOOR:g}"} | {10.0**n: f"{10.0**n:g}" for n in range(-2, 1)})
     figure.legend(loc="outside right upper", frameon=False)
     if path is not None:
         figure.savefig(path, dpi=150)
