@@ -18,7 +18,6 @@ from straightthrough.report import markdown
 from straightthrough.report.markdown import table
 
 HERE = Path(__file__).parent
-RUNS = HERE.parent / "benchmarks" / "results"
 STUDIES = HERE / "studies" / "results"
 
 FORMS = {
@@ -174,15 +173,13 @@ def command_line_page() -> str:
 
 def write_speed(folder: Path) -> None:
     """Write the page of the last committed run, which is named by its date, and its pictures."""
-    runs = sorted(RUNS.glob("*.jsonl"))
-    body = "No run has been committed yet."
-    if runs:
-        records = results.read(runs[-1])
-        pictures = tables.pictures(records)
-        for name, png in pictures.items():
-            (folder / f"speed-{name}.png").write_bytes(png)
-        places = {name: f"speed-{name}.png" for name in pictures}
-        body = f"Measured on {runs[-1].stem}. {tables.markdown(records, places)}"
+    run = results.newest()
+    records = results.read(run)
+    pictures = tables.pictures(records)
+    for name, png in pictures.items():
+        (folder / f"speed-{name}.png").write_bytes(png)
+    places = {name: f"speed-{name}.png" for name in pictures}
+    body = f"Measured on {run.stem}. {tables.markdown(records, places)}"
     introduction = (
         "Every operator against the same work in plain torch, in one run in which all ways take "
         "turns, so that ratios hold on a busy machine too. An operator whose value or gradient is "
