@@ -40,7 +40,7 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
             y = apply_sharded(apply, operation, (*whole, *inputs[len(dims) :]))
             return _mapped(lambda y: y.redistribute(placements=placements), y)
         there = _within(operation.place, place, placements)
-        operation = dataclasses.replace(operation, place=there)  # type: ignore[type-var]  # is one
+        operation = dataclasses.replace(operation, place=there)  # type: ignore[type-var]  # all are dataclasses
     parts = [_part(x, d, first) for x, d in zip((first, *others), dims, strict=True)]
     y = apply(operation, *parts, *inputs[len(dims) :])
     return _mapped(lambda y: _joined(y, first, lead), y)
