@@ -7,12 +7,12 @@ from typing import Any
 
 from ...report import charts
 from ...report.page import Page, Table
-from ...report.runs import Groups, average, ends, grouped, lines, spread
+from ...report.runs import Groups, average, deviation, ends, grouped, lines, spread
 
-COLUMNS = ("Seeds", "Published", "Last epoch", "Off %", "± %", "Expected", "Seconds")
+COLUMNS = ("Runs", "Published", "Last epoch", "Off %", "± %", "Expected", "Seconds")
 NOTE = (
     "Published: the mean loss of the last epoch, of one seed. Last epoch: ours, over its 200 "
-    "steps; ± is the standard deviation over seeds. Off: by how much ours is above the published; "
+    "steps. Off: by how much ours is above the published; "
     "± %: half the published number's last digit. Expected: the exact mean of the loss, under the "
     "law that the estimator draws from, after the last step. Seconds of training, one power's "
     "share of what all take side by side. Both are means over seeds."
@@ -31,7 +31,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
         table = _rows(groups, optimum["published"], epochs)
         note = f"Least possible: {optimum['loss']:.5f}, that of draws which are certain."
         last = optimum is result["optima"][-1]
-        found.append(Table(columns, table, f"{note} {NOTE}" if last else note))
+        found.append(Table(columns, table, f"{note} {NOTE}{deviation(groups)}" if last else note))
     return found
 
 
