@@ -89,6 +89,12 @@ def test_a_result_that_is_not_there_is_refused(tmp_path):
         pages.read(tmp_path)
 
 
+def test_a_result_of_another_version_is_refused(vae):
+    del vae["runs"][0]["without_bias"]
+    with pytest.raises(ArgumentError, match="the result lacks 'without_bias', it is of another"):
+        pages.render(vae)
+
+
 COMMITTED = sorted((Path(__file__).parents[2] / "docs" / "studies" / "results").glob("*.json"))
 
 

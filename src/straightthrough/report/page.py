@@ -87,11 +87,15 @@ class Page:
         facts = {
             "Started": self._header["started"],
             "Time": f"{self._header['seconds']:.1f} s",
-            **{key.capitalize(): _plain(v) for key, v in known.items() if v is not None},
+            **{_title(key): _plain(v) for key, v in known.items() if v not in (None, [])},
         }
         self.heading("How this was made")
         self.parts.append(Origin(self._header["command"], facts))
         return self
+
+
+def _title(key: str) -> str:
+    return key.replace("_", " ").capitalize()
 
 
 def _plain(value: Any) -> str:

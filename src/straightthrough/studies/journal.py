@@ -20,6 +20,8 @@ RESULT = "result.json"
 STATE = "state.pt"
 """What a run that is not complete needs to go on: weights, optimizer, random state."""
 
+NO_FOLDER = "there is nothing to resume without a folder"
+
 
 class Journal:
     """Where a result is kept: in a folder, as `result.json`, or nowhere.
@@ -32,6 +34,7 @@ class Journal:
     def __init__(self, folder: Path | None = None, *, resume: bool = False) -> None:
         self.folder, self.resume = folder, resume
         self.result: Any = None
+        self.kept: dict[str, Any] | None = None
         self.tick: Callable[[], None] = lambda: None
 
     @contextmanager
@@ -46,6 +49,7 @@ class Journal:
         if self.resume:
             before = self._before()
             _check(before, result)
+            self.kept = self._state()
             _take_up(before, result)
         elif self.folder:
             (self.folder / STATE).unlink(missing_ok=True)
@@ -70,21 +74,24 @@ class Journal:
             os.replace(temporary, self.folder / STATE)
 
     def state(self, label: str) -> dict[str, Any] | None:
-        """Return the state that was kept of a run, if it is that run's."""
-        path = self.folder / STATE if self.folder and self.resume else None
-        if not path or not path.exists():
+        """Return what an interrupted run goes on from, if it is the run of that label."""
+        return self.kept if self.kept and self.kept["label"] == label else None
+
+    def _state(self) -> dict[str, Any] | None:
+        assert self.folder, NO_FOLDER
+        path = self.folder / STATE
+        if not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, weights_only=True)
+            return dict(torch.load(path, weights_only=True))
         except Exception as error:  # torch has no error of its own for a file that is broken
             raise ArgumentError(
                 f"{path} cannot be read ({type(error).__name__}); delete it, and --resume begins "
                 f"the run that was under way again"
             ) from error
-        return state if state["label"] == label else None
 
     def _before(self) -> Any:
-        assert self.folder, "there is nothing to resume without a folder"
+        assert self.folder, NO_FOLDER
         path = self.folder / RESULT
         try:
             return from_json(type(self.result), json.loads(path.read_text("utf-8")))

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -122,13 +122,13 @@ def from_json(kind: Any, value: Any) -> Any:
         return kind(**{name: from_json(hints[name], value[name]) for name in hints})
     if value is None:
         return math.nan if kind is float else None
-    parts = get_args(kind)
-    if get_origin(kind) is UnionType:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
         return from_json(parts[0], value)
-    if get_origin(kind) is dict:
+    if origin is dict:
         return {key: from_json(parts[1], item) for key, item in value.items()}
-    if isinstance(value, list):
-        if get_origin(kind) is tuple:
-            return tuple(value)
+    if origin is tuple:
+        return tuple(value)
+    if origin in (list, Sequence):
         return [from_json(parts[0], item) for item in value]
     return value

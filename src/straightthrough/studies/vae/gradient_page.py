@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from functools import partial
 from statistics import correlation
@@ -20,11 +19,11 @@ Errors = dict[str, float | None]
 """By estimator."""
 
 NOTE = (
-    "Each row is one model, and every estimator's gradient to the logits of the same eight test "
-    "images is held against the exact one there, the codes enumerated: relative squared bias is the "
-    "sum of the squared biases over that of the squared exact gradients. Compare within a row only. "
-    "Each estimator trains a model of its own, and from one model to the next the error of all of "
-    "them changes. Bias does not average out: every step goes wrong in the same direction."
+    "Each row is one model, and every estimator's gradient to the logits of the same {audited} "
+    "test images is held against the exact one there, the codes enumerated: relative squared bias "
+    "is the sum of the squared biases over that of the squared exact gradients. Compare within a "
+    "row only. Each estimator trains a model of its own, and from one model to the next the error "
+    "of all of them changes. Bias does not average out: it is in every step, whatever is drawn."
 )
 VARIANCE_NOTE = (
     "The variance of one draw over the squared exact gradient, on the same models. Unlike bias it "
@@ -36,8 +35,8 @@ CORRELATION_NOTE = (
 )
 WITHOUT_NOTE = (
     "Test -ELBO in nats. Without bias: trained from the same weights with the exact gradient to "
-    "the logits, plus (a - b) / sqrt(2), a and b the estimator's gradients of two draws: its mean is "
-    "exact, and its covariance that of one draw."
+    "the logits, plus (a - b) / sqrt(2), a and b the estimator's gradients of two draws: its mean "
+    "is exact, and its covariance that of one draw."
 )
 
 
@@ -77,7 +76,10 @@ def model_of(run: dict[str, Any]) -> str:
 
 def _errors(result: dict[str, Any], biases: dict[str, Errors]) -> Table:
     names, reached = result["settings"]["estimators"], _reached(result)
-    columns, note = ["Model trained by", *map(_words, names)], f"{NOTE} {order(biases)}"
+    columns, note = (
+        ["Model trained by", *map(_words, names)],
+        f"{NOTE.format(audited=result['audited'])} {order(biases)}",
+    )
     table = [[model, *(_number(row[name]) for name in names)] for model, row in biases.items()]
     if len(reached) >= FEWEST:
         columns.append("Rank correlation")
@@ -139,8 +141,11 @@ def _without(result: dict[str, Any]) -> Table:
             [spread([point[field] for point in way], 2) for way in points]
             for field in ("test", "entropy")
         )
-        means.append([average([point["test"] for point in way]) or math.nan for way in points])
-        difference = f"{means[-1][1] - means[-1][0]:+.2f}"
+        known = [mean for way in points if (mean := average([p["test"] for p in way])) is not None]
+        difference = MISSING
+        if len(known) == len(ways):
+            means.append(known)
+            difference = f"{known[1] - known[0]:+.2f}"
         table.append([rule, str(len(points[1])), *elbos, difference, *entropies])
     columns = (
         "Estimator",

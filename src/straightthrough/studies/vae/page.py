@@ -40,19 +40,21 @@ def _measured(result: dict[str, Any]) -> Table:
     which = f"{evaluated:,} training images"
     if evaluated < train:
         which = f"the first {evaluated:,} of the {train:,} training images"
+    known = any(point["entropy"] is not None for runs in groups.values() for point in ends(runs))
+    fields = {name: DIGITS[name] for name in DIGITS if known or name != "entropy"}
+    entropy = "The entropy of the code, in nats, is the mean over test images. " if known else ""
     note = (
         f"-ELBO in nats, lower is better: the mean over {which} and over "
-        f"{result['images']['test']:,} test images, {how}. The entropy of the code, in nats, is "
-        "the mean over test images. "
-        f"{result['tuning']} Seconds of training alone. All at the last checkpoint."
-        f"{deviation(groups)}"
+        f"{result['images']['test']:,} test images, {how}. {entropy}{result['tuning']} Seconds of "
+        f"training alone. All at the last checkpoint.{deviation(groups)}"
     )
     rates = [f"{runs[0]['rate']:.2g}" for runs in groups.values()]
     table = [
         [name, rate, *cells]
-        for rate, (name, *cells) in zip(rates, rows(groups, DIGITS), strict=True)
+        for rate, (name, *cells) in zip(rates, rows(groups, fields), strict=True)
     ]
-    return Table(("Estimator", "Rate", "Runs", "Epochs", *NAMES.values()), table, note)
+    names = [NAMES[field] for field in fields]
+    return Table(("Estimator", "Rate", "Runs", "Epochs", *names), table, note)
 
 
 def _published(result: dict[str, Any]) -> Table:

@@ -21,8 +21,11 @@ from .gradient import Error, errors, loss_without_bias
 from .model import ENUMERATED, CategoricalVAE, entropy
 from .presets import Preset, choose
 
-AUDITED = 8
-"""Test images at which gradients are held against the exact one; as many are shown."""
+SHOWN = 8
+"""Test images that are shown, each beside what its code decodes to."""
+
+AUDITED = 32
+"""Test images at which gradients are held against the exact one."""
 
 EVALUATED = 10_000
 """Training images whose exact loss is taken, at most."""
@@ -60,7 +63,7 @@ class Point:
     one draw an image. `sampled` is what papers report: the mean over the epoch that ends here, one
     draw an image, while the weights moved. `entropy` is that of the code, of the test images.
     `errors` are those of every estimator of the study on the model as it is here, by shorthand;
-    they are taken before and after training. What was not measured is NaN, or absent.
+    they are taken after training, and once a seed before. What was not measured is NaN, or absent.
     """
 
     epoch: int
@@ -95,13 +98,15 @@ class Result:
     """All runs of the study, and some test images beside their reconstructions.
 
     `tuning` says where temperatures and learning rates are from, `source` published numbers.
-    `evaluated` is the number of training images whose loss is taken.
+    `evaluated` is the number of training images whose loss is taken, `audited` that of test images
+    whose gradients are.
     """
 
     header: Header
     settings: Settings
     images: Images
     evaluated: int
+    audited: int
     latents: int
     categories: int
     tuning: str
@@ -125,9 +130,10 @@ class _Trainer(Trainer):
         *,
         without_bias: bool = False,
         audited: Sequence[str] = (),
+        untrained: bool = True,
     ) -> None:
         torch.manual_seed(seed)
-        self.preset, self.epochs = preset, epochs
+        self.preset, self.epochs, self.untrained = preset, epochs, untrained
         self.rules = {each: preset.rule(each).rule for each in audited}
         self.train, self.test = data.train.flatten(1), data.test.flatten(1)
         self.size = data.train.shape[1:]
@@ -159,10 +165,11 @@ class _Trainer(Trainer):
         return [total / len(self.train)]
 
     def measure(self, last: bool) -> tuple[list[Point], str]:
-        shown, (run,) = self.test[:AUDITED], self.runs
+        (run,) = self.runs
+        audited = last or (self.untrained and not self.done)
         with torch.no_grad():
             code = self.model.encoder(self.test)
-            run.reconstructions = self._decode(st.argmax(code[:AUDITED]))
+            run.reconstructions = self._decode(st.argmax(code[:SHOWN]))
             prior = torch.zeros(64, self.preset.latents, self.preset.categories)
             run.samples = self._decode(st.categorical(prior, seed=0))
         point = Point(
@@ -171,7 +178,7 @@ class _Trainer(Trainer):
             test=self.model.mean_loss(self.test),
             sampled=self.losses[0],
             entropy=float(entropy(code).mean()),
-            errors=errors(self.model, shown, self.rules) if last or not self.done else {},
+            errors=errors(self.model, self.test[:AUDITED], self.rules) if audited else {},
             seconds=self.seconds,
         )
         return [point], f"test -ELBO {point.test:.2f}"
@@ -203,17 +210,25 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
             ),
             data.facts,
             min(len(data.train), EVALUATED),
+            min(len(data.test), AUDITED),
             preset.latents,
             preset.categories,
             preset.tuning,
             preset.source,
-            originals=pictures(data.test[:AUDITED]),
+            originals=pictures(data.test[:SHOWN]),
         )
         with journal.keep(result):
             ways = [(each, False) for each in estimators] + [(each, True) for each in without_bias]
             for (estimator, without), seed in itertools.product(ways, settings.seeds):
                 trainer = _Trainer(
-                    data, preset, epochs, estimator, seed, without_bias=without, audited=estimators
+                    data,
+                    preset,
+                    epochs,
+                    estimator,
+                    seed,
+                    without_bias=without,
+                    audited=estimators,
+                    untrained=(estimator, without) == ways[0],
                 )
                 result.parameters = sum(p.numel() for p in trainer.model.parameters())
                 result.exact = trainer.model.enumerable
