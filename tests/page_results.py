@@ -135,4 +135,4 @@ class Reader(HTMLParser):
         if self.open and self.open[-1] != "style":
             self.text += data
         if self.open and self.open[-1] in ("th", "td"):
-            self.cells[-1] += data
+            self.cells[-1] += data.replace("\u00a0", " ")

@@ -255,7 +255,7 @@ def test_ctrl_c_leaves_a_partial_report_and_resume_goes_on(ctrl_c, tmp_path, stu
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["header"]["complete"] is False
     (run,) = result["runs"]
-    assert [point["epoch"] for point in run["points"]][0] == 0
+    assert run["points"][0]["epoch"] == 0
     stopped = run["points"][-1]["epoch"]
     assert stopped >= 37
     assert run["rule" if "rule" in run else "network"] in out
@@ -265,6 +265,6 @@ def test_ctrl_c_leaves_a_partial_report_and_resume_goes_on(ctrl_c, tmp_path, stu
 
     ctrl_c(f"{line} --resume", f"{stopped + 5}/100000")
     result = json.loads((tmp_path / "result.json").read_text())
-    assert [point["epoch"] for point in result["runs"][0]["points"]][0] == 0
+    assert result["runs"][0]["points"][0]["epoch"] == 0
     assert result["runs"][0]["points"][-1]["epoch"] >= stopped + 5
     assert result["header"]["command"].count("study") == 2

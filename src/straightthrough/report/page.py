@@ -26,6 +26,11 @@ class Table:
     note: str
 
 
+def unbroken(cell: str) -> str:
+    """Return a cell whose numbers keep their errors on the same line."""
+    return cell.replace(" ± ", "\u00a0±\u00a0")
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart in any dress, and what it shows in words."""

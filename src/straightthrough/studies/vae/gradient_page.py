@@ -34,7 +34,7 @@ CORRELATION_NOTE = (
     "-ELBO that each of them reaches in its own training."
 )
 WITHOUT_NOTE = (
-    "Test -ELBO in nats. Without bias: trained from the same weights with the exact gradient to "
+    "Test -ELBO in nats, of the same seeds. Without bias: trained from the same weights with the exact gradient to "
     "the logits, plus (a - b) / sqrt(2), a and b the estimator's gradients of two draws: its mean "
     "is exact, and its covariance that of one draw."
 )
@@ -129,21 +129,24 @@ def _rank_correlation(errors: Errors, reached: dict[str, float]) -> str:
 
 
 def _without(result: dict[str, Any]) -> Table:
-    table, means = [], []
+    table: list[list[str]] = []
+    means: list[list[float]] = []
     groups: Groups = {}
     for rule, runs in grouped(result, "rule").items():
-        ways = [[run for run in runs if run["without_bias"] is way] for way in (False, True)]
-        if not all(ways):
+        without = [run for run in runs if run["without_bias"]]
+        seeds = [run["seed"] for run in without]
+        plain = [run for run in runs if not run["without_bias"] and run["seed"] in seeds]
+        if not (without and plain):
             continue
-        groups[rule] = ways[1]
-        points = [ends(way) for way in ways]
+        groups[rule] = without
+        points = [ends(plain), ends(without)]
         elbos, entropies = (
             [spread([point[field] for point in way], 2) for way in points]
             for field in ("test", "entropy")
         )
         known = [mean for way in points if (mean := average([p["test"] for p in way])) is not None]
         difference = MISSING
-        if len(known) == len(ways):
+        if len(known) == len(points):
             means.append(known)
             difference = f"{known[1] - known[0]:+.2f}"
         table.append([rule, str(len(points[1])), *elbos, difference, *entropies])
