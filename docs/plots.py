@@ -99,13 +99,15 @@ def draw_estimator(rule, path, draws=4096):
                 exact, mean, deviation = poisson_gradients(rule, x, power, centre)
             else:
                 exact, mean, deviation = binary_gradients(rule, x, power, centre, draws)
-            ax.fill_between(x, mean - deviation, mean + deviation, color=BLUE, alpha=0.12, lw=0)
-            ax.plot(x, exact, color=ORANGE, lw=3, label="exact gradient")
-            ax.plot(x, mean, color=BLUE, lw=1.6, label="mean of the estimate ± one deviation")
+            ax.plot(x, exact, color=ORANGE, lw=4, label="exact gradient")
+            ax.plot(x, mean, color=BLUE, lw=1.6, label="mean of the estimate")
+            low, high = mean - deviation, mean + deviation
+            band = {"color": BLUE, "alpha": 0.12, "lw": 0}
+            ax.fill_between(x, low, high, **band, label="± one deviation of a draw")
             name = "log-rate x" if counts else "logit x"
             ax.set(title=f"loss |y − {centre}|$^{power}$", xlabel=name)
-        axes[0].set_ylabel("gradient to x")
-        axes[0].legend(loc="upper left", fontsize=9)
+        axes[0].set_ylabel(f"gradient to the {name}")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         figure.savefig(path)
         plt.close(figure)
 

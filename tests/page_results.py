@@ -22,23 +22,28 @@ def header(study):
     }
 
 
-def point(epoch, test, **others):
+IMAGES = {"description": "Digits: 10 images, 8 to train on.", "train": 8, "test": 2}
+
+
+def point(epoch, test, errors=None, **others):
+    """Return a point of the VAE; `errors` are pairs of bias and variance, by estimator."""
     return {
         "epoch": epoch,
         "train": test - 1,
         "test": test,
         "sampled": test + 2,
-        "cosine": 0.5,
-        "mean_cosine": 0.75,
+        "entropy": 6.5,
+        "errors": {n: {"bias": b, "variance": v} for n, (b, v) in (errors or {}).items()},
         "seconds": 2.0 * epoch,
         **others,
     }
 
 
-def vae_run(rule, seed, points):
+def vae_run(rule, seed, points, *, without_bias=False):
     return {
         "estimator": rule.lower(),
         "rule": rule,
+        "without_bias": without_bias,
         "seed": seed,
         "rate": 0.001,
         "published": None,
@@ -49,20 +54,39 @@ def vae_run(rule, seed, points):
 
 
 def vae_result():
-    """Return three runs of two rules."""
+    """Return three runs of two rules, and one without bias."""
+    start = point(0, 40.0, {"a(tau=1.0)": (0.01, 2.0), "b()": (0.02, 1.0)})
+    ends = [
+        point(2, 25.0, {"a(tau=1.0)": (0.1, 4.0), "b()": (0.5, 3.0)}),
+        point(2, 27.0, {"a(tau=1.0)": (0.3, 6.0), "b()": (0.7, 5.0)}),
+        point(2, 24.5, {"a(tau=1.0)": (0.25, 8.0), "b()": (0.125, 7.0)}),
+        point(2, 24.0, {"a(tau=1.0)": (0.4, 9.0), "b()": (0.6, 9.5)}, entropy=5.0),
+    ]
     return {
         "header": header("vae"),
-        "settings": {"data": "digits", "folder": None, "seeds": [0, 1], "epochs": 2},
+        "settings": {
+            "data": "digits",
+            "folder": None,
+            "estimators": ["a(tau=1.0)", "b()"],
+            "without_bias": ["a(tau=1.0)"],
+            "seeds": [0, 1],
+            "epochs": 2,
+        },
+        "images": IMAGES,
+        "evaluated": 8,
+        "audited": 2,
         "latents": 4,
         "categories": 8,
+        "tuning": "Temperatures are made up.",
+        "source": None,
         "parameters": 1234567,
         "exact": True,
-        "source": None,
         "originals": grey((2, 4, 4), 255),
         "runs": [
-            vae_run("A(tau=1.0)", 0, [point(0, 40.0), point(2, 25.0)]),
-            vae_run("A(tau=1.0)", 1, [point(0, 41.0), point(2, 27.0)]),
-            vae_run("B()", 0, [point(0, 40.0), point(2, 24.5, cosine=None)]),
+            vae_run("A(tau=1.0)", 0, [start, ends[0]]),
+            vae_run("A(tau=1.0)", 1, [point(0, 41.0), ends[1]]),
+            vae_run("B()", 0, [point(0, 40.0), ends[2]]),
+            vae_run("A(tau=1.0)", 0, [point(0, 40.0), ends[3]], without_bias=True),
         ],
     }
 
@@ -77,6 +101,7 @@ def mask_result():
     return {
         "header": header("mask"),
         "settings": {"data": "digits", "epochs": 1},
+        "images": IMAGES,
         "costs": [
             {"name": "no mask", "milliseconds": 1.5, "share": 0.0},
             {"name": "hard", "milliseconds": 6.0, "share": 75.0},
@@ -110,4 +135,4 @@ class Reader(HTMLParser):
         if self.open and self.open[-1] != "style":
             self.text += data
         if self.open and self.open[-1] in ("th", "td"):
-            self.cells[-1] += data
+            self.cells[-1] += data.replace("\u00a0", " ")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import straightthrough as st
+from page_results import Reader
 from straightthrough.core import installed, kernels
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.studies.bias import study as bias
@@ -117,13 +118,16 @@ def test_audit_past_its_limit_samples_and_says_so(cli):
 
 
 def test_study_vae_prints_a_table_and_writes_a_page(cli, tmp_path):
-    code, out, _ = cli("study vae --epochs 1 --estimators reinmax --seeds 3,1 --output", tmp_path)
+    line = "study vae --epochs 1 --estimators reinmax,darn --without-bias darn --seeds 3,1 --output"
+    code, out, _ = cli(line, tmp_path)
     assert code == 0
     page, result = tmp_path / "report.html", json.loads((tmp_path / "result.json").read_text())
-    assert [run["seed"] for run in result["runs"]] == [3, 1]
+    ran = [(run["estimator"], run["without_bias"], run["seed"]) for run in result["runs"]]
+    ways = [("reinmax", False), ("darn", False), ("darn", True)]
+    assert ran == [(*way, seed) for way in ways for seed in (3, 1)]
     assert result["header"]["command"].startswith("straightthrough study vae --epochs 1")
     row = next(line for line in out.splitlines() if line.startswith("ReinMax(tau=1.3)"))
-    assert row.split()[1:3] == ["2", "1"]
+    assert row.split()[1:4] == ["0.002", "2", "1"]
     assert str(page) in out
     before = page.read_bytes()
     page.unlink()
@@ -132,7 +136,7 @@ def test_study_vae_prints_a_table_and_writes_a_page(cli, tmp_path):
     assert page.read_bytes() == before
 
 
-@pytest.mark.parametrize("study", ["vae", "mask"])
+@pytest.mark.parametrize("study", ["vae --without-bias none", "mask"])
 def test_json_is_alone_on_stdout(cli, tmp_path, study):
     code, out, _ = cli(f"study {study} --epochs 1 --json --output", tmp_path)
     assert code == 0
@@ -143,9 +147,9 @@ def test_json_is_alone_on_stdout(cli, tmp_path, study):
 def test_seeds_are_a_count_or_a_list(cli, tmp_path, monkeypatch):
     asked = []
 
-    def run(settings, notify):
+    def run(settings, notify, journal):
         asked.append(list(settings.seeds))
-        return vae.Result(vae.Header("vae"), settings)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(vae, "run", run)
     for text in ("3", "3,", "0,7"):
@@ -164,6 +168,9 @@ WRONG = {
     "study vae --estimators ,": "must name something",
     "study vae --preset hoper": "preset 'hoper' is unknown; known: digits, mnist, reinmax, hooper",
     "study vae --preset hooper": "data 'mnist' needs the folder",
+    "study vae --preset hooper --without-bias mve": "without_bias needs the exact gradient",
+    "study vae --without-bias reinmix": "did you mean 'reinmax'",
+    "study bias --output {empty} --resume": "result.json cannot be read: No such file",
     "study vae --preset reinmax --data digits": "is for mnist, got data 'digits'; leave it out",
     "study vae --seeds 0": "seeds must be a list such as 0,1,5 or a count above 0, got '0'",
     "study vae --seeds 1,x": "got '1,x'",
@@ -252,13 +259,25 @@ def test_ctrl_c_before_a_study_starts(cli, tmp_path, monkeypatch):
     assert (code, out, err) == (1, "", "interrupted before anything was measured\n")
 
 
-def test_ctrl_c_leaves_a_partial_report(ctrl_c, tmp_path):
-    line = "study vae --epochs 100000 --estimators straight_through,reinmax --output"
-    out, err = ctrl_c(f"{line} {tmp_path}", "test -ELBO")
-    assert err.strip().endswith(f"interrupted: the report is partial, {tmp_path}/report.html")
-    assert "StraightThrough(tau=1.3)" in out
+@pytest.mark.parametrize("study", ["vae --estimators straight_through,reinmax", "mask"])
+def test_ctrl_c_leaves_a_partial_report_and_resume_goes_on(ctrl_c, tmp_path, study):
+    line = f"study {study} --epochs 100000 --output {tmp_path}"
+    out, err = ctrl_c(line, "37/100000")
+    report = tmp_path / "report.html"
+    assert err.strip().endswith(f"interrupted: the report is partial, {report}; --resume goes on")
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["header"]["complete"] is False
-    assert [run["estimator"] for run in result["runs"]] == ["straight_through"]
-    assert result["runs"][0]["points"]
-    assert "Partial report" in (tmp_path / "report.html").read_text()
+    (run,) = result["runs"]
+    assert run["points"][0]["epoch"] == 0
+    stopped = run["points"][-1]["epoch"]
+    assert stopped >= 37
+    assert run["rule" if "rule" in run else "network"] in out
+    page = Reader(report.read_text())
+    assert "Partial report" in page.text
+    assert str(stopped) in page.cells
+
+    ctrl_c(f"{line} --resume", f"{stopped + 5}/100000")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["runs"][0]["points"][0]["epoch"] == 0
+    assert result["runs"][0]["points"][-1]["epoch"] >= stopped + 5
+    assert result["header"]["command"].count("study") == 2

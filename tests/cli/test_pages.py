@@ -12,7 +12,8 @@ from matplotlib.image import imread
 from page_results import Reader, mask_result, vae_result
 from straightthrough import ArgumentError
 from straightthrough.cli import pages
-from straightthrough.report import markdown
+from straightthrough.report import Table, markdown
+from straightthrough.report.page import unbroken
 
 
 @pytest.fixture
@@ -89,6 +90,12 @@ def test_a_result_that_is_not_there_is_refused(tmp_path):
         pages.read(tmp_path)
 
 
+def test_a_result_of_another_version_is_refused(vae):
+    del vae["runs"][0]["without_bias"]
+    with pytest.raises(ArgumentError, match="the result lacks 'without_bias', it is of another"):
+        pages.render(vae)
+
+
 COMMITTED = sorted((Path(__file__).parents[2] / "docs" / "studies" / "results").glob("*.json"))
 
 
@@ -100,6 +107,24 @@ def test_a_committed_result_is_of_a_whole_run_and_has_its_page(path, tmp_path):
     markdown.write(pages.layout(result), tmp_path / "page.md")
     guides = path.parent.parent.glob("*.md")
     assert any(f"_generated/studies/{path.stem}.md" in page.read_text("utf-8") for page in guides)
+
+
+WIDEST = 98
+"""Characters of a table's line that fit a page of 1200 pixels, and one of the docs."""
+
+
+def width(table):
+    """Characters that a table needs where lines are broken at spaces, two between columns."""
+    columns = zip(table.columns, *table.rows, strict=True)
+    pieces = [[part for cell in column for part in unbroken(cell).split(" ")] for column in columns]
+    return sum(max(map(len, parts)) + 2 for parts in pieces)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_tables_fit_their_page(path):
+    page = pages.layout(json.loads(path.read_text(encoding="utf-8")))
+    widths = [width(part) for part in page.parts if isinstance(part, Table)]
+    assert 0 < max(widths) <= WIDEST
 
 
 def test_results_are_committed():

@@ -37,6 +37,28 @@ def test_charts_draw_each_line_in_its_colour(theme):
     assert tuple(bytes.fromhex(theme.lines[2][1:])) not in colours
 
 
+def test_ticks_are_at_the_points():
+    png = charts.lines([Line("a", 0, [0, 3, 7, 10], [1.0] * 4)], "x", "y", LIGHT)
+    sheet = pixels(png)[80:]  # without the legend
+    colours = [list(bytes.fromhex(code[1:])) for code in (LIGHT.grid, LIGHT.lines[0])]
+    ruled, drawn = ((abs(sheet - colour) <= 3).all(-1).sum(0) for colour in colours)
+
+    def middles(columns):
+        groups = np.split(columns, np.nonzero(np.diff(columns) > 1)[0] + 1)
+        return [group.mean() for group in groups]
+
+    verticals = middles(np.nonzero(ruled > 0.5 * ruled.max())[0])
+    markers = middles(np.nonzero(drawn > 6)[0])
+    assert len(markers) == 4
+    assert verticals == pytest.approx(markers, abs=2)
+
+
+def test_ticks_whose_labels_would_overlap_are_left_out():
+    assert charts._ticks({float(x) for x in range(0, 251, 25)}) == list(range(0, 251, 25))
+    assert charts._ticks({0.0, 100.0, 200.0, 203.0}) == [0, 100, 200]
+    assert charts._ticks({5.0}) == [5]
+
+
 def test_a_band_is_shaded_and_an_axis_may_be_logarithmic():
     band = ([1.0, 10.0, 100.0], [2.0, 20.0, 200.0])
     line = Line("a", 0, [0.1, 1.0, 10.0], [1.5, 15.0, 150.0], band=band)

@@ -20,11 +20,12 @@ def test_markdown_says_what_the_page_says(vae, tmp_path):
     vae["header"]["complete"] = False
     markdown.write(page.layout(vae), tmp_path / "vae.md")
     text = (tmp_path / "vae.md").read_text()
-    (table,), bar = page.tables(vae), r"\|"
-    for row in (table.columns, *table.rows):
-        cells = [cell.replace("|", bar).replace(" ± ", "\u00a0±\u00a0") for cell in row]
-        assert f"| {' | '.join(cells)} |" in text
-    assert table.note in text
+    bar = r"\|"
+    for table in page.tables(vae):
+        for row in (table.columns, *table.rows):
+            cells = [cell.replace("|", bar).replace(" ± ", "\u00a0±\u00a0") for cell in row]
+            assert f"| {' | '.join(cells)} |" in text
+        assert table.note in text
     assert "## Training" in text
     assert "**Partial report.**" in text
     assert "```text\nstraightthrough study vae --seeds 0,1\n```" in text

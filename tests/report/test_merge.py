@@ -12,8 +12,9 @@ EARLY, LATE = "2026-01-02T03:04:05+00:00", "2026-01-02T04:00:00+00:00"
 
 
 def run(rule, seed):
-    point = {"epoch": 1, "train": 3.0, "test": 4.0 + seed, "sampled": 5.0, "seconds": 6.0}
-    return {"rule": rule, "seed": seed, "published": None, "points": [point]}
+    point = {"epoch": 1, "train": 3.0, "test": 4.0 + seed, "entropy": None, "seconds": 6.0}
+    point["errors"] = {}
+    return {"rule": rule, "without_bias": False, "seed": seed, "rate": 0.1, "points": [point]}
 
 
 @pytest.fixture
@@ -27,7 +28,10 @@ def whole():
             "seconds": 15.0,
             "complete": True,
         },
-        "settings": {"data": "mnist", "seeds": [0, 1], "epochs": 1},
+        "settings": {"data": "mnist", "estimators": ["a"], "seeds": [0, 1], "epochs": 1},
+        "images": {"description": "Images.", "train": 4, "test": 4},
+        "evaluated": 4,
+        "tuning": "",
         "latents": 128,
         "categories": 4,
         "parameters": 99,
@@ -64,6 +68,12 @@ def test_the_whole_is_complete_if_its_parts_are(parts):
     assert not merge(parts)["header"]["complete"]
 
 
+def test_runs_are_told_apart_by_whatever_they_say_of_themselves(parts):
+    """Two powers of one rule and seed, or a run with its bias and one without."""
+    parts[1]["runs"] = [{**parts[0]["runs"][0], "without_bias": True}]
+    assert len(merge(parts)["runs"]) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -72,7 +82,7 @@ def test_the_whole_is_complete_if_its_parts_are(parts):
         (lambda r: r["header"].update(study="mask"), "study 'vae' and 'mask'"),
         (lambda r: r["header"]["environment"].update(torch="1"), "environment.torch '9.8.7' and"),
         (lambda r: r.update(exact=True), "exact False and True"),
-        (lambda r: r["runs"].append(run("B()", 0)), r"two of the results hold B\(\), seed 0"),
+        (lambda r: r["runs"].append(run("B()", 0)), r"two of the results hold rule B\(\), seed 0;"),
     ],
 )
 def test_what_does_not_belong_together_is_not_merged(parts, change, message):

@@ -1,29 +1,210 @@
-"""What the studies that train have in common."""
+"""What the studies that train have in common: Ctrl-C, what it leaves, and going on from there."""
+
+import functools
+import json
+import shutil
 
 import pytest
 
 import straightthrough as st
+from straightthrough.studies.data import Data, load
+from straightthrough.studies.journal import Journal
 from straightthrough.studies.mask import study as mask
+from straightthrough.studies.polynomial import study as polynomial
+from straightthrough.studies.record import to_json
 from straightthrough.studies.vae import study as vae
 
+EPOCHS = 12  # with checkpoints at the even ones
+SETTINGS = {
+    vae: vae.Settings(estimators=["gumbel", "reinmax"], without_bias=["reinmax"], epochs=EPOCHS),
+    mask: mask.Settings(epochs=EPOCHS),
+    polynomial: polynomial.Settings(estimators=["exact", "gumbel"], epochs=EPOCHS),
+}
+SECOND = {vae: "reinmax, seed 0", mask: "dense, seed 0", polynomial: "gumbel, seed 1"}
+STUDIES = pytest.mark.parametrize("study", SETTINGS, ids=lambda study: study.__name__.split(".")[2])
 
-@pytest.fixture
-def no_timing(monkeypatch):
-    """Leave out the timing of masks, which takes seconds and has a test of its own."""
-    monkeypatch.setattr(mask, "measure", lambda notify: [])
+
+def few_images(name, folder):
+    digits = load(name, folder)
+    train, test = slice(150), slice(5)
+    return Data(
+        name,
+        digits.train[train],
+        digits.train_labels[train],
+        digits.test[test],
+        digits.test_labels[test],
+    )
 
 
-@pytest.mark.usefixtures("no_timing")
-@pytest.mark.parametrize("study", [vae, mask])
-def test_interrupted_studies_keep_what_they_have(study):
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Leave out the timing of masks, which has a test of its own, and train in few steps."""
+    monkeypatch.setattr(mask, "measure", lambda notify: [mask.Cost("none", 1.0, 0.0)])
+    monkeypatch.setattr(polynomial, "STEPS", 3)
+    for study in (vae, mask):
+        monkeypatch.setattr(study, "load", few_images)
+    monkeypatch.setattr(vae, "AUDITED", 1)
+
+
+@functools.cache
+def whole(study):
+    """The result of a run that nothing interrupts."""
+    return study.run(SETTINGS[study])
+
+
+def measured(result):
+    """What a result says, but for times."""
+    runs = to_json(result)["runs"]
+    for run in runs:
+        for point in run["points"]:
+            del point["seconds"]
+    return runs
+
+
+def stop_at(epoch, study):
     def notify(progress):
-        if progress.run in ("gumbel, seed 0", "dense, seed 0") and progress.done == 1:
+        if progress.run == SECOND[study] and progress.done == epoch:
             raise KeyboardInterrupt
 
-    result = study.run(study.Settings(epochs=2), notify)
-    assert not result.header.complete
-    assert result.header.seconds > 0
-    assert [len(run.points) for run in result.runs] == [3, 2]
+    return notify
+
+
+def epochs_of(result):
+    return [[point.epoch for point in run.points] for run in result.runs]
+
+
+EVEN = list(range(0, EPOCHS + 1, 2))
+
+
+@STUDIES
+@pytest.mark.parametrize("epoch", [0, 3, 4, EPOCHS])
+def test_an_interrupted_study_loses_nothing_and_ends_as_if_it_were_not(study, epoch, tmp_path):
+    assert whole(study).header.complete
+    stopped = study.run(SETTINGS[study], stop_at(epoch, study), Journal(tmp_path))
+    assert not stopped.header.complete
+    models = len(stopped.runs) // 2
+    assert epochs_of(stopped)[:models] == [EVEN] * models
+    assert epochs_of(stopped)[models:] == [[*range(0, epoch, 2), epoch]] * models
+    on_disk = json.loads((tmp_path / "result.json").read_text())
+    assert on_disk == to_json(stopped)
+
+    seen = []
+    resumed = study.run(SETTINGS[study], seen.append, Journal(tmp_path, resume=True))
+    assert measured(resumed) == measured(whole(study))
+    assert resumed.header.complete
+    assert resumed.header.seconds > stopped.header.seconds
+    assert resumed.header.command.count("\n") == 1
+    assert min((p.done for p in seen if p.run == SECOND[study]), default=epoch) == epoch
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+@STUDIES
+def test_ctrl_c_takes_back_the_epoch_that_is_under_way(study, tmp_path, monkeypatch):
+    train = study._Trainer.epoch
+
+    def epoch(self):
+        losses = train(self)
+        if self.done == 3:
+            raise KeyboardInterrupt
+        return losses
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study._Trainer, "epoch", epoch)
+        stopped = study.run(SETTINGS[study], journal=Journal(tmp_path))
+    assert epochs_of(stopped)[0] == [0, 2, 3]
+    resumed = study.run(SETTINGS[study], journal=Journal(tmp_path, resume=True))
+    assert measured(resumed) == measured(whole(study))
+
+
+@STUDIES
+def test_a_study_that_was_killed_goes_on_from_its_last_checkpoint(study, tmp_path):
+    kept, killed = tmp_path / "kept", tmp_path / "killed"
+    kept.mkdir()
+
+    def notify(progress):
+        if progress.run == SECOND[study] and progress.done == 5:
+            shutil.copytree(kept, killed)
+
+    study.run(SETTINGS[study], notify, Journal(kept))
+    partial = json.loads((killed / "result.json").read_text())
+    assert not partial["header"]["complete"]
+    assert partial["header"]["seconds"] > 0
+    assert partial["runs"][-1]["points"][-1]["epoch"] == 4
+    seen = []
+    resumed = study.run(SETTINGS[study], seen.append, Journal(killed, resume=True))
+    assert measured(resumed) == measured(whole(study))
+    assert seen[0].done == 4
+
+
+@STUDIES
+def test_a_study_without_its_state_begins_the_unfinished_run_again(study, tmp_path):
+    study.run(SETTINGS[study], stop_at(3, study), Journal(tmp_path))
+    (tmp_path / "state.pt").unlink()
+    resumed = study.run(SETTINGS[study], journal=Journal(tmp_path, resume=True))
+    assert measured(resumed) == measured(whole(study))
+
+
+def test_a_complete_study_is_taken_up_as_it_is(tmp_path):
+    settings = mask.Settings(epochs=1)
+    first = mask.run(settings, journal=Journal(tmp_path))
+    again = mask.run(settings, lambda _: pytest.fail("it trains"), Journal(tmp_path, resume=True))
+    assert to_json(again)["runs"] == to_json(first)["runs"]
+    assert "\n" not in again.header.command
+
+
+def test_without_resume_a_study_begins_anew(tmp_path):
+    mask.run(mask.Settings(epochs=4), stop_at(1, mask), Journal(tmp_path))
+    seen = []
+    mask.run(mask.Settings(epochs=1), seen.append, Journal(tmp_path))
+    assert [progress.done for progress in seen] == [0, 1, 0, 1]
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def other_settings(folder):
+    return mask.Settings(epochs=5)
+
+
+def other_machine(folder):
+    result = json.loads((folder / "result.json").read_text())
+    result["header"]["environment"]["torch"] = "0.1"
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def nothing_there(folder):
+    (folder / "result.json").unlink()
+
+
+def another_study(folder):
+    (folder / "result.json").write_text('{"header": {}, "runs": []}')
+
+
+def no_json(folder):
+    (folder / "result.json").write_text("half of a fi")
+
+
+def broken_state(folder):
+    (folder / "state.pt").write_bytes(b"PK")
+
+
+BROKEN = {
+    other_settings: r"got settings\.epochs 4 and 5; leave it out, or choose another --output",
+    other_machine: r"got environment\.torch '0\.1' and",
+    nothing_there: r"result\.json cannot be read: No such file.*leave out --resume",
+    another_study: r"result\.json is not a result of this study as this version writes it",
+    no_json: r"result\.json is not a result of this study",
+    broken_state: r"state\.pt cannot be read \(\w+\); delete it, and --resume begins the run",
+}
+
+
+@pytest.mark.parametrize("breakage", BROKEN, ids=lambda breakage: breakage.__name__)
+def test_what_cannot_be_resumed_is_said_and_left_alone(breakage, tmp_path):
+    settings = mask.Settings(epochs=4)
+    mask.run(settings, stop_at(1, mask), Journal(tmp_path))
+    settings = breakage(tmp_path) or settings
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(st.ArgumentError, match=BROKEN[breakage]):
+        mask.run(settings, journal=Journal(tmp_path, resume=True))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("study", [vae, mask])

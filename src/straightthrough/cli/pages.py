@@ -30,8 +30,17 @@ FILES = ("result.json", "audit.json")
 
 
 def layout(result: dict[str, Any]) -> Page:
-    """Return the page of a study's or an audit's result, given as plain JSON values."""
-    return LAYOUTS[result["header"]["study"]](result)
+    """Return the page of a study's or an audit's result, given as plain JSON values.
+
+    Raises:
+        ArgumentError: if something is missing that this version needs.
+    """
+    try:
+        return LAYOUTS[result["header"]["study"]](result)
+    except KeyError as error:
+        raise ArgumentError(
+            f"the result lacks {error}, it is of another version; run the study again"
+        ) from error
 
 
 def render(result: dict[str, Any]) -> str:

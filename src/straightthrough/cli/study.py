@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +15,7 @@ from ..core.progress import Notify
 from ..report import Table
 from ..studies.bias import page as bias_page
 from ..studies.bias import study as bias_study
+from ..studies.journal import Journal
 from ..studies.mask import page as mask_page
 from ..studies.mask import study as mask_study
 from ..studies.polynomial import page as polynomial_page
@@ -41,6 +43,12 @@ Seeds = Annotated[
 Number = TypeVar("Number", int, float)
 
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: what suits the data.")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on with what is in --output; all other options as they were."
+    ),
+]
 
 
 @app.command()
@@ -60,15 +68,30 @@ def vae(
             help="Comma-separated; `straightthrough list` shows them. Default: the preset's."
         ),
     ] = None,
+    without_bias: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated, or none: what is trained once more with its bias removed. "
+            "Default: the preset's."
+        ),
+    ] = None,
     seeds: Seeds = "1",
     epochs: Epochs = None,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/vae"),
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Categorical VAE: how well each estimator trains it, and how good its gradient is."""
-    chosen = None if estimators is None else names(estimators)
-    settings = vae_study.Settings(data, data_dir, chosen, _seeds(seeds), epochs, preset)
-    _run(lambda notify: vae_study.run(settings, notify), vae_page.tables, output, json)
+    settings = vae_study.Settings(
+        data,
+        data_dir,
+        None if estimators is None else names(estimators),
+        None if without_bias is None else names(without_bias) * (without_bias != "none"),
+        _seeds(seeds),
+        epochs,
+        preset,
+    )
+    _run(partial(vae_study.run, settings), vae_page.tables, output, resume, json)
 
 
 @app.command()
@@ -78,11 +101,12 @@ def mask(
     seeds: Seeds = "1",
     epochs: Epochs = None,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/mask"),
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Masked network: how many weights it keeps, and what the mask costs."""
     settings = mask_study.Settings(data, data_dir, _seeds(seeds), epochs)
-    _run(lambda notify: mask_study.run(settings, notify), mask_page.tables, output, json)
+    _run(partial(mask_study.run, settings), mask_page.tables, output, resume, json)
 
 
 @app.command()
@@ -98,18 +122,14 @@ def polynomial(
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(
         "results/polynomial"
     ),
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Polynomial programming: the loss that each estimator reaches, beside published ones."""
     settings = polynomial_study.Settings(
         _numbers("powers", powers, float), names(estimators), _seeds(seeds), epochs
     )
-    _run(
-        lambda notify: polynomial_study.run(settings, notify),
-        polynomial_page.tables,
-        output,
-        json,
-    )
+    _run(partial(polynomial_study.run, settings), polynomial_page.tables, output, resume, json)
 
 
 @app.command()
@@ -123,11 +143,12 @@ def bias(
         int, typer.Option(min=1, help="Of the published way of measuring.")
     ] = bias_study.Settings.repetitions,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/bias"),
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Random quadratics: bias and variance of every estimator, beside published ones."""
     settings = bias_study.Settings(_numbers("sizes", sizes, int), _seeds(seeds), draws, repetitions)
-    _run(lambda notify: bias_study.run(settings, notify), bias_page.tables, output, json)
+    _run(partial(bias_study.run, settings), bias_page.tables, output, resume, json)
 
 
 def _numbers(option: str, text: str, kind: type[Number]) -> list[Number]:
@@ -152,16 +173,17 @@ def _seeds(text: str) -> Sequence[int]:
 
 
 def _run(
-    study: Callable[[Notify], Any],
+    study: Callable[[Notify, Journal], Any],
     tables: Callable[[dict[str, Any]], list[Table]],
     output: Path,
+    resume: bool,
     json: bool,
 ) -> None:
     """Run a study with a live display, then print and write what came of it."""
     folder = writable(output)
     try:
         with live() as notify:
-            result = to_json(study(notify))
+            result = to_json(study(notify, Journal(folder, resume=resume)))
     except KeyboardInterrupt:
         inform("interrupted before anything was measured")
         raise typer.Exit(1) from None
@@ -174,5 +196,5 @@ def _run(
             print(f"{textwrap.fill(table.note, 100)}\n")
         print(f"Report: {page}")
     if not result["header"]["complete"]:
-        inform(f"interrupted: the report is partial, {page}")
+        inform(f"interrupted: the report is partial, {page}; --resume goes on")
         raise typer.Exit(1)

@@ -70,8 +70,8 @@ class ReinMax(CategoricalEstimator):
 
     Example:
         >>> rule = st.estimators.ReinMax()
-        >>> rule.vjp(torch.zeros(2), torch.tensor(0), torch.tensor([1.0, 0.0]))
-        tensor([ 0.2500, -0.2500])
+        >>> rule.vjp(torch.zeros(4), torch.tensor(0), torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        tensor([ 0.3750, -0.1250, -0.1250, -0.1250])
     """
 
     tau: float = 1.0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import image as png
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 
@@ -73,10 +73,11 @@ DARK = Theme(
     ("#56b4e9", "#e69f00", "#2fc79a", "#e3a1c6", "#f0e442", "#d55e00"),
 )
 MARKERS = "osD^vPX*"
+MOST_TICKS = 14
 
 
 def lines(series: Sequence[Line], x: str, y: str, theme: Theme, *, log: str = "") -> bytes:
-    """Draw lines over a common axis, of whole numbers unless `log`, "x", "y" or "xy", names it."""
+    """Draw lines over a common axis, with ticks at their points; `log`, "x", "y" or "xy"."""
     legend = 0.25 * -(-sum(bool(line.label) for line in series) // 2)
     figure, axes = _canvas(theme, height=3.3 + legend)
     for line in series:
@@ -95,7 +96,7 @@ def lines(series: Sequence[Line], x: str, y: str, theme: Theme, *, log: str = ""
         )
         if line.band:
             axes.fill_between(line.x, *line.band, color=theme.lines[slot], alpha=0.2, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xticks(_ticks({x for line in series for x in line.x}))
     for name in log:
         _logarithmic(axes, name)
     axes.set_xlabel(x)
@@ -208,6 +209,15 @@ def _canvas(theme: Theme, height: float) -> tuple[Figure, Any]:
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure, axes
+
+
+def _ticks(points: set[float]) -> list[float]:
+    """Return the points from left to right without those whose labels would overlap."""
+    ticks: list[float] = []
+    for point in sorted(points):
+        if not ticks or point - ticks[-1] >= (max(points) - min(points)) / MOST_TICKS:
+            ticks.append(point)
+    return ticks
 
 
 def _logarithmic(axes: Any, name: str) -> None:

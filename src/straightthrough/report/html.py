@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 
 from .charts import DARK, LIGHT
-from .page import Chart, Heading, Origin, Page, Part, Pictures, Table
+from .page import Chart, Heading, Origin, Page, Part, Pictures, Table, unbroken
 
 PARTIAL = (
     "<p class=partial role=status><strong>Partial report.</strong> The study was "
@@ -63,7 +63,7 @@ def _table(table: Table) -> str:
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in table.columns)
     body = "".join(
         f"<tr><th scope=row>{escape(row[0])}</th>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "".join(f"<td>{escape(unbroken(cell))}</td>" for cell in row[1:])
         + "</tr>"
         for row in table.rows
     )

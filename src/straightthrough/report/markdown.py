@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .charts import LIGHT
-from .page import Chart, Heading, Origin, Page, Pictures, Table
+from .page import Chart, Heading, Origin, Page, Pictures, Table, unbroken
 
 
 def write(page: Page, path: Path) -> None:
@@ -37,9 +37,6 @@ def write(page: Page, path: Path) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table, with the bars inside its cells escaped, and errors kept in line."""
-    escaped = [
-        [cell.replace("|", r"\|").replace(" ± ", "\u00a0±\u00a0") for cell in row]
-        for row in (columns, *rows)
-    ]
+    escaped = [[unbroken(cell.replace("|", r"\|")) for cell in row] for row in (columns, *rows)]
     escaped.insert(1, ["---"] * len(columns))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)

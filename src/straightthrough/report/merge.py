@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..core.errors import ArgumentError
+from .runs import identity
 
 
 def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -18,12 +19,14 @@ def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     first = results[0]
     for other in results[1:]:
-        _check("", _fixed(first), _fixed(other))
+        if found := difference(_fixed(first), _fixed(other)):
+            raise ArgumentError(f"results to be merged must agree but for their runs, got {found}")
     runs = [run for result in results for run in result["runs"]]
-    names = [f"{run['rule']}, seed {run['seed']}" for run in runs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ArgumentError(f"two of the results hold {name}; leave one of them out")
+    known = [identity(run) for run in runs]
+    for run in known:
+        if known.count(run) > 1:
+            named = ", ".join(f"{key} {value}" for key, value in run.items())
+            raise ArgumentError(f"two of the results hold {named}; leave one of them out")
     headers = [result["header"] for result in results]
     settings = {
         key: _united(result["settings"][key] for result in results)
@@ -52,16 +55,12 @@ def _fixed(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check(path: str, one: Any, other: Any) -> None:
-    """Raise where two values differ, and say where."""
+def difference(one: Any, other: Any, path: str = "") -> str:
+    """Say where two JSON values differ first: `settings.epochs 3 and 5`, or nothing."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        for key in one:
-            _check(f"{path}.{key}".lstrip("."), one[key], other[key])
-    elif one != other:
-        raise ArgumentError(
-            f"results to be merged must agree but for their runs, got {path} "
-            f"{_short(one)} and {_short(other)}"
-        )
+        found = (difference(one[key], other[key], f"{path}.{key}".lstrip(".")) for key in one)
+        return next(filter(None, found), "")
+    return "" if one == other else f"{path} {_short(one)} and {_short(other)}"
 
 
 def _short(value: Any) -> str:

@@ -26,6 +26,11 @@ class Table:
     note: str
 
 
+def unbroken(cell: str) -> str:
+    """Return a cell whose numbers keep their errors on the same line."""
+    return cell.replace(" ± ", "\u00a0±\u00a0")
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart in any dress, and what it shows in words."""
@@ -87,11 +92,15 @@ class Page:
         facts = {
             "Started": self._header["started"],
             "Time": f"{self._header['seconds']:.1f} s",
-            **{key.capitalize(): _plain(v) for key, v in known.items() if v is not None},
+            **{_title(key): _plain(v) for key, v in known.items() if v not in (None, [])},
         }
         self.heading("How this was made")
         self.parts.append(Origin(self._header["command"], facts))
         return self
+
+
+def _title(key: str) -> str:
+    return key.replace("_", " ").capitalize()
 
 
 def _plain(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -18,6 +18,11 @@ def grouped(result: dict[str, Any], key: str) -> Groups:
         if run["points"]:
             groups.setdefault(run[key], []).append(run)
     return groups
+
+
+def identity(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells a run from others of its study: its words and numbers."""
+    return {key: value for key, value in run.items() if isinstance(value, str | int | float)}
 
 
 def rows(groups: Groups, fields: dict[str, int]) -> list[list[str]]:
@@ -49,15 +54,18 @@ def lines(
     """
     series = []
     for slot, (name, runs) in enumerate(groups.items()):
-        longest = max((run["points"] for run in runs), key=len)[first:]
-        epochs = [point["epoch"] for point in longest]
-        reached = [
-            [run["points"][i][field] for run in runs if len(run["points"]) > i]
-            for i in range(first, first + len(epochs))
-        ]
-        values = [average(numbers) for numbers in reached]
+        furthest = max((run["points"] for run in runs), key=lambda points: points[-1]["epoch"])
+        epochs = [point["epoch"] for point in furthest[first:]]
+        reached = [{point["epoch"]: point[field] for point in run["points"]} for run in runs]
+        values = [average([run[e] for run in reached if e in run]) for e in epochs]
         series.append(Line(f"{name} {suffix}".strip(), slot, epochs, values, dashed))
     return series
+
+
+def deviation(groups: Groups) -> str:
+    """Return what ± means, for a note, if any group has runs of several seeds."""
+    several = any(len(ends(runs)) > 1 for runs in groups.values())
+    return " ± is the standard deviation over seeds." if several else ""
 
 
 def average(values: Sequence[float | None]) -> float | None:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..core.errors import ArgumentError, StraightThroughError
 
-NAMES = ("digits", "mnist", "fashion-mnist")
+TITLES = {"digits": "Scikit-learn's digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+NAMES = tuple(TITLES)
 IDX_UINT8 = 0x08
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 IDX_FILES = (
@@ -33,6 +34,15 @@ Arrays = tuple[NDArray[np.uint8], ...]
 
 class DataError(StraightThroughError, ValueError):
     """A data set is missing, or its files are not what they should be."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a data set is: in words, how many images there are to train on, and how many to test."""
+
+    description: str
+    train: int
+    test: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,16 @@ class Data:
     def classes(self) -> int:
         """Number of labels."""
         return int(self.train_labels.max()) + 1
+
+    @property
+    def facts(self) -> Images:
+        """What the data are, for a page to say."""
+        (train, height, width), test = self.train.shape, len(self.test)
+        text = (
+            f"{TITLES[self.name]}: {train + test:,} images of {height} x {width} pixels, {train:,} "
+            f"to train on and {test:,} to test on."
+        )
+        return Images(text, train, test)
 
 
 def check_name(name: str) -> None:

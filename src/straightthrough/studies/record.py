@@ -1,4 +1,4 @@
-"""What every study records besides its numbers, and how it becomes JSON."""
+"""What every study records besides its numbers, and how it becomes JSON and is read again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -60,16 +61,23 @@ class Header:
 
 
 @contextmanager
-def recording(header: Header) -> Iterator[None]:
-    """Time what is inside; Ctrl-C ends it and leaves the header marked as incomplete."""
-    start = time.perf_counter()
+def recording(header: Header) -> Iterator[Callable[[], None]]:
+    """Time what is inside; Ctrl-C ends it and leaves the header marked as incomplete.
+
+    It gives what brings the header's time up to date.
+    """
+    start = time.perf_counter() - header.seconds
+
+    def tick() -> None:
+        header.seconds = time.perf_counter() - start
+
     try:
-        yield
+        yield tick
         header.complete = True
     except KeyboardInterrupt:
         pass
     finally:
-        header.seconds = time.perf_counter() - start
+        tick()
 
 
 @dataclass(frozen=True)
@@ -98,4 +106,29 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    return value
+
+
+def from_json(kind: Any, value: Any) -> Any:
+    """Return what `to_json` was given, of type `kind`; where a number was not finite it is NaN.
+
+    Raises:
+        ValueError, TypeError, AttributeError: if the JSON is not of that type.
+    """
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if value.keys() != hints.keys():
+            raise ValueError(f"{kind} has {', '.join(hints)}, got {', '.join(value)}")
+        return kind(**{name: from_json(hints[name], value[name]) for name in hints})
+    if value is None:
+        return math.nan if kind is float else None
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return from_json(parts[0], value)
+    if origin is dict:
+        return {key: from_json(parts[1], item) for key, item in value.items()}
+    if origin is tuple:
+        return tuple(value)
+    if origin in (list, Sequence):
+        return [from_json(parts[0], item) for item in value]
     return value

@@ -192,9 +192,9 @@ def test_the_table_puts_the_published_loss_beside_ours(result):
     (table,) = tables(result)
     assert table.columns[0] == "Loss |z - 0.45|^3"
     assert table.rows == [
-        ["exact gradient", "1", "–", "0.00030", "–", "–", "0.00100", "1.0"],
-        ["ReinMax()", "2", "0.0007", "0.00073 ± 0.00001", "+4.3", "7.1", "0.00100", "1.0"],
-        ["DARN()", "1", "–", "–", "–", "–", "0.00100", "1.0"],
+        ["exact gradient", "1", "–", "0.00030", "–", "0.00100", "1.0"],
+        ["ReinMax()", "2", "0.0007", "0.00073 ± 0.00001", "+4.3 ± 7.1", "0.00100", "1.0"],
+        ["DARN()", "1", "–", "–", "–", "0.00100", "1.0"],
     ]
     assert "Least possible: 0.00018" in table.note
 
@@ -203,7 +203,7 @@ def test_a_run_that_was_cut_short_is_not_held_against_the_published(result):
     result["settings"]["epochs"] = 2
     (table,) = tables(result)
     assert table.rows[1][0] == "ReinMax(), epoch 1"
-    assert table.rows[1][4:6] == ["–", "–"]
+    assert table.rows[1][4] == "–"
 
 
 def test_the_page_has_curves_of_the_published_rules_and_of_the_others(result):

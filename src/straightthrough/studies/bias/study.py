@@ -29,7 +29,8 @@ from straightthrough.estimators import (
 from ...audit.compare.quadratic import quadratic
 from ...core.errors import ArgumentError, check_count
 from ...core.progress import Notify, Progress, silent
-from ..record import Header, recording
+from ..journal import Journal
+from ..record import Header
 from ..training import threads
 
 RULES: tuple[CategoricalEstimator, ...] = (
@@ -144,43 +145,53 @@ class Result:
     points: list[Point] = field(default_factory=list)
 
 
-def run(settings: Settings, notify: Notify = silent) -> Result:
+def run(settings: Settings, notify: Notify = silent, journal: Journal | None = None) -> Result:
     """Measure every rule on every quadratic; Ctrl-C ends it with what there is by then.
 
     Raises:
-        ArgumentError: if a size is below 2, or the draws or the repetitions are below 1.
+        ArgumentError: if a size is below 2, the draws or the repetitions are below 1, or the
+            journal has nothing to resume.
     """
     check_count("draws", settings.draws)
     check_count("repetitions", settings.repetitions)
     if not settings.sizes or min(settings.sizes) < 2:
         raise ArgumentError(f"sizes must be at least 2 classes, got {list(settings.sizes)}")
-    result = Result(Header("bias"), settings)
-    with threads(1), recording(result.header):
-        for size, seed in itertools.product(settings.sizes, settings.seeds):
-            _rows(result, size, seed, notify)
-        for family in TEMPERATURES:
-            _curve(result, family, notify)
+    journal = journal or Journal()
+    with threads(1):
+        result = Result(Header("bias"), settings)
+        with journal.keep(result):
+            for size, seed in itertools.product(settings.sizes, settings.seeds):
+                _rows(result, size, seed, notify, journal)
+            for family in TEMPERATURES:
+                _curve(result, family, notify, journal)
     return result
 
 
-def _rows(result: Result, size: int, seed: int, notify: Notify) -> None:
+def _rows(result: Result, size: int, seed: int, notify: Notify, journal: Journal) -> None:
     label = f"{size} classes, seed {seed}"
+    known = {row.rule for row in result.rows if (row.size, row.seed) == (size, seed)}
     for done, rule in enumerate(RULES):
         notify(Progress(label, done, len(RULES), type(rule).__name__))
-        moments = _moments(rule, size, seed, result.settings.draws)
-        result.rows.append(Row(size, seed, repr(rule), *moments))
+        if repr(rule) not in known:
+            moments = _moments(rule, size, seed, result.settings.draws)
+            result.rows.append(Row(size, seed, repr(rule), *moments))
+            journal.write()
     notify(Progress(label, len(RULES), len(RULES), ""))
 
 
-def _curve(result: Result, family: str, notify: Notify) -> None:
+def _curve(result: Result, family: str, notify: Notify, journal: Journal) -> None:
     (size, seed), (of_family, temperatures) = PUBLISHED_CELL, TEMPERATURES[family]
+    known = {point.tau for point in result.points if point.family == family}
     for done, tau in enumerate(temperatures):
         notify(Progress(f"{family} over tau", done, len(temperatures), f"tau {tau:g}"))
+        if tau in known:
+            continue
         rule = replace(of_family, tau=tau)  # type: ignore[type-var]  # all are dataclasses
         moments = _moments(rule, size, seed, result.settings.draws)
         spread = _procedure(rule, size, seed, result.settings.repetitions)
         published = PUBLISHED.get(rule)
         result.points.append(Point(family, repr(rule), tau, *moments, published, spread))
+        journal.write()
     notify(Progress(f"{family} over tau", len(temperatures), len(temperatures), ""))
 
 

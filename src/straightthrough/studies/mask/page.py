@@ -8,14 +8,13 @@ from typing import Any
 from ...report import charts
 from ...report.charts import Bar
 from ...report.page import Page, Table
-from ...report.runs import Groups, grouped, lines, rows
+from ...report.runs import Groups, deviation, grouped, lines, rows
 
-COLUMNS = ("Network", "Seeds", "Epochs", "Train error %", "Test error %", "Live %", "Seconds")
+COLUMNS = ("Network", "Runs", "Epochs", "Train error %", "Test error %", "Live %", "Seconds")
 FIELDS = {"train_error": 2, "test_error": 2, "live": 1, "seconds": 1}
 NOTE = (
     "Errors in percent of the images, with the gates that are open at inference. Live: weights "
-    "whose gate is open then. Seconds of training alone. All at the last checkpoint; ± is the "
-    "standard deviation over seeds."
+    "whose gate is open then. Seconds of training alone. All at the last checkpoint."
 )
 COST_NOTE = (
     "Forward of one layer of 1024 x 1024 weights on a batch of 256, one of each kind a round, "
@@ -29,8 +28,9 @@ def tables(result: dict[str, Any]) -> list[Table]:
         [cost["name"], f"{cost['milliseconds']:.2f}", f"{cost['share']:.0f}"]
         for cost in result["costs"]
     ]
+    groups = grouped(result, "network")
     return [
-        Table(COLUMNS, rows(grouped(result, "network"), FIELDS), NOTE),
+        Table(COLUMNS, rows(groups, FIELDS), NOTE + deviation(groups)),
         Table(("Mask", "Forward ms", "Mask's share %"), costs, COST_NOTE),
     ]
 
@@ -40,8 +40,9 @@ def layout(result: dict[str, Any]) -> Page:
     settings, groups = result["settings"], grouped(result, "network")
     page = Page(
         f"Masked network on {settings['data']}",
-        "Every weight is multiplied by a hard concrete gate that is 0 or 1, and an open gate "
-        "costs something; the dense network is the same without gates.",
+        f"{result['images']['description']} Every weight is multiplied by a hard concrete gate "
+        "that is 0 or 1, and an open gate costs something; the dense network is the same without "
+        "gates.",
         result,
     )
     networks, costs = tables(result)

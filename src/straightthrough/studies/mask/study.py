@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import straightthrough as st
 
 from ...core.progress import Notify, Progress, silent
-from ..data import Data, load
-from ..record import Header, Pictures, pictures, recording
-from ..training import check_epochs, threads, train
+from ..data import Data, Images, load
+from ..journal import Journal
+from ..record import Header, Pictures, pictures
+from ..training import Trainer, check_epochs, threads, train
 
 BATCH = 100
 OPEN_AT_START = 0.9
@@ -95,6 +96,7 @@ class Result:
 
     header: Header
     settings: Settings
+    images: Images
     costs: list[Cost] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
@@ -131,28 +133,29 @@ NETWORKS: dict[str, type[MaskedLinear] | type[DenseLinear]] = {
 }
 
 
-class _Trainer:
-    """One run: the network, its optimizer, and the record that grows with it."""
+class _Trainer(Trainer):
+    """One run of one network."""
 
     def __init__(self, data: Data, shape: Shape, network: str, seed: int) -> None:
         torch.manual_seed(seed)
-        self.label = f"{network}, seed {seed}"
         self.data, self.shape = data, shape
         sizes = (data.pixels, *shape.hidden, data.classes)
         self.layers = [NETWORKS[network](*pair) for pair in itertools.pairwise(sizes)]
         first, second, last = self.layers
         self.model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last)
         self.gates = [m for m in self.model.modules() if isinstance(m, st.nn.HardConcreteGate)]
-        self.run = Run(network, seed, sum(layer.weight.numel() for layer in self.layers))
+        self.weights = sum(layer.weight.numel() for layer in self.layers)
         groups: list[dict[str, Any]] = [
             {"params": [layer.weight, layer.bias]} for layer in self.layers
         ]
         groups += [{"params": [gate.logits], "lr": shape.gate_rate} for gate in self.gates]
-        self.optimizer = torch.optim.Adam(groups, shape.rate, fused=True)
-        self.seconds = 0.0
+        super().__init__(
+            f"{network}, seed {seed}",
+            [Run(network, seed, self.weights)],
+            torch.optim.Adam(groups, shape.rate, fused=True),
+        )
 
-    def epoch(self) -> None:
-        start = time.perf_counter()
+    def epoch(self) -> list[float]:
         self.model.train()
         for batch in torch.randperm(len(self.data.train)).split(BATCH):
             self.optimizer.zero_grad()
@@ -162,50 +165,50 @@ class _Trainer:
                 loss = loss + self.shape.price * gate.l0()
             loss.backward()
             self.optimizer.step()
-        self.seconds += time.perf_counter() - start
+        return []
 
     @torch.no_grad()
-    def checkpoint(self, epoch: int) -> str:
+    def measure(self, last: bool) -> tuple[list[Point], str]:
         self.model.eval()
         live = [layer.live() for layer in self.layers]
         point = Point(
-            epoch=epoch,
+            epoch=self.done,
             train_error=self._error(self.data.train, self.data.train_labels),
             test_error=self._error(self.data.test, self.data.test_labels),
-            live=100 * sum(int(mask.sum()) for mask in live) / self.run.weights,
+            live=100 * sum(int(mask.sum()) for mask in live) / self.weights,
             seconds=self.seconds,
         )
         inputs = live[0].float().mean(0).reshape(1, *self.data.train.shape[1:])
-        self.run.inputs = pictures(inputs)
-        self.run.points.append(point)
-        return f"test error {point.test_error:.1f} %, live {point.live:.1f} %"
+        self.runs[0].inputs = pictures(inputs)
+        return [point], f"test error {point.test_error:.1f} %, live {point.live:.1f} %"
 
     def _error(self, images: Tensor, labels: Tensor) -> float:
         wrong = self.model(images).argmax(-1) != labels
         return 100 * float(wrong.double().mean())
 
 
-def run(settings: Settings, notify: Notify = silent) -> Result:
+def run(settings: Settings, notify: Notify = silent, journal: Journal | None = None) -> Result:
     """Measure the mask's cost, then train masked and dense from every seed.
 
     Ctrl-C ends it with what there is by then.
 
     Raises:
-        ArgumentError: if the data is unknown or epochs is below 1.
+        ArgumentError: if the data is unknown, epochs is below 1, or the journal has nothing to
+            resume.
         DataError: if the data cannot be read.
     """
     check_epochs(settings.epochs)
     data = load(settings.data, settings.folder)
     shape = SMALL if data.pixels < 28 * 28 else LARGE
     epochs = settings.epochs or shape.epochs
+    journal = journal or Journal()
     with threads(shape.threads):
-        result = Result(Header("mask"), replace(settings, epochs=epochs))
-        with recording(result.header):
-            result.costs = measure(notify)
+        result = Result(Header("mask"), replace(settings, epochs=epochs), data.facts)
+        with journal.keep(result):
+            result.costs = result.costs or measure(notify)
             for seed, network in itertools.product(settings.seeds, NETWORKS):
                 trainer = _Trainer(data, shape, network, seed)
-                result.runs.append(trainer.run)
-                train(trainer, epochs, notify)
+                train(trainer, result.runs, epochs, notify, journal)
     return result
 
 

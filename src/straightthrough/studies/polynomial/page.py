@@ -7,15 +7,15 @@ from typing import Any
 
 from ...report import charts
 from ...report.page import Page, Table
-from ...report.runs import Groups, average, ends, grouped, lines, spread
+from ...report.runs import Groups, average, deviation, ends, grouped, lines, spread
 
-COLUMNS = ("Seeds", "Published", "Last epoch", "Off %", "± %", "Expected", "Seconds")
+COLUMNS = ("Runs", "Published", "Last epoch", "Off %", "Expected", "Seconds")
 NOTE = (
     "Published: the mean loss of the last epoch, of one seed. Last epoch: ours, over its 200 "
-    "steps; ± is the standard deviation over seeds. Off: by how much ours is above the published; "
-    "± %: half the published number's last digit. Expected: the exact mean of the loss, under the "
-    "law that the estimator draws from, after the last step. Seconds of training, one power's "
-    "share of what all take side by side. Both are means over seeds."
+    "steps. Off: by how much ours is above the published; its ± is half the published number's "
+    "last digit. Expected: the exact mean of the loss, under the law that the estimator draws "
+    "from, after the last step. Seconds of training, one power's share of what all take side by "
+    "side. Both are means over runs."
 )
 MISSING = "–"
 ROUNDING = 0.00005
@@ -31,7 +31,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
         table = _rows(groups, optimum["published"], epochs)
         note = f"Least possible: {optimum['loss']:.5f}, that of draws which are certain."
         last = optimum is result["optima"][-1]
-        found.append(Table(columns, table, f"{note} {NOTE}" if last else note))
+        found.append(Table(columns, table, f"{note} {NOTE}{deviation(groups)}" if last else note))
     return found
 
 
@@ -48,16 +48,16 @@ def _rows(groups: Groups, published: dict[str, float], epochs: int) -> list[list
         loss, expected, seconds = (
             average([point[field] for point in last]) for field in ("loss", "expected", "seconds")
         )
-        off = [MISSING, MISSING]
+        off = MISSING
         if known and loss and reached == epochs:
-            off = [f"{100 * (loss / known - 1):+.1f}", f"{100 * ROUNDING / known:.1f}"]
+            off = f"{100 * (loss / known - 1):+.1f} ± {100 * ROUNDING / known:.1f}"
         table.append(
             [
                 rule if reached == epochs else f"{rule}, epoch {reached}",
                 str(len(last)),
                 f"{known:.4f}" if known else MISSING,
                 spread([point["loss"] for point in last], 5),
-                *off,
+                off,
                 spread([expected], 5),
                 spread([seconds], 1),
             ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,8 +15,9 @@ import straightthrough as st
 from ...core.errors import ArgumentError
 from ...core.progress import Notify, silent
 from ...core.registry import resolve
-from ..record import Header, recording
-from ..training import check_epochs, threads, train
+from ..journal import Journal
+from ..record import Header
+from ..training import Trainer, check_epochs, threads, train
 
 LATENTS, CATEGORIES, BATCH = 128, 4, 8
 STEPS, RATE = 200, 1e-3
@@ -120,36 +120,33 @@ def numbers() -> Tensor:
     return (drawn - drawn.min()) / (drawn.max() - drawn.min())
 
 
-class _Trainer:
+class _Trainer(Trainer):
     """One estimator and seed: a model for each power, `(powers, 1, LATENTS, CATEGORIES)`."""
 
     def __init__(self, powers: Sequence[float], name: str, seed: int) -> None:
         torch.manual_seed(seed)
-        self.label = f"{name}, seed {seed}"
         self.rule = _rule(name)
-        self.runs = [
-            Run(name, "exact gradient" if self.rule is None else repr(self.rule), power, seed)
-            for power in powers
-        ]
+        rule = "exact gradient" if self.rule is None else repr(self.rule)
         self.numbers = numbers()
         self.powers = torch.tensor(powers).reshape(-1, 1, 1)
         self.costs = (self.numbers - TARGET).abs() ** self.powers.unsqueeze(-1)
         start = START * (2 * torch.rand(LATENTS, CATEGORIES) - 1)
         self.logits = start.repeat(len(powers), 1, 1, 1).requires_grad_()
-        self.optimizer = torch.optim.Adam([self.logits], RATE, fused=True)
-        self.losses = torch.full((len(powers),), math.nan)
-        self.seconds = 0.0
+        super().__init__(
+            f"{name}, seed {seed}",
+            [Run(name, rule, power, seed) for power in powers],
+            torch.optim.Adam([self.logits], RATE, fused=True),
+        )
 
-    def epoch(self) -> None:
-        start, total = time.perf_counter(), torch.zeros(len(self.runs))
+    def epoch(self) -> list[float]:
+        total = torch.zeros(len(self.runs))
         for _ in range(STEPS):
             self.optimizer.zero_grad()
             losses = self._losses()
             losses.sum().backward()  # the models share no parameter
             self.optimizer.step()
             total += losses.detach()
-        self.losses = total / STEPS
-        self.seconds += (time.perf_counter() - start) / len(self.runs)
+        return [loss / STEPS for loss in total.tolist()]
 
     def _losses(self) -> Tensor:
         """Return the mean loss of each model over a batch of draws, or its expectation."""
@@ -163,12 +160,15 @@ class _Trainer:
         return (logits.softmax(-1) * self.costs).sum(-1).mean((1, 2))
 
     @torch.no_grad()
-    def checkpoint(self, epoch: int) -> str:
+    def measure(self, last: bool) -> tuple[list[Point], str]:
         tau = 1.0 if self.rule is None else self.rule.tau_forward
         expected = self._expected(self.logits.double() / tau).tolist()
-        for run, loss, exact in zip(self.runs, self.losses.tolist(), expected, strict=True):
-            run.points.append(Point(epoch, loss, exact, self.seconds))
-        return "expected loss " + " / ".join(f"{exact:.4f}" for exact in expected)
+        seconds = self.seconds / len(self.runs)
+        points = [
+            Point(self.done, loss, exact, seconds)
+            for loss, exact in zip(self.losses, expected, strict=True)
+        ]
+        return points, "expected loss " + " / ".join(f"{exact:.4f}" for exact in expected)
 
 
 def _rule(name: str) -> st.estimators.CategoricalEstimator | None:
@@ -182,30 +182,31 @@ def _rule(name: str) -> st.estimators.CategoricalEstimator | None:
     return RULES.get(name) or resolve("estimators", name, st.estimators.CategoricalEstimator)
 
 
-def run(settings: Settings, notify: Notify = silent) -> Result:
+def run(settings: Settings, notify: Notify = silent, journal: Journal | None = None) -> Result:
     """Train with every estimator from every seed; Ctrl-C ends it with what there is by then.
 
     A run is fixed by its seed and the list of powers, which are trained side by side.
 
     Raises:
         ArgumentError: if an estimator is unknown or of no use here, a power is not a number above
-            0 or is there twice, or epochs is below 1.
+            0 or is there twice, epochs is below 1, or the journal has nothing to resume.
     """
     check_epochs(settings.epochs)
     _check_powers(settings.powers)
     for name in settings.estimators:
         _rule(name)
-    result = Result(Header("polynomial"), settings)
-    for power in settings.powers:
-        least = float(((numbers().double() - TARGET).abs() ** power).min())
-        known = PUBLISHED if settings.epochs == EPOCHS else {}
-        published = {name: losses[power] for name, losses in known.items() if power in losses}
-        result.optima.append(Optimum(power, least, published))
-    with threads(1), recording(result.header):
-        for name, seed in itertools.product(settings.estimators, settings.seeds):
-            trainer = _Trainer(settings.powers, name, seed)
-            result.runs += trainer.runs
-            train(trainer, settings.epochs, notify)
+    journal = journal or Journal()
+    with threads(1):
+        result = Result(Header("polynomial"), settings)
+        for power in settings.powers:
+            least = float(((numbers().double() - TARGET).abs() ** power).min())
+            known = PUBLISHED if settings.epochs == EPOCHS else {}
+            published = {name: losses[power] for name, losses in known.items() if power in losses}
+            result.optima.append(Optimum(power, least, published))
+        with journal.keep(result):
+            for name, seed in itertools.product(settings.estimators, settings.seeds):
+                trainer = _Trainer(settings.powers, name, seed)
+                train(trainer, result.runs, settings.epochs, notify, journal)
     return result
 
 

@@ -1,10 +1,10 @@
-"""The categorical VAE: its losses, drawn and exact, and how good its gradient is."""
+"""The categorical VAE and its losses, drawn and exact."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -66,16 +66,23 @@ class CategoricalVAE(nn.Module):
         mean = self._exact_loss if self.enumerable else self._drawn_loss
         return mean(images)
 
+    @torch.no_grad()
+    def outcomes(self) -> Tensor:
+        """Return the pixels' logits of every outcome of the code, `(outcomes, pixels)`."""
+        return self.decoder(self.codes)
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """Every outcome of the code, `(outcomes, latents, categories)`."""
+        index = torch.cartesian_prod(*[torch.arange(self.categories)] * self.latents)
+        return F.one_hot(index, self.categories).float()
+
     def _exact_loss(self, images: Tensor) -> float:
-        codes = torch.cartesian_prod(*[torch.arange(self.categories)] * self.latents)
-        pixels = self.decoder(F.one_hot(codes, self.categories).float())
+        pixels, total = self.outcomes(), 0.0
         constant = F.softplus(pixels).sum(-1)
-        total = 0.0
         for block in images.split(1000):
             logits = self.encoder(block)
-            q = torch.ones(len(block), 1)
-            for p in logits.softmax(-1).unbind(1):
-                q = (q.unsqueeze(-1) * p.unsqueeze(1)).flatten(1)
+            q = posterior(logits.softmax(-1))
             expected = q @ constant - (q @ pixels * block).sum(-1) + divergence(logits)
             total += float(expected.sum(dtype=torch.float64))
         return total / len(images)
@@ -94,37 +101,21 @@ def reconstruction_loss(pixels: Tensor, images: Tensor) -> Tensor:
     return (F.softplus(pixels) - pixels * images).sum(-1)
 
 
+def posterior(p: Tensor) -> Tensor:
+    """Return the probability of every outcome, `(N, outcomes)`, out of those of each latent."""
+    q = p.new_ones(len(p), 1)
+    for latent in p.unbind(1):
+        q = (q.unsqueeze(-1) * latent.unsqueeze(1)).flatten(1)
+    return q
+
+
 def divergence(logits: Tensor) -> Tensor:
     """Return KL(q || uniform), summed over latents."""
-    log_p = logits.log_softmax(-1)
     latents, categories = logits.shape[-2:]
-    return (log_p.exp() * log_p).sum((-2, -1)) + latents * math.log(categories)
+    return latents * math.log(categories) - entropy(logits)
 
 
-def gradient_cosines(
-    model: CategoricalVAE, images: Tensor, rule: st.estimators.CategoricalEstimator, draws: int = 64
-) -> tuple[float, float]:
-    """Return how well the estimated gradient points along the exact one: one draw, and the mean.
-
-    The gradient is that of the reconstruction loss to the logits; the divergence has no draw.
-    First, the cosine of what a training step gets: all images' gradients from one draw each, as
-    one vector, averaged over `draws`. Second, that of the estimator's expectation, which
-    only bias turns away, averaged over the images. Both are NaN where the model is not
-    `enumerable`.
-    """
-    if not model.enumerable:
-        return math.nan, math.nan
-    logits = model.encoder(images).detach()
-    exact, of_mean = [], []
-    for image, row in zip(images, logits, strict=True):
-
-        def loss(code: Tensor, image: Tensor = image) -> Tensor:
-            return reconstruction_loss(model.decoder(code), image)
-
-        exact.append(st.audit.exact_gradient(loss, row))
-        of_mean.append(st.audit.compare(loss, row, [rule], samples=1).rows[0].cosine)
-    repeated = logits.repeat(draws, 1, 1, 1).requires_grad_()
-    total = reconstruction_loss(model.decoder(st.categorical(repeated, rule, seed=0)), images).sum()
-    (gradient,) = torch.autograd.grad(total, repeated)
-    one_draw = F.cosine_similarity(gradient.flatten(1), torch.stack(exact).flatten(), dim=-1)
-    return float(one_draw.mean()), statistics.mean(of_mean)
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of q, summed over latents."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum((-2, -1))

@@ -9,83 +9,81 @@ import numpy as np
 
 from ...report import charts
 from ...report.page import Page, Table
-from ...report.runs import Groups, average, ends, grouped, lines, rows
+from ...report.runs import Groups, average, deviation, ends, grouped, lines, rows
+from . import gradient_page
 
 NAMES = {
     "train": "Train -ELBO",
     "test": "Test -ELBO",
-    "cosine": "Cosine",
-    "mean_cosine": "Of the mean",
+    "entropy": "Entropy of the code",
     "seconds": "Seconds",
 }
-DIGITS = {"train": 2, "test": 2, "cosine": 3, "mean_cosine": 4, "seconds": 1}
-DRAWN = ("train", "test", "seconds")
-"""What is measured where outcomes can't be enumerated."""
-
-ELBO = (
-    "-ELBO in nats an image, lower is better, of the test images and of the first 10,000 training "
-    "images; "
-)
-COSINES = (
-    "Cosine: of the gradient that one draw an image gives to the exact one, both to the logits of "
-    "eight test images, averaged over 64 draws; 1 is perfect. Of the mean: the same for the "
-    "expectation of the estimate, which only bias turns away. "
-)
-REST = (
-    "Seconds of training alone. All at the last checkpoint; ± is the standard deviation over seeds."
-)
+DIGITS = {"train": 2, "test": 2, "entropy": 2, "seconds": 1}
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
     """Return what the terminal shows too."""
-    groups = grouped(result, "rule")
-    measured = _measured(result, groups)
-    return [_published(result, groups), measured] if result["source"] else [measured]
+    found = [_published(result)] if result["source"] else []
+    return [*found, _measured(result), *gradient_page.tables(result)]
 
 
-def _measured(result: dict[str, Any], groups: Groups) -> Table:
-    if result["exact"]:
-        outcomes = result["categories"] ** result["latents"]
-        note = (
-            f"{ELBO}the expectation over the code is exact, a sum over all {outcomes} outcomes. "
-            f"{COSINES}{REST}"
-        )
-        fields = DIGITS
-    else:
-        note = f"{ELBO}with one draw an image. {REST}"
-        fields = {name: DIGITS[name] for name in DRAWN}
-    columns = ("Estimator", "Seeds", "Epochs", *(NAMES[name] for name in fields))
-    return Table(columns, rows(groups, fields), note)
+def as_it_is(result: dict[str, Any]) -> Groups:
+    """Return the runs with the estimators as they are, by rule."""
+    return grouped({"runs": [r for r in result["runs"] if not r["without_bias"]]}, "rule")
 
 
-def _published(result: dict[str, Any], groups: Groups) -> Table:
-    table = []
+def _measured(result: dict[str, Any]) -> Table:
+    groups = as_it_is(result)
+    outcomes = result["categories"] ** result["latents"]
+    how = f"exact, a sum over all {outcomes:,} codes" if result["exact"] else "of one draw an image"
+    evaluated, train = result["evaluated"], result["images"]["train"]
+    which = f"{evaluated:,} training images"
+    if evaluated < train:
+        which = f"the first {evaluated:,} of the {train:,} training images"
+    known = any(point["entropy"] is not None for runs in groups.values() for point in ends(runs))
+    fields = {name: DIGITS[name] for name in DIGITS if known or name != "entropy"}
+    entropy = "The entropy of the code, in nats, is the mean over test images. " if known else ""
+    note = (
+        f"-ELBO in nats, lower is better: the mean over {which} and over "
+        f"{result['images']['test']:,} test images, {how}. {entropy}{result['tuning']} Seconds of "
+        f"training alone. All at the last checkpoint.{deviation(groups)}"
+    )
+    rates = [f"{runs[0]['rate']:.2g}" for runs in groups.values()]
+    table = [
+        [name, rate, *cells]
+        for rate, (name, *cells) in zip(rates, rows(groups, fields), strict=True)
+    ]
+    names = [NAMES[field] for field in fields]
+    return Table(("Estimator", "Rate", "Runs", "Epochs", *names), table, note)
+
+
+def _published(result: dict[str, Any]) -> Table:
+    groups, table = as_it_is(result), []
     for row, runs in zip(rows(groups, {"sampled": 2}), groups.values(), strict=True):
         published = runs[0]["published"]
         ours = average([point["sampled"] for point in ends(runs)])
         known = published is not None and ours is not None
         difference = f"{ours - published:+.2f}" if known else "–"
         table.append([*row, "–" if published is None else f"{published:.2f}", difference])
-    columns = ("Estimator", "Seeds", "Epochs", "Last epoch", "Published", "Difference")
+    columns = ("Estimator", "Runs", "Epochs", "Last epoch", "Published", "Difference")
     return Table(
         columns,
         table,
         "Last epoch: train -ELBO as papers report it, its mean over the last epoch, with one draw "
-        f"an image, while the weights move. Published: {result['source']}.",
+        f"an image, while the weights move. Published: {result['source']}.{deviation(groups)}",
     )
 
 
 def layout(result: dict[str, Any]) -> Page:
     """Return the page."""
-    settings, groups = result["settings"], grouped(result, "rule")
+    settings, groups = result["settings"], as_it_is(result)
     page = Page(f"Categorical VAE on {settings['data']}", _lead(result, groups), result)
     page.heading("Results")
-    for table in tables(result):
+    for table in (*([_published(result)] if result["source"] else []), _measured(result)):
         page.table(table)
     if groups:
         _training(page, groups)
-        if result["exact"]:
-            _gradient(page, groups)
+        gradient_page.sections(page, result)
         if result["originals"]:
             _images(page, groups, result["originals"])
     return page.close(settings)
@@ -93,43 +91,26 @@ def layout(result: dict[str, Any]) -> Page:
 
 def _lead(result: dict[str, Any], groups: Groups) -> str:
     text = (
-        f"{result['latents']} latents of {result['categories']} categories each, "
-        f"{result['parameters']:,} parameters."
+        f"{result['images']['description']} The code of an image is {result['latents']} variables "
+        f"of {result['categories']} classes each; the model has {result['parameters']:,} weights."
     )
-    last = {rule: runs[0]["points"][-1]["test"] for rule, runs in groups.items()}
+    last = {rule: average([point["test"] for point in ends(runs)]) for rule, runs in groups.items()}
     known = {rule: value for rule, value in last.items() if value is not None}
     if known:
         best = min(known, key=lambda rule: known[rule])
-        text += f" Best on the test images of the first seed: {best}, {known[best]:.2f} nats."
+        text += f" Lowest on the test images: {best}, with a -ELBO of {known[best]:.2f}."
     return text
 
 
 def _training(page: Page, groups: Groups) -> None:
-    page.heading("Training")
-    # The untrained model, checkpoint 0, is far above the others.
+    page.heading("Training", "The untrained model, far above the others, is left out.")
     elbo = [
         *lines(groups, "test", suffix="test", first=1),
         *lines(groups, "train", suffix="train", dashed=True, first=1),
     ]
     page.chart(
-        partial(charts.lines, elbo, "epoch", "-ELBO (nats an image)"),
+        partial(charts.lines, elbo, "epoch", "-ELBO (nats)"),
         "Negative ELBO over epochs, one line an estimator, for train and test",
-    )
-
-
-def _gradient(page: Page, groups: Groups) -> None:
-    page.heading(
-        "How good is the gradient?",
-        "Cosine to the exact gradient, each on the model that the estimator has trained by then: "
-        "of one draw, which noise and bias turn away, and of the mean, which only bias does.",
-    )
-    cosine = [
-        *lines(groups, "cosine", suffix="one draw"),
-        *lines(groups, "mean_cosine", suffix="mean", dashed=True),
-    ]
-    page.chart(
-        partial(charts.lines, cosine, "epoch", "cosine to the exact gradient"),
-        "Cosine to the exact gradient over epochs, one line an estimator, for one draw and mean",
     )
 
 

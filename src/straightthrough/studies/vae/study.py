@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import itertools
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 import straightthrough as st
 
+from ...core.errors import ArgumentError
 from ...core.progress import Notify, silent
-from ..data import Data, load
-from ..record import Header, Pictures, pictures, recording
-from ..training import check_epochs, threads, train
-from .model import CategoricalVAE, gradient_cosines
+from ..data import Data, Images, load
+from ..journal import Journal
+from ..record import Header, Pictures, pictures
+from ..training import Trainer, check_epochs, threads, train
+from .gradient import Error, errors, loss_without_bias
+from .model import ENUMERATED, CategoricalVAE, entropy
 from .presets import Preset, choose
 
-AUDITED = 8
-"""Test images whose exact gradient is taken; as many are shown."""
+SHOWN = 8
+"""Test images that are shown, each beside what its code decodes to."""
+
+AUDITED = 32
+"""Test images at which gradients are held against the exact one."""
 
 EVALUATED = 10_000
 """Training images whose exact loss is taken, at most."""
@@ -34,6 +39,8 @@ class Settings:
         data: the name of the data set; None for the preset's.
         folder: where it lies, if it is not scikit-learn's.
         estimators: shorthands from the registry; None for those of the preset.
+        without_bias: those that are trained once more without their bias; None for those of the
+            preset that are among the estimators.
         seeds: one run each and estimator.
         epochs: None for the preset's.
         preset: what fixes the rest, a key of `PRESETS`; None for what suits the data.
@@ -42,6 +49,7 @@ class Settings:
     data: str | None = None
     folder: str | None = None
     estimators: Sequence[str] | None = None
+    without_bias: Sequence[str] | None = None
     seeds: Sequence[int] = (0,)
     epochs: int | None = None
     preset: str | None = None
@@ -49,31 +57,34 @@ class Settings:
 
 @dataclass
 class Point:
-    """One moment of a run: -ELBO in nats an image, and cosines to the exact gradient.
+    """One moment of a run, in nats.
 
-    `train` and `test` are exact where the code's outcomes can be enumerated, else of one draw an
-    image. `sampled` is what papers report: the mean over the epoch that ends here, one draw an
-    image, while the weights moved. What was not measured is NaN.
+    `train` and `test`, both -ELBO, are exact where the code's outcomes can be enumerated, else of
+    one draw an image. `sampled` is what papers report: the mean over the epoch that ends here, one
+    draw an image, while the weights moved. `entropy` is that of the code, of the test images.
+    `errors` are those of every estimator of the study on the model as it is here, by shorthand;
+    they are taken after training, and once a seed before. What was not measured is NaN, or absent.
     """
 
     epoch: int
     train: float
     test: float
     sampled: float
-    cosine: float
-    mean_cosine: float
+    entropy: float
+    errors: dict[str, Error]
     seconds: float
 
 
 @dataclass
 class Run:
-    """One training: estimator, seed, and what came of it. `seconds` is training alone.
+    """One training: estimator, seed, and what came of it.
 
     `published` is the `sampled` that a paper ends with.
     """
 
     estimator: str
     rule: str
+    without_bias: bool
     seed: int
     rate: float
     published: float | None = None
@@ -84,101 +95,157 @@ class Run:
 
 @dataclass
 class Result:
-    """All runs of the study, and some test images beside their reconstructions."""
+    """All runs of the study, and some test images beside their reconstructions.
+
+    `tuning` says where temperatures and learning rates are from, `source` published numbers.
+    `evaluated` is the number of training images whose loss is taken, `audited` that of test images
+    whose gradients are.
+    """
 
     header: Header
     settings: Settings
-    latents: int = 0
-    categories: int = 0
+    images: Images
+    evaluated: int
+    audited: int
+    latents: int
+    categories: int
+    tuning: str
+    source: str | None = None
     parameters: int = 0
     exact: bool = True
-    source: str | None = None
     originals: Pictures | None = None
     runs: list[Run] = field(default_factory=list)
 
 
-class _Trainer:
-    """One run: the model, its optimizer, and the record that grows with it."""
+class _Trainer(Trainer):
+    """One run."""
 
-    def __init__(self, data: Data, preset: Preset, epochs: int, name: str, seed: int) -> None:
+    def __init__(
+        self,
+        data: Data,
+        preset: Preset,
+        epochs: int,
+        name: str,
+        seed: int,
+        *,
+        without_bias: bool = False,
+        audited: Sequence[str] = (),
+        untrained: bool = True,
+    ) -> None:
         torch.manual_seed(seed)
-        self.label = f"{name}, seed {seed}"
-        self.preset, self.epochs = preset, epochs
+        self.preset, self.epochs, self.untrained = preset, epochs, untrained
+        self.rules = {each: preset.rule(each).rule for each in audited}
         self.train, self.test = data.train.flatten(1), data.test.flatten(1)
         self.size = data.train.shape[1:]
         tuned = preset.rule(name)
-        self.rule = tuned.rule
+        self.rule, self.rate = tuned.rule, tuned.rate
         self.model = CategoricalVAE(
             data.pixels, preset.hidden, preset.latents, preset.categories, preset.activation
         )
-        self.run = Run(name, repr(tuned.rule), seed, tuned.rate, tuned.published)
-        self.optimizer = preset.optimizer(self.model.parameters(), tuned.rate)
-        self.epochs_done, self.sampled, self.seconds = 0, math.nan, 0.0
+        self.loss = loss_without_bias if without_bias else CategoricalVAE.loss
+        published = None if without_bias else tuned.published
+        super().__init__(
+            f"{name}, seed {seed}" + ", without bias" * without_bias,
+            [Run(name, repr(tuned.rule), without_bias, seed, tuned.rate, published)],
+            preset.optimizer(self.model.parameters(), tuned.rate),
+        )
 
-    def epoch(self) -> None:
-        start = time.perf_counter()
-        share = self.preset.schedule(self.epochs_done, self.epochs)
+    def epoch(self) -> list[float]:
+        share = self.preset.schedule(self.done, self.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = share * self.run.rate
+            group["lr"] = share * self.rate
         total = 0.0
         for batch in torch.randperm(len(self.train)).split(self.preset.batch):
             self.optimizer.zero_grad()
-            losses = self.model.loss(self.train[batch], self.rule)
+            losses = self.loss(self.model, self.train[batch], self.rule)
             losses.mean().backward()
             for _ in range(self.preset.repeats):
                 self.optimizer.step()
             total += losses.sum().item()
-        self.sampled = total / len(self.train)
-        self.epochs_done += 1
-        self.seconds += time.perf_counter() - start
+        return [total / len(self.train)]
 
-    def checkpoint(self, epoch: int) -> str:
-        shown = self.test[:AUDITED]
-        cosine, mean_cosine = gradient_cosines(self.model, shown, self.rule)
+    def measure(self, last: bool) -> tuple[list[Point], str]:
+        (run,) = self.runs
+        audited = last or (self.untrained and not self.done)
+        with torch.no_grad():
+            code = self.model.encoder(self.test)
+            run.reconstructions = self._decode(st.argmax(code[:SHOWN]))
+            prior = torch.zeros(64, self.preset.latents, self.preset.categories)
+            run.samples = self._decode(st.categorical(prior, seed=0))
         point = Point(
-            epoch=epoch,
+            epoch=self.done,
             train=self.model.mean_loss(self.train[:EVALUATED]),
             test=self.model.mean_loss(self.test),
-            sampled=self.sampled,
-            cosine=cosine,
-            mean_cosine=mean_cosine,
+            sampled=self.losses[0],
+            entropy=float(entropy(code).mean()),
+            errors=errors(self.model, self.test[:AUDITED], self.rules) if audited else {},
             seconds=self.seconds,
         )
-        with torch.no_grad():
-            self.run.reconstructions = self._decode(st.argmax(self.model.encoder(shown)))
-            prior = torch.zeros(64, self.preset.latents, self.preset.categories)
-            self.run.samples = self._decode(st.categorical(prior, seed=0))
-        self.run.points.append(point)
-        return f"test -ELBO {point.test:.2f}"
+        return [point], f"test -ELBO {point.test:.2f}"
 
-    def _decode(self, code: torch.Tensor) -> Pictures:
+    def _decode(self, code: Tensor) -> Pictures:
         return pictures(self.model.decoder(code).sigmoid().reshape(-1, *self.size))
 
 
-def run(settings: Settings, notify: Notify = silent) -> Result:
+def run(settings: Settings, notify: Notify = silent, journal: Journal | None = None) -> Result:
     """Train every estimator from every seed; Ctrl-C ends it with what there is by then.
 
     Raises:
         ArgumentError: if an estimator, the data or the preset is unknown, the preset is not for
-            that data, or epochs is below 1.
+            that data or has too many outcomes for a training without bias, epochs is below 1, or
+            the journal has nothing to resume.
         DataError: if the data cannot be read.
     """
     check_epochs(settings.epochs)
     preset, name = choose(settings.preset, settings.data)
     estimators = preset.estimators if settings.estimators is None else settings.estimators
-    for estimator in estimators:
-        preset.rule(estimator)
-    data = load(name, settings.folder)
+    without_bias = _without_bias(settings, preset, estimators)
     epochs = settings.epochs or preset.epochs
-    asked = replace(settings, data=name, estimators=estimators, epochs=epochs)
+    data, journal = load(name, settings.folder), journal or Journal()
     with threads(preset.threads):
-        result = Result(Header("vae"), asked, preset.latents, preset.categories)
-        result.source, result.originals = preset.source, pictures(data.test[:AUDITED])
-        with recording(result.header):
-            for estimator, seed in itertools.product(estimators, settings.seeds):
-                trainer = _Trainer(data, preset, epochs, estimator, seed)
+        result = Result(
+            Header("vae"),
+            replace(
+                settings, data=name, estimators=estimators, without_bias=without_bias, epochs=epochs
+            ),
+            data.facts,
+            min(len(data.train), EVALUATED),
+            min(len(data.test), AUDITED),
+            preset.latents,
+            preset.categories,
+            preset.tuning,
+            preset.source,
+            originals=pictures(data.test[:SHOWN]),
+        )
+        with journal.keep(result):
+            ways = [(each, False) for each in estimators] + [(each, True) for each in without_bias]
+            for (estimator, without), seed in itertools.product(ways, settings.seeds):
+                trainer = _Trainer(
+                    data,
+                    preset,
+                    epochs,
+                    estimator,
+                    seed,
+                    without_bias=without,
+                    audited=estimators,
+                    untrained=(estimator, without) == ways[0],
+                )
                 result.parameters = sum(p.numel() for p in trainer.model.parameters())
                 result.exact = trainer.model.enumerable
-                result.runs.append(trainer.run)
-                train(trainer, epochs, notify)
+                train(trainer, result.runs, epochs, notify, journal)
     return result
+
+
+def _without_bias(settings: Settings, preset: Preset, estimators: Sequence[str]) -> Sequence[str]:
+    """Return what is trained without its bias; check all names, and that there is a way."""
+    chosen = settings.without_bias
+    if chosen is None:
+        chosen = [name for name in preset.without_bias if name in estimators]
+    for name in (*estimators, *chosen):
+        preset.rule(name)
+    if chosen and preset.categories**preset.latents > ENUMERATED:
+        raise ArgumentError(
+            f"without_bias needs the exact gradient, and a code of {preset.latents} variables of "
+            f"{preset.categories} classes has too many outcomes for it; leave it out"
+        )
+    return chosen
