@@ -1,13 +1,15 @@
 """Charts and grids, pixel by pixel."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from straightthrough.report import charts
-from straightthrough.report.charts import DARK, LIGHT, Bar, Line
+from straightthrough.report.charts import DARK, LIGHT, Bar, Interval, Line
 
 
 def pixels(png):
@@ -70,6 +72,21 @@ def test_a_band_is_shaded_and_an_axis_may_be_logarithmic():
     curved = pixels(charts.lines([line], "x", "y", LIGHT, log="x"))
     rows, columns = np.nonzero((abs(curved - shade) <= 1).all(-1))
     assert np.corrcoef(rows, columns)[0, 1] > -0.95
+
+
+@pytest.mark.parametrize("least", [1e-3, 1e-2, 0.1, 0.5])
+def test_labels_of_intervals_do_not_overlap(monkeypatch, least):
+    monkeypatch.setattr(charts, "_save", lambda figure: figure.tight_layout() or figure)
+    name = "ReinMaxCV(tau=0.7, eta=1.5, samples=32)"
+    series = [Interval(f"{name} {i}", value, value, value) for i, value in enumerate((least, 2.0))]
+    figure = charts.intervals(series, "squared bias", LIGHT)
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    places = zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+    boxes = [text.get_window_extent() for text, at in places if low <= at <= high]
+    assert len(boxes) > 1
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_a_single_point_is_a_large_marker():

@@ -151,6 +151,10 @@ def dots(
     return _save(figure, top=1 - legend / figure.get_figheight())
 
 
+WIDE = 300
+"""From a ratio of its ends on, an axis of half a page has ticks at powers of ten alone."""
+
+
 def intervals(series: Sequence[Interval], x: str, theme: Theme) -> bytes:
     """Draw a row an interval, the first on top, on a logarithmic axis."""
     figure, axes = _canvas(theme, height=1.0 + 0.3 * len(series))
@@ -171,6 +175,9 @@ def intervals(series: Sequence[Interval], x: str, theme: Theme) -> bytes:
     values = [interval.value for interval in series]
     _logarithmic(axes, "x")
     axes.set_xlim(min(values) / 2, 2 * max(interval.high for interval in series))
+    low, high = axes.get_xlim()
+    if high > WIDE * low:  # more labels have no place beside the names
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,)))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(x)

@@ -254,6 +254,8 @@ def test_the_model_is_left_as_it_is_and_its_noise_is_held(between):
     assert given.grad.abs().sum() > 0
     assert torch.equal(torch.get_rng_state(), random)
     assert all(map(torch.equal, state.values(), model.state_dict().values()))
+    torch.rand(3)
+    assert torch.equal(loss(z), values)
     hooks = ("_forward_hooks", "_forward_pre_hooks")
     assert not any(getattr(module, name) for module in model.modules() for name in hooks)
 
