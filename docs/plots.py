@@ -59,7 +59,10 @@ def draw_surrogate(rule, path):
             left.plot(x, variant.primitive(x), color=color, lw=2, label=label)
             right.plot(x, variant.derivative(x), color=color, lw=2, label=label)
         right.axhline(0, color=GREY, lw=0.8, zorder=0)
-        left.set(title="primitive", xlabel="x")
+        smooth = torch.stack([variant.primitive(x) for variant, *_ in variants(rule)])
+        height = float(smooth.max() - smooth.min())
+        limits = float(smooth.min()) - 0.1 * height, float(smooth.max()) + 0.1 * height
+        left.set(title="primitive", xlabel="x", ylim=limits)
         right.set(title="derivative: what backward multiplies by", xlabel="x")
         left.legend(loc="upper left", fontsize=9)
         figure.savefig(path)
