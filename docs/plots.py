@@ -52,7 +52,7 @@ def draw_surrogate(rule, path):
     """Draw the primitive and the derivative at half, once and twice the first parameter."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-        x = span(rule)
+        x = max((span(variant) for variant, *_ in variants(rule)), key=lambda x: x[-1])
         hard, name = hard_partner(rule, x)
         left.plot(x, hard, color=GREY, lw=1.2, ls="--", label=name)
         for variant, label, color in variants(rule):
