@@ -52,14 +52,17 @@ def draw_surrogate(rule, path):
     """Draw the primitive and the derivative at half, once and twice the first parameter."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-        x = span(rule)
+        x = max((span(variant) for variant, *_ in variants(rule)), key=lambda x: x[-1])
         hard, name = hard_partner(rule, x)
         left.plot(x, hard, color=GREY, lw=1.2, ls="--", label=name)
         for variant, label, color in variants(rule):
             left.plot(x, variant.primitive(x), color=color, lw=2, label=label)
             right.plot(x, variant.derivative(x), color=color, lw=2, label=label)
         right.axhline(0, color=GREY, lw=0.8, zorder=0)
-        left.set(title="primitive", xlabel="x")
+        smooth = torch.stack([variant.primitive(x) for variant, *_ in variants(rule)])
+        height = float(smooth.max() - smooth.min())
+        limits = float(smooth.min()) - 0.1 * height, float(smooth.max()) + 0.1 * height
+        left.set(title="primitive", xlabel="x", ylim=limits)
         right.set(title="derivative: what backward multiplies by", xlabel="x")
         left.legend(loc="upper left", fontsize=9)
         figure.savefig(path)
