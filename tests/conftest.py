@@ -1,6 +1,7 @@
 """What every test starts from: one seed, one thread, poisoned memory; commands, a clock."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def ctrl_c() -> Callable[..., tuple[str, str]]:
-    """Run a command, interrupt it once its progress says `until`, and return out and err."""
+    """Run a command, interrupt it once its progress matches `until`, and return out and err."""
 
     def run(
         line: str, until: str, main: tuple[str, str] = ("-m", "straightthrough.cli")
@@ -98,7 +99,7 @@ def ctrl_c() -> Callable[..., tuple[str, str]]:
         )
         with process:
             seen = ""
-            while until not in seen and process.poll() is None:
+            while not re.search(until, seen) and process.poll() is None:
                 seen += process.stderr.read(20)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()

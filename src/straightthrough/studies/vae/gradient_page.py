@@ -34,9 +34,9 @@ CORRELATION_NOTE = (
     "-ELBO that each of them reaches in its own training."
 )
 WITHOUT_NOTE = (
-    "Test -ELBO in nats, of the same seeds. Without bias: trained from the same weights with the exact gradient to "
-    "the logits, plus (a - b) / sqrt(2), a and b the estimator's gradients of two draws: its mean "
-    "is exact, and its covariance that of one draw."
+    "Test -ELBO in nats, of the same seeds. Without bias: trained from the same weights with the "
+    "exact gradient to the logits, plus (a - b) / sqrt(2), a and b the estimator's gradients of "
+    "two draws: its mean is exact, and its covariance that of one draw."
 )
 
 
