@@ -208,18 +208,18 @@ def try_compiled(rank: int) -> None:
 
 
 def try_gates(rank: int) -> None:
-    """A gate called on its parameter, as `fully_shard` leaves it, alone and over a sharded one."""
+    """A gate called on a parameter that `fully_shard` has cut, and on one that was cut before."""
     on = square()
     for already in (False, True):
         gate, whole = st.nn.HardConcreteGate(10, probs=0.7), st.nn.HardConcreteGate(10, probs=0.7)
         if already:
             logits = distribute_tensor(gate.logits.detach(), on["inner"], [Shard(0)])
             gate.logits = torch.nn.Parameter(logits)
-        fully_shard(gate, mesh=on["outer"] if already else on["inner"])
+        fully_shard(torch.nn.Sequential(gate), mesh=on["outer"] if already else on["inner"])
         torch.manual_seed(rank % 2)  # where the mesh is "inner", there are two
-        got = st.hard_concrete(gate.logits)
+        got = gate()
         torch.manual_seed(0)
-        wanted = st.hard_concrete(whole.logits)
+        wanted = whole()
         assert got.placements == gate.logits.placements
         torch.testing.assert_close(got.full_tensor(), wanted, rtol=0, atol=1e-6)
         (got.sum() + 0.1 * gate.l0()).backward()
