@@ -21,7 +21,9 @@ Tensor window_gradient(const Tensor& given, const Tensor& truth, double inner, d
   Tensor result = fresh_like(grad);
   const bool steep = std::max(std::abs(inner), std::abs(outer)) > 1;
   const auto outputs = std::tuple{Gradient{result, steep}};
-  const auto slope = [=](auto g, auto truth) { return g * where<decltype(g)>(truth, inner, outer); };
+  const auto slope = [=](auto g, auto truth) {
+    return g * where<decltype(g)>(truth, inner, outer);
+  };
   if (!with_nan) {
     elementwise(std::tuple{Numbers{grad}, Bits{bits}}, outputs, slope);
     return result;
