@@ -181,7 +181,7 @@ def check_parameter(
     In eager code on the CPU it can. Elsewhere the value is NaN there, and `st.strict()` raises. The
     `other` parameter, any number of which is allowed, excludes it.
     """
-    if free is not None or type(given) not in (Tensor, nn.Parameter):
+    if free is not None or given is None or type(given) not in (Tensor, nn.Parameter):
         return
     if not is_compiling() and not transforms_active():
         check_floating(name, given)
