@@ -295,7 +295,7 @@ def test_numbers_and_shorthands(ours):
         ),
         (lambda o: o.Bernoulli(0.5, estimator=3), st.ArgumentError, "estimator=3"),
         (lambda o: o.Bernoulli(), ValueError, "Either `probs` or `logits`"),
-        (lambda o: o.Bernoulli(2.0), ValueError, "invalid values"),
+        (lambda o: o.Bernoulli(2.0), st.ArgumentError, r"\[0, 1\], got 2 at \(\)"),
         (
             lambda o: o.OneHotCategorical(logits=LOGITS).log_prob(torch.full((2, 3), 1 / 3)),
             ValueError,

@@ -174,18 +174,19 @@ class EstimatorModule(RuleModule[R]):
 
 
 def check_parameter(
-    name: str, given: Tensor | None, instead: str = "logits", most: float = math.inf
+    name: str, given: Tensor | None, other: str, free: Tensor | None, most: float = math.inf
 ) -> None:
-    """Raise if an element of what was given lies outside [0, most], where that can be seen at once.
+    """Raise if an element of `given` lies outside [0, most], where that can be seen at once.
 
-    In eager code on the CPU it can. Elsewhere the value is NaN there, and `st.strict()` raises.
+    In eager code on the CPU it can. Elsewhere the value is NaN there, and `st.strict()` raises. The
+    `other` parameter, any number of which is allowed, excludes it.
     """
-    plain = type(given) in (Tensor, nn.Parameter)
-    if given is None or not plain or is_compiling() or transforms_active():
+    if free is not None or given is None or type(given) not in (Tensor, nn.Parameter):
         return
-    check_floating(name, given)
-    if given.is_cpu:
-        check_range(name, given, most, f", or pass {instead}=")
+    if not is_compiling() and not transforms_active():
+        check_floating(name, given)
+        if given.is_cpu:
+            check_range(name, given, most, f", or pass {other}=")
 
 
 def _ends(value: Any) -> tuple[Any, Any]:

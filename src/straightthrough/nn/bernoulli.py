@@ -40,7 +40,7 @@ class Bernoulli(EstimatorModule[CategoricalEstimator | Derivative]):
         super().__init__(estimator, (CategoricalEstimator, Derivative), fields)
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
-        check_parameter("probs", probs, most=1)
+        check_parameter("probs", probs, "logits", logits, most=1)
         if self.training:
             return api.bernoulli(logits, probs=probs, estimator=self.rule)
         return _likelier("bernoulli", logits, probs)
@@ -68,7 +68,7 @@ class BinaryConcrete(RuleModule[GumbelST]):
         self.hard = hard
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
-        check_parameter("probs", probs, most=1)
+        check_parameter("probs", probs, "logits", logits, most=1)
         tau = self.rule.tau
         if self.training:
             return api.binary_concrete(logits, probs=probs, tau=tau, hard=self.hard)

@@ -36,7 +36,7 @@ class Poisson(Count):
     """
 
     def forward(self, rate: Tensor | None = None, *, log_rate: Tensor | None = None) -> Tensor:
-        check_parameter("rate", rate, "log_rate")
+        check_parameter("rate", rate, "log_rate", log_rate)
         if self.training:
             return api.poisson(rate, log_rate=log_rate, estimator=self.rule)
         return _rounded_mean("poisson", *api.poisson_family(rate, log_rate))
@@ -67,7 +67,7 @@ class Binomial(Count):
         self.total_count = total_count
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
-        check_parameter("probs", probs, most=1)
+        check_parameter("probs", probs, "logits", logits, most=1)
         count = self.total_count
         if self.training:
             return api.binomial(logits, probs=probs, total_count=count, estimator=self.rule)
@@ -92,7 +92,7 @@ class Geometric(Count):
     """
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
-        check_parameter("probs", probs, most=1)
+        check_parameter("probs", probs, "logits", logits, most=1)
         if self.training:
             return api.geometric(logits, probs=probs, estimator=self.rule)
         return _rounded_mean("geometric", *api.geometric_family(logits, probs))
@@ -123,7 +123,7 @@ class NegativeBinomial(Count):
         self.total_count = total_count
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
-        check_parameter("probs", probs, most=1)
+        check_parameter("probs", probs, "logits", logits, most=1)
         count, rule = self.total_count, self.rule
         if self.training:
             return api.negative_binomial(logits, probs=probs, total_count=count, estimator=rule)

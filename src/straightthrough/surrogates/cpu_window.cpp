@@ -16,12 +16,14 @@ Tensor window_bits(const Tensor& given, double centre, double bound, bool includ
 Tensor window_gradient(const Tensor& given, const Tensor& truth, double inner, double outer) {
   check_floating("grad", given);
   const int64_t bytes = bytes_of_bits(given.numel());
-  const bool with_nan = truth.numel() == 2 * bytes;  // behind the others
+  const bool with_nan = dtype_of(truth) == kUInt8 && truth.numel() == 2 * bytes;
   const Tensor grad = ordered(given), bits = packed("bits", truth, given, with_nan ? 2 : 1);
   Tensor result = fresh_like(grad);
   const bool steep = std::max(std::abs(inner), std::abs(outer)) > 1;
   const auto outputs = std::tuple{Gradient{result, steep}};
-  const auto slope = [=](auto g, auto truth) { return g * where<decltype(g)>(truth, inner, outer); };
+  const auto slope = [=](auto g, auto truth) {
+    return g * where<decltype(g)>(truth, inner, outer);
+  };
   if (!with_nan) {
     elementwise(std::tuple{Numbers{grad}, Bits{bits}}, outputs, slope);
     return result;

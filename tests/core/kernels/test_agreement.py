@@ -216,6 +216,14 @@ class TestPointwiseAgreement:
             assert_agrees_bit_for_bit(window_gradient, grad, bits, 0.5, 0.25)
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 16])
+def test_bools_are_no_bits_of_nan(size):
+    """Two of them are as many as the bytes of bits, and of bits of NaN, that two elements have."""
+    grad, inside = torch.ones(size), torch.arange(size) % 2 == 0
+    assert window_gradient(grad, inside, 0.5, 0.25).equal(torch.where(inside, 0.5, 0.25))
+
+
 def assert_agrees_bit_for_bit(operator, x, *arguments):
     assert kernels.has_kernel(x)
     given, expected = operator(x, *arguments), operator.__wrapped__(x, *arguments)

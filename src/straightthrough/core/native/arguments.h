@@ -91,7 +91,8 @@ inline int64_t bytes_of_bits(int64_t count) { return (count + 7) / 8; }
 inline void check_bits(const char* name, const Tensor& truth, const Tensor& of, int64_t planes) {
   check_cpu(name, truth);
   const int32_t dtype = dtype_of(truth);
-  const bool bits = dtype == kUInt8 && truth.dim() == 1 && truth.numel() == planes * bytes_of_bits(of.numel());
+  const int64_t bytes = planes * bytes_of_bits(of.numel());
+  const bool bits = dtype == kUInt8 && truth.dim() == 1 && truth.numel() == bytes;
   if (!bits && (dtype != kBool || !truth.sizes().equals(of.sizes())))
     refuse(name, " must be Byte with a bit an element, or Bool, of ", described(of), ", got ",
            described(truth));

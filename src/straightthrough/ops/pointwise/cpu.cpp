@@ -5,8 +5,8 @@ namespace {
 
 using namespace window;
 
-// f(x, threshold) with the threshold rounded to the dtype of x first, as torch compares; NaN where x
-// is. What is dense in another order of its dimensions keeps that order.
+// f(x, threshold) with the threshold rounded to the dtype of x first, as torch compares; x where
+// that is NaN. What is dense in another order of its dimensions keeps that order.
 template <class F>
 Tensor map(const Tensor& given, double threshold, const F& f) {
   check_floating("x", given);
