@@ -19,6 +19,7 @@ from straightthrough.estimators.categorical import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.pointwise import reference as pointwise
+from straightthrough.ops.subset import reference as subset
 from straightthrough.surrogates.window import Window, window_bits, window_gradient
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -122,6 +123,13 @@ class TestAgreement:
         y = categorical.gumbel_softmax(x, tau, NOISE)
         assert_agrees(softmax.softmax_backward_of_value, y, grad, tau)
         assert_agrees(softmax.softmax_backward_of_logits, x, grad, tau, 2.0)
+
+    def test_largest_classes(self, shape, dtype):
+        x, _ = rows(shape, dtype)
+        for scores in (x, x.round()):  # the second with many ties
+            assert_agrees(categorical.argmax_hot, scores, exact=True)
+            for k in {1, 2, 3, (shape[-1] + 1) // 2, shape[-1]}.intersection(range(shape[-1] + 1)):
+                assert_agrees(subset.topk_hot, scores, k, exact=True)
 
     @pytest.mark.parametrize("of_probs", [False, True])
     def test_binary_draws(self, shape, dtype, of_probs):
