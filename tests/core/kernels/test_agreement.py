@@ -14,7 +14,15 @@ from straightthrough.core.bits import unpack
 from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative
-from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
+from straightthrough.estimators import (
+    gapped,
+    gumbel,
+    mve,
+    mve_integer,
+    reinmax,
+    softmax,
+    straight_through,
+)
 from straightthrough.estimators.categorical import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
@@ -112,6 +120,10 @@ class TestAgreement:
         agree = partial(assert_agrees, precision=torch.float64)
         agree(straight_through.straight_through, x, index, grad, tau)
         agree(reinmax.reinmax, x, index, grad, tau)
+        agree(gapped.gapped, x, index, grad, tau, 0.7)
+        agree(mve_integer.mve_integer, x, index, grad, tau)
+        if shape[-1] <= mve.FEW:
+            agree(mve.mve, x, index, grad, 1e-3 / tau)
         monkeypatch.setattr(Noise, "classes", uniforms_of(dtype))
         for samples in (1, 3):
             agree(gumbel.gumbel_st, x, index, grad, tau, samples, NOISE)

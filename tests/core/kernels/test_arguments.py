@@ -26,7 +26,8 @@ SHAPES = [(), (1,), (3,), (15,), (0,), (3, 0), (0, 5), (0, 0), (3, 4), (5, 3), (
 LEVELS = [
     s for s, said in kernels.states.items() if said in (kernels.ACTIVE, "a better one is active")
 ]
-ROWS = ("x", "logits", "scores", "y", "grad")
+ALIKE = ("grad", "dispersion", "count")
+ROWS = ("x", "logits", "scores", "y", "mean", *ALIKE)
 GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(ROWS, torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
@@ -35,6 +36,8 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     "offset": 5,
     "samples": 2,
     "k": 2,
+    "trials": 7,
+    "order": 3,
     "float": 0.7,
     "bool": True,
 }
@@ -95,9 +98,15 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
         return wrong or bool(((value < -1) | (value >= SHAPE[-1])).any())
     if place == 0:
         return value.dtype not in FLOATING or value.dim() > 64
-    if name == "grad":
+    if name in ALIKE:
         return value.dtype != first.dtype or value.shape != SHAPE
-    bounds = {"offset": range(2**62), "samples": range(1, 2**24 + 1), "k": range(1, 6)}
+    bounds = {
+        "offset": range(2**62),
+        "samples": range(1, 2**24 + 1),
+        "k": range(1, 6),
+        "trials": range(1, 2**15 + 1),
+        "order": range(1, 4),
+    }
     return name in bounds and value not in bounds[name]
 
 
