@@ -63,7 +63,7 @@ Tensor fini(const Tensor& given, const Tensor& count, const Tensor& grad, double
   Tensor result = fresh_like(x);
   const Parameter parameter{size, direct, of_failure};
   const Weight weight{size, order};
-  // Half precision may round the count of all trials, the only one where a probability is all but 1.
+  // Half precision may round the count of all trials, the only one where p is all but 1.
   const double all = size < 0 ? rounded(-size, x) : -1;
   const auto pulled = [=](auto at, auto z, auto g) {
     using T = simd::Lane<decltype(at)>;
