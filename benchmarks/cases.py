@@ -124,10 +124,20 @@ class _Reference(Way):
 
 @dataclass(frozen=True)
 class _Compiled(Way):
-    """A function compiled for one shape when it is asked for."""
+    """A function compiled for one shape when it is asked for, and called so many times."""
+
+    calls: int = 1
 
     def call(self, mode: str, inputs: Inputs) -> Call:
-        return Way(torch.compile(self.forward, dynamic=False)).call(mode, inputs)
+        compiled = torch.compile(self.forward, dynamic=False)
+        return Way(mean_of(self.calls, compiled)).call(mode, inputs)
+
+
+def mean_of(calls: int, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the mean of so many calls of a function."""
+    if calls == 1:
+        return function
+    return lambda *inputs: sum(function(*inputs) for _ in range(calls)) / calls
 
 
 def normal(shape: Shape) -> Inputs:
@@ -147,6 +157,7 @@ class Case:
         name: the operator's, and its rule's where there is a case for each.
         function: ours; takes the inputs, and a `seed` if it draws noise.
         plain: the same work in plain torch.
+        calls: how many calls of that average over as much noise.
         samples: whether it draws noise.
         rows: whether a value depends on a row of the input, rather than on an element.
         others: more ways by name.
@@ -159,6 +170,7 @@ class Case:
     name: str
     function: Callable[..., Tensor]
     plain: Callable[..., Tensor] | None
+    calls: int = 1
     samples: bool = False
     rows: bool = False
     others: Mapping[str, Way] = field(default_factory=dict)
@@ -173,8 +185,8 @@ class Case:
         if kernels.level is not None:
             found[REFERENCE] = _Reference(self.function)
         if self.plain is not None:
-            found[PLAIN] = Way(self.plain)
-            found[COMPILED] = _Compiled(self.plain)
+            found[PLAIN] = Way(mean_of(self.calls, self.plain))
+            found[COMPILED] = _Compiled(self.plain, calls=self.calls)
         return {**found, **self.others}
 
     def graph_ways(self) -> dict[str, Way]:
@@ -224,6 +236,7 @@ def _case(
         name,
         partial(record.call, **record.arguments, **rule),
         partial(snippet, **record.arguments) if snippet else None,
+        calls=getattr(rule.get("estimator"), "samples", 1),
         samples=record.samples,
         rows=bool(names(record.outcome.outputs[0])),
         others={**_OTHERS.get(record.name, {}), **_peer(name)},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .cases import (
     BOTH,
     COMPILED,
+    COUNTS,
     DOUBLE,
     DOUBLE_COMPILED,
     FORWARD,
@@ -159,6 +160,8 @@ COMPILED_CASES = (
     *("bernoulli", "binary_concrete", "hard_concrete"),
 )
 
+CHEAP = ("topk", "argmax", "poisson", "binomial", "geometric", "negative_binomial")
+
 TARGETS: tuple[Target, ...] = (
     _time("categorical-reinmax", FORWARD, "torch.argmax", 0.75, value=slowdown),
     _time("categorical-reinmax", FORWARD, PLAIN, 40),
@@ -170,8 +173,9 @@ TARGETS: tuple[Target, ...] = (
     _time("categorical-reinmax", BOTH, COMPILED, 6),
     _time("categorical-gumbel", BOTH, COMPILED, 6),
     _time("gumbel_softmax-relaxed", BOTH, PLAIN, 6),
-    _time("categorical-gumbel_rao", BOTH, PLAIN, 1),
-    _time("categorical-reinmax_rao", BOTH, PLAIN, 0.1, shape=SMALL),
+    _time("categorical-gumbel_rao", BOTH, PLAIN, 10),
+    _time("categorical-reinmax_rao", BOTH, PLAIN, 10, shape=SMALL),
+    *(_time(case, BOTH, PLAIN, 1, shape=shape) for case in CHEAP for shape in COUNTS),
     _time("categorical_lookup", FORWARD, PLAIN, 20, shape=LOOKUP),
     _memory(
         "categorical_lookup",

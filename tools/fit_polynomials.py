@@ -1,4 +1,4 @@
-"""Print `src/straightthrough/core/native/coefficients.h`, the numbers of exp and log.
+"""Print `src/straightthrough/core/native/coefficients.h`, the numbers of exp, log and integrals.
 
     python tools/fit_polynomials.py > src/straightthrough/core/native/coefficients.h
 
@@ -23,6 +23,9 @@ Function = Callable[[mpf], mpf]
 LN2 = mpmath.log(2)
 ROOTS = 32
 """How many roots of 2 the table of the rough exponential has."""
+
+NODES = 24
+"""Of Gauss and Legendre's rule; a multiple of the lanes of every vector."""
 
 
 def single(x: mpf) -> str:
@@ -64,11 +67,31 @@ def polynomial(
     return "\n".join([f"// To {closeness} of itself, the highest power first.", *wrapped])
 
 
+def rule() -> tuple[list[mpf], list[mpf]]:
+    """Return nodes and weights of Gauss and Legendre's rule on [-1, 1]."""
+    nodes, weights = [], []
+    for i in range(NODES // 2):
+        near = mpmath.cos(mpmath.pi * (i + mpf(3) / 4) / (NODES + mpf(1) / 2))
+        x = mpmath.findroot(lambda x: mpmath.legendre(NODES, x), near)
+        slope = NODES * mpmath.legendre(NODES - 1, x) / (1 - x**2)
+        nodes += [-x, x]
+        weights += [2 / ((1 - x**2) * slope**2)] * 2
+    return nodes, weights
+
+
+def doubles(name: str, numbers: Sequence[mpf]) -> str:
+    """Return the lines of a table in double precision."""
+    row = f"constexpr double {name}[] = {{{', '.join(f'{float(x):.17g}' for x in numbers)}}};"
+    return "\n".join(textwrap.wrap(row, 100, subsequent_indent="    "))
+
+
 def header() -> str:
     """Return the whole header."""
     first = mpmath.floor(LN2 * 2**15) / 2**15
     root = mpmath.nstr(mpmath.root(2, ROOTS), 17)
     share = mpmath.nstr(1 + (LN2 / (2 * ROOTS)) ** 2 / 4, 10)
+    nodes, weights = rule()
+    first_of_two = mpmath.floor(LN2 * 2**40) / 2**40
     ends = (mpmath.sqrt(mpf(1) / 2) - 1, mpmath.sqrt(2) - 1)
     exp = polynomial("kExp", mpmath.exp, [mpf(1), mpf(1)], -LN2 / 2, LN2 / 2, 6)
     log = polynomial("kLog", lambda f: mpmath.log(1 + f), [mpf(0), mpf(1), mpf(-0.5)], *ends, 10)
@@ -91,6 +114,14 @@ constexpr float kLn2First = {single(first)}, kLn2Rest = {single(LN2 - first)};
 // A root of 2, and what shares out the error of 1 + r for |r| <= log 2 / {2 * ROOTS}.
 constexpr int kRoots = {ROOTS};
 constexpr double kRoot = {root}, kShare = {share};
+
+// log 2 in double precision: the first part has 40 bits after the point.
+{doubles("kLn2InTwo", [first_of_two, LN2 - first_of_two])}
+
+// Gauss and Legendre's rule on [-1, 1].
+constexpr int kNodes = {NODES};
+{doubles("kNode", nodes)}
+{doubles("kWeight", weights)}
 
 }}  // namespace simd
 """

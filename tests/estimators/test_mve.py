@@ -9,9 +9,11 @@ import pytest
 import torch
 from mpmath import mpf
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import straightthrough as st
 from straightthrough.estimators import MVE, ReinMax, StraightThrough
+from straightthrough.estimators.mve import mve, mve_of_many
 
 
 def defined(logits: Tensor, index: int, g: Tensor, tau: float) -> list[float]:
@@ -175,6 +177,35 @@ def test_binary_in_single_precision_at_extremes() -> None:
             y = torch.full((4,), outcome)
             got = MVE(tau).binary_gradient(x, y, torch.ones(4), (torch.tensor(0), 0))
             assert got.isfinite().all()
+
+
+@pytest.mark.parametrize("epsilon", [1e-30, 1e-12, 1e-6, 1e-2, 1.0, 1e100])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 10.0, 40.0])
+@pytest.mark.parametrize("classes", [2, 5, 70])
+def test_sums_of_exponentials_solve_the_same_equations(
+    classes: int, spread: float, epsilon: float
+) -> None:
+    logits, g = (torch.randn(6, classes, dtype=torch.float64) for _ in range(2))
+    index = torch.randint(classes, (6,))
+    given = (spread * logits, index, g, epsilon)
+    torch.testing.assert_close(mve_of_many(*given), mve.__wrapped__(*given), rtol=0, atol=1e-11)
+
+
+def test_memory_is_linear_in_the_classes() -> None:
+    classes, most = 3000, 0
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # torch's
+            nonlocal most
+            result = function(*args, **(kwargs or {}))
+            most = max(most, result.numel()) if isinstance(result, Tensor) else most
+            return result
+
+    logits, g = problem(classes, 1.0, seed=0)
+    with Largest():
+        got = MVE().vjp(logits, torch.tensor(3), g)
+    assert got.sum().abs() < 1e-12
+    assert 80 * classes < most < 100 * classes
 
 
 def test_many_rows_go_in_blocks() -> None:

@@ -1,35 +1,10 @@
 // Gradients given the outcome, one formula an estimator: the CPU kernels of straight_through.py,
 // reinmax.py and gumbel.py, same names.
-#include "../core/native/rows.h"
+#include "drawn.h"
 
 namespace {
 
-using namespace rows;
-
-// A row with its outcome.
-template <class T, bool Across, class S>
-struct Drawn : Row<T, Across, S> {
-  IntVec<T> chosen{};
-  Vec<T> peak, grad_chosen;
-
-  Drawn(const Row<T, Across, S>& row, const int64_t* index) : Row<T, Across, S>(row) {
-    for (int r = 0; r < lanes<T>; ++r)
-      if (!Across || r < row.count)
-        chosen[r] = std::max<int64_t>(index[row.first + (Across ? r : 0)], 0);
-    peak = row.peak();
-    grad_chosen = row.t.pick(row.grads.from, chosen);
-  }
-  Vec<T> weight(int64_t i) const { return exp(this->x(i) - peak); }
-  Vec<T> weight(int64_t i, T inverse_tau) const { return exp((this->x(i) - peak) * inverse_tau); }
-  // The gradient to the one-hot, less its entry at the outcome.
-  Vec<T> g(int64_t i) const { return this->grad(i) - grad_chosen; }
-};
-
-// What a formula given the outcome reads.
-struct OfOutcome {
-  static constexpr bool of_logits = true, of_grad = true;
-  const int64_t* index;
-};
+using namespace drawn;
 
 struct StraightThrough : OfOutcome {
   double tau;
@@ -143,15 +118,6 @@ struct Gumbel : OfOutcome {
     }
   }
 };
-
-template <class Formula, class... Given>
-Tensor backward(const Tensor& logits, const Tensor& index, const Tensor& grad, uint64_t key,
-                int64_t offset, Given... given) {
-  check_rows("logits", logits);
-  check_grad(grad, logits);
-  const Tensor drawn = ordered_index(index, logits);
-  return over_rows(Formula{{in<int64_t>(drawn)}, given...}, logits, grad, key, offset);
-}
 
 Tensor straight_through(const Tensor& logits, const Tensor& index, const Tensor& grad,
                         double tau) {

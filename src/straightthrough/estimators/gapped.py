@@ -7,15 +7,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_at_least, check_positive
+from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
 from .categorical import (
     CategoricalEstimator,
     one_hot,
+    reference,
     relative_to,
     softmax_jacobian_product,
+    takes_half,
     tempered,
 )
+
+
+@kernel("(Tensor logits, Tensor index, Tensor grad, float tau, float gap) -> Tensor")
+@reference
+def gapped(logits: Tensor, index: Tensor, grad: Tensor, tau: float, gap: float) -> Tensor:
+    """`J(softmax(t / tau)) g / tau`, the outcome leading by `gap`."""
+    below = logits - logits.amax(-1, keepdim=True)
+    return _at_lead(below, index, grad, tau, gap + torch.zeros_like(below[..., :1]))
+
+
+@reference
+def expected_gap(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
+    """The same, the outcome leading by what Gumbels give it on average."""
+    below = logits - logits.amax(-1, keepdim=True)
+    least = torch.finfo(below.dtype).min  # not -infinity, whose logsumexp has no derivative
+    others = below.masked_fill(one_hot(index, below).bool(), least).logsumexp(-1, keepdim=True)
+    lead = mean_lead(below.gather(-1, index.unsqueeze(-1)) - others)
+    return _at_lead(below, index, grad, tau, lead)
+
+
+def _at_lead(below: Tensor, index: Tensor, grad: Tensor, tau: float, lead: Tensor) -> Tensor:
+    moved = torch.where(one_hot(index, below).bool(), 0.0, torch.minimum(below, -lead))
+    return softmax_jacobian_product(tempered(moved, tau), relative_to(index, grad)) / tau
+
+
+def mean_lead(logit: Tensor) -> Tensor:
+    """Return the mean lead that Gumbels give an outcome whose log-odds are `logit`."""
+    least = torch.finfo(logit.dtype).tiny  # both ends of the fraction are p_x there
+    return F.softplus(logit).clamp(min=least) / torch.sigmoid(logit).clamp(min=least)
 
 
 @rule("gapped")
@@ -57,23 +89,14 @@ class GappedST(CategoricalEstimator):
             return
         check_at_least("gap", self.gap, 0)
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        below = logits - logits.amax(-1, keepdim=True)
-        chosen = one_hot(index, below).bool()
-        least = torch.finfo(below.dtype).min  # not -infinity, whose logsumexp has no derivative
-        others = below.masked_fill(chosen, least).logsumexp(-1, keepdim=True)
-        lead = self._lead(below.gather(-1, index.unsqueeze(-1)) - others)
-        q = tempered(torch.where(chosen, 0.0, torch.minimum(below, -lead)), self.tau)
-        return softmax_jacobian_product(q, relative_to(index, grad)) / self.tau
+        if isinstance(self.gap, str):
+            return expected_gap(logits, index, grad, self.tau)
+        return gapped(logits, index, grad, self.tau, self.gap)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         toward = torch.where(outcome, x, -x)
-        t = torch.maximum(toward, self._lead(toward)) / self.tau
+        lead = mean_lead(toward) if isinstance(self.gap, str) else torch.zeros_like(x) + self.gap
+        t = torch.maximum(toward, lead) / self.tau
         return torch.sigmoid(t) * torch.sigmoid(-t) * grad / self.tau
-
-    def _lead(self, logit: Tensor) -> Tensor:
-        """Return the gap where the outcome's log-odds are `logit`."""
-        if not isinstance(self.gap, str):
-            return torch.zeros_like(logit) + self.gap
-        least = torch.finfo(logit.dtype).tiny  # both ends of the fraction are p_x there
-        return F.softplus(logit).clamp(min=least) / torch.sigmoid(logit).clamp(min=least)

@@ -1,5 +1,6 @@
 """The estimator of minimum variance for a bound on its bias."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,10 +8,83 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
+from ..core.kernels import kernel
 from ..core.noise import Noise, in_blocks
 from ..core.precision import narrowed
 from ..core.registry import rule
-from .categorical import CategoricalEstimator, relative_to, softmax_jacobian_product, tempered
+from .categorical import (
+    CategoricalEstimator,
+    reference,
+    relative_to,
+    softmax_jacobian_product,
+    takes_half,
+    tempered,
+)
+from .mve_equations import Solve, by_exponentials, exponentials, written_out
+
+FEW = 64
+"""Classes up to which the equations are written out."""
+
+
+@kernel("(Tensor logits, Tensor index, Tensor grad, float epsilon) -> Tensor")
+@reference
+def mve(logits: Tensor, index: Tensor, grad: Tensor, epsilon: Any) -> Tensor:
+    """`S^T g` of few classes."""
+    width = logits.shape[-1] ** 2
+    return _gradient(written_out, width, logits, index, grad, epsilon)
+
+
+@reference
+def mve_of_many(logits: Tensor, index: Tensor, grad: Tensor, epsilon: Any) -> Tensor:
+    """The same of many."""
+    width = logits.shape[-1] * len(exponentials(epsilon)[0])
+    return _gradient(by_exponentials, width, logits, index, grad, epsilon)
+
+
+def _gradient(
+    equations: Callable[..., tuple[Tensor, Tensor, Solve]],
+    width: int,
+    logits: Tensor,
+    index: Tensor,
+    grad: Tensor,
+    epsilon: Any,
+) -> Tensor:
+    classes = logits.shape[-1]
+
+    def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+        p, g = tempered(logits.double(), 1.0), relative_to(index, grad.double())
+        return _solved(equations, p, index, g, epsilon)
+
+    rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
+    return narrowed(in_blocks(block, *rows, width=width).reshape(logits.shape), logits.dtype)
+
+
+def _solved(
+    equations: Callable[..., tuple[Tensor, Tensor, Solve]],
+    p: Tensor,
+    index: Tensor,
+    g: Tensor,
+    epsilon: Any,
+) -> Tensor:
+    """Return `S^T g` of rows `(rows, C)` in float64, g being 0 at the outcome.
+
+    It is `J diag(1/2 + half) y`, `half_i = epsilon / (2 epsilon + 4 p_i)`, where `A y = u`.
+    """
+    at_x = p.gather(-1, index.unsqueeze(-1))
+    weight = g / (epsilon + p + at_x)
+    u = (weight * (p + epsilon)).scatter(
+        -1, index.unsqueeze(-1), -(weight * p).sum(-1, keepdim=True)
+    )
+    sums, off, solve = equations(p, epsilon)
+
+    # B = A + d d^T / sum(d), d the diagonal of A, is well conditioned. As B 1 = epsilon sums + d,
+    # y = b + eta (1 - a); eta follows from the sum of the equations, <epsilon sums, y> = sum(u),
+    # and neither the shift by eta nor a constant of the row is added where J would remove it.
+    b, a = solve(epsilon * sums + off, torch.stack([u, epsilon * sums], -1)).unbind(-1)
+    eta = (weight - sums * b).sum(-1, keepdim=True) / (sums * (1 - a)).sum(-1, keepdim=True)
+    half = epsilon / (2 * epsilon + 4 * p)
+    z = (b - eta * a) / 2 + half * (b + eta * (1 - a))
+    return softmax_jacobian_product(p, z - z.gather(-1, p.argmax(-1, keepdim=True)))
 
 
 @rule("mve")
@@ -30,13 +104,20 @@ class MVE(CategoricalEstimator):
 
     A is all but singular at a large `tau`, and where probabilities are 0 or 1. The direction that
     makes it so, that of equal entries, is split off, and the rest is solved in float64: the error
-    is that of rounding, whatever `tau` and the probabilities.
+    is that of rounding, whatever `tau` and the probabilities (above 64 classes 1e-11, and
+    probabilities below 1e-40 count as that).
 
     Args:
         tau: the weight of the bias, > 0; the smaller, the less variance and the more bias.
 
-    Cost: the solution of C equations a row, C^3 / 3 operations on C^2 numbers (a few rows at a
-    time): for tens of classes, not for thousands. No noise.
+    For C = 2 it is a formula of p, which `st.bernoulli` takes. For more we know of none: as `tau`
+    grows, A becomes the Laplacian of the complete graph with conductances `p_i p_j / (p_i + p_j)`,
+    and the denominator of v the sum over the graph's `C^(C - 2)` spanning trees.
+
+    Cost: up to 64 classes the solution of C equations a row, C^3 / 3 operations; by a CPU kernel as
+    many rows at once as a vector has lanes. Beyond that sums of K exponentials stand for A, K about
+    90 at the default `tau` and growing with its logarithm: `C K^2` operations a row on `C K`
+    numbers, some rows at a time. No noise.
 
     Higher order: differentiates the formula, `g` and the outcome held.
 
@@ -61,46 +142,12 @@ class MVE(CategoricalEstimator):
             return (1 / self.tau.double()).clamp(max=1e100)
         return min(1 / self.tau, 1e100)
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        classes = logits.shape[-1]
-
-        def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
-            p, g = tempered(logits.double(), 1.0), relative_to(index, grad.double())
-            return _gradient(p, index, g, self.epsilon)
-
-        rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
-        result = in_blocks(block, *rows, width=classes**2)
-        return narrowed(result.reshape(logits.shape), logits.dtype)
+        formula = mve if logits.shape[-1] <= FEW else mve_of_many
+        return formula(logits, index, grad, self.epsilon)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         p, q = torch.sigmoid(x.double()), torch.sigmoid(-x.double())
         ratio = (self.epsilon + 2 * torch.where(outcome, q, p)) / (self.epsilon + 4 * p * q)
         return (p * q * ratio).to(x.dtype) * grad
-
-
-def _gradient(p: Tensor, index: Tensor, g: Tensor, epsilon: Any) -> Tensor:
-    """Return `S^T g` of rows `(rows, C)` in float64, g being 0 at the outcome.
-
-    It is `J diag(1/2 + half) y`, `half_i = epsilon / (2 epsilon + 4 p_i)`, where `A y = u`.
-    """
-    at_x = p.gather(-1, index.unsqueeze(-1))
-    weight = g / (epsilon + p + at_x)
-    u = (weight * (p + epsilon)).scatter(
-        -1, index.unsqueeze(-1), -(weight * p).sum(-1, keepdim=True)
-    )
-    inverse = 1 / (epsilon + p.unsqueeze(-1) + p.unsqueeze(-2))
-    sums = (inverse @ p.unsqueeze(-1)).squeeze(-1)  # of the rows of A, over epsilon
-    off = p.unsqueeze(-1) * p.unsqueeze(-2) * inverse
-    off = off - torch.diag_embed(off.diagonal(dim1=-2, dim2=-1))
-    diagonal = epsilon * sums + off.sum(-1)
-
-    # B = A + d d^T / sum(d), d the diagonal of A, is well conditioned. As B 1 = epsilon sums + d,
-    # y = b + eta (1 - a); eta follows from the sum of the equations, <epsilon sums, y> = sum(u),
-    # and neither the shift by eta nor a constant of the row is added where J would remove it.
-    shift = diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2) / diagonal.sum(-1)[..., None, None]
-    matrix = torch.diag_embed(diagonal) - off + shift
-    b, a = torch.linalg.solve_ex(matrix, torch.stack([u, epsilon * sums], -1))[0].unbind(-1)
-    eta = (weight - sums * b).sum(-1, keepdim=True) / (sums * (1 - a)).sum(-1, keepdim=True)
-    half = epsilon / (2 * epsilon + 4 * p)
-    z = (b - eta * a) / 2 + half * (b + eta * (1 - a))
-    return softmax_jacobian_product(p, z - z.gather(-1, p.argmax(-1, keepdim=True)))

@@ -6,9 +6,27 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
+from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .categorical import CategoricalEstimator, tempered
+from .categorical import CategoricalEstimator, reference, takes_half, tempered
+
+
+@kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")
+@reference
+def mve_integer(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
+    """`p (a + (y - m) (a^2 - v) / (1 / tau + 2 v)) s`, as `MVEInteger` says."""
+    p, classes = tempered(logits, 1.0), logits.shape[-1]
+    slope = grad.narrow(-1, min(1, classes - 1), 1) - grad.narrow(-1, 0, 1)
+    # Counted from the outcome, so that a row that is certain of it loses no digits.
+    number = torch.arange(classes, device=logits.device) - index.unsqueeze(-1)
+    mean = (p * number).sum(-1, keepdim=True)
+    away = number - mean
+    variance = (p * away.square()).sum(-1, keepdim=True)
+    epsilon = torch.zeros_like(variance) + 1 / tau
+    epsilon = epsilon.clamp(min=torch.finfo(p.dtype).tiny)
+    skew = -mean * (away.square() - variance) / (epsilon + 2 * variance)
+    return p * (away + skew) * slope
 
 
 @rule("mve_integer")
@@ -46,15 +64,6 @@ class MVEInteger(CategoricalEstimator):
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        p, classes = tempered(logits, 1.0), logits.shape[-1]
-        slope = grad.narrow(-1, min(1, classes - 1), 1) - grad.narrow(-1, 0, 1)
-        # Counted from the outcome, so that a row that is certain of it loses no digits.
-        number = torch.arange(classes, device=logits.device) - index.unsqueeze(-1)
-        mean = (p * number).sum(-1, keepdim=True)
-        away = number - mean
-        variance = (p * away.square()).sum(-1, keepdim=True)
-        epsilon = torch.zeros_like(variance) + 1 / self.tau
-        epsilon = epsilon.clamp(min=torch.finfo(p.dtype).tiny)
-        skew = -mean * (away.square() - variance) / (epsilon + 2 * variance)
-        return p * (away + skew) * slope
+        return mve_integer(logits, index, grad, self.tau)

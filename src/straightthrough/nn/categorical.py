@@ -10,7 +10,7 @@ from ..core.errors import apply_mask, check_outcomes, check_rows
 from ..core.precision import cast
 from ..estimators import CategoricalEstimator, GumbelST, Softmax
 from ..ops.categorical import api
-from ..ops.categorical.operation import argmax_index
+from ..ops.categorical.reference import argmax_index
 from .base import EstimatorModule, Number, RuleModule
 
 

@@ -14,11 +14,20 @@ from straightthrough.core.bits import unpack
 from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative
-from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
+from straightthrough.estimators import (
+    gapped,
+    gumbel,
+    mve,
+    mve_integer,
+    reinmax,
+    softmax,
+    straight_through,
+)
 from straightthrough.estimators.categorical import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.pointwise import reference as pointwise
+from straightthrough.ops.subset import reference as subset
 from straightthrough.surrogates.window import Window, window_bits, window_gradient
 from straightthrough.testing.compare import assert_bits
 
@@ -112,6 +121,10 @@ class TestAgreement:
         agree = partial(assert_agrees, precision=torch.float64)
         agree(straight_through.straight_through, x, index, grad, tau)
         agree(reinmax.reinmax, x, index, grad, tau)
+        agree(gapped.gapped, x, index, grad, tau, 0.7)
+        agree(mve_integer.mve_integer, x, index, grad, tau)
+        if shape[-1] <= mve.FEW:
+            agree(mve.mve, x, index, grad, 1e-3 / tau)
         monkeypatch.setattr(Noise, "classes", uniforms_of(dtype))
         for samples in (1, 3):
             agree(gumbel.gumbel_st, x, index, grad, tau, samples, NOISE)
@@ -123,6 +136,13 @@ class TestAgreement:
         y = categorical.gumbel_softmax(x, tau, NOISE)
         assert_agrees(softmax.softmax_backward_of_value, y, grad, tau)
         assert_agrees(softmax.softmax_backward_of_logits, x, grad, tau, 2.0)
+
+    def test_largest_classes(self, shape, dtype):
+        x, _ = rows(shape, dtype)
+        for scores in (x, x.round()):  # the second with many ties
+            assert_agrees(categorical.argmax_hot, scores, exact=True)
+            for k in {1, 2, 3, (shape[-1] + 1) // 2, shape[-1]}.intersection(range(shape[-1] + 1)):
+                assert_agrees(subset.topk_hot, scores, k, exact=True)
 
     @pytest.mark.parametrize("of_probs", [False, True])
     def test_binary_draws(self, shape, dtype, of_probs):

@@ -26,13 +26,18 @@ SHAPES = [(), (1,), (3,), (15,), (0,), (3, 0), (0, 5), (0, 0), (3, 4), (5, 3), (
 LEVELS = [
     s for s, said in kernels.states.items() if said in (kernels.ACTIVE, "a better one is active")
 ]
+ALIKE = ("grad", "dispersion", "count")
+ROWS = ("x", "logits", "scores", "y", "mean", *ALIKE)
 GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
-    **dict.fromkeys(("x", "logits", "y", "grad"), torch.linspace(-2, 2, 15).reshape(SHAPE)),
+    **dict.fromkeys(ROWS, torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
     "seed": torch.tensor(3),
     "offset": 5,
     "samples": 2,
+    "k": 2,
+    "trials": 7,
+    "order": 3,
     "float": 0.7,
     "bool": True,
 }
@@ -93,9 +98,15 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
         return wrong or bool(((value < -1) | (value >= SHAPE[-1])).any())
     if place == 0:
         return value.dtype not in FLOATING or value.dim() > 64
-    if name == "grad":
+    if name in ALIKE:
         return value.dtype != first.dtype or value.shape != SHAPE
-    bounds = {"offset": range(2**62), "samples": range(1, 2**24 + 1)}
+    bounds = {
+        "offset": range(2**62),
+        "samples": range(1, 2**24 + 1),
+        "k": range(1, 6),
+        "trials": range(1, 2**15 + 1),
+        "order": range(1, 4),
+    }
     return name in bounds and value not in bounds[name]
 
 
@@ -116,7 +127,7 @@ def cases(op: torch._ops.OpOverload) -> Iterator[tuple[list[Any], str]]:
             "outcome": bits,
             "bits": bits,
         }
-        rows = dict.fromkeys(("x", "logits", "y", "grad"), torch.zeros(shape)) | of_shape
+        rows = dict.fromkeys(ROWS, torch.zeros(shape)) | of_shape
         yield [rows.get(a.name, v) for a, v in zip(arguments, right, strict=True)], ""
 
 

@@ -38,10 +38,14 @@ def graphs_of(function, x):
         (lambda x: st.heaviside(x, 0.5), "heaviside", "Sigmoid"),
         (st.categorical, "draw", "reinmax"),
         (lambda x: st.categorical(x, "gumbel"), "draw", "gumbel_st"),
+        (lambda x: st.categorical(x, "gapped"), "draw", "gapped"),
+        (lambda x: st.categorical(x, "mve"), "draw", "mve"),
+        (st.categorical_integer, "draw_index", "mve_integer"),
         (st.gumbel_softmax, "gumbel_softmax", "softmax_backward_of_value"),
         (st.bernoulli, "binary_draw", "binary_reinmax"),
         (st.hard_concrete, "concrete", "concrete_backward"),
-        (st.argmax, None, "softmax_backward_of_logits"),
+        (st.argmax, "argmax_hot", "softmax_backward_of_logits"),
+        (lambda x: st.topk(x, 2), "topk_hot", "softmax_backward_of_logits"),
     ],
 )
 def test_compiled_code_calls_kernels_whole(function, forward, backward):
@@ -50,7 +54,7 @@ def test_compiled_code_calls_kernels_whole(function, forward, backward):
     with torch.enable_grad():
         graphs = graphs_of(function, torch.randn(2, 5, requires_grad=True))
         bare = graphs_of(function, torch.randn(2, 5))
-    assert forward is None or namespace + forward in graphs[0]
+    assert namespace + forward in graphs[0]
     assert namespace + backward in graphs[1]
     assert not any(target == "aten.exp" for graph in graphs for target in graph)
     assert len(bare) == 1

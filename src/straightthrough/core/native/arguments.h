@@ -52,11 +52,15 @@ inline void check_rows(const char* name, const Tensor& x) {
     refuse(name, " must have a last dimension of at least one class, got ", described(x));
 }
 
+inline void check_alike(const char* name, const Tensor& x, const Tensor& input) {
+  check_cpu(name, x);
+  if (dtype_of(x) != dtype_of(input) || !x.sizes().equals(input.sizes()))
+    refuse(name, " must have the dtype and the shape of the input, ", described(input), ", got ",
+           described(x));
+}
+
 inline void check_grad(const Tensor& grad, const Tensor& input) {
-  check_cpu("grad", grad);
-  if (dtype_of(grad) != dtype_of(input) || !grad.sizes().equals(input.sizes()))
-    refuse("grad must have the dtype and the shape of the input, ", described(input), ", got ",
-           described(grad));
+  check_alike("grad", grad, input);
 }
 
 // Of all int64 the wrong ones set the sign of one of two differences.

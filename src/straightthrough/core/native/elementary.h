@@ -13,8 +13,8 @@ constexpr float kVanishing = -104.0f, kLargestExponent = 88.0f;
 // The exponent of a float stands above its fraction, and is its own plus the bias.
 constexpr int kFractionBits = 23, kBias = 127;
 
-template <class V, size_t count>
-ALWAYS_INLINE V polynomial(const float (&coefficients)[count], V x) {
+template <class V, class T, size_t count>
+ALWAYS_INLINE V polynomial(const T (&coefficients)[count], V x) {
   V p = broadcast(coefficients[0]);
 #pragma GCC unroll 16
   for (size_t i = 1; i < count; ++i) p = p * x + coefficients[i];
@@ -69,15 +69,44 @@ ALWAYS_INLINE Vec<float> log(Vec<float> given) {
   return given < infinity ? out : given;  // infinity and NaN are their own logarithms
 }
 
+// In double precision the terms of Taylor's series are few enough.
+constexpr double kToWholesOfDouble = 1.5 * 0x1p52, kVanishingInDouble = -745.2;
+constexpr int kFractionBitsOfDouble = 52, kBiasOfDouble = 1023;
+
 ALWAYS_INLINE Vec<double> exp(Vec<double> x) {
-  for (int i = 0; i < lanes<double>; ++i) x[i] = std::exp(x[i]);
-  return x;
+  constexpr double log2_e = 1.4426950408889634;
+  constexpr double inverse_factorials[] = {
+      1 / 6227020800.0, 1 / 479001600.0, 1 / 39916800.0, 1 / 3628800.0, 1 / 362880.0, 1 / 40320.0,
+      1 / 5040.0,       1 / 720.0,       1 / 120.0,      1 / 24.0,      1 / 6.0,      1 / 2.0,
+      1.0,              1.0};
+  x = at_least(kVanishingInDouble, x);
+  const Vec<double> shifted = x * log2_e + kToWholesOfDouble, n = shifted - kToWholesOfDouble;
+  const Vec<double> r = (x - n * kLn2InTwo[0]) - n * kLn2InTwo[1];
+  const auto k = bits_of<IntVec<double>>(shifted) - bits_of<int64_t>(kToWholesOfDouble);
+  const IntVec<double> half = k >> 1, first = (half + kBiasOfDouble) << kFractionBitsOfDouble;
+  const IntVec<double> second = (k - half + kBiasOfDouble) << kFractionBitsOfDouble;
+  return polynomial(inverse_factorials, r) *
+         bits_of<Vec<double>>(x > kVanishingInDouble ? first : 0) * bits_of<Vec<double>>(second);
+}
+
+// log(1 + f) = 2 artanh(f / (2 + f)).
+ALWAYS_INLINE Vec<double> log_normal(Vec<double> x) {
+  constexpr uint64_t bits_of_root_half = 0x3fe6a09e667f3bcd;
+  constexpr double odd[] = {1 / 21.0, 1 / 19.0, 1 / 17.0, 1 / 15.0, 1 / 13.0, 1 / 11.0,
+                            1 / 9.0,  1 / 7.0,  1 / 5.0,  1 / 3.0};
+  const LongWords bits = bits_of<LongWords>(x);
+  const auto k = bits_of<IntVec<double>>(bits - bits_of_root_half) >> kFractionBitsOfDouble;
+  const auto whole = bits_of<Vec<double>>(k + bits_of<int64_t>(kToWholesOfDouble));
+  const Vec<double> exponent = whole - kToWholesOfDouble;
+  const LongWords fraction = bits - (bits_of<LongWords>(k) << kFractionBitsOfDouble);
+  const Vec<double> f = bits_of<Vec<double>>(fraction) - 1.0, s = f / (f + 2.0), s2 = s * s;
+  const Vec<double> rest = s2 * s * polynomial(odd, s2) * 2.0 + exponent * kLn2InTwo[1];
+  return exponent * kLn2InTwo[0] + (2.0 * s + rest);
 }
 ALWAYS_INLINE Vec<double> log(Vec<double> x) {
   for (int i = 0; i < lanes<double>; ++i) x[i] = std::log(x[i]);
   return x;
 }
-ALWAYS_INLINE Vec<double> log_normal(Vec<double> x) { return log(x); }
 
 // The exponential, of at most kLargestExponent, to within kRoughly of itself where a table makes
 // that cheaper.

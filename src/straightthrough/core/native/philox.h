@@ -182,13 +182,9 @@ ALWAYS_INLINE std::array<simd::Vec<T>, 4> uniforms(const Block& b) {
     const auto [w0, w1, w2, w3] = in_order(b);
     return {unit24(w0), unit24(w1), unit24(w2), unit24(w3)};
   } else {
-    std::array<simd::Vec<T>, 4> out;
-    constexpr int n = simd::lanes<T>;
-    for (int i = 0; i < 2 * kLanes; i += 2) {
-      out[i / n][i % n] = unit53(b.w[0][i / 2], b.w[1][i / 2]);
-      out[i / n][i % n + 1] = unit53(b.w[2][i / 2], b.w[3][i / 2]);
-    }
-    return out;
+    const auto even = unit53(b.w[0], b.w[1]), odd = unit53(b.w[2], b.w[3]);
+    return {simd::interleave_low(even[0], odd[0]), simd::interleave_high(even[0], odd[0]),
+            simd::interleave_low(even[1], odd[1]), simd::interleave_high(even[1], odd[1])};
   }
 }
 

@@ -14,7 +14,7 @@ from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
 from ...estimators.categorical import CategoricalEstimator, divided, is_one
 from ...estimators.softmax import softmax_backward_of_value
-from .reference import draw, draw_index, gumbel_softmax, one_hot_rows
+from .reference import argmax_hot, draw, draw_index, gumbel_softmax
 
 
 def forward_logits(logits: Tensor, estimator: CategoricalEstimator) -> Tensor:
@@ -101,12 +101,6 @@ class NumberDraw(Draw):
         return self.estimator.backward(logits, index, to_one_hot, Noise(seed, *self.place)), None
 
 
-def argmax_index(logits: Tensor) -> Tensor:
-    """Return the first largest class a row; -1 where a row holds NaN or allows no class."""
-    value, index = logits.max(-1)
-    return torch.where(value.isnan() | value.isneginf(), -1, index)
-
-
 @dataclass(frozen=True)
 class Argmax(Operation):
     """The one-hot of the largest logit forward, a relaxation backward."""
@@ -116,7 +110,7 @@ class Argmax(Operation):
     relaxation: Relaxation
 
     def forward(self, logits: Tensor) -> tuple[Tensor]:
-        return (one_hot_rows(argmax_index(logits), logits),)
+        return (argmax_hot(logits),)
 
     def backward(self, grad: Tensor, logits: Tensor) -> tuple[Tensor]:
         return (self.relaxation.backward(logits, grad),)

@@ -48,6 +48,18 @@ def draw(logits: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     return one_hot_rows(index, logits), index
 
 
+def argmax_index(logits: Tensor) -> Tensor:
+    """Return the first largest class a row; -1 where a row holds NaN or allows no class."""
+    value, index = logits.max(-1)
+    return torch.where(value.isnan() | value.isneginf(), -1, index)
+
+
+@kernel("(Tensor logits) -> Tensor")
+def argmax_hot(logits: Tensor) -> Tensor:
+    """Return the one-hot of the first largest class a row."""
+    return one_hot_rows(argmax_index(logits), logits)
+
+
 def gumbel_noise(logits: Tensor, noise: Noise) -> Tensor:
     """Return one Gumbel a class, in float32 for half logits."""
     wide, classes = compute_dtype(logits.dtype), logits.shape[-1]

@@ -69,7 +69,8 @@ def topk(
 
     Higher order: that of the softmax; forward mode works.
 
-    Cost: a top-k and a few passes forward; a softmax backward; the scores are saved.
+    Cost: forward a few passes a row, up to k of up to 64 classes and up to the bits of a number of
+    more; a softmax backward; the scores are saved.
 
     Example:
         >>> st.topk(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)
@@ -81,7 +82,7 @@ def topk(
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
         raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
     rule = resolve("relaxation", relaxation, Relaxation, fields=fields)
-    rows = apply_mask("scores", scores, mask).movedim(dim, -1)
-    y = apply(TopK(k, rule), rows)
+    rows = apply_mask("scores", scores, mask)
+    y = apply(TopK(k, rule), rows if dim == -1 else rows.movedim(dim, -1))
     check_outcomes("topk", lambda: y[..., 0].isnan())
-    return y.movedim(-1, dim)
+    return y if dim == -1 else y.movedim(-1, dim)
