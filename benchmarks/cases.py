@@ -137,7 +137,14 @@ def mean_of(calls: int, function: Callable[..., Tensor]) -> Callable[..., Tensor
     """Return the mean of so many calls of a function."""
     if calls == 1:
         return function
-    return lambda *inputs: sum(function(*inputs) for _ in range(calls)) / calls
+
+    def mean(*inputs: Tensor) -> Tensor:
+        total = function(*inputs)
+        for _ in range(calls - 1):
+            total = total + function(*inputs)
+        return total / calls
+
+    return mean
 
 
 def normal(shape: Shape) -> Inputs:
