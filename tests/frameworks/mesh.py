@@ -108,6 +108,8 @@ def try_refused(rank: int) -> None:
         st.categorical_lookup(whole, distribute_tensor(table, on, [Shard(0)]))
     with pytest.raises(st.ArgumentError, match="distribute_tensor"):
         st.categorical_lookup(whole, table)
+    with pytest.raises(st.ArgumentError, match="of a seed a plain tensor"):
+        st.bernoulli(logits, seed=distribute_tensor(torch.tensor(1), on, [R]))
     seed, rows = st.Seed(1, offset=2, run=3, stride=7), distribute_tensor(logits, on, [Shard(0)])
     with pytest.raises(st.ArgumentError, match="only the offset"):
         st.bernoulli(rows, seed=seed)

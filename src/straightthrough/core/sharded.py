@@ -31,7 +31,7 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
     dims = operation.dims
     first, *others = _summed(operation, inputs[: len(dims)])
     mesh, placements, lead = first.device_mesh, first.placements, first.ndim - len(names(dims[0]))
-    _check_rows(operation, first, lead)
+    _check_rows(first, lead)
     if isinstance(operation, Draw):
         place = _place(first.shape[:lead], mesh, placements)
         if place is None:  # no map of positions: every rank draws the whole, and keeps its part
@@ -54,11 +54,11 @@ def _summed(operation: Operation, tensors: Sequence[Tensor]) -> list[DTensor]:
             f"`dims`, or pass .full_tensor()"
         )
     found = [x for x in tensors if on_mesh(x)]
-    mesh = found[0].device_mesh
-    if len(found) < len(tensors) or any(x.device_mesh != mesh for x in found):
+    if len(found) < len(tensors) or any(x.device_mesh != found[0].device_mesh for x in found):
         raise ArgumentError(
-            "all tensors of a call must be DTensors on one mesh, or none; of what is whole on "
-            "every rank make one with torch.distributed.tensor.distribute_tensor(tensor, mesh)"
+            "all tensors of a call but a seed must be DTensors on one mesh, or none; of what is "
+            "whole on every rank make one with "
+            "torch.distributed.tensor.distribute_tensor(tensor, mesh), of a seed a plain tensor"
         )
     from torch.distributed.tensor import Replicate
 
@@ -76,14 +76,13 @@ def _replicated(mesh: DeviceMesh) -> Placements:
     return tuple(Replicate() for _ in range(mesh.ndim))
 
 
-def _check_rows(operation: Operation, x: DTensor, lead: int) -> None:
+def _check_rows(x: DTensor, lead: int) -> None:
     for axis, placement in enumerate(x.placements):
         if not placement.is_replicate() and _dim(placement) >= lead:
             raise ArgumentError(
-                f"{type(operation).__name__} needs all classes of a row on one rank, and they are "
-                f"sharded along axis {axis} of the mesh; use "
-                f"x.redistribute(placements=[...]) with Replicate(), or the Shard of another "
-                f"dimension, as placements[{axis}]"
+                f"all classes of a row must lie on one rank, and they are sharded along axis "
+                f"{axis} of the mesh; use x.redistribute(placements=[...]) with Replicate(), or "
+                f"the Shard of another dimension, as placements[{axis}]"
             )
 
 
