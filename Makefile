@@ -38,8 +38,9 @@ lint: .venv/dev
 types: .venv/dev
 	$(BIN)/mypy
 
+# A process a processor; none of them has more than one thread.
 tests: .venv/dev
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup tests
 
 doctests: .venv/dev
 	$(BIN)/python -m sphinx -b doctest -q -W docs docs/_build/doctest

@@ -19,6 +19,7 @@ import torch
 from short import SHORT
 from straightthrough.core import kernels
 
+pytestmark = pytest.mark.xdist_group("install")  # one process has what its tests share
 ROOT = Path(__file__).parent.parent
 NO_COMPILER = {"PATH": "", "CXX": ""}
 REQUIRED = {"STRAIGHTTHROUGH_REQUIRE_KERNELS": "1"}

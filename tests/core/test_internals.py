@@ -12,6 +12,7 @@ from torch import Tensor
 from core import without_private
 from straightthrough.core import internals
 
+pytestmark = pytest.mark.xdist_group("internals")  # one process has what its tests share
 SOURCE = Path(internals.__file__).read_text(encoding="utf-8")
 NAMES = re.findall(r'"(torch[\w.]*:[\w.]+)"', SOURCE)
 Results = dict[str, Tensor | str]

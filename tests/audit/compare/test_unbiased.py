@@ -128,6 +128,7 @@ def test_errors_are_calibrated(samples):
                 assert_law(column.numpy(), stats.t(FREEDOM).cdf)
 
 
+pytestmark = pytest.mark.xdist_group("unbiased")  # one process has what its tests share
 SEEDS = 200
 
 

@@ -17,6 +17,9 @@ from straightthrough.studies.bias.study import PUBLISHED, RULES, Settings, naive
 from straightthrough.studies.record import to_json
 
 
+pytestmark = pytest.mark.xdist_group("bias")  # one process has what its tests share
+
+
 @pytest.fixture(scope="module")
 def result():
     return run(Settings(sizes=[4, 3], seeds=[0, 7], draws=2000, repetitions=2))
