@@ -16,7 +16,6 @@ from straightthrough.studies.bias.page import tables
 from straightthrough.studies.bias.study import PUBLISHED, RULES, Settings, naive_moments, run
 from straightthrough.studies.record import to_json
 
-
 pytestmark = pytest.mark.xdist_group("bias")  # one process has what its tests share
 
 
