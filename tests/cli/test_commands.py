@@ -127,7 +127,7 @@ def test_study_vae_prints_a_table_and_writes_a_page(cli, tmp_path):
     assert ran == [(*way, seed) for way in ways for seed in (3, 1)]
     assert result["header"]["command"].startswith("straightthrough study vae --epochs 1")
     row = next(line for line in out.splitlines() if line.startswith("ReinMax(tau=1.3)"))
-    assert row.split()[1:4] == ["0.002", "2", "1"]
+    assert row.split()[1:3] == ["2", "1"]
     assert str(page) in out
     before = page.read_bytes()
     page.unlink()

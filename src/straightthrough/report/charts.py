@@ -143,6 +143,7 @@ def dots(
             markersize=6,
         )
     _logarithmic(axes, "x")
+    axes.margins(y=0.5 / len(rows))
     axes.invert_yaxis()
     axes.set_xlabel(x)
     figure.legend(

@@ -17,7 +17,6 @@ def test_the_table_holds_means_and_deviations_over_seeds(vae):
     assert first.rows == [
         [
             "A(tau=1.0)",
-            "0.001",
             "2",
             "2",
             "25.00 ± 1.41",
@@ -25,7 +24,7 @@ def test_the_table_holds_means_and_deviations_over_seeds(vae):
             "6.50 ± 0.00",
             "4.0 ± 0.0",
         ],
-        ["B()", "0.001", "1", "2", "23.50", "24.50", "6.50", "4.0"],
+        ["B()", "1", "2", "23.50", "24.50", "6.50", "4.0"],
     ]
     assert "8 training images and over 2 test images, exact, a sum over all 4,096" in first.note
     assert "Temperatures are made up." in first.note
@@ -76,14 +75,13 @@ def test_a_page_without_enumeration_or_pictures_leaves_them_out(vae):
     (table,) = page.tables(vae)
     assert table.columns == (
         "Estimator",
-        "Rate",
         "Runs",
         "Epochs",
         "Train -ELBO",
         "Test -ELBO",
         "Seconds",
     )
-    assert table.rows[1] == ["B()", "0.001", "1", "2", "23.50", "24.50", "4.0"]
+    assert table.rows[1] == ["B()", "1", "2", "23.50", "24.50", "4.0"]
     assert "one draw an image" in table.note
     assert "entropy" not in table.note
     reader = Reader(pages.render(vae))

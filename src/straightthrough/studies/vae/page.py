@@ -48,13 +48,8 @@ def _measured(result: dict[str, Any]) -> Table:
         f"{result['images']['test']:,} test images, {how}. {entropy}{result['tuning']} Seconds of "
         f"training alone. All at the last checkpoint.{deviation(groups)}"
     )
-    rates = [f"{runs[0]['rate']:.2g}" for runs in groups.values()]
-    table = [
-        [name, rate, *cells]
-        for rate, (name, *cells) in zip(rates, rows(groups, fields), strict=True)
-    ]
     names = [NAMES[field] for field in fields]
-    return Table(("Estimator", "Rate", "Runs", "Epochs", *names), table, note)
+    return Table(("Estimator", "Runs", "Epochs", *names), rows(groups, fields), note)
 
 
 def _published(result: dict[str, Any]) -> Table:
