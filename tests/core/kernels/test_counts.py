@@ -73,8 +73,10 @@ class TestAgreementOfCounts:
     def test_gradients(self, dtype, order, direct, family):
         size, of_failure = family
         x = parameters(0.05, 0.95, dtype) if direct else parameters(-4, 4, dtype)
+        moments = reference.moments(x.double(), size, direct, of_failure)
+        mean, dispersion, to_mean = (torch.as_tensor(each).double().abs() for each in moments)
         count = (torch.arange(len(x)) % 7).to(dtype)
-        count = torch.where((x.float() - 0.5).abs() < 5, count, torch.nan)
+        count = reference.within(mean, LARGEST, count).to(dtype)
         grad = torch.linspace(1, 2, len(x)).to(dtype)
         parameter = (size, direct, of_failure, order)
         given = reference.fini(x, count, grad, *parameter)
@@ -83,8 +85,6 @@ class TestAgreementOfCounts:
         assert given.dtype == dtype
         assert torch.equal(given.isnan(), wanted.isnan())
         # Of the largest of the terms, which cancel.
-        slope = reference.moments(x.double(), size, direct, of_failure)
-        mean, dispersion, to_mean = (torch.as_tensor(each).double().abs() for each in slope)
         z = count.double()
         ratio, other = z / mean, (1 + (z / size).abs()) / dispersion
         terms = to_mean * (1 + ratio + other + (order == 3) * (ratio + other + 1).square())
