@@ -20,19 +20,19 @@ def cast(number: Any, dtype: torch.dtype) -> Any:
     return number.to(dtype) if isinstance(number, Tensor) else number
 
 
-def narrowed(gradient: Tensor, dtype: torch.dtype, given: Tensor | None = None) -> Tensor:
+def narrowed(gradient: Tensor, dtype: torch.dtype, infinite: Tensor | None = None) -> Tensor:
     """Return a gradient in `dtype`, what lies beyond its range as its largest number.
 
-    It stays infinite where `given` is, by default itself: that comes from an infinite gradient to
+    It stays infinite where `infinite` is, by default itself: that comes from an infinite gradient to
     the value, which loss scaling has to see.
     """
-    if given is None:
-        given = gradient
+    if infinite is None:
+        infinite = gradient
         if gradient.dtype == dtype:
             return gradient
-    largest, largest_given = torch.finfo(dtype).max, torch.finfo(given.dtype).max
+    largest, bound = torch.finfo(dtype).max, torch.finfo(infinite.dtype).max
     # On the CPU torch.where takes five times as long. The second difference is 0 or infinite.
-    beyond = given.clamp(-largest_given, largest_given) - given
+    beyond = infinite.clamp(-bound, bound) - infinite
     return (gradient.clamp(-largest, largest) - beyond).to(dtype)
 
 

@@ -61,10 +61,10 @@ struct Gumbel {
 template <class T, class F, class Use>
 void over_draws(int64_t begin, int64_t end, uint64_t seed, int64_t offset, int64_t samples,
                 const F& f, const Use& use) {
-  constexpr int64_t most = 256;
-  for (int64_t first = begin; first < end; first += most) {
-    const int64_t stop = std::min(end, first + most);
-    T total[most + lanes<T>]{};
+  constexpr int64_t chunk = 256;
+  for (int64_t first = begin; first < end; first += chunk) {
+    const int64_t stop = std::min(end, first + chunk);
+    T total[chunk + lanes<T>]{};
     for (int64_t k = 0; k < samples; ++k) {
       const uint32_t tag = philox::conditional(k);
       with_uniforms<T>(first, stop, seed, offset, tag, [&](int64_t i, int64_t n, Vec<T> u) {
@@ -80,11 +80,11 @@ void over_draws(int64_t begin, int64_t end, uint64_t seed, int64_t offset, int64
 }
 
 template <class Rule>
-Tensor backward(const Rule& rule, const Tensor& given, const Tensor& outcome,
-                const Tensor& given_grad, uint64_t key, int64_t offset, int64_t samples = 1) {
-  check_floating("x", given);
-  const Tensor x = ordered(given), bits = packed("outcome", outcome, given);
-  const Tensor grad = ordered_grad(given_grad, given);
+Tensor backward(const Rule& rule, const Tensor& unordered, const Tensor& outcome,
+                const Tensor& unordered_grad, uint64_t key, int64_t offset, int64_t samples = 1) {
+  check_floating("x", unordered);
+  const Tensor x = ordered(unordered), bits = packed("outcome", outcome, unordered);
+  const Tensor grad = ordered_grad(unordered_grad, unordered);
   Tensor result = fresh_like(x);
   const uint8_t* bit = in<uint8_t>(bits);
   dispatch(dtype_of(x), [&](auto compute, auto stored) {

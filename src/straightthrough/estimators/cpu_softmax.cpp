@@ -11,7 +11,7 @@ template <class T, bool Across, class S, class F>
 void pull(const Row<T, Across, S>& r, Vec<T> peak, Vec<T> times, const F& weight) {
   const Vec<T> none = broadcast(-std::numeric_limits<T>::infinity());
   const Vec<T> likeliest =
-      r.t.most([&](int64_t i) { return r.x(i) == peak ? r.grad(i) : none; });
+      r.t.highest([&](int64_t i) { return r.x(i) == peak ? r.grad(i) : none; });
   const auto [total, weighted] = r.t.template sums<2>([&](int64_t i) {
     const Vec<T> w = weight(i);
     r.t.put(r.scratch[0], i, w);
@@ -37,8 +37,8 @@ struct SoftmaxOfLogits {
   template <class T, bool Across, class S>
   void operator()(const Row<T, Across, S>& r) const {
     // Infinities share the whole weight, and nothing moves it. The difference of two would be NaN.
-    constexpr T most = std::numeric_limits<T>::max();
-    const Vec<T> peak = r.peak(), top = at_most(most, peak), zero{};
+    constexpr T limit = std::numeric_limits<T>::max();
+    const Vec<T> peak = r.peak(), top = at_most(limit, peak), zero{};
     const T inverse = T(1) / T(tau);
     const Vec<T> times = select(less_equal(peak, top), zero + T(scale) * inverse, zero);
     pull(r, peak, times, [&](int64_t i) { return exp(at_most(T(0), (r.x(i) - top) * inverse)); });

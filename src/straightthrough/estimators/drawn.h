@@ -31,13 +31,13 @@ struct OfOutcome {
   const int64_t* index;
 };
 
-template <class Formula, class... Given>
+template <class Formula, class... Fields>
 Tensor backward(const Tensor& logits, const Tensor& index, const Tensor& grad, uint64_t key,
-                int64_t offset, Given... given) {
+                int64_t offset, Fields... fields) {
   check_rows("logits", logits);
   check_grad(grad, logits);
   const Tensor drawn = ordered_index(index, logits);
-  return over_rows(Formula{{in<int64_t>(drawn)}, given...}, logits, grad, key, offset);
+  return over_rows(Formula{{in<int64_t>(drawn)}, fields...}, logits, grad, key, offset);
 }
 
 }  // namespace drawn

@@ -135,9 +135,9 @@ struct SwishSign {
   template <class V>
   V derivative(V x) const {
     using T = Lane<V>;
-    const T most = T(1e4);
+    const T limit = T(1e4);
     V z = absolute(T(beta) * x);
-    z = z > most ? V{} + most : z;
+    z = z > limit ? V{} + limit : z;
     const V e = exp(-z), tanh = (T(1) - e) / (T(1) + e);
     return T(beta) * (T(2) - z * tanh) * (T(2) * e / square(T(1) + e));
   }
@@ -154,11 +154,11 @@ struct ErrorDecay {
 };
 
 template <class Rule, class... Fields>
-Tensor vjp(const Tensor& given, const Tensor& given_grad, Fields... fields) {
+Tensor vjp(const Tensor& unordered, const Tensor& unordered_grad, Fields... fields) {
   const Rule rule{fields...};
-  check_floating("x", given);
+  check_floating("x", unordered);
   const bool steep = !(rule.derivative(Vec<double>{})[0] <= 1);  // all are greatest at 0
-  const Tensor x = ordered(given), grad = ordered_grad(given_grad, given);
+  const Tensor x = ordered(unordered), grad = ordered_grad(unordered_grad, unordered);
   Tensor result = fresh_like(x);
   elementwise(std::tuple{Numbers{x}, Numbers{grad}}, std::tuple{Gradient{result, steep}},
               [=](auto v, auto g) { return g * rule.derivative(v); });

@@ -5,19 +5,19 @@ namespace {
 
 using namespace window;
 
-Tensor window_bits(const Tensor& given, double centre, double bound, bool includes_bound,
+Tensor window_bits(const Tensor& unordered, double centre, double bound, bool includes_bound,
                    bool fixed) {
-  check_floating("x", given);
-  return with_window(ordered(given), fixed, std::tuple<>{}, [=](auto v) {
+  check_floating("x", unordered);
+  return with_window(ordered(unordered), fixed, std::tuple<>{}, [=](auto v) {
     return std::tuple(inside(v, centre, bound, includes_bound));
   });
 }
 
-Tensor window_gradient(const Tensor& given, const Tensor& truth, double inner, double outer) {
-  check_floating("grad", given);
-  const int64_t bytes = bytes_of_bits(given.numel());
+Tensor window_gradient(const Tensor& unordered, const Tensor& truth, double inner, double outer) {
+  check_floating("grad", unordered);
+  const int64_t bytes = bytes_of_bits(unordered.numel());
   const bool with_nan = dtype_of(truth) == kUInt8 && truth.numel() == 2 * bytes;
-  const Tensor grad = ordered(given), bits = packed("bits", truth, given, with_nan ? 2 : 1);
+  const Tensor grad = ordered(unordered), bits = packed("bits", truth, unordered, with_nan ? 2 : 1);
   Tensor result = fresh_like(grad);
   const bool steep = std::max(std::abs(inner), std::abs(outer)) > 1;
   const auto outputs = std::tuple{Gradient{result, steep}};

@@ -10,8 +10,8 @@ using namespace simd;
 template <class V>
 ALWAYS_INLINE auto inside(V x, double centre, double bound, bool includes_bound) {
   using T = Lane<V>;
-  const V distance = absolute(x - T(centre)), most = V{} + T(bound);
-  return includes_bound ? less_equal(distance, most) : less(distance, most);
+  const V distance = absolute(x - T(centre)), edge = V{} + T(bound);
+  return includes_bound ? less_equal(distance, edge) : less(distance, edge);
 }
 
 // The bits of a window, beside other outputs: f gives of x what goes into these, and whether it is

@@ -20,16 +20,16 @@ constexpr int64_t kNoisyGrain = 16384;
 template <class T, class Make, class F>
 void with_noise(int64_t begin, int64_t end, int64_t offset, const Make& make, const F& f) {
   constexpr int64_t width = philox::per_group<T>, vectors = std::tuple_size_v<decltype(make(0))>;
-  constexpr int64_t most = vectors * lanes<T>;
+  constexpr int64_t step = vectors * lanes<T>;
   for (int64_t i = begin; i < end;) {
     const int64_t skip = (offset + i) % width;
     const auto noise = make((offset + i) / width);
-    if (skip == 0 && i + most <= end) {
+    if (skip == 0 && i + step <= end) {
 #pragma GCC unroll 1  // more would crowd the constants of f out of the registers
       for (int k = 0; k < vectors; ++k, i += lanes<T>) f(i, lanes<T>, noise[k]);
       continue;
     }
-    const int64_t stop = std::min(end, i + (most - skip) / 8 * 8);
+    const int64_t stop = std::min(end, i + (step - skip) / 8 * 8);
     const T* from = reinterpret_cast<const T*>(&noise) + skip;
     for (; i < stop; i += lanes<T>, from += lanes<T>) {
       const int64_t count = std::min<int64_t>(lanes<T>, stop - i);

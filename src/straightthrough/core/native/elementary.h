@@ -55,18 +55,18 @@ ALWAYS_INLINE Vec<float> log_normal(Vec<float> x, Vec<float> more = Vec<float>{}
   const IntVec<float> k = bits_of<IntVec<float>>(bits - kBitsOfRootHalf) >> kFractionBits;
   const Vec<float> f = bits_of<Vec<float>>(bits - (bits_of<Words>(k) << kFractionBits)) - 1.0f;
   const Vec<float> e = __builtin_convertvector(k, Vec<float>) + more, f2 = f * f;
-  const Vec<float> rest = f2 * (f * polynomial(kLog, f) - 0.5f) + e * kLn2Rest;
-  return e * kLn2First + (f + rest);
+  const Vec<float> tail = f2 * (f * polynomial(kLog, f) - 0.5f) + e * kLn2Rest;
+  return e * kLn2First + (f + tail);
 }
 
-ALWAYS_INLINE Vec<float> log(Vec<float> given) {
-  const auto small = given < std::numeric_limits<float>::min();
-  const Vec<float> x = small ? given * 0x1p23f : given;  // a normal number
+ALWAYS_INLINE Vec<float> log(Vec<float> argument) {
+  const auto small = argument < std::numeric_limits<float>::min();
+  const Vec<float> x = small ? argument * 0x1p23f : argument;  // a normal number
   Vec<float> out = log_normal(x, small ? broadcast(-23.0f) : Vec<float>{});
   const float infinity = std::numeric_limits<float>::infinity();
-  out = given == 0.0f ? broadcast(-infinity) : out;
-  out = given < 0.0f ? broadcast(std::numeric_limits<float>::quiet_NaN()) : out;
-  return given < infinity ? out : given;  // infinity and NaN are their own logarithms
+  out = argument == 0.0f ? broadcast(-infinity) : out;
+  out = argument < 0.0f ? broadcast(std::numeric_limits<float>::quiet_NaN()) : out;
+  return argument < infinity ? out : argument;  // infinity and NaN are their own logarithms
 }
 
 // In double precision the terms of Taylor's series are few enough.
@@ -100,8 +100,8 @@ ALWAYS_INLINE Vec<double> log_normal(Vec<double> x) {
   const Vec<double> exponent = whole - kToWholesOfDouble;
   const LongWords fraction = bits - (bits_of<LongWords>(k) << kFractionBitsOfDouble);
   const Vec<double> f = bits_of<Vec<double>>(fraction) - 1.0, s = f / (f + 2.0), s2 = s * s;
-  const Vec<double> rest = s2 * s * polynomial(odd, s2) * 2.0 + exponent * kLn2InTwo[1];
-  return exponent * kLn2InTwo[0] + (2.0 * s + rest);
+  const Vec<double> tail = s2 * s * polynomial(odd, s2) * 2.0 + exponent * kLn2InTwo[1];
+  return exponent * kLn2InTwo[0] + (2.0 * s + tail);
 }
 ALWAYS_INLINE Vec<double> log(Vec<double> x) {
   for (int i = 0; i < lanes<double>; ++i) x[i] = std::log(x[i]);

@@ -19,10 +19,10 @@ void dispatch(int32_t dtype, const F& f) {
 }
 
 // A number rounded to the dtype of `x`.
-inline double rounded(double given, const Tensor& x) {
-  double result = given;
+inline double rounded(double number, const Tensor& x) {
+  double result = number;
   dispatch(dtype_of(x), [&](auto compute, auto stored) {
-    result = simd::widen(simd::narrow<decltype(stored)>(decltype(compute)(given)));
+    result = simd::widen(simd::narrow<decltype(stored)>(decltype(compute)(number)));
   });
   return result;
 }
@@ -63,11 +63,11 @@ inline Tensor fresh_bits(int64_t count, int64_t planes = 1) {
 // Those of `x`, out of bits or of bools.
 inline Tensor packed(const char* name, const Tensor& truth, const Tensor& x, int64_t planes = 1) {
   check_bits(name, truth, x, planes);
-  const Tensor given = ordered(truth);
-  if (dtype_of(truth) == kUInt8) return given;
+  const Tensor dense = ordered(truth);
+  if (dtype_of(truth) == kUInt8) return dense;
   const int64_t count = x.numel();
   Tensor bits = fresh_bits(count);
-  const uint8_t* from = in<uint8_t>(given);
+  const uint8_t* from = in<uint8_t>(dense);
   uint8_t* to = out<uint8_t>(bits);
   std::fill_n(to, bits.numel(), 0);
   for (int64_t i = 0; i < count; ++i) to[i / 8] |= static_cast<uint8_t>((from[i] != 0) << i % 8);

@@ -128,10 +128,10 @@ ALWAYS_INLINE double unit53(uint32_t high, uint32_t low) {
 // The same of every lane.
 ALWAYS_INLINE std::array<simd::Doubles, 2> unit53(Words high, Words low) {
   typedef uint32_t HalfAsManyWords __attribute__((vector_size(simd::kBytes / 2)));
-  const Words rest = low >> 12;
+  const Words lower = low >> 12;
   HalfAsManyWords first[2], second[2];
   std::memcpy(first, &high, sizeof(Words));
-  std::memcpy(second, &rest, sizeof(Words));
+  std::memcpy(second, &lower, sizeof(Words));
   std::array<simd::Doubles, 2> out;
   for (int i = 0; i < 2; ++i)
     out[i] = __builtin_convertvector(first[i], simd::Doubles) * 0x1p-32 +
@@ -141,8 +141,8 @@ ALWAYS_INLINE std::array<simd::Doubles, 2> unit53(Words high, Words low) {
 
 ALWAYS_INLINE simd::Vec<float> unit24(Words w) {
   const simd::Vec<float> u = (__builtin_convertvector(w, simd::Vec<float>) + 0.5f) * 0x1p-32f;
-  const simd::Vec<float> most = simd::broadcast(1.0f - 0x1p-24f);
-  return u < most ? u : most;
+  const simd::Vec<float> below_one = simd::broadcast(1.0f - 0x1p-24f);
+  return u < below_one ? u : below_one;
 }
 
 // The words of all the blocks in order.

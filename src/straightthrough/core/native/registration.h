@@ -48,10 +48,10 @@ struct OfTensors<function> {
  private:
   template <size_t... i>
   static Result read(std::index_sequence<i...>, Taken<Given>... taken) {
-    return function(given<Given>(i + 1, taken)...);
+    return function(argument<Given>(i + 1, taken)...);
   }
   template <class T>
-  static T given([[maybe_unused]] size_t place, Taken<T> taken) {
+  static T argument([[maybe_unused]] size_t place, Taken<T> taken) {
     if constexpr (is_number<T>)
       return number(place, taken);
     else

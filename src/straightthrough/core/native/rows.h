@@ -34,14 +34,14 @@ struct Layout {
   // How many rows from `row` on may be one tile.
   template <class T>
   int rows_at_once(int64_t row, int64_t end) const {
-    const int64_t most = std::min<int64_t>(lanes<T>, end - row);
-    return static_cast<int>(inner ? std::min(most, inner - row % inner) : most);
+    const int64_t available = std::min<int64_t>(lanes<T>, end - row);
+    return static_cast<int>(inner ? std::min(available, inner - row % inner) : available);
   }
   template <class T, class S>
-  void load(const S* from, int count, T rest, T* to) const {
-    if (!inner) return load_short<T>(from, classes, count, rest, to);
+  void load(const S* from, int count, T fill, T* to) const {
+    if (!inner) return load_short<T>(from, classes, count, fill, to);
     for (int64_t j = 0; j < classes; ++j)
-      Tile<T, true>::put(to, j, simd::load<T>(from + j * stride, count, rest));
+      Tile<T, true>::put(to, j, simd::load<T>(from + j * stride, count, fill));
   }
   template <class T, class S>
   void store(S* to, int count, const T* from) const {
@@ -74,7 +74,7 @@ struct Row {
   ALWAYS_INLINE void put(int64_t i, Vec<T> value) const { t.put(out, i, value); }
 
   Vec<T> peak() const {
-    return t.most([&](int64_t i) { return x(i); });
+    return t.highest([&](int64_t i) { return x(i); });
   }
   void fetch_ahead(int64_t i) const {
     t.fetch_ahead(logits, i);
@@ -93,7 +93,7 @@ INLINE_CALLS void apply(const Formula& formula, const Row<T, Across, S>& row) {
 template <class T, class S, class Formula>
 void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, int64_t begin,
               int64_t end, uint64_t seed, int64_t offset, S* out) {
-  constexpr T rest = Formula::of_logits ? -std::numeric_limits<T>::infinity() : T(0);
+  constexpr T fill = Formula::of_logits ? -std::numeric_limits<T>::infinity() : T(0);
   const int64_t classes = of.classes;
   const bool across = classes <= kShort;
   const int64_t size = (across ? classes : (classes + lanes<T> - 1) / lanes<T>) * lanes<T>;
@@ -106,7 +106,7 @@ void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, 
     const Tile<T, false> t(classes);
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * classes;
-      apply(formula, Row<T, false, S>{t, {x + at, rest}, {g + at, T(0)}, {out + at},
+      apply(formula, Row<T, false, S>{t, {x + at, fill}, {g + at, T(0)}, {out + at},
                                       {a, b, c}, row, 1, seed, offset + row});
     }
     return;
@@ -115,10 +115,10 @@ void apply_to(const Formula& formula, const Layout& of, const S* x, const S* g, 
   for (int64_t row = begin; row < end;) {
     const int count = of.rows_at_once<T>(row, end);
     const int64_t at = of.at(row);
-    of.load(x + at, count, rest, tile);
+    of.load(x + at, count, fill, tile);
     if (Formula::of_grad) of.load(g + at, count, T(0), grad);
     if (!of.inner) fetch_to_write(out + at + kTilesAhead * count * classes, count * classes);
-    apply(formula, Row<T, true, T>{t, {tile, rest}, {grad, T(0)}, {result},
+    apply(formula, Row<T, true, T>{t, {tile, fill}, {grad, T(0)}, {result},
                                    {a, b, c}, row, count, seed, offset + row});
     of.store(out + at, count, result);
     row += count;
@@ -132,11 +132,11 @@ inline int64_t grain(int64_t classes) {
 
 // A formula that reads no grad is given its input in the place of one; both are checked.
 template <class Formula>
-Tensor over_rows(const Formula& formula, const Tensor& given, const Tensor& given_grad,
+Tensor over_rows(const Formula& formula, const Tensor& unordered, const Tensor& unordered_grad,
             uint64_t key = 0, int64_t offset = 0) {
-  const Layout of(given, !given_grad.strides().equals(given.strides()));
-  const Tensor input = laid_out(of, given), grad = laid_out(of, given_grad);
-  Tensor result = fresh_in(of, given);
+  const Layout of(unordered, !unordered_grad.strides().equals(unordered.strides()));
+  const Tensor input = laid_out(of, unordered), grad = laid_out(of, unordered_grad);
+  Tensor result = fresh_in(of, unordered);
   dispatch(dtype_of(input), [&](auto compute, auto stored) {
     using S = decltype(stored);
     const S *x = in<S>(input), *g = in<S>(grad);

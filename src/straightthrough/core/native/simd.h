@@ -104,9 +104,9 @@ ALWAYS_INLINE V at_most(Lane<V> bound, V x) {
 
 // Between -most and most where `given` is finite; NaN stays.
 template <class V>
-ALWAYS_INLINE V within(Lane<V> most, V x, V given) {
+ALWAYS_INLINE V within(Lane<V> bound, V x, V source) {
   const V infinity = broadcast(std::numeric_limits<Lane<V>>::infinity());
-  return absolute(given) < infinity ? at_least(-most, at_most(most, x)) : x;
+  return absolute(source) < infinity ? at_least(-bound, at_most(bound, x)) : x;
 }
 
 // ---- across lanes ----

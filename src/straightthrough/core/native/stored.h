@@ -95,13 +95,13 @@ ALWAYS_INLINE Vec<T> load(const S* from) {
 
 // The first `count` elements, then `rest`.
 template <class T, class S>
-ALWAYS_INLINE Vec<T> load(const S* from, int64_t count, T rest) {
+ALWAYS_INLINE Vec<T> load(const S* from, int64_t count, T fill) {
   if (count >= lanes<T>) return load<T>(from);
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<S, float>)
-    return (Vec<T>)_mm512_mask_loadu_ps((__m512)broadcast(rest), (1u << count) - 1, from);
+    return (Vec<T>)_mm512_mask_loadu_ps((__m512)broadcast(fill), (1u << count) - 1, from);
 #endif
-  Vec<T> out = broadcast(rest);
+  Vec<T> out = broadcast(fill);
   for (int i = 0; i < count; ++i) out[i] = widen(from[i]);
   return out;
 }
@@ -153,12 +153,12 @@ constexpr int64_t kAhead = 4096 / sizeof(S);
 template <class T, class S>
 struct Reader {
   const S* from;
-  T rest;  // what an incomplete vector has beyond its last element
+  T fill;  // what an incomplete vector has beyond its last element
 
   // Element i and those after it, of which there are `count`.
   template <class Count>
   ALWAYS_INLINE Vec<T> get(int64_t i, Count count) const {
-    return load<T>(from + i, count, rest);
+    return load<T>(from + i, count, fill);
   }
   // The same where all elements are read in order.
   template <class Count>

@@ -85,7 +85,7 @@ class Tile {
 
   // The largest f(i) over the classes; a NaN may be passed over, and is found by a sum.
   template <class F>
-  ALWAYS_INLINE Vec<T> most(const F& f) const {
+  ALWAYS_INLINE Vec<T> highest(const F& f) const {
     Vec<T> top[4] = {f(0), f(0), f(0), f(0)};
     int64_t i = 0;
     for (; i + 4 <= n_; i += 4)
@@ -185,13 +185,13 @@ void fetch_to_write(S* to, int64_t count) {
 
 // Short rows into a tile's own order, a block of the transpose at a time, and back.
 template <class T, class S>
-__attribute__((noinline)) void load_short(const S* from, int64_t classes, int rows, T rest, T* to) {
+__attribute__((noinline)) void load_short(const S* from, int64_t classes, int rows, T fill, T* to) {
   fetch(from + kTilesAhead * rows * classes, rows * classes);
   for (int64_t j = 0; j < classes; j += lanes<T>) {
     Vec<T> block[lanes<T>];
     for (int r = 0; r < lanes<T>; ++r)
-      block[r] = r < rows ? simd::load<T>(from + r * classes + j, classes - j, rest)
-                          : broadcast(rest);
+      block[r] = r < rows ? simd::load<T>(from + r * classes + j, classes - j, fill)
+                          : broadcast(fill);
     transpose(block);
     // (A copy of so few vectors takes less time than the call of memcpy that it would become.)
     for (int k = 0; k < lanes<T> && j + k < classes; ++k) Tile<T, true>::put(to, j + k, block[k]);

@@ -5,11 +5,11 @@ namespace {
 
 using namespace draws;
 
-std::tuple<Tensor, Tensor> binary_draw(const Tensor& given, bool of_probs, const Tensor& seed,
+std::tuple<Tensor, Tensor> binary_draw(const Tensor& unordered, bool of_probs, const Tensor& seed,
                                        int64_t offset) {
-  check_floating("x", given);
+  check_floating("x", unordered);
   const uint64_t key = key_of(seed, offset);
-  const Tensor x = ordered(given);
+  const Tensor x = ordered(unordered);
   Tensor y = fresh_like(x);
   Tensor bits = fresh_bits(x.numel());
   uint8_t* bit = out<uint8_t>(bits);

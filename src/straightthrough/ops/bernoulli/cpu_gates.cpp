@@ -13,9 +13,9 @@ template <class V>
 ALWAYS_INLINE V logit(V x, bool of_probs) {
   using T = Lane<V>;
   if (!of_probs) return x;
-  const V rest = T(1) - x, infinity = broadcast(std::numeric_limits<T>::infinity());
+  const V complement = T(1) - x, infinity = broadcast(std::numeric_limits<T>::infinity());
   const V none = broadcast(std::numeric_limits<T>::quiet_NaN());
-  return rest > T(0) ? log(x) - log1m(x) : (rest == T(0) ? infinity : none);
+  return complement > T(0) ? log(x) - log1m(x) : (complement == T(0) ? infinity : none);
 }
 template <class V>
 ALWAYS_INLINE V logit_slope(V p) {
@@ -58,11 +58,11 @@ void with_logistic(int64_t begin, int64_t end, uint64_t seed, int64_t offset, co
   with_noise<T>(begin, end, offset, make, f);
 }
 
-Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool hard,
+Tensor concrete(const Tensor& unordered, double tau, double gamma, double zeta, bool hard,
                 bool of_probs, const Tensor& seed, int64_t offset) {
-  check_floating("x", given);
+  check_floating("x", unordered);
   const uint64_t key = key_of(seed, offset);
-  const Tensor x = ordered(given);
+  const Tensor x = ordered(unordered);
   Tensor result = fresh_like(x);
   dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
@@ -85,11 +85,12 @@ Tensor concrete(const Tensor& given, double tau, double gamma, double zeta, bool
   return result;
 }
 
-Tensor concrete_backward(const Tensor& given, const Tensor& given_grad, double tau, double gamma,
-                         double zeta, bool, bool of_probs, const Tensor& seed, int64_t offset) {
-  check_floating("x", given);
+Tensor concrete_backward(const Tensor& unordered, const Tensor& unordered_grad, double tau,
+                         double gamma, double zeta, bool, bool of_probs, const Tensor& seed,
+                         int64_t offset) {
+  check_floating("x", unordered);
   const uint64_t key = key_of(seed, offset);
-  const Tensor x = ordered(given), grad = ordered_grad(given_grad, given);
+  const Tensor x = ordered(unordered), grad = ordered_grad(unordered_grad, unordered);
   Tensor result = fresh_like(x);
   dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);

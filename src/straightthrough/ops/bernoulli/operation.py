@@ -45,7 +45,7 @@ class BinaryDraw(Draw):
         logits = as_logits(x, self.of_probs)
         gradient = self.rule.binary_backward(logits, outcome, grad.to(logits.dtype), noise)
         to_probs = gradient * logit_slope(x.to(logits.dtype))
-        return narrowed(to_probs, x.dtype, given=gradient), None
+        return narrowed(to_probs, x.dtype, infinite=gradient), None
 
 
 @dataclass(frozen=True)

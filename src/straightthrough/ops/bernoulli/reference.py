@@ -93,10 +93,10 @@ def concrete_backward(
     inside = (gate >= 0) & (gate <= 1)
     slope = s * rest * ((zeta - gamma) / tau)
     if of_probs:
-        slope = narrowed(slope * logit_slope(x.to(slope.dtype)), slope.dtype, given=slope)
+        slope = narrowed(slope * logit_slope(x.to(slope.dtype)), slope.dtype, infinite=slope)
     slope = torch.where(inside | gate.isnan(), slope, 0)
     wide = grad.to(slope.dtype)
-    return narrowed(wide * slope, x.dtype, given=wide)
+    return narrowed(wide * slope, x.dtype, infinite=wide)
 
 
 def _noisy(x: Tensor, noise: Noise, of_probs: bool) -> Tensor:

@@ -65,14 +65,14 @@ ALWAYS_INLINE int64_t first_above(const Weight& weight, int64_t i, int64_t size,
 // on the outcome, so that the processor is at work on the next row already. `to` is written next.
 template <class T, class S>
 INLINE_CALLS int64_t draw_long(const S* x, int64_t classes, double share, const S* to) {
-  constexpr int64_t most = 128, least = 8;
+  constexpr int64_t capacity = 128, unit = 8;
   const Tile<T, false> t(classes);
   const Reader<T, S> row{x, -std::numeric_limits<T>::infinity()};
-  const T peak = t.most([&](int64_t i) { return t.at(row, i); })[0];
+  const T peak = t.highest([&](int64_t i) { return t.at(row, i); })[0];
   const auto weight = [&](int64_t i) { return exp(t.at(row, i) - peak); };
 
-  const int64_t block = (t.size() / most / least + 1) * least;
-  Wide<T> until[most + least];
+  const int64_t block = (t.size() / capacity / unit + 1) * unit;
+  Wide<T> until[capacity + unit];
   Sum<T, false> sum;
   int64_t blocks = 0;
   for (int64_t i = 0; i < t.size(); until[blocks++] = sum.lanes()) {
@@ -105,7 +105,7 @@ INLINE_CALLS void draw_short(const Layout& of, const S* x, int rows, uint64_t se
   const Tile<T, true> t(classes);
   alignas(64) T weight[kShort * lanes<T>];
   of.load(x, rows, T(0), weight);
-  const Vec<T> peak = t.most([&](int64_t j) { return t.at(weight, j); });
+  const Vec<T> peak = t.highest([&](int64_t j) { return t.at(weight, j); });
   Sum<T, true> sum;
   for (int64_t j = 0; j < classes; ++j) {
     const Vec<T> w = exp(t.at(weight, j) - peak);
@@ -185,11 +185,11 @@ void draw_rows(const Layout& of, const S* x, int64_t begin, int64_t end, uint64_
   }
 }
 
-Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
-  check_rows("logits", given);
+Tensor draw_index(const Tensor& unordered, const Tensor& seed, int64_t offset) {
+  check_rows("logits", unordered);
   const uint64_t key = key_of(seed, offset);
-  const Layout of(given);
-  const Tensor logits = laid_out(of, given);
+  const Layout of(unordered);
+  const Tensor logits = laid_out(of, unordered);
   Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), kInt64);
   int64_t* drawn = out<int64_t>(index);
   dispatch(dtype_of(logits), [&](auto compute, auto stored) {
@@ -201,12 +201,12 @@ Tensor draw_index(const Tensor& given, const Tensor& seed, int64_t offset) {
   return index;
 }
 
-std::tuple<Tensor, Tensor> draw(const Tensor& given, const Tensor& seed, int64_t offset) {
-  check_rows("logits", given);
+std::tuple<Tensor, Tensor> draw(const Tensor& unordered, const Tensor& seed, int64_t offset) {
+  check_rows("logits", unordered);
   const uint64_t key = key_of(seed, offset);
-  const Layout of(given);
-  const Tensor logits = laid_out(of, given);
-  Tensor y = fresh_in(of, given);
+  const Layout of(unordered);
+  const Tensor logits = laid_out(of, unordered);
+  Tensor y = fresh_in(of, unordered);
   Tensor index = fresh(logits.sizes().slice(0, logits.dim() - 1), kInt64);
   int64_t* drawn = out<int64_t>(index);
   dispatch(dtype_of(logits), [&](auto compute, auto stored) {

@@ -19,7 +19,7 @@ struct GumbelSoftmax {
       r.t.put(w, i, product ? exp(x) / e : x - log_normal(e));
     });
     const T inverse = T(1) / T(tau);
-    const Vec<T> top = r.t.most([&](int64_t i) { return r.t.at(w, i); });
+    const Vec<T> top = r.t.highest([&](int64_t i) { return r.t.at(w, i); });
     const auto [total] = r.t.template sums<1>([&](int64_t i) {
       Vec<T> v = r.t.at(w, i);
       if (tau == 0.5) v = v * v;

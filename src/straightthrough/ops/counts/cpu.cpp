@@ -40,8 +40,9 @@ struct Draws {
 
 // y = draw(x, u, position) for every element, NaN where the mean is none or above `largest`.
 template <class F>
-Tensor draw_each(const Tensor& given, double largest, uint64_t key, int64_t offset, const F& draw) {
-  const Tensor x = ordered(given);
+Tensor draw_each(const Tensor& unordered, double largest, uint64_t key, int64_t offset,
+                 const F& draw) {
+  const Tensor x = ordered(unordered);
   Tensor y = fresh_like(x);
   dispatch(dtype_of(x), [&](auto, auto stored) {
     using S = decltype(stored);
@@ -84,8 +85,8 @@ Tensor poisson(const Tensor& x, bool direct, double largest, const Tensor& seed,
 
 Tensor binomial(const Tensor& x, bool direct, int64_t trials, const Tensor& seed, int64_t offset) {
   check_floating("x", x);
-  constexpr int64_t most = 1 << 15;
-  if (trials < 1 || trials > most) refuse("trials must lie in [1, ", most, "], got ", trials);
+  constexpr int64_t limit = 1 << 15;
+  if (trials < 1 || trials > limit) refuse("trials must lie in [1, ", limit, "], got ", trials);
   const double n = static_cast<double>(trials);
   Table ratios;
   for (int k = 0; k < kTable; ++k) ratios[k] = std::max(n - k, 0.0) / (k + 1);

@@ -53,13 +53,13 @@ struct Weight {
   }
 };
 
-Tensor fini(const Tensor& given, const Tensor& count, const Tensor& grad, double size, bool direct,
-            bool of_failure, int64_t order) {
-  check_floating("x", given);
-  check_alike("count", count, given);
-  check_grad(grad, given);
+Tensor fini(const Tensor& unordered, const Tensor& count, const Tensor& grad, double size,
+            bool direct, bool of_failure, int64_t order) {
+  check_floating("x", unordered);
+  check_alike("count", count, unordered);
+  check_grad(grad, unordered);
   if (order < 1 || order > 3) refuse("order must lie in [1, 3], got ", order);
-  const Tensor x = ordered(given), counts = ordered(count), grads = ordered(grad);
+  const Tensor x = ordered(unordered), counts = ordered(count), grads = ordered(grad);
   Tensor result = fresh_like(x);
   const Parameter parameter{size, direct, of_failure};
   const Weight weight{size, order};

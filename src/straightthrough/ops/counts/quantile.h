@@ -75,8 +75,8 @@ struct PoissonWeight {
 struct BinomialWeight {
   double n, k, factor;
   BinomialWeight(double n, double k) : n(n), k(k) {
-    const double rest = stirling_rest(n) - stirling_rest(k) - stirling_rest(n - k);
-    factor = std::exp(rest) * std::sqrt(n / (kTwoPi * k * (n - k)));
+    const double correction = stirling_rest(n) - stirling_rest(k) - stirling_rest(n - k);
+    factor = std::exp(correction) * std::sqrt(n / (kTwoPi * k * (n - k)));
   }
   Doubles operator()(Doubles t) const {
     const Doubles away = n * t - k;

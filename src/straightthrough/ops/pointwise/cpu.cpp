@@ -8,10 +8,10 @@ using namespace window;
 // f(x, threshold) with the threshold rounded to the dtype of x first, as torch compares; x where
 // that is NaN. What is dense in another order of its dimensions keeps that order.
 template <class F>
-Tensor map(const Tensor& given, double threshold, const F& f) {
-  check_floating("x", given);
-  const bool dense = !given.is_contiguous() && is_dense(given);
-  const Tensor x = dense ? given : ordered(given);
+Tensor map(const Tensor& unordered, double threshold, const F& f) {
+  check_floating("x", unordered);
+  const bool dense = !unordered.is_contiguous() && is_dense(unordered);
+  const Tensor x = dense ? unordered : ordered(unordered);
   Tensor y = dense ? torch::stable::empty_like(x) : fresh_like(x);
   const double at = rounded(threshold, x);
   elementwise(std::tuple{Numbers{x}}, std::tuple{Numbers{y}},
@@ -40,10 +40,10 @@ Tensor ternary(const Tensor& x, double threshold) {
 }
 
 // The sign and the window's bits in one pass over x.
-std::tuple<Tensor, Tensor> sign_and_window(const Tensor& given, double centre, double bound,
+std::tuple<Tensor, Tensor> sign_and_window(const Tensor& unordered, double centre, double bound,
                                            bool includes_bound, bool fixed) {
-  check_floating("x", given);
-  const Tensor x = ordered(given), y = fresh_like(x);
+  check_floating("x", unordered);
+  const Tensor x = ordered(unordered), y = fresh_like(x);
   const Tensor bits = with_window(x, fixed, std::tuple{Numbers{y}}, [=](auto v) {
     return std::tuple(unless_nan(v, sign_of(v)), inside(v, centre, bound, includes_bound));
   });
