@@ -259,10 +259,9 @@ def test_ctrl_c_before_a_study_starts(cli, tmp_path, monkeypatch):
     assert (code, out, err) == (1, "", "interrupted before anything was measured\n")
 
 
-@pytest.mark.parametrize("study", ["vae --estimators straight_through,reinmax", "mask"])
-def test_ctrl_c_leaves_a_partial_report_and_resume_goes_on(ctrl_c, tmp_path, study):
-    line = f"study {study} --epochs 100000 --output {tmp_path}"
-    out, err = ctrl_c(line, r"\b[3-9]\d/100000")
+def test_ctrl_c_leaves_a_partial_report_and_resume_goes_on(ctrl_c, tmp_path):
+    line = f"study vae --estimators reinmax --epochs 100000 --output {tmp_path}"
+    out, err = ctrl_c(line, r"[3-9]/100000")
     report = tmp_path / "report.html"
     assert err.strip().endswith(f"interrupted: the report is partial, {report}; --resume goes on")
     result = json.loads((tmp_path / "result.json").read_text())
@@ -270,8 +269,8 @@ def test_ctrl_c_leaves_a_partial_report_and_resume_goes_on(ctrl_c, tmp_path, stu
     (run,) = result["runs"]
     assert run["points"][0]["epoch"] == 0
     stopped = run["points"][-1]["epoch"]
-    assert 30 <= stopped < 10_000
-    assert run["rule" if "rule" in run else "network"] in out
+    assert 3 <= stopped < 10_000  # between two of the checkpoints of a whole run
+    assert run["rule"] in out
     page = Reader(report.read_text())
     assert "Partial report" in page.text
     assert str(stopped) in page.cells
