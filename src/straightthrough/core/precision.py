@@ -23,8 +23,8 @@ def cast(number: Any, dtype: torch.dtype) -> Any:
 def narrowed(gradient: Tensor, dtype: torch.dtype, infinite: Tensor | None = None) -> Tensor:
     """Return a gradient in `dtype`, what lies beyond its range as its largest number.
 
-    It stays infinite where `infinite` is, by default itself: that comes from an infinite gradient to
-    the value, which loss scaling has to see.
+    It stays infinite where `infinite` is, by default itself: that comes from an infinite gradient
+    to the value, which loss scaling has to see.
     """
     if infinite is None:
         infinite = gradient
