@@ -20,6 +20,7 @@ WIDEST = 100
 # A package imports from layers below its own, and from itself.
 LAYERS = [
     {"core"},
+    {"grids"},
     {"surrogates", "estimators"},
     {"ops"},
     {"nn", "distributions", "testing", "report"},

@@ -11,6 +11,7 @@ from straightthrough.core.outcomes import (
     Codeword,
     Count,
     Elementwise,
+    GridValue,
     KHot,
     OneHot,
     TableRow,
@@ -27,6 +28,7 @@ BOOK = [[1.0, 2.0], [3.0, 4.0]]
 
 RIGHT = [
     (Elementwise(), [X], [X], X),
+    (GridValue(), [[0.5, -2.0, NAN]], [[0.4, -9.0, 0.0], 0.5], [0.5, -2.0, NAN]),
     (Binary(), [[0.0, 1.0, NAN]], [[0.0] * 3], [0.3, 1.0, NAN]),
     (Count(), [[0.0, 7.0, NAN]], [[0.0] * 3], [0.0, 0.2, NAN]),
     (OneHot(), [[[0.0, 1.0, 0.0]]], [X], MEAN),
@@ -42,6 +44,8 @@ RIGHT = [
 ]
 
 WRONG = [
+    (GridValue(), [[0.5]], [[NAN], 0.5], [NAN], "without an outcome"),
+    (GridValue(), [[NAN]], [[0.4], 0.5], [0.5], "NaN where there is an outcome"),
     (Binary(), [[0.5]], [[0.0]], [0.5], "not 0 and 1"),
     (Binary(), [[0.0]], [[0.0]], [1.0], "probability 0"),
     (Binary(), [[0.0]], [[0.0]], [NAN], "without an outcome"),

@@ -45,8 +45,10 @@ PUBLIC = [
     "clamp",
     "distributions",
     "estimators",
+    "fake_quantize",
     "floor",
     "geometric",
+    "grids",
     "gumbel_softmax",
     "hard_concrete",
     "hard_concrete_mean",
@@ -74,6 +76,7 @@ OPERATORS_OF_ROOMS = {
     },
     "bernoulli": {"bernoulli", "binary_concrete", "hard_concrete"},
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
+    "quantize": {"fake_quantize"},
     "subset": {"topk"},
 }
 

@@ -60,6 +60,19 @@ class Elementwise(Outcome):
         """Nothing holds of it but its specification."""
 
 
+class GridValue(Outcome):
+    """A value of a grid an element, laid by a scale."""
+
+    indicates = False
+
+    def special(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return special_elements(dtype), torch.tensor(0.5, dtype=dtype)
+
+    def check(self, outputs: Tensors, inputs: Tensors, mean: Tensor) -> None:
+        got, mean = _with_outcome(outputs[0], mean)
+        assert not bool(got.isnan().any()), "NaN where there is an outcome"
+
+
 class Binary(Outcome):
     """0 or 1 an element."""
 

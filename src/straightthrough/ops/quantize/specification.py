@@ -1,0 +1,141 @@
+"""What quantized numbers are held against: lists of values, and gradients from the papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.precision import compute_dtype
+from ...grids import Binary, Grid, Int, Stretched, Ternary
+
+
+def values(grid: Grid) -> Tensor:
+    """Every value of a grid, in rising order; float64."""
+    found: Sequence[float]
+    match grid:
+        case Int(bits, signed, narrow):
+            count = 2**bits
+            found = range(-(count // 2) + narrow, count // 2) if signed else range(narrow, count)
+        case Stretched(2):
+            found = [-0.75, -0.25, 0.25, 0.75]
+        case Stretched():
+            found = [-1 / 1.5, 0.0, 1 / 1.5]
+        case Ternary():
+            found = [-1, 0, 1]
+        case _:
+            found = [-1, 1]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def nearest(grid: Grid, v: Tensor) -> Tensor:
+    """The value at the least distance; of two, the one with the even code."""
+    levels = values(grid)
+    codes, u = levels, v
+    match grid:
+        case Binary():
+            return torch.where(v.isnan(), v, torch.where(v < 0, -1.0, 1.0)).double()
+        case Stretched(2):
+            codes, u = torch.arange(-2.0, 2.0), 2 * v.clamp(-0.99, 0.99) - 0.5
+        case Stretched():
+            codes, u = torch.arange(-1.0, 2.0), 1.5 * v.clamp(-0.99, 0.99)
+    u = u.double().clamp(codes[0] - 1, codes[-1] + 1).unsqueeze(-1)
+    off = (u - codes).abs()
+    least = off == off.amin(-1, keepdim=True)
+    chosen = torch.where(least, 2 - codes.remainder(2), 0).argmax(-1)
+    return torch.where(v.isnan(), math.nan, levels[chosen])
+
+
+def units(x: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
+    """The input in units of the scale, rounded as it is computed; NaN where there is no scale."""
+    wide = compute_dtype(x.dtype)
+    valid = (scale > 0) & scale.isfinite()
+    shifted = x.to(wide) if offset is None else x.to(wide) - offset.to(wide)
+    return shifted / scale.to(wide).masked_fill(~valid, math.nan)
+
+
+def value(x: Tensor, scale: Tensor, offset: Tensor | None = None, *, grid: Grid) -> Tensor:
+    """The nearest value of the list, times the scale."""
+    v = units(x, scale, offset)
+    y = nearest(grid, v).to(v.dtype) * scale.to(v.dtype)
+    return (y if offset is None else y + offset.to(v.dtype)).to(x.dtype)
+
+
+def gradient(rule: Any, x: Tensor, scale: Tensor, *rest: Any, grid: Grid) -> tuple[Tensor, ...]:
+    """The published gradients to the input and its scale, and to an offset where there is one."""
+    *offset, _, grad, _ = rest
+    g, name = grad.double(), type(rule).__name__
+    v = units(x.double(), scale.double(), *(one.double() for one in offset))
+    q = nearest(grid, v.detach())
+    within = _inside(rule, grid, v.detach())
+    d = (v - q) / _width(grid)
+    to_x = g * within
+    match name:
+        case "Identity":
+            to_x = g
+        case "Trust":
+            to_x = g * (d.abs() <= rule.bound)
+        case "EWGS":
+            to_x = torch.where(within, g + g.abs() * rule.delta * d, 0)
+        case "DGE":
+            m = (1 - 2 * d.abs()).clamp(min=1e-30)
+            slope = (m ** (1 / rule.k - 1) / rule.k).clamp(max=rule.cap)
+            to_x = torch.where(within, g * slope, 0)
+        case "Poly":
+            c = math.sqrt(2) * math.pi * rule.amplitude * torch.cos(math.pi * d)
+            to_x = torch.where(within, g * (1 - c) / (1 + c), 0)
+    share = torch.where(within, q - v, q)
+    if name == "PACT":
+        share = torch.where(within, 0, q)
+    elif isinstance(grid, Binary):
+        share = q
+    missing, k = g - to_x, 1.0
+    if name in ("LSQ", "LSQPlus", "Poly"):
+        k = 1 / math.sqrt(max(elements(x, scale, rule.batch_dims), 1) * largest(grid))
+    gradients = [to_x, k * _sum(v, g * share, scale)]
+    if offset:
+        gradients.append((k if name == "LSQPlus" else 1) * _sum(v, missing, offset[0]))
+    return tuple(gradients)
+
+
+def _sum(v: Tensor, part: Tensor, like: Tensor) -> Tensor:
+    """The sum over the elements that share, those without a value left out."""
+    return torch.where(v.isnan(), 0, part).sum_to_size(like.shape)
+
+
+def _width(grid: Grid) -> float:
+    levels = values(grid)
+    return float(levels[1] - levels[0])
+
+
+def _inside(rule: Any, grid: Grid, v: Tensor) -> Tensor:
+    """Where the published mask of a rule is 1."""
+    low, high = float(values(grid)[0]), float(values(grid)[-1])
+    by_value = type(rule).__name__ == "EWGS" or getattr(rule, "inside", "code") == "value"
+    if isinstance(grid, Stretched):
+        low, high = -0.99, 0.99
+    elif not by_value and not isinstance(grid, Binary):
+        v = torch.round(v)
+    if by_value and type(rule).__name__ != "EWGS":
+        return (low < v) & (v < high)
+    return (low <= v) & (v <= high)
+
+
+def largest(grid: Grid) -> float:
+    """The largest code, as LSQ's factor has it."""
+    return float(values(grid)[-1]) if isinstance(grid, Int) else 1.0
+
+
+def elements(x: Tensor, scale: Tensor, batch_dims: int) -> float:
+    """How many elements share a scale, without the leading dimensions along which all do."""
+    if not x.numel():
+        return 0
+    count = x.numel() / scale.numel()
+    for d in range(batch_dims if x.ndim > batch_dims else 0):
+        own = d - (x.ndim - scale.ndim)
+        if own < 0 or scale.shape[own] == 1:
+            count /= x.shape[d]
+    return count
