@@ -23,6 +23,7 @@ LAYERS = [
     {"grids"},
     {"surrogates", "estimators"},
     {"ops"},
+    {"scales"},
     {"nn", "distributions", "testing", "report"},
     {"audit"},
     {"straightthrough"},  # the public names

@@ -58,6 +58,7 @@ PUBLIC = [
     "nn",
     "poisson",
     "round",
+    "scales",
     "sign",
     "straight_through",
     "strict",

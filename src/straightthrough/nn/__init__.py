@@ -33,6 +33,7 @@ from .categorical import (
 )
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
+from .quantizer import Quantizer
 from .schedules import step_schedules
 from .subset import TopK
 
@@ -53,6 +54,7 @@ __all__ = [
     "Heaviside",
     "NegativeBinomial",
     "Poisson",
+    "Quantizer",
     "Round",
     "Sign",
     "Ternary",
