@@ -1,6 +1,8 @@
 """Grids: the values that a quantized number may take, in units of its scale."""
 
+from .block import MX, NVFP4
+from .floating import Float
 from .grid import Grid, Placed
 from .uniform import Binary, Int, Stretched, Ternary
 
-__all__ = ["Binary", "Grid", "Int", "Placed", "Stretched", "Ternary"]
+__all__ = ["MX", "NVFP4", "Binary", "Float", "Grid", "Int", "Placed", "Stretched", "Ternary"]

@@ -51,6 +51,9 @@ class Grid(Portable, ABC):
         """What LSQ calls p: the largest code."""
         return self.high
 
+    def check(self, x: Tensor) -> None:  # most grids take any shape
+        """Raise `ShapeError` unless the grid can be laid over `x`."""
+
     @abstractmethod
     def nearest(self, v: Tensor, zero: Zero = 0) -> Tensor:
         """Return the value of the grid that `v` becomes."""

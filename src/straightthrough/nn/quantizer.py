@@ -43,9 +43,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max"), "lsq")
-        >>> quantize(torch.tensor([-1.4, 0.3, 0.5])).detach()
+        >>> quantize(torch.tensor([-1.4, 0.31, 0.5])).detach()
         tensor([-1.4000,  0.4000,  0.4000])
-        >>> quantize.codes(torch.tensor([-1.4, 0.3, 0.5]))
+        >>> quantize.codes(torch.tensor([-1.4, 0.31, 0.5]))
         tensor([-7,  2,  2], dtype=torch.int32)
     """
 

@@ -13,8 +13,8 @@ from straightthrough import testing
 from straightthrough.core.outcomes import GridValue, special_elements
 from straightthrough.core.registry import OPERATORS
 from straightthrough.core.signature import Input
-from straightthrough.estimators import LSQ, STE, LSQPlus, Trust
-from straightthrough.grids import Binary, Int, Stretched, Ternary
+from straightthrough.estimators import DGE, LSQ, STE, LSQPlus, Trust
+from straightthrough.grids import MX, Binary, Float, Int, Stretched, Ternary
 from straightthrough.testing import DTYPES, Case
 from straightthrough.testing.values import saved_tensors
 
@@ -22,7 +22,7 @@ NAN, INF = math.nan, math.inf
 RECORD = OPERATORS["fake_quantize"]
 RULES = [rule.example for rule in RECORD.rules()]
 GRIDS = [Int(2), Int(8, signed=False), Int(3, narrow=True), Stretched(1.58), Stretched(2)]
-GRIDS += [Ternary(), Binary()]
+GRIDS += [Ternary(), Binary(), Float("e3m2"), Float("e2m1"), MX(block=5), MX("e2m3", 5, "even")]
 
 
 class Channels(GridValue):
@@ -63,7 +63,7 @@ def with_grid(record, grid):
 
 
 CASES = [Case(CHANNELS, STE()), Case(CHANNELS, LSQ()), Case(OFFSETS, LSQPlus())]
-CASES += [Case(with_grid(CHANNELS, grid), LSQ()) for grid in (Binary(), Stretched(2))]
+CASES += [Case(with_grid(CHANNELS, grid), LSQ()) for grid in (Binary(), Float("e2m1"), MX(block=5))]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,8 @@ def test_a_scale_a_channel_passes_the_suite(check, case):
 def test_every_grid_with_every_rule(grid, rule):
     for record in (CHANNELS, OFFSETS):
         case = Case(with_grid(record, grid), rule)
-        for dtype in DTYPES:
+        # A slope this steep is no more exact than the place in the cell.
+        for dtype in DTYPES if rule != DGE() else [torch.float64]:
             given = case.input(6, dtype=dtype)
             testing.assert_value(case, *case.special(dtype))
             testing.assert_value(case, *given)

@@ -82,7 +82,8 @@ def fake_quantize(
 
     Raises:
         DtypeError: if a tensor is not floating or has another dtype than `x`.
-        ShapeError: if a scale, zero point or offset does not broadcast to `x`.
+        ShapeError: if a scale, zero point or offset does not broadcast to `x`, or the blocks of a
+            grid do not divide its last dimension.
         ArgumentError: if the grid or the rule is unknown, a scale that is a number is not above 0,
             or a zero point is out of range, not whole, beside an offset, or not for integers.
 
@@ -111,6 +112,7 @@ def fake_quantize(
     """
     check_floating("x", x)
     check_grid(grid)
+    grid.check(x)
     resolved = resolve("rule", rule, GridEstimator, Identity)
     if isinstance(resolved, Identity):
         resolved = Through()

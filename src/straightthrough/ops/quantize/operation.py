@@ -108,4 +108,4 @@ class FakeQuantize(Operation):
 
 def _counted(at: Placed, part: Tensor) -> Tensor:
     """Return what elements add to a gradient, of those that have a value."""
-    return torch.where(at.v.isnan(), 0, part)
+    return torch.where(at.q.isnan(), 0, part)

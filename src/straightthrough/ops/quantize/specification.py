@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.precision import compute_dtype
-from ...grids import Binary, Grid, Int, Stretched, Ternary
+from ...grids import MX, NVFP4, Binary, Float, Grid, Int, Stretched, Ternary
 
 
 def values(grid: Grid) -> Tensor:
@@ -26,13 +26,57 @@ def values(grid: Grid) -> Tensor:
             found = [-1 / 1.5, 0.0, 1 / 1.5]
         case Ternary():
             found = [-1, 0, 1]
+        case Float(name):
+            found = _of_format(name)
         case _:
             found = [-1, 1]
     return torch.tensor(found, dtype=torch.float64)
 
 
+def _of_format(name: str) -> list[float]:
+    """Every finite value of a format, from the fields of its bits; those of even rank are even."""
+    exponents, mantissas, top = int(name[1]), int(name[3]), {"e4m3": 448, "e5m2": 57344}.get(name)
+    bias = 2 ** (exponents - 1) - 1
+    sizes = [
+        math.ldexp(fraction / 2**mantissas + (field > 0), max(field, 1) - bias)
+        for field in range(2**exponents)
+        for fraction in range(2**mantissas)
+    ]
+    sizes = [size for size in sizes if top is None or size <= top]
+    return [-size for size in sizes[:0:-1]] + sizes
+
+
+def block_scales(grid: MX | NVFP4, v: Tensor) -> Tensor:
+    """The scale of every element's block, by logarithms."""
+    size = grid.block if isinstance(grid, MX) else 16
+    largest = v.detach().double().abs().unflatten(-1, (-1, size)).amax(-1, keepdim=True)
+    largest = torch.where(largest == 0, 1, largest.masked_fill(largest.isinf(), math.nan))
+    if isinstance(grid, NVFP4):
+        t = nearest(Float("e4m3"), (largest.to(v.dtype) / 6).clamp(2**-6, 448))
+        return t.expand(*t.shape[:-1], size).flatten(-2)
+    top = float(values(Float(grid.element))[-1])
+    exponent = largest.log2()
+    match grid.mode:
+        case "rceil":
+            power = (largest.to(v.dtype) / top).double().log2().ceil()
+        case "ceil":
+            power = exponent.ceil() - math.floor(math.log2(top))
+        case "even":
+            unit = 2 ** (exponent.floor() - int(grid.element[3]))
+            up = ((largest / unit + 0.5).floor() * unit).log2().floor()
+            power = up - math.floor(math.log2(top))
+        case _:
+            power = exponent.floor() - math.floor(math.log2(top))
+    t = 2 ** power.clamp(min=-126)
+    return t.expand(*t.shape[:-1], size).flatten(-2)
+
+
 def nearest(grid: Grid, v: Tensor) -> Tensor:
     """The value at the least distance; of two, the one with the even code."""
+    if isinstance(grid, MX | NVFP4):
+        t = block_scales(grid, v)
+        element = Float(grid.element if isinstance(grid, MX) else "e2m1")
+        return nearest(element, (v / t.to(v.dtype))) * t
     levels = values(grid)
     codes, u = levels, v
     match grid:
@@ -45,8 +89,10 @@ def nearest(grid: Grid, v: Tensor) -> Tensor:
     u = u.double().clamp(codes[0] - 1, codes[-1] + 1).unsqueeze(-1)
     off = (u - codes).abs()
     least = off == off.amin(-1, keepdim=True)
-    chosen = torch.where(least, 2 - codes.remainder(2), 0).argmax(-1)
-    return torch.where(v.isnan(), math.nan, levels[chosen])
+    ranks = torch.arange(len(codes)) - len(codes) // 2 if isinstance(grid, Float) else codes
+    chosen = torch.where(least, 2 - ranks.remainder(2), 0).argmax(-1)
+    y = torch.where(v.isnan(), math.nan, levels[chosen])
+    return torch.copysign(y, v) if isinstance(grid, Float) else y  # which has a -0
 
 
 def units(x: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -71,7 +117,7 @@ def gradient(rule: Any, x: Tensor, scale: Tensor, *rest: Any, grid: Grid) -> tup
     v = units(x.double(), scale.double(), *(one.double() for one in offset))
     q = nearest(grid, v.detach())
     within = _inside(rule, grid, v.detach())
-    d = (v - q) / _width(grid)
+    d = (v - q) / _width(grid, v.detach())
     to_x = g * within
     match name:
         case "Identity":
@@ -95,29 +141,39 @@ def gradient(rule: Any, x: Tensor, scale: Tensor, *rest: Any, grid: Grid) -> tup
     missing, k = g - to_x, 1.0
     if name in ("LSQ", "LSQPlus", "Poly"):
         k = 1 / math.sqrt(max(elements(x, scale, rule.batch_dims), 1) * largest(grid))
-    gradients = [to_x, k * _sum(v, g * share, scale)]
+    gradients = [to_x, k * _sum(q, g * share, scale)]
     if offset:
-        gradients.append((k if name == "LSQPlus" else 1) * _sum(v, missing, offset[0]))
+        gradients.append((k if name == "LSQPlus" else 1) * _sum(q, missing, offset[0]))
     return tuple(gradients)
 
 
-def _sum(v: Tensor, part: Tensor, like: Tensor) -> Tensor:
+def _sum(q: Tensor, part: Tensor, like: Tensor) -> Tensor:
     """The sum over the elements that share, those without a value left out."""
-    return torch.where(v.isnan(), 0, part).sum_to_size(like.shape)
+    return torch.where(q.isnan(), 0, part).sum_to_size(like.shape)
 
 
-def _width(grid: Grid) -> float:
+def _width(grid: Grid, v: Tensor) -> Tensor | float:
+    """The distance between the two values beside v."""
+    if isinstance(grid, MX | NVFP4):
+        t = block_scales(grid, v)
+        return _width(Float(grid.element if isinstance(grid, MX) else "e2m1"), v / t) * t
     levels = values(grid)
-    return float(levels[1] - levels[0])
+    if not isinstance(grid, Float):
+        return float(levels[1] - levels[0])
+    above = (v.abs().unsqueeze(-1) >= levels[:-1]).sum(-1).clamp(1, len(levels) - 1)
+    return levels[above] - levels[above - 1]
 
 
 def _inside(rule: Any, grid: Grid, v: Tensor) -> Tensor:
     """Where the published mask of a rule is 1."""
-    low, high = float(values(grid)[0]), float(values(grid)[-1])
     by_value = type(rule).__name__ == "EWGS" or getattr(rule, "inside", "code") == "value"
+    if isinstance(grid, MX | NVFP4):
+        v = v / block_scales(grid, v)
+        grid = Float(grid.element if isinstance(grid, MX) else "e2m1")
+    low, high = float(values(grid)[0]), float(values(grid)[-1])
     if isinstance(grid, Stretched):
         low, high = -0.99, 0.99
-    elif not by_value and not isinstance(grid, Binary):
+    elif not by_value and isinstance(grid, Int | Ternary):
         v = torch.round(v)
     if by_value and type(rule).__name__ != "EWGS":
         return (low < v) & (v < high)
@@ -126,7 +182,14 @@ def _inside(rule: Any, grid: Grid, v: Tensor) -> Tensor:
 
 def largest(grid: Grid) -> float:
     """The largest code, as LSQ's factor has it."""
-    return float(values(grid)[-1]) if isinstance(grid, Int) else 1.0
+    match grid:
+        case Int() | Float():
+            return float(values(grid)[-1])
+        case MX(element):
+            return float(values(Float(element))[-1])
+        case NVFP4():
+            return 6.0 * 448
+    return 1.0
 
 
 def elements(x: Tensor, scale: Tensor, batch_dims: int) -> float:
