@@ -44,6 +44,19 @@ def fake_quantize(x: Tensor, scale: Tensor, grid: Int) -> Tensor:
     return substitute(q, torch.where(v.detach().round() == q, v, q)) * scale
 
 
+def stochastic_round(x: Tensor) -> Tensor:
+    """The floor of the input plus a uniform number, with the gradient of the identity."""
+    return substitute((x + torch.rand_like(x)).floor(), x)
+
+
+def stochastic_quantize(x: Tensor, scale: Tensor, grid: Int) -> Tensor:
+    """The same in steps of a scale, clamped."""
+    v = x / scale
+    inside = (v.detach().round() >= grid.least) & (v.detach().round() <= grid.most)
+    q = (v.detach() + torch.rand_like(x)).floor().clamp(grid.least, grid.most)
+    return substitute(q, torch.where(inside, v, q)) * scale
+
+
 def argmax(logits: Tensor) -> Tensor:
     """The one-hot of the largest entry with the gradient of a softmax."""
     hard = torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
@@ -144,5 +157,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "negative_binomial": negative_binomial,
     "topk": topk,
     "fake_quantize": fake_quantize,
+    "stochastic_quantize": stochastic_quantize,
+    "stochastic_round": stochastic_round,
 }
 """By operator; each takes the inputs and the arguments of the operator's record."""

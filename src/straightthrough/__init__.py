@@ -21,7 +21,7 @@ from .ops.categorical.api import (
 )
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
-from .ops.quantize.api import fake_quantize
+from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
 from .ops.subset.api import topk
 
 __version__ = "0.1.0"
@@ -59,6 +59,8 @@ __all__ = [
     "round",
     "scales",
     "sign",
+    "stochastic_quantize",
+    "stochastic_round",
     "straight_through",
     "strict",
     "surrogates",

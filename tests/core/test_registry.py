@@ -60,6 +60,8 @@ PUBLIC = [
     "round",
     "scales",
     "sign",
+    "stochastic_quantize",
+    "stochastic_round",
     "straight_through",
     "strict",
     "surrogates",
@@ -77,7 +79,7 @@ OPERATORS_OF_ROOMS = {
     },
     "bernoulli": {"bernoulli", "binary_concrete", "hard_concrete"},
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
-    "quantize": {"fake_quantize"},
+    "quantize": {"fake_quantize", "stochastic_quantize", "stochastic_round"},
     "subset": {"topk"},
 }
 

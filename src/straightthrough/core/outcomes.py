@@ -73,6 +73,21 @@ class GridValue(Outcome):
         assert not bool(got.isnan().any()), "NaN where there is an outcome"
 
 
+class Neighbour(Outcome):
+    """One of the two whole numbers beside it, an element.
+
+    Its statistic is 1 for the one above, else 0.
+    """
+
+    everywhere = True
+
+    def statistic(self, outputs: Tensors, inputs: Tensors) -> Tensor:
+        return outputs[0].double() - inputs[0].double().floor()
+
+    def check(self, outputs: Tensors, inputs: Tensors, mean: Tensor) -> None:
+        _assert_indicators(self.statistic(outputs, inputs), mean)
+
+
 class Binary(Outcome):
     """0 or 1 an element."""
 

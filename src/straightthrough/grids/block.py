@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import ArgumentError, ShapeError, check_count
 from .floating import FORMATS, Float, power_of_two
-from .grid import Grid, Inside, Zero
+from .grid import Grid, Inside, Rounding, Zero
 
 MODES = ("floor", "ceil", "rceil", "even")
 
@@ -52,9 +52,9 @@ class Blocks(Grid):
         found = self.of_largest(torch.where(largest > 0, largest, 1))
         return torch.where(largest.isfinite(), found, torch.nan)
 
-    def nearest(self, v: Tensor, zero: Zero = 0) -> Tensor:
+    def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         t = self._spread(v)
-        return self.of.nearest(v / t) * t
+        return self.of.rounded(v / t, 0, rounding) * t
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
         return self.of.inside(v / self._spread(v), zero, what)

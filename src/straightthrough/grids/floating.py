@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ArgumentError
-from .grid import Grid, Inside, Zero
+from .grid import Grid, Inside, Rounding, Zero
 
 
 class Format(NamedTuple):
@@ -74,9 +74,9 @@ class Float(Grid):
     def high(self) -> float:
         return self.format.largest
 
-    def nearest(self, v: Tensor, zero: Zero = 0) -> Tensor:
+    def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         step = self.width(v)
-        return (torch.round(v / step) * step).clamp(self.low, self.high)
+        return (rounding(v / step) * step).clamp(self.low, self.high)
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
         return v.abs() <= self.high if what == "code" else v.abs() < self.high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,6 +15,8 @@ from ..core.portable import Portable
 
 Inside = Literal["code", "value"]
 """Whether it is the rounded code, or the value before rounding, that must lie in the range."""
+
+Rounding = Callable[[Tensor], Tensor]
 
 Zero = Tensor | int
 """The code of the value 0: whole numbers."""
@@ -55,8 +58,12 @@ class Grid(Portable, ABC):
         """Raise `ShapeError` unless the grid can be laid over `x`."""
 
     @abstractmethod
+    def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
+        """Return the value of the grid that `v` becomes, by a rounding to whole numbers."""
+
     def nearest(self, v: Tensor, zero: Zero = 0) -> Tensor:
-        """Return the value of the grid that `v` becomes."""
+        """Return the value of the grid nearest to `v`."""
+        return self.rounded(v, zero)
 
     @abstractmethod
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:

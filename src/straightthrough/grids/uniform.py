@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ArgumentError
-from .grid import Grid, Inside, Zero, check_bits
+from .grid import Grid, Inside, Rounding, Zero, check_bits
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Int(Grid):
     def largest_code(self) -> float:
         return float(max(self.most, 1))
 
-    def nearest(self, v: Tensor, zero: Zero = 0) -> Tensor:
-        return (torch.round(v) + zero).clamp(self.least, self.most) - zero
+    def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
+        return (rounding(v) + zero).clamp(self.least, self.most) - zero
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
         if what == "code":
@@ -137,8 +137,10 @@ class Stretched(Grid):
     def largest_code(self) -> float:
         return 1.0
 
-    def nearest(self, v: Tensor, zero: Zero = 0) -> Tensor:
-        return (self._rounded(v) + self.shift) / self.steps
+    def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
+        most = self.high * self.steps - self.shift
+        code = rounding(self._stepped(v)).clamp(-most - 2 * self.shift, most)
+        return (code + self.shift) / self.steps
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
         return v.abs() <= self.END if what == "code" else v.abs() < self.END
@@ -147,13 +149,13 @@ class Stretched(Grid):
         return 1 / self.steps
 
     def codes(self, v: Tensor, zero: Zero = 0) -> Tensor:
-        return self._rounded(v).to(torch.int32)
+        return torch.round(self._stepped(v)).to(torch.int32)
 
     def decode(self, codes: Tensor, zero: Zero = 0) -> Tensor:
         return (codes.to(torch.float32) + self.shift) / self.steps
 
-    def _rounded(self, v: Tensor) -> Tensor:
-        return torch.round(v.clamp(-self.END, self.END) * self.steps - self.shift)
+    def _stepped(self, v: Tensor) -> Tensor:
+        return v.clamp(-self.END, self.END) * self.steps - self.shift
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,8 @@ class Ternary(Grid):
     def high(self) -> float:
         return 1.0
 
-    def nearest(self, v: Tensor, zero: Zero = 0) -> Tensor:
-        return torch.round(v).clamp(-1, 1) + 0.0  # no -0.0
+    def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
+        return rounding(v).clamp(-1, 1) + 0.0  # no -0.0
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
         return torch.round(v).abs() <= 1 if what == "code" else v.abs() < 1
@@ -208,7 +210,9 @@ class Binary(Grid):
     def high(self) -> float:
         return 1.0
 
-    def nearest(self, v: Tensor, zero: Zero = 0) -> Tensor:
+    def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
+        if rounding is not torch.round:  # which would make 0 negative
+            return 2 * rounding((v + 1) / 2).clamp(0, 1) - 1
         return torch.where(v.isnan(), v, 2 * (v >= 0).to(v.dtype) - 1)
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:

@@ -21,7 +21,8 @@ from ...core.errors import (
     check_outcomes,
     check_positive,
 )
-from ...core.outcomes import GridValue
+from ...core.noise import Seed, make_seed
+from ...core.outcomes import GridValue, Neighbour
 from ...core.precision import compute_dtype
 from ...core.registry import operator, resolve
 from ...core.signature import Input
@@ -30,14 +31,16 @@ from ...estimators.ste import Through
 from ...grids import Grid, Int
 from ...surrogates import Identity
 from . import specification
-from .operation import FakeQuantize, Shift
+from .operation import FakeQuantize, Shift, StochasticQuantize, StochasticRound
 
 NO_VALUE = "a NaN, or its scale is not a finite number above 0"
+
+_INPUTS = (Input("x"), Input("scale", "", positive=True, broadcasts=True))
 
 
 @operator(
     room="quantize",
-    inputs=(Input("x"), Input("scale", "", positive=True, broadcasts=True)),
+    inputs=_INPUTS,
     outcome=GridValue(),
     expected=specification.value,
     gradient=specification.gradient,
@@ -113,9 +116,7 @@ def fake_quantize(
     check_floating("x", x)
     check_grid(grid)
     grid.check(x)
-    resolved = resolve("rule", rule, GridEstimator, Identity)
-    if isinstance(resolved, Identity):
-        resolved = Through()
+    resolved = _resolved(rule)
     inputs = [x, _laid("scale", scale, x, check_positive)]
     shift: Shift = ""
     if offset is not None:
@@ -129,6 +130,132 @@ def fake_quantize(
     y: Tensor = apply(FakeQuantize(grid, resolved, shift), *inputs)
     check_outcomes("fake_quantize", lambda: y.isnan(), NO_VALUE)
     return y
+
+
+@operator(
+    room="quantize",
+    inputs=_INPUTS,
+    outcome=GridValue(),
+    expected=specification.mean,
+    gradient=specification.gradient_of_draw,
+    rule="rule",
+    fits=(GridEstimator, Identity),
+    default=STE(),
+    saved_bytes=lambda rule, x, scale: x.nbytes + scale.nbytes + 8,
+    arguments={"grid": Int(4)},
+)
+def stochastic_quantize(
+    x: Tensor,
+    scale: Tensor | float,
+    *,
+    grid: Grid,
+    rule: GridEstimator | Identity | str = "ste",
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """One of the two values of a grid beside the input, drawn so that the mean is the input.
+
+    Forward: `y = s q`, with q the value of the grid below `v = x / s` or, with the probability
+    `(v - q) / width`, the one above. Backward: the rule's, as in `st.fake_quantize`, with the q
+    that was drawn; the code that says what is in the range is the nearest one's.
+
+    Args:
+        x: any shape; float16, bfloat16, float32 or float64.
+        scale: as in `st.fake_quantize`.
+        grid: one of `st.grids`.
+        rule: a `GridEstimator` or its shorthand, or `Identity`.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        A tensor of the shape, dtype and device of `x`.
+
+    Raises:
+        DtypeError, ShapeError: as `st.fake_quantize`.
+        ArgumentError: as there, or if both `seed` and `generator` are given.
+
+    Edge cases: a value of the grid stays what it is; beyond the ends it is the end. NaN stays NaN,
+    and an element without a scale is NaN (in `st.strict()` an error).
+
+    Higher order: differentiates the formulas, `q` held; forward mode works but for `EWGS`.
+
+    Cost: one uniform an element, made again in backward; `x` and a seed are saved.
+
+    Example:
+        >>> x = torch.full((10_000,), 0.3)
+        >>> y = st.stochastic_quantize(x, 1.0, grid=st.grids.Int(4), seed=0)
+        >>> y.unique().tolist(), round(y.mean().item(), 1)
+        ([0.0, 1.0], 0.3)
+
+    References:
+        Gupta et al., "Deep learning with limited numerical precision", 2015, section 3.1.
+    """
+    check_floating("x", x)
+    check_grid(grid)
+    grid.check(x)
+    resolved = _resolved(rule)
+    laid = _laid("scale", scale, x, check_positive)
+    value, place = make_seed(seed, generator, x)
+    y: Tensor = apply(StochasticQuantize(grid, resolved, "", place), x, laid, value)
+    check_outcomes("stochastic_quantize", lambda: y.isnan(), NO_VALUE)
+    return y
+
+
+@operator(
+    room="quantize",
+    inputs=(Input("x"),),
+    outcome=Neighbour(),
+    expected=specification.fraction,
+    gradient=lambda rule, x, y, grad, noise: (grad.double(),),
+    default=Identity(),
+    saved_bytes=lambda rule, x: 0,
+)
+def stochastic_round(
+    x: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | Seed | None = None,
+) -> Tensor:
+    """One of the two whole numbers beside the input, drawn so that the mean is the input.
+
+    Forward: `y = floor(x) + 1[u < x - floor(x)]`, u uniform. Backward: `dL/dx = dL/dy`.
+
+    Args:
+        x: any shape; float16, bfloat16, float32 or float64.
+        generator: draws the seed; torch's default generator when neither is given.
+        seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+
+    Returns:
+        A tensor of the shape, dtype and device of `x`.
+
+    Raises:
+        DtypeError: if `x` is not floating.
+        ArgumentError: if both `seed` and `generator` are given.
+
+    Edge cases: whole numbers, infinities and NaN stay what they are, in every dtype.
+
+    Higher order: the second derivative is 0; forward mode works.
+
+    Cost: one uniform an element; nothing is saved.
+
+    Example:
+        >>> y = st.stochastic_round(torch.full((10_000,), 2.25), seed=0)
+        >>> y.unique().tolist(), round(y.mean().item(), 1)
+        ([2.0, 3.0], 2.3)
+
+    References:
+        Gupta et al., "Deep learning with limited numerical precision", 2015, section 3.1.
+    """
+    check_floating("x", x)
+    value, place = make_seed(seed, generator, x)
+    y: Tensor = apply(StochasticRound(place), x, value)
+    return y
+
+
+def _resolved(rule: GridEstimator | Identity | str) -> GridEstimator:
+    """Return the rule that is meant, of a form that knows grids."""
+    found = resolve("rule", rule, GridEstimator, Identity)
+    return Through() if isinstance(found, Identity) else found
 
 
 def check_grid(grid: object) -> None:

@@ -13,11 +13,13 @@ from ...core.bits import pack, unpack
 from ...core.errors import StraightThroughError
 from ...core.internals import forward_mode, tracing
 from ...core.kernels import has_kernel
+from ...core.noise import START, Noise, Place
 from ...core.operation import Operation
 from ...core.precision import compute_dtype, narrowed
 from ...estimators.grid import GridEstimator, passed
 from ...estimators.ste import STE
 from ...grids import Grid, Placed
+from ..bernoulli.reference import uniform_like
 
 Shift = Literal["", "zero_point", "offset"]
 """What the third input is, if there is one: the code of 0, or what is taken off before."""
@@ -57,8 +59,11 @@ class FakeQuantize(Operation):
         if len(saved) == 1:
             to_x = passed(unpack(saved[0], grad.shape), grad)
             return (to_x, None, None) if self.shift else (to_x, None)
-        x, *others = saved
-        at = self.placed(*saved)
+        return self._gradients(grad, self.placed(*saved), *saved)
+
+    def _gradients(
+        self, grad: Tensor, at: Placed, x: Tensor, *others: Tensor
+    ) -> tuple[Tensor, ...]:
         rule, wide = self.rule.in_dtype(at.v.dtype), grad.to(at.v.dtype)
         to_x = rule.gradient(at, wide)
         to_scale = rule.factor(at) * _counted(at, rule.scale_gradient(at, wide))
@@ -77,7 +82,11 @@ class FakeQuantize(Operation):
                 f"{self.rule} has no forward-mode derivative, as it is not linear in the gradient; "
                 f"use reverse mode (torch.func.vjp, grad, jacrev)"
             )
-        at = self.placed(*saved)
+        return self._pushed(tangents, self.placed(*saved), *saved)
+
+    def _pushed(
+        self, tangents: Sequence[Tensor | None], at: Placed, x: Tensor, scale: Tensor, *_: Tensor
+    ) -> Tensor:
         rule, wide = self.rule.in_dtype(at.v.dtype), at.v.dtype
         moved = torch.zeros_like(at.v)
         along = [t if t is None else t.to(wide).expand(at.v.shape) for t in tangents]
@@ -88,15 +97,14 @@ class FakeQuantize(Operation):
             moved = moved + rule.factor(at) * to_scale
         if self.shift and along[2] is not None:
             blocked = along[2] - rule.gradient(at, along[2])
-            moved = moved + self._to_shift(rule, at, blocked, saved[1])
-        return moved.to(saved[0].dtype)
+            moved = moved + self._to_shift(rule, at, blocked, scale)
+        return moved.to(x.dtype)
 
     def placed(self, x: Tensor, scale: Tensor, *shift: Tensor) -> Placed:
         """Return where on the grid the input lies; NaN where a scale is not finite or above 0."""
         wide = compute_dtype(x.dtype)
-        x, s = x.to(wide), scale.to(wide)
-        s = torch.where((s > 0) & (s < torch.inf), s, torch.nan)
-        v = (x - shift[0].to(wide) if self.shift == "offset" else x) / s
+        shifted = x.to(wide) - shift[0].to(wide) if self.shift == "offset" else x.to(wide)
+        v = in_units(shifted, scale)
         zero = torch.round(shift[0].to(wide)) if self.shift == "zero_point" else 0
         return Placed(self.grid, v, self.grid.nearest(v, zero), zero, scale.shape)
 
@@ -109,3 +117,58 @@ class FakeQuantize(Operation):
 def _counted(at: Placed, part: Tensor) -> Tensor:
     """Return what elements add to a gradient, of those that have a value."""
     return torch.where(at.q.isnan(), 0, part)
+
+
+def in_units(x: Tensor, scale: Tensor) -> Tensor:
+    """Return `x / scale` in the dtype of `x`, NaN where the scale is not finite or above 0."""
+    s = scale.to(x.dtype)
+    return x / torch.where((s > 0) & (s < torch.inf), s, torch.nan)
+
+
+@dataclass(frozen=True)
+class StochasticQuantize(FakeQuantize):
+    """One of the two values of a grid beside the input, drawn, its noise made again in backward."""
+
+    place: Place = START
+
+    def forward_and_save(
+        self, x: Tensor, scale: Tensor, *seed: Tensor
+    ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        return Operation.forward_and_save(self, x, scale, *seed)
+
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, _ = saved
+        return *self._gradients(grad, self.placed(*saved), x, scale), None
+
+    def placed(self, x: Tensor, scale: Tensor, *seed: Tensor) -> Placed:
+        v = in_units(x.to(compute_dtype(x.dtype)), scale)
+        uniform = uniform_like(x, Noise(seed[0], *self.place))
+        q = self.grid.rounded(v, 0, lambda steps: drawn(steps, uniform))
+        return Placed(self.grid, v, q, 0, scale.shape)
+
+
+@dataclass(frozen=True)
+class StochasticRound(Operation):
+    """One of the two whole numbers beside the input forward, the gradient unchanged backward."""
+
+    place: Place
+
+    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor]:
+        wide = x.to(compute_dtype(x.dtype))
+        return (drawn(wide, uniform_like(x, Noise(seed, *self.place))).to(x.dtype),)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return ()
+
+    def backward(self, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+    def jvp(self, tangents: Sequence[Tensor]) -> Tensor:
+        return tangents[0]
+
+
+def drawn(x: Tensor, uniform: Tensor) -> Tensor:
+    """Return the whole number below, or with the probability of the fraction the one above."""
+    below = x.floor()
+    # x + uniform would be rounded, and whole numbers moved.
+    return torch.where(uniform < x - below, below + 1, below)

@@ -113,9 +113,41 @@ def value(x: Tensor, scale: Tensor, offset: Tensor | None = None, *, grid: Grid)
 def gradient(rule: Any, x: Tensor, scale: Tensor, *rest: Any, grid: Grid) -> tuple[Tensor, ...]:
     """The published gradients to the input and its scale, and to an offset where there is one."""
     *offset, _, grad, _ = rest
-    g, name = grad.double(), type(rule).__name__
     v = units(x.double(), scale.double(), *(one.double() for one in offset))
-    q = nearest(grid, v.detach())
+    return _gradients(rule, x, scale, offset, v, nearest(grid, v.detach()), grad, grid)
+
+
+def gradient_of_draw(
+    rule: Any, x: Tensor, scale: Tensor, y: Tensor, grad: Tensor, noise: Any, *, grid: Grid
+) -> tuple[Tensor, ...]:
+    """The same at the value that was drawn."""
+    v = units(x.double(), scale.double())
+    q = nearest(grid, units(y.double(), scale.double())).detach()
+    return _gradients(rule, x, scale, [], v, torch.where(v.isnan(), v, q), grad, grid)
+
+
+def mean(x: Tensor, scale: Tensor, *, grid: Grid) -> Tensor:
+    """The mean of a draw, which is the input between the ends of the grid; float64."""
+    levels = values(grid)
+    return units(x.double(), scale.double()).clamp(levels[0], levels[-1]) * scale.double()
+
+
+def fraction(x: Tensor) -> Tensor:
+    """The probability of the whole number above; float64."""
+    return x.double() - x.double().floor()
+
+
+def _gradients(
+    rule: Any,
+    x: Tensor,
+    scale: Tensor,
+    offset: list[Tensor],
+    v: Tensor,
+    q: Tensor,
+    grad: Tensor,
+    grid: Grid,
+) -> tuple[Tensor, ...]:
+    g, name = grad.double(), type(rule).__name__
     within = _inside(rule, grid, v.detach())
     d = (v - q) / _width(grid, v.detach())
     to_x = g * within
