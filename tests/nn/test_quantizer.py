@@ -48,6 +48,11 @@ def test_scales_by_hand(scale, due):
     assert torch.equal(quantize(X), wanted)
 
 
+def test_the_scale_of_a_stretched_grid_is_its_end():
+    assert Quantizer(Stretched(2), AbsMax()).scale_of(X) == 4
+    assert Quantizer(Stretched(1.58), Learned(start="max")).scale_of(X).item() == pytest.approx(4)
+
+
 def test_three_sigma_and_least_squares():
     x = torch.tensor([1.0, 3.0, 5.0, 7.0])  # mean 4, variance 5
     three = Quantizer(Int(3), Learned(start="3sigma")).scale_of(x)

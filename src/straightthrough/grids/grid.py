@@ -50,6 +50,11 @@ class Grid(Portable, ABC):
         """The largest value, where the zero point is 0."""
 
     @property
+    def reach(self) -> float:
+        """The input that a scale puts the largest size at, in its units."""
+        return self.high
+
+    @property
     def largest_code(self) -> float:
         """What LSQ calls p: the largest code."""
         return self.high

@@ -131,15 +131,18 @@ class Stretched(Grid):
 
     @property
     def high(self) -> float:
-        return (self.steps - self.shift) / self.steps
+        return (1 + self.shift) / self.steps
+
+    @property
+    def reach(self) -> float:
+        return 1.0
 
     @property
     def largest_code(self) -> float:
         return 1.0
 
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
-        most = self.high * self.steps - self.shift
-        code = rounding(self._stepped(v)).clamp(-most - 2 * self.shift, most)
+        code = rounding(self._stepped(v)).clamp(-1 - 2 * self.shift, 1)
         return (code + self.shift) / self.steps
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:

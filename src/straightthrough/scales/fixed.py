@@ -15,7 +15,7 @@ from .scale import Scale
 
 @dataclass(frozen=True)
 class AbsMax(Scale):
-    """The largest size on every input, `s = max |x| / p`, p the largest value of the grid.
+    """The largest size on every input, `s = max |x| / P`, P the largest value of the grid (1 for `Stretched`).
 
     It gets no gradient.
 
@@ -30,7 +30,7 @@ class AbsMax(Scale):
     """
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
-        return self.largest(x) / grid.high
+        return self.largest(x) / grid.reach
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Observed(Scale):
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
         if self.percentile == 100:
-            return self.largest(x) / grid.high
+            return self.largest(x) / grid.reach
         shared = self.shared(x.ndim)
         sizes = x.detach().to(compute_dtype(x.dtype)).abs()
         others = [d for d in range(x.ndim) if d not in shared]
@@ -99,4 +99,4 @@ class Observed(Scale):
         # torch.quantile takes no more than 2^24 elements.
         place = max(1, round(rows.shape[-1] * self.percentile / 100))
         found = rows.kthvalue(place, -1).values.clamp(min=self.floor)
-        return found.reshape(self.shape(x)) / grid.high
+        return found.reshape(self.shape(x)) / grid.reach

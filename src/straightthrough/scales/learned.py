@@ -80,7 +80,7 @@ class Learned(Scale):
         if self.start == "lsq":
             return 2 * self.mean(x) / grid.largest_code**0.5
         if self.start == "max":
-            return self.largest(x) / grid.high
+            return self.largest(x) / grid.reach
         return self._three_sigma(x, grid) if self.start == "3sigma" else self._fitted(x, grid)
 
     def _three_sigma(self, x: Tensor, grid: Grid) -> Tensor:
@@ -88,11 +88,11 @@ class Learned(Scale):
         mean = wide.mean(shared, keepdim=True)
         sigma = wide.std(shared, correction=0, keepdim=True)
         size = (mean.abs() + 3 * sigma).clamp(min=self.floor)
-        return size.reshape(self.shape(x)) / grid.high
+        return size.reshape(self.shape(x)) / grid.reach
 
     def _fitted(self, x: Tensor, grid: Grid) -> Tensor:
         wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
-        whole = self.largest(x) / grid.high
+        whole = self.largest(x) / grid.reach
         best, least = whole, torch.full_like(whole, torch.inf)
         for step in range(1, TRIED + 1):
             scale = whole * step / TRIED
