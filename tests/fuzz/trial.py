@@ -18,7 +18,7 @@ from straightthrough.core.outcomes import ClassNumber
 from straightthrough.core.registry import OperatorRecord
 from straightthrough.core.rules import Rule
 from straightthrough.core.signature import shaped, sizes
-from straightthrough.grids import Binary, Float, Int, Stretched, Ternary
+from straightthrough.grids import Binary, Float, HalfInt, Int, Stretched, Ternary
 from straightthrough.testing import DTYPES, Case, cases
 
 from .values import MOST, Source, batch, laid_out, moderate, ordinary, wild
@@ -29,7 +29,7 @@ Pool = Mapping[str, Sequence[Case]]
 GRIDS = (
     *(Int(bits, signed, narrow=True) for bits in (2, 8) for signed in (True, False)),
     *(Int(1, signed=False), Int(4), Stretched(1.58), Stretched(2), Ternary(), Binary()),
-    *(Float("e4m3"), Float("e5m2"), Float("e2m1")),
+    *(Float("e4m3"), Float("e5m2"), Float("e2m1"), HalfInt(4)),
 )
 
 RANGES: dict[str, Callable[[Source, Any], Any]] = {

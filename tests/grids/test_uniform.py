@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import straightthrough as st
-from straightthrough.grids import Binary, Int, Stretched, Ternary
+from straightthrough.grids import Binary, HalfInt, Int, Stretched, Ternary
 
 NAN, INF = math.nan, math.inf
 
@@ -18,6 +18,9 @@ BY_HAND = [
     (Int(2, signed=False, narrow=True), [-1, 0.6, 9], [1, 1, 3], None),
     (Int(1), [-3, -0.4, 5], [-1, 0, 0], None),
     (Int(1, signed=False), [-3, 0.6, 5], [0, 1, 1], None),
+    # v + .5 is -2.5, -.1, .4, .6, 2.5: clamped, -1.5 to 1.5.
+    (HalfInt(2), [-3, -0.6, -0.1, 0.1, 2], [-1.5, -0.5, -0.5, 0.5, 1.5], [-2, -1, -1, 0, 1]),
+    (HalfInt(1), [-3, 0.1, 9], [-0.5, 0.5, 0.5], [-1, 0, 0]),
     (Ternary(), [-INF, -0.51, -0.5, 0.5, 0.51, 2], [-1, -1, 0, 0, 1, 1], None),
     (Binary(), [-INF, -0.1, -0.0, 0, 3], [-1, -1, 1, 1, 1], [0, 0, 1, 1, 1]),
     # 2 v - .5 is -2.48, -.7, -.3, 1.3: the codes -2, -1, 0, 1.
@@ -56,6 +59,7 @@ RANGES = [
     # Grid, inputs, inside by the code, inside by the value.
     (Int(3), [-4.5, -4.6, -4.0, 3.0, 3.4, 3.6], [1, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]),
     (Int(3), [-3.9, 2.9], [1, 1], [1, 1]),
+    (HalfInt(2), [-2.1, -1.6, 1.5, 1.4], [0, 1, 1, 1], [0, 0, 0, 1]),
     (Ternary(), [-1.5, -1.4, 1.0, 0.9], [0, 1, 1, 1], [0, 0, 0, 1]),
     (Binary(), [-1.1, -1.0, 0.9], [0, 1, 1], [0, 0, 1]),
     (Stretched(2), [-1.0, -0.99, 0.98], [0, 1, 1], [0, 0, 1]),

@@ -14,7 +14,7 @@ from straightthrough.core.errors import FLOATING
 from straightthrough.estimators import LSQ, STE
 from straightthrough.grids import Int, Stretched, Ternary
 from straightthrough.nn import Quantizer
-from straightthrough.scales import AbsMax, AbsMean, Learned, Observed
+from straightthrough.scales import RMS, AbsMax, AbsMean, Fixed, Learned, Observed
 from straightthrough.surrogates import Identity
 
 X = torch.tensor([[0.5, -1.0, 2.0, 0.1], [4.0, 0.0, -3.0, 1.0]])
@@ -32,6 +32,9 @@ MEASURED = [
     (Observed(), 4 / 3),
     (Observed(50.0), 1 / 3),  # the fourth of 0 .1 .5 1 1 2 3 4
     (Learned(), 2 * 11.6 / 8 / math.sqrt(3)),
+    (Learned(start=6.0), 2.0),
+    (RMS(0.5, token=True), [[math.sqrt(5.26 / 4) / 2], [math.sqrt(26 / 4) / 2]]),
+    (Fixed(0.25), 0.25),
     (Learned(axis=0), [[1.8 / math.sqrt(3)], [4 / math.sqrt(3)]]),
     (Learned(start="max", form="log2"), 4 / 3),
     (Learned(start="max", form="log2", power_of_two=True), 2.0),
@@ -56,7 +59,7 @@ def test_the_scale_of_a_stretched_grid_is_its_end():
 def test_three_sigma_and_least_squares():
     x = torch.tensor([1.0, 3.0, 5.0, 7.0])  # mean 4, variance 5
     three = Quantizer(Int(3), Learned(start="3sigma")).scale_of(x)
-    torch.testing.assert_close(three.detach(), torch.tensor((4 + 3 * math.sqrt(5)) / 3))
+    torch.testing.assert_close(three.detach(), torch.tensor((4 + 3 * math.sqrt(5)) / 4))
     x = torch.randn(500, generator=torch.Generator().manual_seed(0))
     best = Quantizer(Int(3), Learned(start="mse")).scale_of(x).item()
 
@@ -194,6 +197,9 @@ WRONG = [
     (lambda: Observed(momentum=1.5), "momentum must lie in (0, 1], got 1.5"),
     (lambda: Learned(form="exp"), "form must be one of softplus, log2, clip, got 'exp'"),
     (lambda: Learned(start="no"), "start must be one of lsq, 3sigma, mse, max, got 'no'"),
+    (lambda: Learned(start=-1.0), "start must be above 0, got -1.0"),
+    (lambda: RMS(0), "factor must be above 0, got 0"),
+    (lambda: Fixed(0), "value must be above 0, got 0"),
     (lambda: Learned(token=True), "a learned scale has no tokens"),
     (lambda: Learned(power_of_two=True), "power_of_two needs form='log2', got 'softplus'"),
     (lambda: Quantizer(Int(4), AbsMax(block=3))(X), "blocks of 3 do not divide the last dimension"),

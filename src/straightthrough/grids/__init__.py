@@ -3,6 +3,17 @@
 from .block import MX, NVFP4
 from .floating import Float
 from .grid import Grid, Placed
-from .uniform import Binary, Int, Stretched, Ternary
+from .uniform import Binary, HalfInt, Int, Stretched, Ternary
 
-__all__ = ["MX", "NVFP4", "Binary", "Float", "Grid", "Int", "Placed", "Stretched", "Ternary"]
+__all__ = [
+    "MX",
+    "NVFP4",
+    "Binary",
+    "Float",
+    "Grid",
+    "HalfInt",
+    "Int",
+    "Placed",
+    "Stretched",
+    "Ternary",
+]

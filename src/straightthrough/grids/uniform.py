@@ -1,4 +1,4 @@
-"""Grids of equal steps: integers, stretched integers, three values, two."""
+"""Grids of equal steps: integers, those and a half, stretched ones, three values, two."""
 
 from __future__ import annotations
 
@@ -84,6 +84,51 @@ class Int(Grid):
 
     def decode(self, codes: Tensor, zero: Zero = 0) -> Tensor:
         return codes.to(torch.float32) - zero
+
+
+@dataclass(frozen=True)
+class HalfInt(Grid):
+    """Whole numbers and a half, as many below 0 as above, `q = round(v + 1/2) - 1/2`.
+
+    Of b bits, from `-(2^b - 1) / 2` to `(2^b - 1) / 2`; there is no 0. The code is `q - 1/2`.
+
+    Args:
+        bits: in [1, 16].
+
+    Raises:
+        ArgumentError: for other bits.
+
+    Example:
+        >>> st.grids.HalfInt(2).nearest(torch.tensor([-9.0, -0.1, 0.3, 1.2])).tolist()
+        [-1.5, -0.5, 0.5, 1.5]
+    """
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, 1, 16)
+
+    @property
+    def low(self) -> float:
+        return -self.high
+
+    @property
+    def high(self) -> float:
+        return (2**self.bits - 1) / 2
+
+    def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
+        return (rounding(v + 0.5) - 0.5).clamp(self.low, self.high)
+
+    def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
+        if what == "code":
+            return (torch.round(v + 0.5) - 0.5).abs() <= self.high
+        return v.abs() < self.high
+
+    def codes(self, v: Tensor, zero: Zero = 0) -> Tensor:
+        return (self.nearest(v) - 0.5).to(torch.int32)
+
+    def decode(self, codes: Tensor, zero: Zero = 0) -> Tensor:
+        return codes.to(torch.float32) + 0.5
 
 
 @dataclass(frozen=True)

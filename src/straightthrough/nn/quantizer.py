@@ -51,6 +51,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     started: Tensor
     parameter: nn.Parameter | None
+    offset: nn.Parameter | None
     observed: Tensor | None
 
     def __init__(
@@ -69,10 +70,13 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             raise ArgumentError(f"scale must be one of st.scales, such as AbsMax(), got {scale!r}")
         self.grid, self.scaling, self.enabled = grid, scaling, True
         self.register_parameter("parameter", None)
+        self.register_parameter("offset", None)
         self.register_buffer("observed", None)
         self.register_buffer("started", torch.zeros((), dtype=torch.bool) if scaling.kept else None)
         if isinstance(scaling, Learned):
             self.parameter = nn.Parameter(torch.ones(self._kept_shape(shape)))
+            if scaling.offset:
+                self.offset = nn.Parameter(torch.zeros_like(self.parameter))
         elif scaling.kept:
             self.observed = torch.ones(self._kept_shape(shape))
         self._has_started = False
@@ -119,12 +123,16 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         blocks = self.scaling.blocks(x)
         wide = compute_dtype(x.dtype)
         scale = self._scale(blocks, learn=False).detach().to(wide)
-        return self.grid.codes(blocks.detach().to(wide) / scale).reshape(x.shape)
+        moved = blocks.detach().to(wide)
+        if self.offset is not None:
+            moved = moved - self.offset.detach().to(wide)
+        return self.grid.codes(moved / scale).reshape(x.shape)
 
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
         """Return the values of codes: what `forward` gives for their input, in float32."""
         blocks = self.scaling.blocks(codes)
-        return (self.grid.decode(blocks) * scale).reshape(codes.shape)
+        values = self.grid.decode(blocks) * scale
+        return (values if self.offset is None else values + self.offset).reshape(codes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
@@ -132,7 +140,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         check_floating("x", x)
         blocks = self.scaling.blocks(x)
         scale = self._scale(blocks, learn=self.training)
-        y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule)
+        offset = None if self.offset is None else _beside(blocks, self.offset)
+        y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule, offset=offset)
         return y.reshape(x.shape)
 
     def start(self, x: Tensor) -> None:
@@ -147,9 +156,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             self._start(blocks)
         elif learn and isinstance(self.scaling, Observed):
             self._observe(blocks)
-        scale = self.scale
-        beside = (blocks.dtype, compute_dtype(blocks.dtype))
-        return scale if scale.dtype in beside else scale.to(beside[-1])
+        return _beside(blocks, self.scale)
 
     def _start(self, blocks: Tensor) -> None:
         with torch.no_grad():
@@ -157,6 +164,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             if isinstance(self.scaling, Learned):
                 assert self.parameter is not None
                 self.parameter.copy_(self.scaling.parameter(measured))
+                if self.offset is not None:
+                    self.offset.copy_(_agreed(self.scaling.measure_offset(blocks, self.grid)))
             else:
                 assert self.observed is not None
                 self.observed.copy_(measured)
@@ -176,6 +185,12 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def extra_repr(self) -> str:
         return f"{self.grid}, {self.scaling}, {super().extra_repr()}"
+
+
+def _beside(x: Tensor, scale: Tensor) -> Tensor:
+    """Return a scale or an offset in a dtype that it may have beside `x`."""
+    wide = compute_dtype(x.dtype)
+    return scale if scale.dtype in (x.dtype, wide) else scale.to(wide)
 
 
 def _agreed(scale: Tensor) -> Tensor:

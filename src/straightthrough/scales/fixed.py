@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_number, check_positive
@@ -15,7 +16,9 @@ from .scale import Scale
 
 @dataclass(frozen=True)
 class AbsMax(Scale):
-    """The largest size on every input, `s = max |x| / P`, P the largest value of the grid (1 for `Stretched`).
+    """The largest size on every input, `s = max |x| / P`, P the largest value of the grid.
+
+    Of `Stretched` P is 1.
 
     It gets no gradient.
 
@@ -57,6 +60,57 @@ class AbsMean(Scale):
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
         return self.factor * self.mean(x)
+
+
+@dataclass(frozen=True)
+class RMS(Scale):
+    """The root mean square on every input, `s = factor sqrt(mean x^2)`.
+
+    It gets no gradient.
+
+    Args:
+        factor: > 0.
+        axis, block, token, floor: as in `Scale`; the floor is that of the root mean square.
+
+    Example:
+        >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.RMS(0.2))
+        >>> quantize.scale_of(torch.tensor([3.0, -4.0, 5.0, 5.0 * 2**0.5]))
+        tensor(1.)
+    """
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("factor", self.factor)
+
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        squares = x.detach().to(compute_dtype(x.dtype)).square()
+        mean = squares.mean(self.shared(x.ndim), keepdim=True)
+        return self.factor * mean.sqrt().clamp(min=self.floor).reshape(self.shape(x))
+
+
+@dataclass(frozen=True)
+class Fixed(Scale):
+    """The same scale for every input.
+
+    Args:
+        value: > 0.
+
+    Example:
+        >>> quantize = st.nn.Quantizer(st.grids.MX("e2m1"), st.scales.Fixed())
+        >>> quantize(torch.full((32,), 1.1))[:2]
+        tensor([1., 1.])
+    """
+
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("value", self.value)
+
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        return torch.full((), self.value, dtype=compute_dtype(x.dtype), device=x.device)
 
 
 @dataclass(frozen=True)

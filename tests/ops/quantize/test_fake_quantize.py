@@ -14,7 +14,7 @@ from straightthrough.core.outcomes import GridValue, special_elements
 from straightthrough.core.registry import OPERATORS
 from straightthrough.core.signature import Input
 from straightthrough.estimators import DGE, LSQ, STE, LSQPlus, Trust
-from straightthrough.grids import MX, Binary, Float, Int, Stretched, Ternary
+from straightthrough.grids import MX, Binary, Float, HalfInt, Int, Stretched, Ternary
 from straightthrough.testing import DTYPES, Case
 from straightthrough.testing.values import saved_tensors
 
@@ -22,7 +22,15 @@ NAN, INF = math.nan, math.inf
 RECORD = OPERATORS["fake_quantize"]
 RULES = [rule.example for rule in RECORD.rules()]
 GRIDS = [Int(2), Int(8, signed=False), Int(3, narrow=True), Stretched(1.58), Stretched(2)]
-GRIDS += [Ternary(), Binary(), Float("e3m2"), Float("e2m1"), MX(block=5), MX("e2m3", 5, "even")]
+GRIDS += [
+    HalfInt(3),
+    Ternary(),
+    Binary(),
+    Float("e3m2"),
+    Float("e2m1"),
+    MX(block=5),
+    MX("e2m3", 5, "even"),
+]
 
 
 class Channels(GridValue):

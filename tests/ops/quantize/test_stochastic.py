@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import straightthrough as st
-from straightthrough.grids import MX, NVFP4, Binary, Float, Int, Stretched, Ternary
+from straightthrough.grids import MX, NVFP4, Binary, Float, HalfInt, Int, Stretched, Ternary
 from straightthrough.testing import DTYPES
 
 GRIDS = [Int(4), Int(2, signed=False), Stretched(1.58), Stretched(2), Ternary(), Binary()]
-GRIDS += [Float("e4m3"), Float("e2m1"), MX("e2m1", 4), NVFP4()]
+GRIDS += [HalfInt(3), Float("e4m3"), Float("e2m1"), MX("e2m1", 4), NVFP4()]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.precision import compute_dtype
-from ...grids import MX, NVFP4, Binary, Float, Grid, Int, Stretched, Ternary
+from ...grids import MX, NVFP4, Binary, Float, Grid, HalfInt, Int, Stretched, Ternary
 
 
 def values(grid: Grid) -> Tensor:
@@ -20,6 +20,8 @@ def values(grid: Grid) -> Tensor:
         case Int(bits, signed, narrow):
             count = 2**bits
             found = range(-(count // 2) + narrow, count // 2) if signed else range(narrow, count)
+        case HalfInt(bits):
+            found = [code + 0.5 for code in range(-(2**bits // 2), 2**bits // 2)]
         case Stretched(2):
             found = [-0.75, -0.25, 0.25, 0.75]
         case Stretched():
@@ -82,6 +84,8 @@ def nearest(grid: Grid, v: Tensor) -> Tensor:
     match grid:
         case Binary():
             return torch.where(v.isnan(), v, torch.where(v < 0, -1.0, 1.0)).double()
+        case HalfInt():
+            codes, u = levels + 0.5, v + 0.5
         case Stretched(2):
             codes, u = torch.arange(-2.0, 2.0), 2 * v.clamp(-0.99, 0.99) - 0.5
         case Stretched():
@@ -207,6 +211,8 @@ def _inside(rule: Any, grid: Grid, v: Tensor) -> Tensor:
         low, high = -0.99, 0.99
     elif not by_value and isinstance(grid, Int | Ternary):
         v = torch.round(v)
+    elif not by_value and isinstance(grid, HalfInt):
+        v = torch.round(v + 0.5) - 0.5
     if by_value and type(rule).__name__ != "EWGS":
         return (low < v) & (v < high)
     return (low <= v) & (v <= high)
@@ -215,7 +221,7 @@ def _inside(rule: Any, grid: Grid, v: Tensor) -> Tensor:
 def largest(grid: Grid) -> float:
     """The largest code, as LSQ's factor has it."""
     match grid:
-        case Int() | Float():
+        case Int() | HalfInt() | Float():
             return float(values(grid)[-1])
         case MX(element):
             return float(values(Float(element))[-1])
