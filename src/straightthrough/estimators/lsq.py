@@ -57,7 +57,7 @@ class LSQ(GridEstimator):
         return passed(self.within(at), grad)
 
     def factor(self, at: Placed) -> float:
-        count = torch.sym_max(at.sharing(self.batch_dims), 1)
+        count = at.sharing(self.batch_dims) or 1
         return (count * at.grid.largest_code) ** -0.5
 
 

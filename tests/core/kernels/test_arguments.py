@@ -30,6 +30,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(("x", "logits", "y", "grad"), torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
+    "scales": torch.tensor([0.5]),
     "seed": torch.tensor(3),
     "offset": 5,
     "samples": 2,
@@ -91,6 +92,9 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
     if name == "index":
         wrong = value.dtype != torch.int64 or value.shape != SHAPE[:-1]
         return wrong or bool(((value < -1) | (value >= SHAPE[-1])).any())
+    if name == "scales":
+        wide = torch.promote_types(first.dtype, torch.float32)
+        return value.dtype != wide or value.shape != (1,)
     if place == 0:
         return value.dtype not in FLOATING or value.dim() > 64
     if name == "grad":
@@ -123,6 +127,7 @@ def cases(op: torch._ops.OpOverload) -> Iterator[tuple[list[Any], str]]:
 def result_is_right(result: Any, first: Tensor) -> bool:
     """Whether each result has the shape that its dtype tells: a value, indices or bits."""
     shapes = {
+        torch.float64: torch.Size([1]),  # the sum of a scale
         first.dtype: first.shape,
         torch.int64: first.shape[:-1],
         torch.uint8: (-(-first.numel() // 8),),

@@ -9,17 +9,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core.bits import pack, unpack
+from ...core.bits import pack
 from ...core.errors import StraightThroughError
 from ...core.internals import forward_mode, tracing
 from ...core.kernels import has_kernel
 from ...core.noise import START, Noise, Place
 from ...core.operation import Operation
 from ...core.precision import compute_dtype, narrowed
-from ...estimators.grid import GridEstimator, passed
-from ...estimators.ste import STE
-from ...grids import Grid, Placed
+from ...estimators.grid import GridEstimator
+from ...estimators.lsq import LSQ, LSQPlus
+from ...estimators.ste import STE, TQT
+from ...grids import Grid, Int, Placed
 from ..bernoulli.reference import uniform_like
+from .reference import in_units, integers, integers_and_inside, integers_backward, passed_bits
+
+MASKED = (STE, TQT, LSQ, LSQPlus)
+"""The rules that pass the gradient or stop it, and whose scale learns from the error."""
 
 Shift = Literal["", "zero_point", "offset"]
 """What the third input is, if there is one: the code of 0, or what is taken off before."""
@@ -33,7 +38,19 @@ class FakeQuantize(Operation):
     rule: GridEstimator
     shift: Shift = ""
 
+    def served(self, x: Tensor, scale: Tensor) -> bool:
+        """Whether kernels serve a call on these, here and now."""
+        of_integers = isinstance(self.grid, Int) and not self.shift
+        return of_integers and has_kernel(x) and one_a_row(x, scale)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest value of the grid."""
+        return self.grid.low, self.grid.high
+
     def forward(self, x: Tensor, scale: Tensor, *shift: Tensor) -> tuple[Tensor]:
+        if self.served(x, scale):
+            return (integers(x, rows_of(scale, x), *self.ends),)
         at = self.placed(x, scale, *shift)
         y = at.q * scale.to(at.q.dtype)
         if self.shift == "offset":
@@ -52,13 +69,24 @@ class FakeQuantize(Operation):
         # Inductor keeps a bool an element by itself.
         if not has_kernel(x) and tracing():
             return super().forward_and_save(x, scale, *shift)
+        if self.served(x, scale):
+            by_value = self.rule.inside == "value"
+            y, bits = integers_and_inside(x, rows_of(scale, x), *self.ends, by_value)
+            return (y,), (bits,)
         at = self.placed(x, scale, *shift)
         return self.forward(x, scale, *shift), (pack(at.inside(self.rule.inside)),)
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
         if len(saved) == 1:
-            to_x = passed(unpack(saved[0], grad.shape), grad)
+            to_x = passed_bits(grad, saved[0])
             return (to_x, None, None) if self.shift else (to_x, None)
+        x, scale, *_ = saved
+        if type(self.rule) in MASKED and self.served(x, scale) and has_kernel(x, grad):
+            by_value = self.rule.inside == "value"
+            to_x, sums = integers_backward(x, grad, rows_of(scale, x), *self.ends, by_value)
+            shapes = Placed(self.grid, x, x, 0, scale.shape)  # of which the factor is
+            to_scale = (sums * self.rule.factor(shapes)).to(compute_dtype(x.dtype))
+            return to_x, narrowed(to_scale, scale.dtype).reshape(scale.shape)
         return self._gradients(grad, self.placed(*saved), *saved)
 
     def _gradients(
@@ -119,10 +147,23 @@ def _counted(at: Placed, part: Tensor) -> Tensor:
     return torch.where(at.q.isnan(), 0, part)
 
 
-def in_units(x: Tensor, scale: Tensor) -> Tensor:
-    """Return `x / scale` in the dtype of `x`, NaN where the scale is not finite or above 0."""
-    s = scale.to(x.dtype)
-    return x / torch.where((s > 0) & (s < torch.inf), s, torch.nan)
+def one_a_row(x: Tensor, scale: Tensor) -> bool:
+    """Whether a kernel can read the scale: one for all, or one a row of leading dimensions.
+
+    The rows are multiples of 32.
+    """
+    if scale.numel() == 1:
+        return True
+    own = (1,) * (x.ndim - scale.ndim) + tuple(scale.shape)
+    lead = len(own)
+    while lead and own[lead - 1] == 1:
+        lead -= 1
+    return own[:lead] == tuple(x.shape[:lead]) and x.shape[lead:].numel() % 32 == 0
+
+
+def rows_of(scale: Tensor, x: Tensor) -> Tensor:
+    """Return a scale as kernels take it."""
+    return scale.to(compute_dtype(x.dtype)).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -130,6 +171,9 @@ class StochasticQuantize(FakeQuantize):
     """One of the two values of a grid beside the input, drawn, its noise made again in backward."""
 
     place: Place = START
+
+    def served(self, x: Tensor, scale: Tensor) -> bool:
+        return False
 
     def forward_and_save(
         self, x: Tensor, scale: Tensor, *seed: Tensor
