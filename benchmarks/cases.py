@@ -259,8 +259,9 @@ def _inputs(record: OperatorRecord, shape: Shape) -> Inputs:
     known = dict(zip(reversed(first.named), reversed(shape), strict=False))
     lead = shape[: len(shape) - len(known)]
     sizes = {name: known.get(name, WIDTH) for one in others for name in one.named}
-    shapes = (shaped(one.dims, lead, sizes) for one in others)
-    return (*normal(shape), *(torch.randn(each) for each in shapes))
+    drawn = (torch.randn(shaped(one.dims, lead, sizes)) for one in others)
+    pairs = zip(others, drawn, strict=True)
+    return (*normal(shape), *(x.abs() + 0.25 if one.positive else x for one, x in pairs))
 
 
 def _declared() -> list[Case]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from straightthrough.grids import Int
+
 
 def substitute(hard: Tensor, soft: Tensor) -> Tensor:
     """Return the usual snippet: about the value of `hard`, with the gradient of `soft`."""
@@ -33,6 +35,26 @@ def heaviside(x: Tensor, threshold: float) -> Tensor:
 def unchanged_gradient(hard: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return `hard` with the gradient of the identity."""
     return lambda x, **arguments: substitute(hard(x, **arguments), x)
+
+
+def fake_quantize(x: Tensor, scale: Tensor, grid: Int) -> Tensor:
+    """An integer times its scale, with the gradient of what is clamped and not rounded."""
+    v = x / scale
+    q = v.detach().round().clamp(grid.least, grid.most)
+    return substitute(q, torch.where(v.detach().round() == q, v, q)) * scale
+
+
+def stochastic_round(x: Tensor) -> Tensor:
+    """The floor of the input plus a uniform number, with the gradient of the identity."""
+    return substitute((x + torch.rand_like(x)).floor(), x)
+
+
+def stochastic_quantize(x: Tensor, scale: Tensor, grid: Int) -> Tensor:
+    """The same in steps of a scale, clamped."""
+    v = x / scale
+    inside = (v.detach().round() >= grid.least) & (v.detach().round() <= grid.most)
+    q = (v.detach() + torch.rand_like(x)).floor().clamp(grid.least, grid.most)
+    return substitute(q, torch.where(inside, v, q)) * scale
 
 
 def argmax(logits: Tensor) -> Tensor:
@@ -134,5 +156,8 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "geometric": geometric,
     "negative_binomial": negative_binomial,
     "topk": topk,
+    "fake_quantize": fake_quantize,
+    "stochastic_quantize": stochastic_quantize,
+    "stochastic_round": stochastic_round,
 }
 """By operator; each takes the inputs and the arguments of the operator's record."""

@@ -14,6 +14,7 @@ from straightthrough.cli.app import app
 from straightthrough.cli.pages import layout
 from straightthrough.core.registry import OPERATORS, RULES, first_line
 from straightthrough.core.rules import Derivative
+from straightthrough.estimators import GridEstimator
 from straightthrough.report import markdown
 from straightthrough.report.markdown import table
 
@@ -29,7 +30,8 @@ FORMS = {
     "estimators": (
         "Estimators",
         "Rules for draws and selections. `Softmax` is a relaxation, for the deterministic "
-        "`st.topk`; `Fini` gives the gradient of a count, all others that of a draw of classes. "
+        "`st.topk`; `Fini` gives the gradient of a count; those that fit `st.fake_quantize` the "
+        "gradients of a number on a grid; all others that of a draw of classes. "
         "The shaded band of a picture is one standard deviation of a single sample.",
     ),
 }
@@ -149,6 +151,7 @@ def rule_page(record, form: str) -> str:
     shorthand = "none, as it has an argument without a default" if needs else f'`"{record.name}"`'
     facts = table(["", ""], [["shorthand", shorthand], ["fits", ", ".join(takers)]])
     members = "derivative, primitive" if form == "surrogates" else "vjp"
+    members = "" if issubclass(record.type, GridEstimator) else members
     docs = autodoc("autoclass", f"straightthrough.{form}.{name}", members)
     return f"# `st.{form}.{name}`\n\n![{name}]({record.name}.svg)\n\n{facts}\n\n{docs}"
 

@@ -12,7 +12,7 @@ import torch
 import straightthrough as st
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation
-from straightthrough.estimators import Fini
+from straightthrough.estimators import Fini, GridEstimator
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -146,6 +146,25 @@ def binary_gradients(rule, x, power, centre, draws):
     return exact, first, (second - first.square()).clamp(min=0).sqrt()
 
 
+def draw_grid_estimator(rule, path):
+    """Draw a value of 2 bits and, at a gradient of 1, the gradients to the input and the scale."""
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+        x, scale = X.clone().requires_grad_(), torch.ones_like(X).requires_grad_()
+        y = st.fake_quantize(x, scale, grid=st.grids.Int(2), rule=rule)
+        to_x, to_scale = torch.autograd.grad(y.sum(), (x, scale))
+        left.plot(X, X, color=GREY, lw=1.2, ls="--", label="x")
+        left.plot(X, y.detach(), color=BLUE, lw=2, label="2 bits, scale 1")
+        right.plot(X, to_x, color=BLUE, lw=2, label="to x")
+        right.plot(X, to_scale, color=ORANGE, lw=1.6, label="to the scale, of one element")
+        left.set(title="value", xlabel="x")
+        right.set(title="gradients, for one of 1 to the value", xlabel="x")
+        for ax in (left, right):
+            ax.legend(loc="upper left", fontsize=9)
+        figure.savefig(path)
+        plt.close(figure)
+
+
 def draw_gallery(path):
     """Draw every surrogate with its defaults in one figure."""
     rules = [record for record in RULES.values() if issubclass(record.type, Derivative)]
@@ -208,6 +227,8 @@ def draw(rule, path):
         draw_surrogate(rule, path)
     elif isinstance(rule, Relaxation):
         draw_relaxation(rule, path)
+    elif isinstance(rule, GridEstimator):
+        draw_grid_estimator(rule, path)
     else:
         draw_estimator(rule, path)
 

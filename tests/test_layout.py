@@ -20,8 +20,10 @@ WIDEST = 100
 # A package imports from layers below its own, and from itself.
 LAYERS = [
     {"core"},
+    {"grids"},
     {"surrogates", "estimators"},
     {"ops"},
+    {"scales"},
     {"nn", "distributions", "testing", "report"},
     {"audit"},
     {"straightthrough"},  # the public names

@@ -1,6 +1,6 @@
 """Straight-through estimators: a hard forward bit for bit, a soft backward by any rule."""
 
-from . import audit, distributions, estimators, nn, surrogates
+from . import audit, distributions, estimators, grids, nn, scales, surrogates
 from .core.errors import ArgumentError, DtypeError, ShapeError, StraightThroughError, strict
 from .core.noise import Seed
 from .core.straight_through import straight_through
@@ -21,6 +21,7 @@ from .ops.categorical.api import (
 )
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
+from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
 from .ops.subset.api import topk
 
 __version__ = "0.1.0"
@@ -43,8 +44,10 @@ __all__ = [
     "clamp",
     "distributions",
     "estimators",
+    "fake_quantize",
     "floor",
     "geometric",
+    "grids",
     "gumbel_softmax",
     "hard_concrete",
     "hard_concrete_mean",
@@ -54,7 +57,10 @@ __all__ = [
     "nn",
     "poisson",
     "round",
+    "scales",
     "sign",
+    "stochastic_quantize",
+    "stochastic_round",
     "straight_through",
     "strict",
     "surrogates",

@@ -23,6 +23,7 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "gumbel": lambda: st.nn.GumbelSoftmax(0.5, hard=True),
     "bernoulli": st.nn.Bernoulli,
     "poisson": lambda: Counts(),
+    "quantize": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Fixed(0.25), "lsq"),
     "wrap": lambda: Wrapped(),
 }
 FORMS = ["strict", "loose", "saved", "decomposed", "dynamic"]

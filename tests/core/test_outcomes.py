@@ -11,7 +11,9 @@ from straightthrough.core.outcomes import (
     Codeword,
     Count,
     Elementwise,
+    GridValue,
     KHot,
+    Neighbour,
     OneHot,
     TableRow,
 )
@@ -27,6 +29,8 @@ BOOK = [[1.0, 2.0], [3.0, 4.0]]
 
 RIGHT = [
     (Elementwise(), [X], [X], X),
+    (GridValue(), [[0.5, -2.0, NAN]], [[0.4, -9.0, 0.0], 0.5], [0.5, -2.0, NAN]),
+    (Neighbour(), [[1.0, -2.0, 3.0, NAN]], [[0.5, -1.5, 3.0, NAN]], [0.5, 0.5, 0.0, NAN]),
     (Binary(), [[0.0, 1.0, NAN]], [[0.0] * 3], [0.3, 1.0, NAN]),
     (Count(), [[0.0, 7.0, NAN]], [[0.0] * 3], [0.0, 0.2, NAN]),
     (OneHot(), [[[0.0, 1.0, 0.0]]], [X], MEAN),
@@ -42,6 +46,10 @@ RIGHT = [
 ]
 
 WRONG = [
+    (GridValue(), [[0.5]], [[NAN], 0.5], [NAN], "without an outcome"),
+    (GridValue(), [[NAN]], [[0.4], 0.5], [0.5], "NaN where there is an outcome"),
+    (Neighbour(), [[2.0]], [[0.5]], [0.5], "not 0 and 1"),
+    (Neighbour(), [[4.0]], [[3.0]], [0.0], "probability 0"),
     (Binary(), [[0.5]], [[0.0]], [0.5], "not 0 and 1"),
     (Binary(), [[0.0]], [[0.0]], [1.0], "probability 0"),
     (Binary(), [[0.0]], [[0.0]], [NAN], "without an outcome"),

@@ -18,12 +18,19 @@ from straightthrough.core.outcomes import ClassNumber
 from straightthrough.core.registry import OperatorRecord
 from straightthrough.core.rules import Rule
 from straightthrough.core.signature import shaped, sizes
+from straightthrough.grids import Binary, Float, HalfInt, Int, Stretched, Ternary
 from straightthrough.testing import DTYPES, Case, cases
 
 from .values import MOST, Source, batch, laid_out, moderate, ordinary, wild
 
 Pool = Mapping[str, Sequence[Case]]
 """The operators to choose from, each with some of its rules."""
+
+GRIDS = (
+    *(Int(bits, signed, narrow=True) for bits in (2, 8) for signed in (True, False)),
+    *(Int(1, signed=False), Int(4), Stretched(1.58), Stretched(2), Ternary(), Binary()),
+    *(Float("e4m3"), Float("e5m2"), Float("e2m1"), HalfInt(4)),
+)
 
 RANGES: dict[str, Callable[[Source, Any], Any]] = {
     "order": lambda source, _: source.choices.randint(1, 3),
@@ -32,7 +39,11 @@ RANGES: dict[str, Callable[[Source, Any], Any]] = {
     "eta": lambda source, eta: eta * source.scale(3) * source.choices.choice((-1, 1)),
     "threshold": lambda source, at: source.choices.choice((0.0, at * source.scale(3))),
     "eps": lambda _, eps: eps,  # ignored, and another warns
-    "k": lambda source, _: source.up_to(64),
+    "k": lambda source, k: source.up_to(64) if isinstance(k, int) else 1 + k * source.scale(3),
+    "amplitude": lambda source, most: 2 * most * source.choices.random(),
+    "grid": lambda source, _: source.choices.choice(GRIDS),
+    "batch_dims": lambda source, _: source.choices.randrange(3),
+    "inside": lambda source, _: source.choices.choice(("code", "value")),
     "total_count": lambda source, n: source.up_to(2**15) if n == int(n) else n * source.scale(3),
 }
 """How to choose the arguments whose usual value does not say enough about what is allowed."""
@@ -177,7 +188,12 @@ def _others(source: Source, record: OperatorRecord, x: Tensor) -> list[Tensor]:
     others = record.inputs[1:]
     known |= {name: source.up_to(16) for one in others for name in one.named if name not in known}
     shapes = [[*shaped(one.dims, lead, known)] for one in others]
-    return [ordinary(source, shape).to(source.dtype) for shape in shapes]
+    found = [ordinary(source, shape).to(source.dtype) for shape in shapes]
+    least = torch.finfo(source.dtype).tiny
+    return [
+        x.abs().clamp(min=least) if one.positive else x
+        for one, x in zip(others, found, strict=True)
+    ]
 
 
 def _rule(source: Source, rule: Rule) -> Rule:

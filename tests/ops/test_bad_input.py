@@ -26,7 +26,15 @@ OUT_OF_RANGE = {  # of the fields of this name, wherever they are
     "samples": (0, -1, 1.5, True, "must be an int of at least 1, got {}"),
     "terms": (0, 1.5, True, "must be an int of at least 1, got {}"),
     "order": (0, 4, 2.0, True, "must be 1, 2 or 3, got {}"),
+    "inside": ("both", "", 1, None, "must be 'code' or 'value', got {!r}"),
+    "batch_dims": (-1, 1.5, True, "must be an int of at least 0, got {}"),
+    "delta": (-0.5, "must be at least 0, got {}"),
+    "bound": (0, -1.0, "must be above 0, got {}"),
+    "cap": (0, -1.0, "must be above 0, got {}"),
+    "k": (1, -1.0, "must be above 1, got {}"),
+    "amplitude": (-0.1, 0.226, "must lie in [0, 0.225), got {}"),
 }
+NO_NUMBERS = ("samples", "terms", "order", "inside", "batch_dims")
 
 
 def fields():
@@ -35,7 +43,7 @@ def fields():
         for field in dataclasses.fields(rule):
             *values, message = OUT_OF_RANGE.get(field.name, (NUMBER,))
             yield from ((rule, field.name, value, message) for value in values)
-            if field.name not in ("samples", "terms", "order"):
+            if field.name not in NO_NUMBERS:
                 yield from ((rule, field.name, value, NUMBER) for value in (NAN, INF, True))
 
 
@@ -191,7 +199,7 @@ def test_disarm(arguments, kind, message):
 
 @pytest.mark.parametrize("record", OPERATORS.values(), ids=lambda record: record.name)
 def test_operators(record):
-    others = [torch.zeros(3, 2)] * (len(record.inputs) - 1)
+    others = [torch.ones(3, 2) if one.dims else torch.ones(()) for one in record.inputs[1:]]
 
     def call(x, **options):
         return record.call(x, *others, **{**record.arguments, **options})

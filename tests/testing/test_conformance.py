@@ -117,8 +117,11 @@ def inputs(draw, record, limit: float | None = None) -> list[torch.Tensor]:
         wild = strategies.sampled_from([float("nan"), float("inf"), float("-inf")])
         floats = strategies.floats(-limit, limit, width=32) | wild
     first = draw(tensors(floats, shapes[0]))
-    whole = strategies.integers(-99, 99)
-    return [first, *(draw(tensors(whole, shape, unique=True)) for shape in shapes[1:])]
+    others = [
+        draw(tensors(strategies.integers(1 if one.positive else -99, 99), shape, unique=True))
+        for one, shape in zip(record.inputs[1:], shapes[1:], strict=True)
+    ]
+    return [first, *others]
 
 
 @strategies.composite

@@ -60,6 +60,34 @@ class Elementwise(Outcome):
         """Nothing holds of it but its specification."""
 
 
+class GridValue(Outcome):
+    """A value of a grid an element, laid by a scale."""
+
+    indicates = False
+
+    def special(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return special_elements(dtype), torch.tensor(0.5, dtype=dtype)
+
+    def check(self, outputs: Tensors, inputs: Tensors, mean: Tensor) -> None:
+        got, mean = _with_outcome(outputs[0], mean)
+        assert not bool(got.isnan().any()), "NaN where there is an outcome"
+
+
+class Neighbour(Outcome):
+    """One of the two whole numbers beside it, an element.
+
+    Its statistic is 1 for the one above, else 0.
+    """
+
+    everywhere = True
+
+    def statistic(self, outputs: Tensors, inputs: Tensors) -> Tensor:
+        return outputs[0].double() - inputs[0].double().floor()
+
+    def check(self, outputs: Tensors, inputs: Tensors, mean: Tensor) -> None:
+        _assert_indicators(self.statistic(outputs, inputs), mean)
+
+
 class Binary(Outcome):
     """0 or 1 an element."""
 

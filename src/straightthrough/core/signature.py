@@ -21,11 +21,16 @@ class Input:
             and outputs agree where a name, or `"..."`, is the same. The first input has `"..."`,
             and one without it is shared by all that is drawn or chosen.
         differentiable: whether it gets a gradient.
+        positive: whether only numbers above 0 mean anything.
+        broadcasts: whether any shape that broadcasts to the first input's is taken, `dims` being
+            one of them.
     """
 
     name: str
     dims: str = "..."
     differentiable: bool = True
+    positive: bool = False
+    broadcasts: bool = False
 
     @property
     def batched(self) -> bool:

@@ -33,10 +33,13 @@ from .categorical import (
 )
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
+from .presets import PRESETS, Preset, Recipe, preset
+from .quantizer import Quantizer
 from .schedules import step_schedules
 from .subset import TopK
 
 __all__ = [
+    "PRESETS",
     "Argmax",
     "Bernoulli",
     "BinaryConcrete",
@@ -53,11 +56,15 @@ __all__ = [
     "Heaviside",
     "NegativeBinomial",
     "Poisson",
+    "Preset",
+    "Quantizer",
+    "Recipe",
     "Round",
     "Sign",
     "Ternary",
     "TopK",
     "Trunc",
+    "preset",
     "schedules",
     "step_schedules",
 ]

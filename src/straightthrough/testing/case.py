@@ -128,6 +128,11 @@ class Case:
         return tuple((batched if one.batched else shared)(x) for one, x in pairs)
 
     @property
+    def forward_mode(self) -> bool:
+        """Whether there is a jvp; without one it raises."""
+        return self.record.forward_mode and (self.rule is None or self.rule.linear)
+
+    @property
     def in_dims(self) -> tuple[int | None, ...]:
         """The dimension of each input that `vmap` over the leading one maps."""
         return tuple(0 if one.batched else None for one in self.record.inputs)
@@ -162,10 +167,11 @@ class Case:
         named = dict.fromkeys(name for one in self.record.inputs for name in one.named)
         sizes = dict(zip(named, _SIZES, strict=False))
         lead = (*batch, 3) if self.record.inputs[0].named else (*batch, 3, 7)
-        return tuple(
-            self.normal(*shaped(one.dims, lead, sizes), dtype=dtype, seed=seed + 100 * i)
-            for i, one in enumerate(self.record.inputs)
-        )
+        found = []
+        for i, one in enumerate(self.record.inputs):
+            x = self.normal(*shaped(one.dims, lead, sizes), dtype=dtype, seed=seed + 100 * i)
+            found.append(x.abs() + 0.25 if one.positive else x)
+        return tuple(found)
 
     def incoming(self, inputs: Tensors, seed: int = 1) -> Tensor:
         """Return an ordinary gradient to the value at `inputs`."""

@@ -21,6 +21,10 @@ REFUSED: dict[str, list[object]] = {
     "surrogate": ["nonsense", 3, None],
     "estimator": ["nonsense", 3, None],
     "relaxation": ["nonsense", 3, None],
+    "rule": ["nonsense", 3, None],
+    "grid": ["nonsense", 4, None],
+    "zero_point": [0.5, math.nan, 10**6, True, "middle"],
+    "offset": [math.nan, math.inf],
     "tau": [0, -1.0, math.nan, math.inf, "warm"],
     "threshold": [math.nan, math.inf, "high"],
     "min": [math.nan, -math.inf, 2.0],
@@ -51,7 +55,7 @@ def check_errors(case: Case) -> None:
     for text, misfits in _misfits(case, inputs):
         _assert_raises(case, ShapeError, text, functools.partial(case, *misfits))
     parameters = inspect.signature(case.record.function).parameters
-    for name in REFUSED.keys() & parameters.keys():
+    for name in REFUSED.keys() & parameters.keys() - {one.name for one in case.record.inputs}:
         for value in REFUSED[name]:
             call = functools.partial(case, *inputs, **{name: value})
             _assert_raises(case, ArgumentError, name, call)
@@ -60,8 +64,13 @@ def check_errors(case: Case) -> None:
 def _misfits(case: Case, inputs: Tensors) -> Iterator[tuple[str, list[Any]]]:
     """Yield inputs that do not fit together, with the name of the one that is to blame."""
     known = {*case.record.inputs[0].named}
+    first = inputs[0]
     for i, one in enumerate(case.record.inputs[1:], 1):
         x, named = inputs[i], one.named
+        if one.broadcasts:
+            for misfit in (torch.ones_like(first)[None], first.new_ones(first.shape[-1] + 1)):
+                yield one.name, [*inputs[:i], misfit, *inputs[i + 1 :]]
+            continue
         misfits = [] if one.batched else [x[..., None], x[..., 0]]
         misfits += [x.narrow(named.index(n) - len(named), 0, 1) for n in named if n in known]
         known |= {*named}

@@ -146,7 +146,7 @@ def check_jvp(case: Case) -> None:
     def value(*moving: Tensor) -> Tensor:
         return case(*case.replaced(inputs, moving))[0]
 
-    if not case.record.forward_mode:
+    if not case.forward_mode:
         try:
             torch.func.jvp(value, moving, tangents)
         except StraightThroughError:

@@ -109,7 +109,7 @@ def layouts(case: Case) -> Iterator[tuple[str, Tensors]]:
 
 
 def _last_first(x: Tensor) -> Tensor:
-    return x.mT.contiguous().mT
+    return x.mT.contiguous().mT if x.ndim > 1 else torch.stack([x, x], -1)[..., 0]
 
 
 @check()
@@ -143,7 +143,7 @@ def _refusing(case: Case, rule: Rule) -> Rule:
         raise AssertionError(f"{case}: the rule is asked in forward")
 
     kind = type(rule)
-    formulas = {"derivative", "primitive", "soft", "gradient", "binary_gradient"}
+    formulas = {"derivative", "primitive", "soft", "gradient", "binary_gradient", "scale_gradient"}
     asked = formulas | {"backward", "binary_backward", "forward"}
     methods = dict.fromkeys(asked.intersection(dir(kind)), refuse)
     twin = copy.copy(rule)

@@ -32,6 +32,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(ROWS, torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
+    "scales": torch.tensor([0.5]),
     "seed": torch.tensor(3),
     "offset": 5,
     "samples": 2,
@@ -96,6 +97,9 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
     if name == "index":
         wrong = value.dtype != torch.int64 or value.shape != SHAPE[:-1]
         return wrong or bool(((value < -1) | (value >= SHAPE[-1])).any())
+    if name == "scales":
+        wide = torch.promote_types(first.dtype, torch.float32)
+        return value.dtype != wide or value.shape != (1,)
     if place == 0:
         return value.dtype not in FLOATING or value.dim() > 64
     if name in ALIKE:
@@ -137,11 +141,12 @@ def result_is_right(result: Any, first: Tensor) -> bool:
     Behind the bits of a window may come those of NaN.
     """
     count = -(-first.numel() // 8)
-    shapes = {
-        first.dtype: [first.shape],
+    shapes: dict[torch.dtype, list[Any]] = {
+        torch.float64: [(1,)],  # the sum of a scale
         torch.int64: [first.shape[:-1]],
         torch.uint8: [(count,), (2 * count,)],
     }
+    shapes[first.dtype] = [*shapes.get(first.dtype, []), first.shape]
     results = result if isinstance(result, tuple) else (result,)
     return all(each.shape in shapes.get(each.dtype, []) for each in results)
 

@@ -1,0 +1,226 @@
+"""Quantization: every forward with its backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...core.bits import pack
+from ...core.errors import StraightThroughError
+from ...core.internals import forward_mode, tracing
+from ...core.kernels import has_kernel
+from ...core.noise import START, Noise, Place
+from ...core.operation import Draw, Operation
+from ...core.precision import compute_dtype, narrowed
+from ...estimators.grid import GridEstimator
+from ...estimators.lsq import LSQ, LSQPlus
+from ...estimators.ste import STE, TQT
+from ...grids import Grid, Int, Placed
+from ..bernoulli.reference import uniform_like
+from .reference import in_units, integers, integers_and_inside, integers_backward, passed_bits
+
+MASKED = (STE, TQT, LSQ, LSQPlus)
+"""The rules that pass the gradient or stop it, and whose scale learns from the error."""
+
+Shift = Literal["", "zero_point", "offset"]
+"""What the third input is, if there is one: the code of 0, or what is taken off before."""
+
+
+@dataclass(frozen=True)
+class FakeQuantize(Operation):
+    """The nearest value of a grid forward, the rule backward."""
+
+    grid: Grid
+    rule: GridEstimator
+    shift: Shift = ""
+
+    @property
+    def dims(self) -> tuple[str, ...]:  # type: ignore[override]  # it is the rule's to say
+        """Elements may lie on any rank, where no factor counts those that share a scale."""
+        counted = type(self.rule).factor is not GridEstimator.factor
+        return () if counted or self.shift else ("...", "")
+
+    def served(self, x: Tensor, scale: Tensor) -> bool:
+        """Whether kernels serve a call on these, here and now."""
+        of_integers = isinstance(self.grid, Int) and not self.shift
+        return of_integers and has_kernel(x) and one_a_row(x, scale)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest value of the grid."""
+        return self.grid.low, self.grid.high
+
+    def forward(self, x: Tensor, scale: Tensor, *shift: Tensor) -> tuple[Tensor]:
+        if self.served(x, scale):
+            return (integers(x, rows_of(scale, x), *self.ends),)
+        at = self.placed(x, scale, *shift)
+        y = at.q * scale.to(at.q.dtype)
+        if self.shift == "offset":
+            y = y + shift[0].to(y.dtype)
+        return (y.to(x.dtype),)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs
+
+    def forward_and_save(
+        self, x: Tensor, scale: Tensor, *shift: Tensor
+    ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        learned = any(tensor.requires_grad for tensor in (scale, *shift))
+        if type(self.rule) is not STE or learned or forward_mode():
+            return super().forward_and_save(x, scale, *shift)
+        # Inductor keeps a bool an element by itself.
+        if not has_kernel(x) and tracing():
+            return super().forward_and_save(x, scale, *shift)
+        if self.served(x, scale):
+            by_value = self.rule.inside == "value"
+            y, bits = integers_and_inside(x, rows_of(scale, x), *self.ends, by_value)
+            return (y,), (bits,)
+        at = self.placed(x, scale, *shift)
+        return self.forward(x, scale, *shift), (pack(at.inside(self.rule.inside)),)
+
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
+        if len(saved) == 1:
+            to_x = passed_bits(grad, saved[0])
+            return (to_x, None, None) if self.shift else (to_x, None)
+        x, scale, *_ = saved
+        if type(self.rule) in MASKED and self.served(x, scale) and has_kernel(x, grad):
+            by_value = self.rule.inside == "value"
+            to_x, sums = integers_backward(x, grad, rows_of(scale, x), *self.ends, by_value)
+            shapes = Placed(self.grid, x, x, 0, scale.shape)  # of which the factor is
+            to_scale = (sums * self.rule.factor(shapes)).to(compute_dtype(x.dtype))
+            return to_x, narrowed(to_scale, scale.dtype).reshape(scale.shape)
+        return self._gradients(grad, self.placed(*saved), *saved)
+
+    def _gradients(
+        self, grad: Tensor, at: Placed, x: Tensor, *others: Tensor
+    ) -> tuple[Tensor, ...]:
+        rule, wide = self.rule.in_dtype(at.v.dtype), grad.to(at.v.dtype)
+        to_x = rule.gradient(at, wide)
+        to_scale = rule.factor(at) * _counted(at, rule.scale_gradient(at, wide))
+        parts = [to_scale]
+        if self.shift:
+            parts.append(self._to_shift(rule, at, wide - to_x, others[0]))
+        to_others = (
+            narrowed(part.sum_to_size(other.shape), other.dtype)
+            for part, other in zip(parts, others, strict=True)
+        )
+        return narrowed(to_x, x.dtype), *to_others
+
+    def jvp(self, tangents: Sequence[Tensor | None], *saved: Tensor) -> Tensor:
+        if not self.rule.linear:
+            raise StraightThroughError(
+                f"{self.rule} has no forward-mode derivative, as it is not linear in the gradient; "
+                f"use reverse mode (torch.func.vjp, grad, jacrev)"
+            )
+        return self._pushed(tangents, self.placed(*saved), *saved)
+
+    def _pushed(
+        self, tangents: Sequence[Tensor | None], at: Placed, x: Tensor, scale: Tensor, *_: Tensor
+    ) -> Tensor:
+        rule, wide = self.rule.in_dtype(at.v.dtype), at.v.dtype
+        moved = torch.zeros_like(at.v)
+        along = [t if t is None else t.to(wide).expand(at.v.shape) for t in tangents]
+        if along[0] is not None:
+            moved = moved + rule.gradient(at, along[0])
+        if along[1] is not None:
+            to_scale = _counted(at, rule.scale_gradient(at, along[1]))
+            moved = moved + rule.factor(at) * to_scale
+        if self.shift and along[2] is not None:
+            blocked = along[2] - rule.gradient(at, along[2])
+            moved = moved + self._to_shift(rule, at, blocked, scale)
+        return moved.to(x.dtype)
+
+    def placed(self, x: Tensor, scale: Tensor, *shift: Tensor) -> Placed:
+        """Return where on the grid the input lies; NaN where a scale is not finite or above 0."""
+        wide = compute_dtype(x.dtype)
+        shifted = x.to(wide) - shift[0].to(wide) if self.shift == "offset" else x.to(wide)
+        v = in_units(shifted, scale)
+        zero = torch.round(shift[0].to(wide)) if self.shift == "zero_point" else 0
+        return Placed(self.grid, v, self.grid.nearest(v, zero), zero, scale.shape)
+
+    def _to_shift(self, rule: GridEstimator, at: Placed, blocked: Tensor, scale: Tensor) -> Tensor:
+        """Return each element's gradient to the shift, of the gradient that x does not get."""
+        part = rule.shift_factor(at) * _counted(at, blocked)
+        return part if self.shift == "offset" else -scale.to(part.dtype) * part
+
+
+def _counted(at: Placed, part: Tensor) -> Tensor:
+    """Return what elements add to a gradient, of those that have a value."""
+    return torch.where(at.q.isnan(), 0, part)
+
+
+def one_a_row(x: Tensor, scale: Tensor) -> bool:
+    """Whether a kernel can read the scale: one for all, or one a row of leading dimensions.
+
+    The rows are multiples of 32.
+    """
+    if scale.numel() == 1:
+        return True
+    own = (1,) * (x.ndim - scale.ndim) + tuple(scale.shape)
+    lead = len(own)
+    while lead and own[lead - 1] == 1:
+        lead -= 1
+    return own[:lead] == tuple(x.shape[:lead]) and x.shape[lead:].numel() % 32 == 0
+
+
+def rows_of(scale: Tensor, x: Tensor) -> Tensor:
+    """Return a scale as kernels take it."""
+    return scale.to(compute_dtype(x.dtype)).reshape(-1)
+
+
+@dataclass(frozen=True)
+class StochasticQuantize(FakeQuantize, Draw):
+    """One of the two values of a grid beside the input, drawn, its noise made again in backward."""
+
+    place: Place = START
+
+    def served(self, x: Tensor, scale: Tensor) -> bool:
+        return False
+
+    def forward_and_save(
+        self, x: Tensor, scale: Tensor, *seed: Tensor
+    ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        return Operation.forward_and_save(self, x, scale, *seed)
+
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, _ = saved
+        return *self._gradients(grad, self.placed(*saved), x, scale), None
+
+    def placed(self, x: Tensor, scale: Tensor, *seed: Tensor) -> Placed:
+        v = in_units(x.to(compute_dtype(x.dtype)), scale)
+        uniform = uniform_like(x, Noise(seed[0], *self.place))
+        q = self.grid.rounded(v, 0, lambda steps: drawn(steps, uniform))
+        return Placed(self.grid, v, q, 0, scale.shape)
+
+
+@dataclass(frozen=True)
+class StochasticRound(Draw):
+    """One of the two whole numbers beside the input forward, the gradient unchanged backward."""
+
+    dims = ("...",)
+
+    place: Place
+
+    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor]:
+        wide = x.to(compute_dtype(x.dtype))
+        return (drawn(wide, uniform_like(x, Noise(seed, *self.place))).to(x.dtype),)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return ()
+
+    def backward(self, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+    def jvp(self, tangents: Sequence[Tensor]) -> Tensor:
+        return tangents[0]
+
+
+def drawn(x: Tensor, uniform: Tensor) -> Tensor:
+    """Return the whole number below, or with the probability of the fraction the one above."""
+    below = x.floor()
+    # x + uniform would be rounded, and whole numbers moved.
+    return torch.where(uniform < x - below, below + 1, below)

@@ -1,0 +1,156 @@
+"""Scales that are measured: on every input, or on those seen in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ArgumentError, check_number, check_positive
+from ..core.precision import compute_dtype
+from ..grids import Grid
+from .scale import Scale
+
+
+@dataclass(frozen=True)
+class AbsMax(Scale):
+    """The largest size on every input, `s = max |x| / P`, P the largest value of the grid.
+
+    Of `Stretched` P is 1.
+
+    It gets no gradient.
+
+    Args:
+        axis, block, token, floor: as in `Scale`; the floor is that of `max |x|`.
+
+    Example:
+        >>> quantize = st.nn.Quantizer(st.grids.Int(8), st.scales.AbsMax(token=True))
+        >>> quantize(torch.tensor([[127.0, -63.6], [0.0, 0.0]]))
+        tensor([[127., -64.],
+                [  0.,   0.]])
+    """
+
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.largest(x) / grid.reach
+
+
+@dataclass(frozen=True)
+class AbsMean(Scale):
+    """The mean size on every input, `s = factor mean |x|`.
+
+    It gets no gradient. With `Ternary` it is that of BitNet b1.58, with `Binary` that of XNOR-Net.
+
+    Args:
+        factor: > 0.
+        axis, block, token, floor: as in `Scale`; the floor is that of `mean |x|`.
+
+    Example:
+        >>> quantize = st.nn.Quantizer(st.grids.Ternary(), st.scales.AbsMean())
+        >>> quantize(torch.tensor([0.25, -1.0, 1.75]))
+        tensor([ 0., -1.,  1.])
+    """
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("factor", self.factor)
+
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.factor * self.mean(x)
+
+
+@dataclass(frozen=True)
+class RMS(Scale):
+    """The root mean square on every input, `s = factor sqrt(mean x^2)`.
+
+    It gets no gradient.
+
+    Args:
+        factor: > 0.
+        axis, block, token, floor: as in `Scale`; the floor is that of the root mean square.
+
+    Example:
+        >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.RMS(0.2))
+        >>> quantize.scale_of(torch.tensor([3.0, -4.0, 5.0, 5.0 * 2**0.5]))
+        tensor(1.)
+    """
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("factor", self.factor)
+
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        squares = x.detach().to(compute_dtype(x.dtype)).square()
+        mean = squares.mean(self.shared(x.ndim), keepdim=True)
+        return self.factor * mean.sqrt().clamp(min=self.floor).reshape(self.shape(x))
+
+
+@dataclass(frozen=True)
+class Fixed(Scale):
+    """The same scale for every input.
+
+    Args:
+        value: > 0.
+
+    Example:
+        >>> quantize = st.nn.Quantizer(st.grids.MX("e2m1"), st.scales.Fixed())
+        >>> quantize(torch.full((32,), 1.1))[:2]
+        tensor([1., 1.])
+    """
+
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("value", self.value)
+
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        return torch.full((), self.value, dtype=compute_dtype(x.dtype), device=x.device)
+
+
+@dataclass(frozen=True)
+class Observed(Scale):
+    """A running mean of a percentile of the sizes, seen in training; `eval()` keeps it.
+
+    The percentile is that of `|x|` among what shares a scale, `s` that over the largest value of
+    the grid, and `s <- s + momentum (new - s)` after the first. It gets no gradient.
+
+    Args:
+        percentile: in (0, 100]; 100 is the maximum.
+        momentum: in (0, 1].
+        axis, block, token, floor: as in `Scale`.
+
+    Example:
+        >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.Observed(momentum=0.5))
+        >>> _ = quantize(torch.tensor([7.0])), quantize(torch.tensor([21.0]))
+        >>> quantize.scale
+        tensor(2.)
+    """
+
+    kept: ClassVar[bool] = True
+    percentile: float = 100.0
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, most in (("percentile", 100), ("momentum", 1)):
+            value = check_number(name, getattr(self, name))
+            if not 0 < value <= most:
+                raise ArgumentError(f"{name} must lie in (0, {most}], got {value}")
+
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        if self.percentile == 100:
+            return self.largest(x) / grid.reach
+        shared = self.shared(x.ndim)
+        sizes = x.detach().to(compute_dtype(x.dtype)).abs()
+        others = [d for d in range(x.ndim) if d not in shared]
+        rows = sizes.permute(*others, *shared).flatten(len(others))
+        # torch.quantile takes no more than 2^24 elements.
+        place = max(1, round(rows.shape[-1] * self.percentile / 100))
+        found = rows.kthvalue(place, -1).values.clamp(min=self.floor)
+        return found.reshape(self.shape(x)) / grid.reach

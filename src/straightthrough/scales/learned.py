@@ -1,0 +1,126 @@
+"""Scales that are parameters: positive whatever the optimizer does, started from data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.errors import ArgumentError, check_positive
+from ..core.precision import compute_dtype
+from ..grids import Grid
+from ..ops.pointwise.api import ceil, clamp
+from .scale import Scale
+
+FORMS = ("softplus", "log2", "clip")
+STARTS = ("lsq", "3sigma", "mse", "max")
+TRIED = 100
+
+
+@dataclass(frozen=True)
+class Learned(Scale):
+    """A parameter, started from the first input.
+
+    The parameter t is any number, and the scale is above 0: `softplus(t)`; `2^t`, or `2^ceil(t)`
+    with the gradient of `2^t` where it is a power of two; or `max(t, floor)`, which passes its
+    gradient. It starts at: of LSQ, `2 mean |x| / sqrt(p)`, p the largest code; of LSQ+,
+    `max |mean +- 3 sigma|` over the largest size on the grid; the least squared error among 100
+    multiples of the largest size; that size over P, the largest value of the grid; or a number
+    over P.
+
+    Args:
+        form: `"softplus"`, `"log2"` or `"clip"`.
+        start: `"lsq"`, `"3sigma"`, `"mse"`, `"max"`, or a number > 0.
+        power_of_two: whether the scale is rounded up to a power of two, for `"log2"` alone.
+        offset: whether what is taken off before is a parameter too; then both start so that the
+            grid reaches from the least to the largest element.
+        axis, block, floor: as in `Scale`; there are no tokens, whose number changes.
+
+    Example:
+        >>> scale = st.scales.Learned(axis=0, start="max")
+        >>> quantize = st.nn.Quantizer(st.grids.Int(4), scale, "lsq", shape=(2, 3))
+        >>> _ = quantize(torch.tensor([[7.0, 0.0, 1.0], [0.0, 0.7, 0.0]]))
+        >>> quantize.scale
+        tensor([[1.0000],
+                [0.1000]], grad_fn=<SoftplusBackward0>)
+    """
+
+    kept: ClassVar[bool] = True
+    form: Literal["softplus", "log2", "clip"] = "softplus"
+    start: Literal["lsq", "3sigma", "mse", "max"] | float = "lsq"
+    power_of_two: bool = False
+    offset: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_name("form", self.form, FORMS)
+        if isinstance(self.start, str):
+            _check_name("start", self.start, STARTS)
+        else:
+            check_positive("start", self.start)
+        if self.token:
+            raise ArgumentError("a learned scale has no tokens, whose number changes; use AbsMax")
+        if self.power_of_two and self.form != "log2":
+            raise ArgumentError(f"power_of_two needs form='log2', got {self.form!r}")
+
+    def parameter(self, scale: Tensor) -> Tensor:
+        """Return the parameter of a scale."""
+        if self.form == "log2":
+            return torch.log2(scale)
+        return scale if self.form == "clip" else scale + torch.log(-torch.expm1(-scale))
+
+    def scale(self, parameter: Tensor) -> Tensor:
+        """Return the scale of a parameter."""
+        if self.form == "softplus":
+            return F.softplus(parameter)
+        if self.form == "clip":
+            return clamp(parameter, self.floor, torch.finfo(parameter.dtype).max)
+        return torch.exp2(ceil(parameter) if self.power_of_two else parameter)
+
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        if self.offset:
+            least, most = self._range(x)
+            return (most - least).clamp(min=self.floor) / (grid.high - grid.low)
+        if self.start == "lsq":
+            return 2 * self.mean(x) / grid.largest_code**0.5
+        if self.start == "max":
+            return self.largest(x) / grid.reach
+        if not isinstance(self.start, str):
+            return torch.full_like(self.largest(x), self.start / grid.reach)
+        return self._three_sigma(x, grid) if self.start == "3sigma" else self._fitted(x, grid)
+
+    def measure_offset(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return the offset at which the least element has the least value of the grid."""
+        return self._range(x)[0] - grid.low * self.measure(x, grid)
+
+    def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
+        least, most = (reduce(wide, shared, keepdim=True) for reduce in (torch.amin, torch.amax))
+        return least.reshape(self.shape(x)), most.reshape(self.shape(x))
+
+    def _three_sigma(self, x: Tensor, grid: Grid) -> Tensor:
+        wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
+        mean = wide.mean(shared, keepdim=True)
+        sigma = wide.std(shared, correction=0, keepdim=True)
+        size = (mean.abs() + 3 * sigma).clamp(min=self.floor)
+        return size.reshape(self.shape(x)) / max(-grid.low, grid.reach)
+
+    def _fitted(self, x: Tensor, grid: Grid) -> Tensor:
+        wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
+        whole = self.largest(x) / grid.reach
+        best, least = whole, torch.full_like(whole, torch.inf)
+        for step in range(1, TRIED + 1):
+            scale = whole * step / TRIED
+            off = (grid.nearest(wide / scale) * scale - wide).square()
+            error = off.sum(shared, keepdim=True).reshape(whole.shape)
+            best = torch.where(error < least, scale, best)
+            least = torch.minimum(error, least)
+        return best
+
+
+def _check_name(name: str, given: object, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise ArgumentError(f"{name} must be one of {', '.join(known)}, got {given!r}")

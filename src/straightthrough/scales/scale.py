@@ -1,0 +1,104 @@
+"""What every scale shares: which elements it is of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ArgumentError, ShapeError, check_count, check_positive
+from ..core.precision import compute_dtype
+from ..grids import Grid
+
+
+@dataclass(frozen=True)
+class Scale(ABC):
+    """How the scale of a quantizer is found, and which elements share one.
+
+    By default all elements of a tensor share a scale. At most one of the three changes that.
+
+    Args:
+        axis: one scale an entry of this dimension, such as 0 for the channels of weights.
+        block: one scale for every so many neighbours along the last dimension.
+        token: one scale a row of the last dimension.
+        floor: the least value of what is measured, so that a scale is never 0.
+
+    Raises:
+        ArgumentError: for other arguments, or more than one way to share.
+    """
+
+    axis: int | None = field(default=None, kw_only=True)
+    block: int | None = field(default=None, kw_only=True)
+    token: bool = field(default=False, kw_only=True)
+    floor: float = field(default=1e-5, kw_only=True)
+    kept: ClassVar[bool] = False
+    """Whether the scale is kept from one input to the next, and not measured on each."""
+
+    def __post_init__(self) -> None:
+        if self.axis is not None and (isinstance(self.axis, bool) or type(self.axis) is not int):
+            raise ArgumentError(f"axis must be an int, got {self.axis!r}")
+        if self.block is not None:
+            check_count("block", self.block)
+        if not isinstance(self.token, bool):
+            raise ArgumentError(f"token must be a bool, got {self.token!r}")
+        check_positive("floor", self.floor)
+        if (self.axis is not None) + (self.block is not None) + self.token > 1:
+            raise ArgumentError(
+                f"axis, block and token exclude each other, got axis={self.axis}, "
+                f"block={self.block}, token={self.token}"
+            )
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """Return `x`, viewed as `(..., blocks, block)` where there are blocks.
+
+        Raises:
+            ShapeError: where a block does not divide the last dimension.
+        """
+        if self.block is None:
+            return x
+        if x.ndim == 0 or x.shape[-1] % self.block:
+            raise ShapeError(
+                f"blocks of {self.block} do not divide the last dimension of shape "
+                f"{tuple(x.shape)}; pad it, or choose another block"
+            )
+        return x.unflatten(-1, (-1, self.block))
+
+    def shared(self, ndim: int) -> list[int]:
+        """Return the dimensions of `blocks(x)` along which a scale is shared."""
+        if self.block is not None or self.token:
+            return [ndim - 1]
+        if self.axis is None:
+            return [*range(ndim)]
+        if not -ndim <= self.axis < ndim:
+            raise ShapeError(
+                f"axis must lie in [{-ndim}, {ndim - 1}] for an input of {ndim} dimensions, "
+                f"got {self.axis}"
+            )
+        return [d for d in range(ndim) if d != self.axis % ndim]
+
+    def shape(self, x: Tensor) -> list[int]:
+        """Return the shape of the scale of `blocks(x)`; 0-d where there is one for all."""
+        if self.axis is None and self.block is None and not self.token:
+            return []
+        shared = self.shared(x.ndim)
+        return [1 if d in shared else size for d, size in enumerate(x.shape)]
+
+    @abstractmethod
+    def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return the scale of `blocks(x)`, in the dtype that it is computed in, detached."""
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Return the largest size of what shares a scale, at least the floor."""
+        return self._reduced(x, torch.amax)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the mean size of what shares a scale, at least the floor."""
+        return self._reduced(x, torch.mean)
+
+    def _reduced(self, x: Tensor, reduce: object) -> Tensor:
+        sizes = x.detach().to(compute_dtype(x.dtype)).abs()
+        found: Tensor = reduce(sizes, self.shared(x.ndim), keepdim=True)  # type: ignore[operator]  # amax or mean
+        return found.clamp(min=self.floor).reshape(self.shape(x))

@@ -1,0 +1,219 @@
+"""The quantizer module: where scales start, what is kept, codes, numbers of rules."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+
+import straightthrough as st
+from straightthrough.core.errors import FLOATING
+from straightthrough.estimators import LSQ, STE
+from straightthrough.grids import Int, Stretched, Ternary
+from straightthrough.nn import Quantizer
+from straightthrough.scales import RMS, AbsMax, AbsMean, Fixed, Learned, Observed
+from straightthrough.surrogates import Identity
+
+X = torch.tensor([[0.5, -1.0, 2.0, 0.1], [4.0, 0.0, -3.0, 1.0]])
+
+# Scale, and what it is of X with Int(3), whose largest code is 3, by hand.
+MEASURED = [
+    (AbsMax(), 4 / 3),
+    (AbsMax(axis=0), [[2 / 3], [4 / 3]]),
+    (AbsMax(axis=-1), [[4 / 3, 1 / 3, 1, 1 / 3]]),
+    (AbsMax(token=True), [[2 / 3], [4 / 3]]),
+    (AbsMax(block=2), [[[1 / 3], [2 / 3]], [[4 / 3], [1]]]),
+    (AbsMax(floor=9.0), 3.0),
+    (AbsMean(), 11.6 / 8),
+    (AbsMean(0.5, axis=0), [[3.6 / 8], [8 / 8]]),
+    (Observed(), 4 / 3),
+    (Observed(50.0), 1 / 3),  # the fourth of 0 .1 .5 1 1 2 3 4
+    (Learned(), 2 * 11.6 / 8 / math.sqrt(3)),
+    (Learned(start=6.0), 2.0),
+    (RMS(0.5, token=True), [[math.sqrt(5.26 / 4) / 2], [math.sqrt(26 / 4) / 2]]),
+    (Fixed(0.25), 0.25),
+    (Learned(axis=0), [[1.8 / math.sqrt(3)], [4 / math.sqrt(3)]]),
+    (Learned(start="max", form="log2"), 4 / 3),
+    (Learned(start="max", form="log2", power_of_two=True), 2.0),
+    (Learned(start="max", form="clip", block=2), [[[1 / 3], [2 / 3]], [[4 / 3], [1]]]),
+]
+
+
+@pytest.mark.parametrize(("scale", "due"), MEASURED, ids=str)
+def test_scales_by_hand(scale, due):
+    quantize = Quantizer(Int(3), scale, shape=X.shape)
+    found = quantize.scale_of(X)
+    torch.testing.assert_close(found.detach(), torch.tensor(due))
+    wanted = st.fake_quantize(scale.blocks(X), found, grid=Int(3)).reshape(X.shape)
+    assert torch.equal(quantize(X), wanted)
+
+
+def test_the_scale_of_a_stretched_grid_is_its_end():
+    assert Quantizer(Stretched(2), AbsMax()).scale_of(X) == 4
+    assert Quantizer(Stretched(1.58), Learned(start="max")).scale_of(X).item() == pytest.approx(4)
+
+
+def test_three_sigma_and_least_squares():
+    x = torch.tensor([1.0, 3.0, 5.0, 7.0])  # mean 4, variance 5
+    three = Quantizer(Int(3), Learned(start="3sigma")).scale_of(x)
+    torch.testing.assert_close(three.detach(), torch.tensor((4 + 3 * math.sqrt(5)) / 4))
+    x = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    best = Quantizer(Int(3), Learned(start="mse")).scale_of(x).item()
+
+    def error(s):
+        return sum(min((s * code - value) ** 2 for code in range(-4, 4)) for value in x.tolist())
+
+    tried = [float(x.abs().max()) / 3 * step / 100 for step in range(1, 101)]
+    assert best == pytest.approx(min(tried, key=error), rel=1e-5)
+
+
+def test_a_learned_scale_starts_once_and_learns():
+    quantize = Quantizer(Int(4), Learned(), "lsq")
+    quantize(X).square().sum().backward()
+    before = quantize.scale.item()
+    assert quantize.parameter.grad.abs() > 0
+    torch.optim.SGD(quantize.parameters(), lr=0.1).step()
+    assert 0 < quantize.scale.item() != before
+    now = quantize.scale.item()
+    quantize(100 * X)
+    assert quantize.scale.item() == now
+
+
+@pytest.mark.parametrize("form", ["softplus", "log2", "clip"])
+def test_no_step_makes_a_scale_negative(form):
+    quantize = Quantizer(Int(4), Learned(form=form), "lsq")
+    quantize(X)
+    with torch.no_grad():
+        quantize.parameter.fill_(-30.0)
+    assert quantize.scale > 0
+    quantize(X).sum().backward()
+    assert quantize.parameter.grad.isfinite()
+
+
+def test_observed_scales_move_in_training_alone():
+    quantize = Quantizer(Int(4), Observed(momentum=0.25))
+    quantize(torch.tensor([7.0]))
+    quantize(torch.tensor([-21.0]))
+    assert quantize.scale.item() == 1.5
+    quantize.eval()(torch.tensor([70.0]))
+    assert quantize.scale.item() == 1.5
+    assert quantize.scale_of(torch.tensor([70.0])).item() == 1.5
+
+
+@pytest.mark.parametrize("scale", [Learned(axis=0), Observed(axis=0), AbsMax(axis=0)], ids=str)
+@pytest.mark.parametrize("way", ["state dict", "pickle", "copy"])
+def test_what_is_kept_is_carried_over(scale, way):
+    first = Quantizer(Int(4), scale, "lsq", shape=X.shape)
+    y = first(X)
+    ways = {
+        "pickle": lambda: pickle.loads(pickle.dumps(first)),
+        "copy": lambda: copy.deepcopy(first),
+    }
+    if way == "state dict":
+        twin = Quantizer(Int(4), scale, "lsq", shape=X.shape)
+        twin.load_state_dict(first.state_dict())
+    else:
+        twin = ways[way]()
+    assert torch.equal(twin(X), y)
+    wanted = first.eval()(9 * X)
+    assert torch.equal(twin.eval()(9 * X), wanted)
+
+
+@pytest.mark.parametrize("grid", [Int(4), Int(3, narrow=True), Stretched(2), Ternary()], ids=str)
+@pytest.mark.parametrize("scale", [AbsMax(block=2), Learned(axis=0), AbsMean()], ids=str)
+def test_codes_are_those_of_the_values(grid, scale):
+    quantize = Quantizer(grid, scale, shape=X.shape)
+    y, codes = quantize(X), quantize.codes(X)
+    assert codes.dtype == torch.int32
+    assert codes.shape == X.shape
+    assert torch.equal(quantize.decode(codes, quantize.scale_of(X)), y)
+
+
+def test_numbers_of_the_rule_are_attributes():
+    quantize = Quantizer(Int(4), AbsMax(), "ewgs", delta=st.nn.schedules.Linear(0.0, 0.4, steps=2))
+    assert quantize.rule.delta == 0
+    st.nn.step_schedules(quantize)
+    assert quantize.rule.delta == pytest.approx(0.2)
+    quantize.rule = "identity"
+    assert quantize.rule == Identity()
+    quantize.rule = LSQ(batch_dims=0)
+    assert quantize.batch_dims == 0
+    quantize.batch_dims = 1
+    assert quantize.rule == LSQ()
+    with pytest.raises(st.ArgumentError, match="above 0"):
+        Quantizer(Int(4), AbsMax(), "trust", bound=0)
+
+
+def test_disabled_it_passes_its_input():
+    quantize = Quantizer(Int(4), Learned())
+    quantize.enabled = False
+    assert quantize(X) is X
+    assert not quantize.started
+    quantize.enabled = True
+    quantize(X)
+    assert quantize.started
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("scale", [AbsMax(), Learned(), Observed()], ids=str)
+def test_dtypes(scale, dtype):
+    quantize = Quantizer(Int(4), scale)
+    y = quantize(X.to(dtype))
+    assert y.dtype == dtype
+    assert bool(y.isfinite().all())
+    assert quantize.to(dtype)(X.to(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("scale", [AbsMax(), AbsMean(axis=0), Learned(axis=0)], ids=str)
+def test_compiled_it_is_the_same(scale):
+    torch.compiler.reset()
+    quantize = Quantizer(Int(4), scale, "lsq", shape=X.shape)
+    quantize.start(X) if scale.kept else None
+    compiled = torch.compile(quantize, fullgraph=True, backend="aot_eager")
+    found, wanted = X.clone().requires_grad_(), X.clone().requires_grad_()
+    y, z = compiled(found), quantize(wanted)
+    assert torch.equal(y, z)
+    y.square().sum().backward()
+    z.square().sum().backward()
+    assert torch.equal(found.grad, wanted.grad)
+
+
+WRONG = [
+    (lambda: Quantizer("int4"), "grid must be one of st.grids"),
+    (lambda: Quantizer(Int(4), "absmax"), "scale must be one of st.scales, such as AbsMax()"),
+    (lambda: Quantizer(Int(4), AbsMax(), "no"), "rule='no' is unknown here"),
+    (lambda: Quantizer(Int(4), Learned(axis=0)), "shape= is missing"),
+    (lambda: Quantizer(Int(4), AbsMax()).scale, "is measured on each input; use scale_of(x)"),
+    (lambda: AbsMax(axis=0, block=2), "axis, block and token exclude each other"),
+    (lambda: AbsMax(axis=1.0), "axis must be an int, got 1.0"),
+    (lambda: AbsMax(block=0), "block must be an int of at least 1, got 0"),
+    (lambda: AbsMax(floor=0), "floor must be above 0, got 0"),
+    (lambda: AbsMax(token=1), "token must be a bool, got 1"),
+    (lambda: AbsMean(-1.0), "factor must be above 0, got -1.0"),
+    (lambda: Observed(0), "percentile must lie in (0, 100], got 0"),
+    (lambda: Observed(momentum=1.5), "momentum must lie in (0, 1], got 1.5"),
+    (lambda: Learned(form="exp"), "form must be one of softplus, log2, clip, got 'exp'"),
+    (lambda: Learned(start="no"), "start must be one of lsq, 3sigma, mse, max, got 'no'"),
+    (lambda: Learned(start=-1.0), "start must be above 0, got -1.0"),
+    (lambda: RMS(0), "factor must be above 0, got 0"),
+    (lambda: Fixed(0), "value must be above 0, got 0"),
+    (lambda: Learned(token=True), "a learned scale has no tokens"),
+    (lambda: Learned(power_of_two=True), "power_of_two needs form='log2', got 'softplus'"),
+    (lambda: Quantizer(Int(4), AbsMax(block=3))(X), "blocks of 3 do not divide the last dimension"),
+    (lambda: Quantizer(Int(4), AbsMax(axis=2))(X), "axis must lie in [-2, 1] for an input of 2"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG)
+def test_wrong_arguments(call, message):
+    with pytest.raises(st.StraightThroughError) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+def test_the_default_scale_is_the_largest_size():
+    assert Quantizer(Int(4)).scaling == AbsMax()
+    assert Quantizer(Int(4)).rule == STE()
