@@ -98,8 +98,8 @@ def fake_quantize(
 
     Higher order: differentiates the formulas, `q` held; forward mode works but for `EWGS`.
 
-    Cost: one pass forward, one backward; with `STE` one bit an element is saved where the scale
-    gets no gradient, else `x`.
+    Cost: one pass forward, one backward; where the scale gets no gradient `STE` saves one bit an
+    element and `Identity` nothing; else `x` is saved.
 
     Example:
         >>> x = torch.tensor([-9.0, 0.3, 1.3], requires_grad=True)
