@@ -15,6 +15,7 @@ from straightthrough.core.registry import OPERATORS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, of prototypes and deprecations
 
+X, GRID = torch.ones(3, 3), st.grids.Int(4)
 ROWS = [torch.ones(2), torch.ones(3)]
 KINDS: dict[str, tuple[Callable[[], Tensor], type[Exception], str]] = {
     "coo": (lambda: torch.eye(3).to_sparse(), st.ArgumentError, "layout torch.sparse_coo"),
@@ -41,6 +42,11 @@ FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
     **{name: lambda x, r=record: r.call(x, **r.arguments) for name, record in OPERATORS.items()},
     "categorical_lookup": lambda x: st.categorical_lookup(x, torch.ones(3, 2)),
     "categorical_lookup's table": lambda x: st.categorical_lookup(torch.zeros(2, 3), x),
+    "fake_quantize": lambda x: st.fake_quantize(x, 1.0, grid=GRID),
+    "fake_quantize's scale": lambda x: st.fake_quantize(X, x, grid=GRID),
+    "fake_quantize's offset": lambda x: st.fake_quantize(X, 1.0, grid=GRID, offset=x),
+    "stochastic_quantize": lambda x: st.stochastic_quantize(x, 1.0, grid=GRID),
+    "a quantizer": lambda x: st.nn.Quantizer(GRID)(x),
     "hard_concrete_mean": st.hard_concrete_mean,
     "l0_norm": st.l0_norm,
     "straight_through": lambda x: st.straight_through(torch.ones(3, 3), x),
@@ -90,6 +96,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Binomial": lambda: st.nn.Binomial(3),
     "Geometric": st.nn.Geometric,
     "NegativeBinomial": lambda: st.nn.NegativeBinomial(2.5),
+    "Quantizer": lambda: st.nn.Quantizer(GRID, st.scales.Learned(), "lsq"),
 }
 
 
@@ -106,7 +113,8 @@ class Around(nn.Module):
 
 
 def test_every_module_is_tried() -> None:
-    assert set(MODULES) | {"schedules", "step_schedules"} == set(st.nn.__all__)
+    others = {"schedules", "step_schedules", "preset", "Preset", "PRESETS", "Recipe"}
+    assert set(MODULES) | others == set(st.nn.__all__)
 
 
 @pytest.mark.parametrize("training", [True, False])

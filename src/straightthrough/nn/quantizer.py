@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..core.errors import ArgumentError, check_floating
+from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.precision import compute_dtype
 from ..estimators import GridEstimator
 from ..grids import Grid
@@ -114,13 +114,11 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def scale_of(self, x: Tensor) -> Tensor:
         """Return the scale that `x` is quantized by, without learning from it."""
-        check_floating("x", x)
-        return self._scale(self.scaling.blocks(x), learn=False)
+        return self._scale(self._blocks(x), learn=False)
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the whole numbers that `x` becomes, int32, of its shape."""
-        check_floating("x", x)
-        blocks = self.scaling.blocks(x)
+        blocks = self._blocks(x)
         wide = compute_dtype(x.dtype)
         scale = self._scale(blocks, learn=False).detach().to(wide)
         moved = blocks.detach().to(wide)
@@ -137,8 +135,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
             return x
-        check_floating("x", x)
-        blocks = self.scaling.blocks(x)
+        blocks = self._blocks(x)
         scale = self._scale(blocks, learn=self.training)
         offset = None if self.offset is None else _beside(blocks, self.offset)
         y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule, offset=offset)
@@ -146,8 +143,12 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def start(self, x: Tensor) -> None:
         """Measure the kept scale on `x`, whether or not it has started."""
+        self._start(self._blocks(x))
+
+    def _blocks(self, x: Tensor) -> Tensor:
         check_floating("x", x)
-        self._start(self.scaling.blocks(x))
+        check_not_nested("x", x)
+        return self.scaling.blocks(x)
 
     def _scale(self, blocks: Tensor, learn: bool) -> Tensor:
         if not self.scaling.kept:

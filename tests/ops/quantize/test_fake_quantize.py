@@ -14,7 +14,7 @@ from straightthrough.core.outcomes import GridValue, special_elements
 from straightthrough.core.registry import OPERATORS
 from straightthrough.core.signature import Input
 from straightthrough.estimators import DGE, LSQ, STE, LSQPlus, Trust
-from straightthrough.grids import MX, Binary, Float, HalfInt, Int, Stretched, Ternary
+from straightthrough.grids import MX, NVFP4, Binary, Float, HalfInt, Int, Stretched, Ternary
 from straightthrough.testing import DTYPES, Case
 from straightthrough.testing.values import saved_tensors
 
@@ -266,9 +266,17 @@ def saved_bytes(x, scale, rule):
 def test_what_is_saved():
     x, scale = torch.randn(1000, requires_grad=True), torch.tensor(0.1)
     assert saved_bytes(x, scale, "ste") == 125
+    assert saved_bytes(x, scale, "identity") == 0
     assert saved_bytes(x, scale, "lsq") == 4004
     assert saved_bytes(x, scale.requires_grad_(), "ste") == 4004
     assert saved_bytes(x, scale, "lsq") == 4004
+
+
+def test_the_identity_passes_the_gradient_with_nothing_saved():
+    x, grad = torch.randn(64, requires_grad=True), torch.randn(64)
+    for options in ({"grid": MX()}, {"grid": Int(4), "offset": 0.3}):
+        y = st.fake_quantize(x, 0.1, rule="identity", **options)
+        assert torch.equal(torch.autograd.grad(y, x, grad)[0], grad)
 
 
 def test_a_tangent_of_the_scale_alone_is_not_lost():
@@ -309,3 +317,15 @@ def test_wrong_arguments(call, message):
     with pytest.raises(st.StraightThroughError) as caught:
         call()
     assert message in str(caught.value)
+
+
+def test_nvfp4_under_the_rules():
+    """Blocks of 16, which the other tests have no room for."""
+    record = with_grid(RECORD, NVFP4())
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(3, 32, generator=generator, dtype=torch.float64)
+    for rule in (STE(), LSQ(), st.surrogates.Identity()):
+        for dtype in DTYPES:
+            given = x.to(dtype), torch.tensor(0.25, dtype=dtype)
+            testing.assert_value(Case(record, rule), *given)
+            testing.assert_gradient(Case(record, rule), *given)

@@ -16,6 +16,7 @@ from ...core.errors import (
     ShapeError,
     check_dense,
     check_floating,
+    check_not_nested,
     check_not_traced,
     check_number,
     check_outcomes,
@@ -98,8 +99,8 @@ def fake_quantize(
 
     Higher order: differentiates the formulas, `q` held; forward mode works but for `EWGS`.
 
-    Cost: one pass forward, one backward; with `STE` one bit an element is saved where the scale
-    gets no gradient, else `x`.
+    Cost: one pass forward, one backward; where the scale gets no gradient `STE` saves one bit an
+    element and `Identity` nothing; else `x` is saved.
 
     Example:
         >>> x = torch.tensor([-9.0, 0.3, 1.3], requires_grad=True)
@@ -305,6 +306,7 @@ def _zero(given: Tensor | int, x: Tensor, grid: Grid) -> Tensor:
 
 def _broadcast(name: str, given: Tensor, x: Tensor) -> Tensor:
     """Return a tensor, if it lies beside `x` and broadcasts to its shape."""
+    check_not_nested(name, given)
     if given.device != x.device:
         raise ArgumentError(f"{name} must be on {x.device} as x is, got {given.device}")
     own, shape = given.shape, x.shape

@@ -18,7 +18,7 @@ from ...core.operation import Draw, Operation
 from ...core.precision import compute_dtype, narrowed
 from ...estimators.grid import GridEstimator
 from ...estimators.lsq import LSQ, LSQPlus
-from ...estimators.ste import STE, TQT
+from ...estimators.ste import STE, TQT, Through
 from ...grids import Grid, Int, Placed
 from ..bernoulli.reference import uniform_like
 from .reference import in_units, integers, integers_and_inside, integers_backward, passed_bits
@@ -70,6 +70,8 @@ class FakeQuantize(Operation):
         self, x: Tensor, scale: Tensor, *shift: Tensor
     ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         learned = any(tensor.requires_grad for tensor in (scale, *shift))
+        if type(self.rule) is Through and not learned and not forward_mode():
+            return self.forward(x, scale, *shift), ()
         if type(self.rule) is not STE or learned or forward_mode():
             return super().forward_and_save(x, scale, *shift)
         # Inductor keeps a bool an element by itself.
@@ -83,8 +85,8 @@ class FakeQuantize(Operation):
         return self.forward(x, scale, *shift), (pack(at.inside(self.rule.inside)),)
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
-        if len(saved) == 1:
-            to_x = passed_bits(grad, saved[0])
+        if len(saved) < 2:
+            to_x = passed_bits(grad, saved[0]) if saved else grad
             return (to_x, None, None) if self.shift else (to_x, None)
         x, scale, *_ = saved
         if type(self.rule) in MASKED and self.served(x, scale) and has_kernel(x, grad):
