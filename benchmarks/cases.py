@@ -105,7 +105,7 @@ class Way:
             pull = self.backward
             return lambda: (self.forward(*inputs), pull(grad, *inputs))
         leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-        return lambda: torch.autograd.grad(self.forward(*leaves), leaves, grad)
+        return lambda: torch.autograd.grad(self.forward(*leaves), leaves, grad, allow_unused=True)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _case(
     snippet = plain.PLAIN.get(record.name)
     return Case(
         name,
-        partial(record.call, **record.arguments, **rule),
+        partial(_value, partial(record.call, **record.arguments, **rule)),
         partial(snippet, **record.arguments) if snippet else None,
         samples=record.samples,
         rows=bool(names(record.outcome.outputs[0])),
@@ -231,6 +231,12 @@ def _case(
         shapes=COUNTS if isinstance(record.outcome, Count) else _SHAPES.get(record.name, shapes),
         conformance=conformance,
     )
+
+
+def _value(function: Callable[..., Any], *inputs: Tensor, **options: Any) -> Tensor:
+    """Return the value alone, of an operator that returns an index beside it."""
+    returned = function(*inputs, **options)
+    return returned[0] if isinstance(returned, tuple) else returned
 
 
 def _inputs(record: OperatorRecord, shape: Shape) -> Inputs:

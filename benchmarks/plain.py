@@ -62,6 +62,17 @@ def categorical_lookup(logits: Tensor, table: Tensor) -> Tensor:
     return categorical(logits) @ table
 
 
+def through(z: Tensor, q: Tensor) -> Tensor:
+    """The second of a pair with the gradient of the first."""
+    return substitute(q, z)
+
+
+def vector_quantize(z: Tensor, codebook: Tensor) -> Tensor:
+    """The nearest codeword by all distances."""
+    index = torch.cdist(z, codebook).argmin(-1)
+    return substitute(codebook[index], z)
+
+
 def bernoulli(logits: Tensor) -> Tensor:
     """A 0/1 draw with the sigmoid's gradient."""
     p = torch.sigmoid(logits)
@@ -134,5 +145,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "geometric": geometric,
     "negative_binomial": negative_binomial,
     "topk": topk,
+    "through": through,
+    "vector_quantize": vector_quantize,
 }
 """By operator; each takes the inputs and the arguments of the operator's record."""

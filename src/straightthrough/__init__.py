@@ -19,6 +19,7 @@ from .ops.categorical.api import (
     categorical_lookup,
     gumbel_softmax,
 )
+from .ops.codebook.api import nearest, through, vector_quantize
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.subset.api import topk
@@ -50,6 +51,7 @@ __all__ = [
     "hard_concrete_mean",
     "heaviside",
     "l0_norm",
+    "nearest",
     "negative_binomial",
     "nn",
     "poisson",
@@ -59,7 +61,9 @@ __all__ = [
     "strict",
     "surrogates",
     "ternary",
+    "through",
     "topk",
     "trunc",
+    "vector_quantize",
     "wrap",
 ]

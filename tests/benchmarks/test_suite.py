@@ -44,9 +44,10 @@ def test_snippets_have_the_value_and_the_gradient_of_the_operators():
     for case in cases.cases().values():
         if case.samples or case.plain is None:
             continue
-        x = case.inputs((64, 5))[0].requires_grad_()
+        inputs = case.inputs((64, 5))
+        x = inputs[0].requires_grad_()
         grad = torch.randn(64, 5)
-        ours, plain = case.function(x), case.plain(x)
+        ours, plain = case.function(*inputs), case.plain(*inputs)
         torch.testing.assert_close(plain, ours, msg=case.name)
         pulled = [torch.autograd.grad(y, x, grad)[0] for y in (ours, plain)]
         torch.testing.assert_close(*pulled, msg=case.name)

@@ -13,6 +13,7 @@ from straightthrough.core.outcomes import (
     Elementwise,
     KHot,
     OneHot,
+    Row,
     TableRow,
 )
 from straightthrough.core.registry import OPERATORS, first_line
@@ -27,6 +28,7 @@ BOOK = [[1.0, 2.0], [3.0, 4.0]]
 
 RIGHT = [
     (Elementwise(), [X], [X], X),
+    (Row(), [TABLE], [TABLE, TABLE], TABLE),
     (Binary(), [[0.0, 1.0, NAN]], [[0.0] * 3], [0.3, 1.0, NAN]),
     (Count(), [[0.0, 7.0, NAN]], [[0.0] * 3], [0.0, 0.2, NAN]),
     (OneHot(), [[[0.0, 1.0, 0.0]]], [X], MEAN),

@@ -52,6 +52,7 @@ PUBLIC = [
     "hard_concrete_mean",
     "heaviside",
     "l0_norm",
+    "nearest",
     "negative_binomial",
     "nn",
     "poisson",
@@ -61,8 +62,10 @@ PUBLIC = [
     "strict",
     "surrogates",
     "ternary",
+    "through",
     "topk",
     "trunc",
+    "vector_quantize",
     "wrap",
 ]
 
@@ -75,6 +78,7 @@ OPERATORS_OF_ROOMS = {
     "bernoulli": {"bernoulli", "binary_concrete", "hard_concrete"},
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
     "subset": {"topk"},
+    "codebook": {"through", "vector_quantize"},
 }
 
 

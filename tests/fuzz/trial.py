@@ -165,7 +165,7 @@ def _first(source: Source, record: OperatorRecord, direct: bool) -> tuple[Tensor
     classes = source.up_to(min(most, 1024))
     shape = [*batch(source, source.up_to(MOST // classes)), classes]
     x = wild(source, shape)
-    if not source.chance(0.3):
+    if not record.takes("mask") or not source.chance(0.3):
         return x, None
     broadcast = [size if source.chance(0.7) else 1 for size in shape]
     return x, source.uniform(broadcast) < source.choices.choice((0.2, 0.9))

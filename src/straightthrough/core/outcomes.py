@@ -178,6 +178,23 @@ class Codeword(Outcome):
         assert bool(same.all()), f"{y.tolist()}, not the codewords {number.tolist()}"
 
 
+class Row(Outcome):
+    """A vector a row, the same function of each."""
+
+    outputs = ("... D",)
+    everywhere = True
+    indicates = False
+
+    def special(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        z = special_rows(dtype)
+        others = torch.linspace(-2, 2, z.numel(), dtype=torch.float64).reshape(z.shape).round()
+        opposite, equal, zero = -z[1], z[2], torch.zeros_like(z[3])
+        return z, torch.stack([others[0].to(dtype), opposite, equal, zero, *others[4:].to(dtype)])
+
+    def check(self, outputs: Tensors, inputs: Tensors, mean: Tensor) -> None:
+        """Nothing holds of it but its specification."""
+
+
 def special_elements(dtype: torch.dtype) -> Tensor:
     """Return one dimension of edge cases for an operator that works on elements."""
     limits = torch.finfo(dtype)

@@ -25,10 +25,17 @@ def first_line(documented: object) -> str:
 
 @dataclass(frozen=True)
 class RuleRecord:
-    """A backward rule under its shorthand name."""
+    """A backward rule under a name of its own.
+
+    Attributes:
+        name: no other rule's.
+        type: its class.
+        shorthand: what stands for it where rules of its form are taken.
+    """
 
     name: str
     type: type[Rule]
+    shorthand: str
 
     @property
     def summary(self) -> str:
@@ -137,14 +144,20 @@ def operator(**record: Any) -> Callable[[_Function], _Function]:
     return register
 
 
-def rule(name: str) -> Callable[[_Rule], _Rule]:
-    """Register the decorated class as the rule that the shorthand `name` stands for."""
+def rule(name: str, *, shorthand: str = "") -> Callable[[_Rule], _Rule]:
+    """Register the decorated class as a rule; its shorthand is the name unless one is given."""
 
     def register(cls: _Rule) -> _Rule:
-        RULES[name] = RuleRecord(name, cls)
+        RULES[name] = RuleRecord(name, cls, shorthand or name)
         return cls
 
     return register
+
+
+def shorthands(*fits: type[Rule]) -> dict[str, RuleRecord]:
+    """Return the rules of some forms by their shorthands."""
+    known = (record for record in RULES.values() if issubclass(record.type, fits))
+    return {record.shorthand: record for record in known}
 
 
 def resolve(argument: str, given: object, *fits: type[Rule]) -> Any:
@@ -155,9 +168,9 @@ def resolve(argument: str, given: object, *fits: type[Rule]) -> Any:
     """
     if isinstance(given, fits):
         return given.settled()
-    record = RULES.get(given) if isinstance(given, str) else None
-    if record is None or not issubclass(record.type, fits):
-        known = [name for name, record in RULES.items() if issubclass(record.type, fits)]
+    known = shorthands(*fits)
+    record = known.get(given) if isinstance(given, str) else None
+    if record is None:
         close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ArgumentError(

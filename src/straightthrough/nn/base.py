@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
 from torch import Tensor, nn
 
 from ..core.errors import ArgumentError, StraightThroughError
-from ..core.registry import RULES, resolve
+from ..core.registry import RULES, resolve, shorthands
 from ..core.rules import Rule
 from .schedules import Schedule, keeping_dtype
 
@@ -188,9 +188,9 @@ def _with_fields(
     keyword: str, given: object, fits: tuple[type[Rule], ...], fields: Mapping[str, Any]
 ) -> Any:
     """Return the rule that `given` stands for, with `fields` in the place of its own."""
-    record = RULES.get(given) if isinstance(given, str) else None
+    record = shorthands(*fits).get(given) if isinstance(given, str) else None
     try:
-        if record is not None and issubclass(record.type, fits):
+        if record is not None:
             return record.type(**fields).settled()
         resolved = resolve(keyword, given, *fits)
         return dataclasses.replace(resolved, **fields).settled()

@@ -93,8 +93,8 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     be a frozen dataclass of an importable module, as it is pickled.
 
     Args:
-        rule: a `Derivative`, a `Relaxation`, a `CategoricalEstimator` or a `CountEstimator`,
-            registered or not.
+        rule: a `Derivative`, a `Relaxation`, a `CategoricalEstimator`, a `CountEstimator` or
+            a `PairEstimator`, registered or not.
         device: where the inputs lie.
 
     Raises:
@@ -113,7 +113,8 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     if not takers:
         raise ArgumentError(
             f"no operator takes {rule!r}; "
-            f"a rule is a Derivative, a Relaxation, a CategoricalEstimator or a CountEstimator"
+            f"a rule is a Derivative, a Relaxation, or a CategoricalEstimator, CountEstimator or "
+            f"PairEstimator"
         )
     for record in takers:
         _check(Case(record, rule, device))
