@@ -49,7 +49,10 @@ LOOKUP: Shape = (8192, 8192)
 LAYER: Shape = (1024, 1024)
 """Weights of the masked layer."""
 
-_SHAPES = {"categorical_lookup": (LOOKUP,)}
+CODES: tuple[Shape, ...] = ((65536, 16), (1048576, 8))
+"""Of codes without a table, whose numbers are those of an int64."""
+
+_SHAPES = {"categorical_lookup": (LOOKUP,), **dict.fromkeys(("fsq", "lfq", "bsq"), CODES)}
 """Of operators that are timed at shapes of their own."""
 
 EVERY_RULE = ("categorical",)

@@ -73,6 +73,23 @@ def vector_quantize(z: Tensor, codebook: Tensor) -> Tensor:
     return substitute(codebook[index], z)
 
 
+def fsq(z: Tensor, levels: int) -> Tensor:
+    """An odd number of levels of the bounded entries."""
+    bounded = (levels - 1) / 2 * 1.001 * torch.tanh(z)
+    return substitute(bounded.round(), bounded) / (levels // 2)
+
+
+def lfq(z: Tensor) -> Tensor:
+    """The signs with the gradient of the identity."""
+    return substitute(z.sign(), z)
+
+
+def bsq(z: Tensor) -> Tensor:
+    """The signs over the root of their number with the gradient of a vector over its length."""
+    unit = F.normalize(z, dim=-1)
+    return substitute(unit.sign() / z.shape[-1] ** 0.5, unit)
+
+
 def bernoulli(logits: Tensor) -> Tensor:
     """A 0/1 draw with the sigmoid's gradient."""
     p = torch.sigmoid(logits)
@@ -147,5 +164,8 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "topk": topk,
     "through": through,
     "vector_quantize": vector_quantize,
+    "fsq": fsq,
+    "lfq": lfq,
+    "bsq": bsq,
 }
 """By operator; each takes the inputs and the arguments of the operator's record."""

@@ -20,6 +20,7 @@ from .ops.categorical.api import (
     gumbel_softmax,
 )
 from .ops.codebook.api import nearest, through, vector_quantize
+from .ops.codebook.codes import bsq, fsq, fsq_decode, lfq, lfq_decode, lfq_entropy
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.subset.api import topk
@@ -37,6 +38,7 @@ __all__ = [
     "bernoulli",
     "binary_concrete",
     "binomial",
+    "bsq",
     "categorical",
     "categorical_integer",
     "categorical_lookup",
@@ -45,12 +47,17 @@ __all__ = [
     "distributions",
     "estimators",
     "floor",
+    "fsq",
+    "fsq_decode",
     "geometric",
     "gumbel_softmax",
     "hard_concrete",
     "hard_concrete_mean",
     "heaviside",
     "l0_norm",
+    "lfq",
+    "lfq_decode",
+    "lfq_entropy",
     "nearest",
     "negative_binomial",
     "nn",

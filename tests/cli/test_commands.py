@@ -41,7 +41,7 @@ def test_list_shows_every_operator_rule_and_function(cli):
     assert lookup["inputs"] == {"logits": "... C", "table": "C D"}
     assert lookup["outcome"] == "TableRow"
     assert lookup["outputs"] == ["... D"]
-    others = ["hard_concrete_mean", "l0_norm", "nearest"]
+    others = ["fsq_decode", "hard_concrete_mean", "l0_norm", "lfq_decode", "lfq_entropy", "nearest"]
     others += ["straight_through", "strict", "wrap"]
     assert [row["name"] for row in listed["functions"]] == others
 

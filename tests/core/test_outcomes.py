@@ -8,6 +8,7 @@ import torch
 from straightthrough.core.outcomes import (
     Binary,
     ClassNumber,
+    Code,
     Codeword,
     Count,
     Elementwise,
@@ -28,6 +29,7 @@ BOOK = [[1.0, 2.0], [3.0, 4.0]]
 
 RIGHT = [
     (Elementwise(), [X], [X], X),
+    (Code(), [[[1.0, -0.5], [NAN, NAN]], [3, -1]], [BOOK], BOOK),
     (Row(), [TABLE], [TABLE, TABLE], TABLE),
     (Binary(), [[0.0, 1.0, NAN]], [[0.0] * 3], [0.3, 1.0, NAN]),
     (Count(), [[0.0, 7.0, NAN]], [[0.0] * 3], [0.0, 0.2, NAN]),
@@ -44,6 +46,8 @@ RIGHT = [
 ]
 
 WRONG = [
+    (Code(), [[[1.0, 1.5]], [3]], [BOOK], BOOK, "beyond -1 to 1"),
+    (Code(), [[[NAN, NAN]], [3]], [BOOK], BOOK, "NaN beside"),
     (Binary(), [[0.5]], [[0.0]], [0.5], "not 0 and 1"),
     (Binary(), [[0.0]], [[0.0]], [1.0], "probability 0"),
     (Binary(), [[0.0]], [[0.0]], [NAN], "without an outcome"),

@@ -256,8 +256,12 @@ def strict() -> Iterator[None]:
 
 NO_OUTCOME = "a NaN or an infinity, or too few of its classes are allowed"
 NO_PROBABILITY = "a NaN, or a probability outside its range"
-NOT_FINITE = "a NaN or an infinity"
-_MEND = {NO_OUTCOME: "the logits or the mask", NOT_FINITE: "the vector"}
+NOT_FINITE, NOT_A_NUMBER = "a NaN or an infinity", "a NaN"
+_MEND = {
+    NO_OUTCOME: "the logits or the mask",
+    NOT_FINITE: "the vector",
+    NOT_A_NUMBER: "the vector",
+}
 
 
 def check_outcomes(name: str, invalid: Callable[[], Tensor], holds: str = NO_OUTCOME) -> None:

@@ -178,6 +178,21 @@ class Codeword(Outcome):
         assert bool(same.all()), f"{y.tolist()}, not the codewords {number.tolist()}"
 
 
+class Code(Outcome):
+    """A code of a few values an entry, and its number."""
+
+    outputs = ("... D", "...")
+    indicates = False
+
+    def special(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return (special_rows(dtype),)
+
+    def check(self, outputs: Tensors, inputs: Tensors, mean: Tensor) -> None:
+        code, number = outputs
+        assert bool((code.isnan().all(-1) == (number < 0)).all()), "NaN beside a number"
+        assert bool((code.isnan() | (code.abs() <= 1)).all()), f"{code.tolist()}, beyond -1 to 1"
+
+
 class Row(Outcome):
     """A vector a row, the same function of each."""
 
