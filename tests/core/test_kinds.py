@@ -95,6 +95,11 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Binomial": lambda: st.nn.Binomial(3),
     "Geometric": st.nn.Geometric,
     "NegativeBinomial": lambda: st.nn.NegativeBinomial(2.5),
+    "VectorQuantizer": lambda: st.nn.VectorQuantizer(4, 3),
+    "ResidualVQ": lambda: st.nn.ResidualVQ(2, 4, 3),
+    "GroupedVQ": lambda: st.nn.GroupedVQ(3, 4, 3),
+    "FSQ": lambda: st.nn.FSQ([3, 3]),
+    "LFQ": lambda: st.nn.LFQ(3),
 }
 
 
@@ -111,7 +116,8 @@ class Around(nn.Module):
 
 
 def test_every_module_is_tried() -> None:
-    assert set(MODULES) | {"schedules", "step_schedules"} == set(st.nn.__all__)
+    others = {"Codebook", "Quantized", "codebook_loss", "commitment"}
+    assert set(MODULES) | others | {"schedules", "step_schedules"} == set(st.nn.__all__)
 
 
 @pytest.mark.parametrize("training", [True, False])

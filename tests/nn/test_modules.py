@@ -91,7 +91,8 @@ def value_and_gradient(function, x=X):
 
 
 def test_every_module_has_a_row():
-    own = {"HardConcreteGate", "CategoricalLookup"}
+    own = {"HardConcreteGate", "CategoricalLookup", "Codebook", "Quantized"}
+    own |= {"VectorQuantizer", "ResidualVQ", "GroupedVQ", "FSQ", "LFQ"}  # test_quantizers.py
     classes = {name for name in st.nn.__all__ if inspect.isclass(getattr(st.nn, name))}
     assert classes == set(MODULES) | own
 

@@ -31,12 +31,16 @@ from .categorical import (
     CategoricalLookup,
     GumbelSoftmax,
 )
+from .codebook import Codebook, Quantized, codebook_loss, commitment
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
+from .quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
 from .schedules import step_schedules
 from .subset import TopK
 
 __all__ = [
+    "FSQ",
+    "LFQ",
     "Argmax",
     "Bernoulli",
     "BinaryConcrete",
@@ -46,18 +50,25 @@ __all__ = [
     "CategoricalLookup",
     "Ceil",
     "Clamp",
+    "Codebook",
     "Floor",
     "Geometric",
+    "GroupedVQ",
     "GumbelSoftmax",
     "HardConcreteGate",
     "Heaviside",
     "NegativeBinomial",
     "Poisson",
+    "Quantized",
+    "ResidualVQ",
     "Round",
     "Sign",
     "Ternary",
     "TopK",
     "Trunc",
+    "VectorQuantizer",
+    "codebook_loss",
+    "commitment",
     "schedules",
     "step_schedules",
 ]
