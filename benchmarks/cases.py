@@ -49,7 +49,10 @@ LOOKUP: Shape = (8192, 8192)
 LAYER: Shape = (1024, 1024)
 """Weights of the masked layer."""
 
-_SHAPES = {"categorical_lookup": (LOOKUP,)}
+CODES: tuple[Shape, ...] = ((65536, 16), (1048576, 8))
+"""Of codes without a table, whose numbers are those of an int64."""
+
+_SHAPES = {"categorical_lookup": (LOOKUP,), **dict.fromkeys(("fsq", "lfq", "bsq"), CODES)}
 """Of operators that are timed at shapes of their own."""
 
 EVERY_RULE = ("categorical",)
@@ -105,7 +108,7 @@ class Way:
             pull = self.backward
             return lambda: (self.forward(*inputs), pull(grad, *inputs))
         leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-        return lambda: torch.autograd.grad(self.forward(*leaves), leaves, grad)
+        return lambda: torch.autograd.grad(self.forward(*leaves), leaves, grad, allow_unused=True)
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,7 @@ def _case(
     snippet = plain.PLAIN.get(record.name)
     return Case(
         name,
-        partial(record.call, **record.arguments, **rule),
+        partial(_value, partial(record.call, **record.arguments, **rule)),
         partial(snippet, **record.arguments) if snippet else None,
         calls=getattr(rule.get("estimator"), "samples", 1),
         samples=record.samples,
@@ -251,6 +254,12 @@ def _case(
         shapes=COUNTS if isinstance(record.outcome, Count) else _SHAPES.get(record.name, shapes),
         conformance=conformance,
     )
+
+
+def _value(function: Callable[..., Any], *inputs: Tensor, **options: Any) -> Tensor:
+    """Return the value alone, of an operator that returns an index beside it."""
+    returned = function(*inputs, **options)
+    return returned[0] if isinstance(returned, tuple) else returned
 
 
 def _inputs(record: OperatorRecord, shape: Shape) -> Inputs:

@@ -84,6 +84,34 @@ def categorical_lookup(logits: Tensor, table: Tensor) -> Tensor:
     return categorical(logits) @ table
 
 
+def through(z: Tensor, q: Tensor) -> Tensor:
+    """The second of a pair with the gradient of the first."""
+    return substitute(q, z)
+
+
+def vector_quantize(z: Tensor, codebook: Tensor) -> Tensor:
+    """The nearest codeword by all distances."""
+    index = torch.cdist(z, codebook).argmin(-1)
+    return substitute(codebook[index], z)
+
+
+def fsq(z: Tensor, levels: int) -> Tensor:
+    """An odd number of levels of the bounded entries."""
+    bounded = (levels - 1) / 2 * 1.001 * torch.tanh(z)
+    return substitute(bounded.round(), bounded) / (levels // 2)
+
+
+def lfq(z: Tensor) -> Tensor:
+    """The signs with the gradient of the identity."""
+    return substitute(z.sign(), z)
+
+
+def bsq(z: Tensor) -> Tensor:
+    """The signs over the root of their number with the gradient of a vector over its length."""
+    unit = F.normalize(z, dim=-1)
+    return substitute(unit.sign() / z.shape[-1] ** 0.5, unit)
+
+
 def bernoulli(logits: Tensor) -> Tensor:
     """A 0/1 draw with the sigmoid's gradient."""
     p = torch.sigmoid(logits)
@@ -159,5 +187,10 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "fake_quantize": fake_quantize,
     "stochastic_quantize": stochastic_quantize,
     "stochastic_round": stochastic_round,
+    "through": through,
+    "vector_quantize": vector_quantize,
+    "fsq": fsq,
+    "lfq": lfq,
+    "bsq": bsq,
 }
 """By operator; each takes the inputs and the arguments of the operator's record."""

@@ -29,9 +29,10 @@ FORMS = {
     ),
     "estimators": (
         "Estimators",
-        "Rules for draws and selections. `Softmax` is a relaxation, for the deterministic "
-        "`st.topk`; `Fini` gives the gradient of a count; those that fit `st.fake_quantize` the "
-        "gradients of a number on a grid; all others that of a draw of classes. "
+        "Rules for draws, selections, codewords and numbers on a grid. `Softmax` is a relaxation, "
+        "for the deterministic `st.topk`; `Fini` gives the gradient of a count; those that fit "
+        "`st.fake_quantize` the gradients of a number on a grid; `PairSTE`, `Both`, `Rotation` and "
+        "`DiVeQ` those of a vector and its codeword; all others that of a draw of classes. "
         "The shaded band of a picture is one standard deviation of a single sample.",
     ),
 }
@@ -88,7 +89,9 @@ def record_table(record) -> str:
     if record.default:
         rows += [["default rule" if record.rule else "built-in rule", f"`{record.default!r}`"]]
     if record.rule:
-        fits = [f"[`{rule.name}`](../{form_of(rule)}/{rule.name}.md)" for rule in record.rules()]
+        fits = [
+            f"[`{rule.shorthand}`](../{form_of(rule)}/{rule.name}.md)" for rule in record.rules()
+        ]
         rows += [[f"`{record.rule}=` takes", ", ".join(fits)]]
     return table(["", ""], rows)
 
@@ -129,7 +132,9 @@ def write_rules(folder: Path, form: str) -> None:
     for name, record in records.items():
         plots.draw(record.example, folder / f"{name}.svg")
         write(folder / f"{name}.md", rule_page(record, form))
-        rows.append([f"[`{record.type.__name__}`]({name}.md)", f'`"{name}"`', record.summary])
+        rows.append(
+            [f"[`{record.type.__name__}`]({name}.md)", f'`"{record.shorthand}"`', record.summary]
+        )
     listing = table(["rule", "shorthand", "what it is"], rows)
     gallery = (
         "\n![Every surrogate with its defaults](gallery.svg)\n" if form == "surrogates" else ""
@@ -148,7 +153,9 @@ def rule_page(record, form: str) -> str:
         if record in operator.rules()
     ]
     needs = [f.name for f in dataclasses.fields(record.type) if f.default is dataclasses.MISSING]
-    shorthand = "none, as it has an argument without a default" if needs else f'`"{record.name}"`'
+    shorthand = (
+        "none, as it has an argument without a default" if needs else f'`"{record.shorthand}"`'
+    )
     facts = table(["", ""], [["shorthand", shorthand], ["fits", ", ".join(takers)]])
     members = "derivative, primitive" if form == "surrogates" else "vjp"
     members = "" if issubclass(record.type, GridEstimator) else members

@@ -12,7 +12,7 @@ import torch
 import straightthrough as st
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation
-from straightthrough.estimators import Fini, GridEstimator
+from straightthrough.estimators import Fini, GridEstimator, PairEstimator
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -165,6 +165,22 @@ def draw_grid_estimator(rule, path):
         plt.close(figure)
 
 
+def draw_pair(rule, path):
+    """Draw the gradients to z = (x, 1) and to q = (1, 0) of a gradient (1, 1/2) to the value."""
+    z = torch.stack([X, torch.ones_like(X)], -1)
+    q, grad = (torch.tensor(v, dtype=X.dtype).expand_as(z) for v in ([1.0, 0.0], [1.0, 0.5]))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
+        named = zip(axes, rule.vjp(z, q, grad), ("z = (x, 1)", "q = (1, 0)"), strict=True)
+        for ax, gradient, of in named:
+            for entry, color in zip(gradient.unbind(-1), (BLUE, ORANGE), strict=True):
+                ax.plot(X, entry, color=color, lw=2)
+            ax.set(title=f"gradient to {of}", xlabel="x")
+        axes[0].legend(["first entry", "second entry"], loc="upper left", fontsize=9)
+        figure.savefig(path)
+        plt.close(figure)
+
+
 def draw_gallery(path):
     """Draw every surrogate with its defaults in one figure."""
     rules = [record for record in RULES.values() if issubclass(record.type, Derivative)]
@@ -229,6 +245,8 @@ def draw(rule, path):
         draw_relaxation(rule, path)
     elif isinstance(rule, GridEstimator):
         draw_grid_estimator(rule, path)
+    elif isinstance(rule, PairEstimator):
+        draw_pair(rule, path)
     else:
         draw_estimator(rule, path)
 

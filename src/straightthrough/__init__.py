@@ -19,6 +19,8 @@ from .ops.categorical.api import (
     categorical_lookup,
     gumbel_softmax,
 )
+from .ops.codebook.api import nearest, through, vector_quantize
+from .ops.codebook.codes import bsq, fsq, fsq_decode, lfq, lfq_decode, lfq_entropy
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
@@ -37,6 +39,7 @@ __all__ = [
     "bernoulli",
     "binary_concrete",
     "binomial",
+    "bsq",
     "categorical",
     "categorical_integer",
     "categorical_lookup",
@@ -46,6 +49,8 @@ __all__ = [
     "estimators",
     "fake_quantize",
     "floor",
+    "fsq",
+    "fsq_decode",
     "geometric",
     "grids",
     "gumbel_softmax",
@@ -53,6 +58,10 @@ __all__ = [
     "hard_concrete_mean",
     "heaviside",
     "l0_norm",
+    "lfq",
+    "lfq_decode",
+    "lfq_entropy",
+    "nearest",
     "negative_binomial",
     "nn",
     "poisson",
@@ -65,7 +74,9 @@ __all__ = [
     "strict",
     "surrogates",
     "ternary",
+    "through",
     "topk",
     "trunc",
+    "vector_quantize",
     "wrap",
 ]

@@ -44,7 +44,7 @@ def test_snippets_have_the_value_and_the_gradient_of_the_operators():
     for case in cases.cases().values():
         if case.samples or case.plain is None:
             continue
-        leaves = [x.requires_grad_() for x in case.inputs((64, 5))]
+        leaves = [x.requires_grad_() for x in case.inputs((64, 5)) if x.is_floating_point()]
         grad = torch.randn(64, 5)
         ours, plain = case.function(*leaves), case.plain(*leaves)
         torch.testing.assert_close(plain, ours, msg=case.name)

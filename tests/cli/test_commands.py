@@ -29,7 +29,7 @@ def test_list_shows_every_operator_rule_and_function(cli):
     assert (code, err) == (0, "")
     listed = json.loads(out)
     assert [row["name"] for row in listed["operators"]] == list(OPERATORS)
-    assert [row["name"] for row in listed["rules"]] == list(RULES)
+    assert [row["name"] for row in listed["rules"]] == [rule.shorthand for rule in RULES.values()]
     sign = next(row for row in listed["operators"] if row["name"] == "sign")
     assert sign["family"] == "pointwise"
     assert sign["default"] == "Clipped(width=1.0)"
@@ -41,7 +41,7 @@ def test_list_shows_every_operator_rule_and_function(cli):
     assert lookup["inputs"] == {"logits": "... C", "table": "C D"}
     assert lookup["outcome"] == "TableRow"
     assert lookup["outputs"] == ["... D"]
-    others = ["hard_concrete_mean", "l0_norm"]
+    others = ["fsq_decode", "hard_concrete_mean", "l0_norm", "lfq_decode", "lfq_entropy", "nearest"]
     others += ["straight_through", "strict", "wrap"]
     assert [row["name"] for row in listed["functions"]] == others
     assert [row["name"] for row in listed["baselines"]] == ["exact"]
@@ -49,8 +49,9 @@ def test_list_shows_every_operator_rule_and_function(cli):
     code, out, err = cli("list")
     assert (code, err) == (0, "")
     words = out.replace(",", " ").split()
+    names = [rule.shorthand for rule in RULES.values()]
     families = {record.family for record in OPERATORS.values()}
-    assert {*OPERATORS, *RULES, *families, *others, "exact"} <= set(words)
+    assert {*OPERATORS, *names, *families, *others, "exact"} <= set(words)
 
 
 def test_env_shows_versions_and_what_serves_each_family(cli, monkeypatch):

@@ -47,6 +47,11 @@ FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
     "fake_quantize's offset": lambda x: st.fake_quantize(X, 1.0, grid=GRID, offset=x),
     "stochastic_quantize": lambda x: st.stochastic_quantize(x, 1.0, grid=GRID),
     "a quantizer": lambda x: st.nn.Quantizer(GRID)(x),
+    "nearest": lambda x: st.nearest(x, torch.ones(2, 3)),
+    "vector_quantize": lambda x: st.vector_quantize(x, torch.ones(2, 3)),
+    "vector_quantize's codebook": lambda x: st.vector_quantize(torch.ones(3, 3), x),
+    "through": lambda x: st.through(x, torch.ones(3, 3)),
+    "through's q": lambda x: st.through(torch.ones(3, 3), x),
     "hard_concrete_mean": st.hard_concrete_mean,
     "l0_norm": st.l0_norm,
     "straight_through": lambda x: st.straight_through(torch.ones(3, 3), x),
@@ -97,6 +102,11 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Geometric": st.nn.Geometric,
     "NegativeBinomial": lambda: st.nn.NegativeBinomial(2.5),
     "Quantizer": lambda: st.nn.Quantizer(GRID, st.scales.Learned(), "lsq"),
+    "VectorQuantizer": lambda: st.nn.VectorQuantizer(4, 3),
+    "ResidualVQ": lambda: st.nn.ResidualVQ(2, 4, 3),
+    "GroupedVQ": lambda: st.nn.GroupedVQ(3, 4, 3),
+    "FSQ": lambda: st.nn.FSQ([3, 3]),
+    "LFQ": lambda: st.nn.LFQ(3),
 }
 
 
@@ -114,6 +124,7 @@ class Around(nn.Module):
 
 def test_every_module_is_tried() -> None:
     others = {"schedules", "step_schedules", "preset", "Preset", "PRESETS", "Recipe"}
+    others |= {"Codebook", "Quantized", "codebook_loss", "commitment"}
     assert set(MODULES) | others == set(st.nn.__all__)
 
 

@@ -8,6 +8,7 @@ import torch
 from straightthrough.core.outcomes import (
     Binary,
     ClassNumber,
+    Code,
     Codeword,
     Count,
     Elementwise,
@@ -15,6 +16,7 @@ from straightthrough.core.outcomes import (
     KHot,
     Neighbour,
     OneHot,
+    Row,
     TableRow,
 )
 from straightthrough.core.registry import OPERATORS, first_line
@@ -31,6 +33,8 @@ RIGHT = [
     (Elementwise(), [X], [X], X),
     (GridValue(), [[0.5, -2.0, NAN]], [[0.4, -9.0, 0.0], 0.5], [0.5, -2.0, NAN]),
     (Neighbour(), [[1.0, -2.0, 3.0, NAN]], [[0.5, -1.5, 3.0, NAN]], [0.5, 0.5, 0.0, NAN]),
+    (Code(), [[[1.0, -0.5], [NAN, NAN]], [3, -1]], [BOOK], BOOK),
+    (Row(), [TABLE], [TABLE, TABLE], TABLE),
     (Binary(), [[0.0, 1.0, NAN]], [[0.0] * 3], [0.3, 1.0, NAN]),
     (Count(), [[0.0, 7.0, NAN]], [[0.0] * 3], [0.0, 0.2, NAN]),
     (OneHot(), [[[0.0, 1.0, 0.0]]], [X], MEAN),
@@ -50,6 +54,8 @@ WRONG = [
     (GridValue(), [[NAN]], [[0.4], 0.5], [0.5], "NaN where there is an outcome"),
     (Neighbour(), [[2.0]], [[0.5]], [0.5], "not 0 and 1"),
     (Neighbour(), [[4.0]], [[3.0]], [0.0], "probability 0"),
+    (Code(), [[[1.0, 1.5]], [3]], [BOOK], BOOK, "beyond -1 to 1"),
+    (Code(), [[[NAN, NAN]], [3]], [BOOK], BOOK, "NaN beside"),
     (Binary(), [[0.5]], [[0.0]], [0.5], "not 0 and 1"),
     (Binary(), [[0.0]], [[0.0]], [1.0], "probability 0"),
     (Binary(), [[0.0]], [[0.0]], [NAN], "without an outcome"),

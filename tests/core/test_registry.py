@@ -38,6 +38,7 @@ PUBLIC = [
     "bernoulli",
     "binary_concrete",
     "binomial",
+    "bsq",
     "categorical",
     "categorical_integer",
     "categorical_lookup",
@@ -47,6 +48,8 @@ PUBLIC = [
     "estimators",
     "fake_quantize",
     "floor",
+    "fsq",
+    "fsq_decode",
     "geometric",
     "grids",
     "gumbel_softmax",
@@ -54,6 +57,10 @@ PUBLIC = [
     "hard_concrete_mean",
     "heaviside",
     "l0_norm",
+    "lfq",
+    "lfq_decode",
+    "lfq_entropy",
+    "nearest",
     "negative_binomial",
     "nn",
     "poisson",
@@ -66,8 +73,10 @@ PUBLIC = [
     "strict",
     "surrogates",
     "ternary",
+    "through",
     "topk",
     "trunc",
+    "vector_quantize",
     "wrap",
 ]
 
@@ -81,6 +90,7 @@ OPERATORS_OF_FAMILIES = {
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
     "quantize": {"fake_quantize", "stochastic_quantize", "stochastic_round"},
     "subset": {"topk"},
+    "codebook": {"through", "vector_quantize", "fsq", "lfq", "bsq"},
 }
 
 

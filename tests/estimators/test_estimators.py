@@ -25,6 +25,7 @@ from straightthrough.estimators import (
     GumbelRao,
     GumbelST,
     MVEInteger,
+    PairEstimator,
     ReinMax,
     ReinMaxCV,
     ReinMaxRao,
@@ -140,6 +141,7 @@ def test_every_registered_rule_of_draws_and_selections_is_public() -> None:
         CategoricalEstimator,
         CountEstimator,
         GridEstimator,
+        PairEstimator,
     }
     modules = "straightthrough.estimators."
     assert public == {r.type for r in RULES.values() if r.type.__module__.startswith(modules)}

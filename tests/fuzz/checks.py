@@ -41,12 +41,16 @@ def _check_value(trial: Trial) -> Tensor:
 
 
 def _outcomes(trial: Trial, y: Tensor) -> Tensor:
-    """Return which elements of the value, or of the first input, there must be a number for."""
+    """Return which elements of the value, or of the first input, there must be a number for.
+
+    Or, where the outcome is one of other classes than the input's, which rows.
+    """
     if trial.direct:
         return ~y.isnan()
     if trial.record.outcome.everywhere:
         return ~trial.x.isnan()
-    return ~trial.mean(*trial.inputs).isnan()
+    known = ~trial.mean(*trial.inputs).isnan()
+    return known if known.shape == trial.x.shape else known.all(-1, keepdim=True)
 
 
 def _check_gradient(trial: Trial, grad: Tensor, valid: Tensor) -> None:

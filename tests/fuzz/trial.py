@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from straightthrough.core.outcomes import ClassNumber
+from straightthrough.core.outcomes import ClassNumber, Code
 from straightthrough.core.registry import OperatorRecord
 from straightthrough.core.rules import Rule
 from straightthrough.core.signature import shaped, sizes
@@ -131,6 +131,8 @@ def trial(number: int, among: Pool | None = None) -> Trial:
     x, mask = _first(source, record, direct)
     rest = _others(source, record, x)
     arguments = {name: chosen(source, name, value) for name, value in record.arguments.items()}
+    if "levels" in arguments:
+        arguments["levels"] += 1  # two at least
     if "k" in arguments:
         arguments["k"] = min(arguments["k"], x.shape[-1])
     record = dataclasses.replace(record, arguments=arguments)
@@ -173,10 +175,11 @@ def _first(source: Source, record: OperatorRecord, direct: bool) -> tuple[Tensor
     # In float16 and bfloat16 not every number of a class is one of the dtype.
     numbers = isinstance(record.outcome, ClassNumber)
     most = 1 / torch.finfo(source.dtype).eps if numbers else MOST
+    most = 10 if isinstance(record.outcome, Code) else most  # whose number is an int64
     classes = source.up_to(min(most, 1024))
     shape = [*batch(source, source.up_to(MOST // classes)), classes]
     x = wild(source, shape)
-    if not source.chance(0.3):
+    if not record.takes("mask") or not source.chance(0.3):
         return x, None
     broadcast = [size if source.chance(0.7) else 1 for size in shape]
     return x, source.uniform(broadcast) < source.choices.choice((0.2, 0.9))

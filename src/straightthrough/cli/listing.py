@@ -68,7 +68,7 @@ def _operator(name: str) -> dict[str, Any]:
         "family": record.family,
         "keyword": record.rule,
         "default": repr(record.default) if record.default else None,
-        "rules": [rule.name for rule in record.rules()] if record.rule else [],
+        "rules": [rule.shorthand for rule in record.rules()] if record.rule else [],
         "inputs": {one.name: one.dims for one in record.inputs},
         "outcome": type(record.outcome).__name__,
         "outputs": list(record.outcome.outputs),
@@ -80,7 +80,7 @@ def _operator(name: str) -> dict[str, Any]:
 def _rule(name: str) -> dict[str, Any]:
     record = RULES[name]
     return {
-        "name": name,
+        "name": record.shorthand,
         "class": record.type.__name__,
         "fits": [
             operator for operator, row in OPERATORS.items() if row.rule and record in row.rules()

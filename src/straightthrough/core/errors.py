@@ -277,6 +277,12 @@ def strict() -> Iterator[None]:
 
 NO_OUTCOME = "a NaN or an infinity, or too few of its classes are allowed"
 NO_PROBABILITY = "a NaN, or a probability outside its range"
+NOT_FINITE, NOT_A_NUMBER = "a NaN or an infinity", "a NaN"
+_MEND = {
+    NO_OUTCOME: "the logits or the mask",
+    NOT_FINITE: "the vector",
+    NOT_A_NUMBER: "the vector",
+}
 
 
 def check_outcomes(name: str, invalid: Callable[[], Tensor], holds: str = NO_OUTCOME) -> None:
@@ -289,7 +295,7 @@ def check_outcomes(name: str, invalid: Callable[[], Tensor], holds: str = NO_OUT
     rows = whole(invalid()).nonzero()
     if len(rows):
         row = tuple(int(i) for i in rows[0])
-        mend = "the logits or the mask" if holds is NO_OUTCOME else "the parameter"
+        mend = _MEND.get(holds, "the parameter")
         raise ArgumentError(
             f"{name}: row {row} has no valid outcome: it holds {holds}; mend {mend} of that row"
         )

@@ -206,6 +206,38 @@ class Codeword(Outcome):
         assert bool(same.all()), f"{y.tolist()}, not the codewords {number.tolist()}"
 
 
+class Code(Outcome):
+    """A code of a few values an entry, and its number."""
+
+    outputs = ("... D", "...")
+    indicates = False
+
+    def special(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return (special_rows(dtype),)
+
+    def check(self, outputs: Tensors, inputs: Tensors, mean: Tensor) -> None:
+        code, number = outputs
+        assert bool((code.isnan().all(-1) == (number < 0)).all()), "NaN beside a number"
+        assert bool((code.isnan() | (code.abs() <= 1)).all()), f"{code.tolist()}, beyond -1 to 1"
+
+
+class Row(Outcome):
+    """A vector a row, the same function of each."""
+
+    outputs = ("... D",)
+    everywhere = True
+    indicates = False
+
+    def special(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        z = special_rows(dtype)
+        others = torch.linspace(-2, 2, z.numel(), dtype=torch.float64).reshape(z.shape).round()
+        opposite, equal, zero = -z[1], z[2], torch.zeros_like(z[3])
+        return z, torch.stack([others[0].to(dtype), opposite, equal, zero, *others[4:].to(dtype)])
+
+    def check(self, outputs: Tensors, inputs: Tensors, mean: Tensor) -> None:
+        """Nothing holds of it but its specification."""
+
+
 def special_elements(dtype: torch.dtype) -> Tensor:
     """Return one dimension of edge cases for an operator that works on elements."""
     limits = torch.finfo(dtype)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import DtypeError, check_dense, check_floating
+
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that values of `dtype` are computed in: float32 for the half ones."""
@@ -18,6 +20,26 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def cast(number: Any, dtype: torch.dtype) -> Any:
     """Return a number that is a tensor in `dtype`, anything else as it is."""
     return number.to(dtype) if isinstance(number, Tensor) else number
+
+
+def in_dtype_of(name: str, x: Tensor, other_name: str, other: Tensor) -> Tensor:
+    """Return `other`, whose dtype is that of `x`, or under autocast becomes it.
+
+    Raises:
+        DtypeError: if it is another, or under autocast if one of the two is float64.
+    """
+    check_floating(other_name, other)
+    if other.is_nested:
+        check_dense(other_name, other)
+    if other.dtype == x.dtype:
+        return other
+    autocast = torch.is_autocast_enabled(other.device.type)
+    if not autocast or torch.float64 in (other.dtype, x.dtype):
+        raise DtypeError(
+            f"{other_name} must have the dtype {x.dtype} of {name}, got {other.dtype}; "
+            f"use {other_name}.to({name}.dtype)"
+        )
+    return other.to(x.dtype)
 
 
 def narrowed(gradient: Tensor, dtype: torch.dtype, infinite: Tensor | None = None) -> Tensor:

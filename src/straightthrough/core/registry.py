@@ -25,10 +25,17 @@ def first_line(documented: object) -> str:
 
 @dataclass(frozen=True)
 class RuleRecord:
-    """A backward rule under its shorthand name."""
+    """A backward rule under a name of its own.
+
+    Attributes:
+        name: no other rule's.
+        type: its class.
+        shorthand: what stands for it where rules of its form are taken.
+    """
 
     name: str
     type: type[Rule]
+    shorthand: str
 
     @property
     def summary(self) -> str:
@@ -137,14 +144,20 @@ def operator(**record: Any) -> Callable[[_Function], _Function]:
     return register
 
 
-def rule(name: str) -> Callable[[_Rule], _Rule]:
-    """Register the decorated class as the rule that the shorthand `name` stands for."""
+def rule(name: str, *, shorthand: str = "") -> Callable[[_Rule], _Rule]:
+    """Register the decorated class as a rule; its shorthand is the name unless one is given."""
 
     def register(cls: _Rule) -> _Rule:
-        RULES[name] = RuleRecord(name, cls)
+        RULES[name] = RuleRecord(name, cls, shorthand or name)
         return cls
 
     return register
+
+
+def shorthands(*fits: type[Rule]) -> dict[str, RuleRecord]:
+    """Return the rules of some forms by their shorthands."""
+    known = (record for record in RULES.values() if issubclass(record.type, fits))
+    return {record.shorthand: record for record in known}
 
 
 def resolve(
@@ -163,8 +176,8 @@ def resolve(
             _check_fields(type(given), fields)
             given = dataclasses.replace(given, **fields)  # type: ignore[type-var]  # all are dataclasses
         return given.settled()
-    record = RULES.get(given) if isinstance(given, str) else None
-    if record is None or not issubclass(record.type, fits):
+    record = _record_of(given, fits) if isinstance(given, str) else None
+    if record is None:
         raise ArgumentError(_unknown(argument, given, fits))
     fields = fields or {}
     _check_fields(record.type, fields)
@@ -175,6 +188,13 @@ def resolve(
             f"{argument}={given!r} has an argument without a default; "
             f"pass the rule itself, for instance {record.example!r}"
         ) from None
+
+
+def _record_of(shorthand: str, fits: tuple[type[Rule], ...]) -> RuleRecord | None:
+    record = RULES.get(shorthand)  # nearly all have their name for a shorthand
+    if record is not None and record.shorthand == shorthand and issubclass(record.type, fits):
+        return record
+    return shorthands(*fits).get(shorthand)
 
 
 def _check_fields(rule: type[Rule], fields: Mapping[str, Any]) -> None:
@@ -188,7 +208,7 @@ def _check_fields(rule: type[Rule], fields: Mapping[str, Any]) -> None:
 
 
 def _unknown(argument: str, given: object, fits: tuple[type[Rule], ...]) -> str:
-    known = {name: record for name, record in RULES.items() if issubclass(record.type, fits)}
+    known = shorthands(*fits)
     such = "".join(f", such as {record.example!r}" for record in [*known.values()][:1])
     if isinstance(given, Tensor):
         return (

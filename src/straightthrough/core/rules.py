@@ -94,18 +94,18 @@ def check_like(name: str, tensor: Tensor, grad: Tensor) -> None:
 
 
 class Saved(enum.Enum):
-    """What a pointwise rule has to know in backward, beside the gradient."""
+    """What a pointwise rule, or that of a pair, has to know in backward, beside the gradient."""
 
     NOTHING = "nothing: the gradient passes unchanged"
     INPUT = "the input"
     WINDOW = "one bit an element: whether |x| is within a bound"
 
 
-_Formula = TypeVar("_Formula", bound=Callable[..., Tensor])
+_Formula = TypeVar("_Formula", bound=Callable[..., Any])
 
 
 def saves(saved: Saved) -> Callable[[_Formula], _Formula]:
-    """Say of a `derivative` what it needs, if that is less than its input.
+    """Say of a `derivative`, or of a pair's `gradient`, what it needs, if that is not its input.
 
     This and the kernel of a formula are marks on the function, so that a subclass with a formula
     of its own has neither.

@@ -1,9 +1,10 @@
-"""Backward rules of draws, one short file each."""
+"""Backward rules of draws and of codewords, one short file each."""
 
 from .categorical import CategoricalEstimator
 from .count import CountEstimator
 from .darn import DARN
 from .decoupled import DecoupledST
+from .diveq import DiVeQ
 from .fini import Fini
 from .gapped import GappedST
 from .grid import GridEstimator
@@ -12,9 +13,12 @@ from .gumbel_rao import GumbelRao
 from .lsq import LSQ, LSQPlus, Poly
 from .mve import MVE
 from .mve_integer import MVEInteger
+from .pair import PairEstimator
+from .pair_ste import Both, PairSTE
 from .reinmax import ReinMax
 from .reinmax_cv import ReinMaxCV
 from .reinmax_rao import ReinMaxRao
+from .rotation import Rotation
 from .rounding import DGE, EWGS, Trust
 from .softmax import Softmax
 from .ste import PACT, STE, TQT
@@ -29,9 +33,11 @@ __all__ = [
     "PACT",
     "STE",
     "TQT",
+    "Both",
     "CategoricalEstimator",
     "CountEstimator",
     "DecoupledST",
+    "DiVeQ",
     "Fini",
     "GappedST",
     "GridEstimator",
@@ -39,10 +45,13 @@ __all__ = [
     "GumbelST",
     "LSQPlus",
     "MVEInteger",
+    "PairEstimator",
+    "PairSTE",
     "Poly",
     "ReinMax",
     "ReinMaxCV",
     "ReinMaxRao",
+    "Rotation",
     "Softmax",
     "StraightThrough",
     "Trust",

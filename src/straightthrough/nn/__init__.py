@@ -31,14 +31,18 @@ from .categorical import (
     CategoricalLookup,
     GumbelSoftmax,
 )
+from .codebook import Codebook, Quantized, codebook_loss, commitment
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .presets import PRESETS, Preset, Recipe, preset
 from .quantizer import Quantizer
+from .quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
 from .schedules import step_schedules
 from .subset import TopK
 
 __all__ = [
+    "FSQ",
+    "LFQ",
     "PRESETS",
     "Argmax",
     "Bernoulli",
@@ -49,21 +53,28 @@ __all__ = [
     "CategoricalLookup",
     "Ceil",
     "Clamp",
+    "Codebook",
     "Floor",
     "Geometric",
+    "GroupedVQ",
     "GumbelSoftmax",
     "HardConcreteGate",
     "Heaviside",
     "NegativeBinomial",
     "Poisson",
     "Preset",
+    "Quantized",
     "Quantizer",
     "Recipe",
+    "ResidualVQ",
     "Round",
     "Sign",
     "Ternary",
     "TopK",
     "Trunc",
+    "VectorQuantizer",
+    "codebook_loss",
+    "commitment",
     "preset",
     "schedules",
     "step_schedules",

@@ -21,7 +21,17 @@ Checks = Mapping[str, Callable[[str, Any], Any]]
 R = TypeVar("R", bound=Rule)
 
 
-class RuleModule(nn.Module, Generic[R]):
+class OperatorModule(nn.Module):
+    """A module that `torch.jit` can't script, and says so."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise StraightThroughError(
+            f"{type(self).__name__} can't be scripted by torch.jit; use torch.compile to make it "
+            f"faster and torch.export to save it"
+        )
+
+
+class RuleModule(OperatorModule, Generic[R]):
     """A module with a backward rule, whose numbers are attributes: read, set, scheduled.
 
     Fields given by name replace the rule's own: `Categorical("reinmax", tau=1.1)` has the rule
@@ -144,12 +154,6 @@ class RuleModule(nn.Module, Generic[R]):
         for name, buffer in before.items():
             self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
         return self
-
-    def __prepare_scriptable__(self) -> NoReturn:
-        raise StraightThroughError(
-            f"{type(self).__name__} can't be scripted by torch.jit; use torch.compile to make it "
-            f"faster and torch.export to save it"
-        )
 
     def extra_repr(self) -> str:
         return f"{self._keyword}={self.rule}"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import apply_mask, check_outcomes, check_rows
-from ..core.precision import cast
+from ..core.precision import cast, in_dtype_of
 from ..estimators import CategoricalEstimator, GumbelST, Softmax
 from ..ops.categorical import api
 from ..ops.categorical.reference import argmax_index
@@ -201,7 +201,7 @@ class CategoricalLookup(EstimatorModule[CategoricalEstimator]):
         check_rows("logits", logits, self.dim)
         index = argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))
         check_outcomes("categorical_lookup", lambda: index < 0)
-        rows = api.in_dtype_of(logits, self.table)[index.clamp(min=0)]
+        rows = in_dtype_of("logits", logits, "table", self.table)[index.clamp(min=0)]
         return torch.where((index < 0).unsqueeze(-1), torch.nan, rows)
 
     def extra_repr(self) -> str:

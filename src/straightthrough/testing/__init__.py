@@ -93,8 +93,8 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     be a frozen dataclass of an importable module, as it is pickled.
 
     Args:
-        rule: a `Derivative`, a `Relaxation`, or an estimator of classes, counts or numbers on a
-            grid, registered or not.
+        rule: a `Derivative`, a `Relaxation`, or an estimator of classes, counts, numbers on a grid
+            or codewords, registered or not.
         device: where the inputs lie.
 
     Raises:
@@ -113,8 +113,8 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     if not takers:
         raise ArgumentError(
             f"no operator takes {rule!r}; "
-            f"a rule is a Derivative, a Relaxation, a CategoricalEstimator, a CountEstimator or a "
-            f"GridEstimator"
+            f"a rule is a Derivative, a Relaxation, or a CategoricalEstimator, CountEstimator, "
+            f"GridEstimator or PairEstimator"
         )
     for record in takers:
         _check(Case(record, rule, device))

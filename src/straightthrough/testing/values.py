@@ -143,7 +143,8 @@ def _refusing(case: Case, rule: Rule) -> Rule:
         raise AssertionError(f"{case}: the rule is asked in forward")
 
     kind = type(rule)
-    formulas = {"derivative", "primitive", "soft", "gradient", "binary_gradient", "scale_gradient"}
+    formulas = {"derivative", "primitive", "soft", "gradient", "binary_gradient"}
+    formulas |= {"scale_gradient", "tangent"}
     asked = formulas | {"backward", "binary_backward", "forward"}
     methods = dict.fromkeys(asked.intersection(dir(kind)), refuse)
     twin = copy.copy(rule)

@@ -49,6 +49,9 @@ class Monitor:
       the entropy of how often each does, over all rows. With fewer rows than classes, neither can
       reach its maximum.
 
+    - `collision_rate`: of quantizers, the share of vectors that don't have their numbers for
+      themselves: 1 less the number of different (tuples of) numbers over that of vectors.
+
     A quantity that is undefined (0 / 0) is left out.
 
     Args:

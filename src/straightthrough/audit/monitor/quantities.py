@@ -25,6 +25,7 @@ from ...nn.categorical import (
 )
 from ...nn.counts import Count
 from ...nn.pointwise import Clamp, Pointwise, Sign
+from ...nn.quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
 from ...nn.subset import TopK
 
 
@@ -45,6 +46,7 @@ class Kind:
             the number of classes.
         output_dim: for rows of classes, where the output has what a row became, out of the module;
             None if a row became an element.
+        rows: whether vectors come in last, and codes go out beside their numbers.
     """
 
     outcome: Callable[[nn.Module, Tensor], Tensor] | None = None
@@ -52,6 +54,7 @@ class Kind:
     entropy: Callable[[Tensor, bool, float], Tensor] | None = None
     counts: Callable[[nn.Module, Tensor, int], Tensor] | None = None
     output_dim: Callable[[nn.Module], int | None] = _own_dim
+    rows: bool = False
 
 
 def _value(module: nn.Module, y: Tensor) -> Tensor:
@@ -122,6 +125,7 @@ KINDS: dict[type[nn.Module], Kind] = {
     Count: Kind(_value, zeros=True),
     Argmax: Kind(_largest, counts=_chosen),
     TopK: Kind(_largest, counts=_chosen),
+    **dict.fromkeys((VectorQuantizer, ResidualVQ, GroupedVQ, FSQ, LFQ), Kind(rows=True)),
 }
 """Of each class of modules, and of its subclasses that have no entry of their own."""
 
@@ -161,6 +165,23 @@ def usage(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the share of classes that occurred, and the exponential of their entropy."""
     share = counts / counts.sum()
     return (counts > 0).float().mean(), torch.special.entr(share).sum().exp()
+
+
+def code_usage(index: Tensor, codes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the use and the perplexity of codes, and how often a row's numbers are not its own.
+
+    Of the numbers `(N, T)` of T codebooks, the first two as means over them, without rows of -1.
+    """
+    index = index[(index >= 0).all(-1)]
+    uses, perplexities = [], []
+    for column in index.unbind(-1):
+        share = column.unique(return_counts=True)[1] / len(column)
+        uses.append(len(share) / codes)
+        perplexities.append(float(torch.special.entr(share).sum().exp()))
+    distinct = len(index.unique(dim=0)) / max(len(index), 1)
+    found = (sum(uses) / len(uses), sum(perplexities) / len(uses), 1 - distinct)
+    use, perplexity, collisions = (torch.tensor(value) for value in found)
+    return use, perplexity, collisions
 
 
 def flip_rate(before: Tensor, now: Tensor) -> Tensor:

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from ...core.errors import apply_mask
 from ...core.internals import transforms_active
 from ...nn.bernoulli import HardConcreteGate
-from .quantities import Kind, examples, flip_rate, sample, saturation, signal_to_noise, usage
+from ...nn.codebook import Quantized
+from .quantities import (
+    Kind,
+    code_usage,
+    examples,
+    flip_rate,
+    sample,
+    saturation,
+    signal_to_noise,
+    usage,
+)
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -28,8 +38,8 @@ class Reader:
     def __init__(self, module: nn.Module, kind: Kind, elements: int, training: bool) -> None:
         self.active = True
         self._kind, self._elements, self._training = kind, elements, training
-        self._dim = cast(int, module.dim) if kind.counts else None
-        self._output_dim = kind.output_dim(module) if kind.counts else None
+        self._dim = cast(int, module.dim) if kind.counts else -1 if kind.rows else None
+        self._output_dim = kind.output_dim(module) if kind.counts else self._dim
         self._found: dict[str, list[Tensor]] = defaultdict(list)
         self._last: list[Tensor] = []
         self._now: list[Tensor] = []
@@ -60,7 +70,9 @@ class Reader:
             return self._isolate_eagerly(args, kwargs)
         return None
 
-    def _after_forward(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor) -> None:
+    def _after_forward(
+        self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor | Quantized
+    ) -> None:
         if self.active and module.training is self._training:
             self._read_eagerly(module, args, kwargs, y)
 
@@ -69,9 +81,26 @@ class Reader:
             return None
         return tuple(map(_view, args)), {name: _view(value) for name, value in kwargs.items()}
 
-    def _read(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor) -> None:
-        if y.numel() == 0 or transforms_active():
+    def _read(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor | Quantized) -> None:
+        value = y.quantized if isinstance(y, Quantized) else y
+        if value.numel() == 0 or transforms_active():
             return
+        if isinstance(y, Quantized):
+            self._read_codes(module, _input(args, kwargs), y)
+        else:
+            self._read_values(module, args, kwargs, y)
+
+    def _read_codes(self, module: nn.Module, x: Tensor, y: Quantized) -> None:
+        rows = y.index.reshape(y.quantized.shape[:-1].numel(), -1)
+        names = ("code_use", "perplexity", "collision_rate")
+        for name, found in zip(names, code_usage(rows, cast(int, module.codes)), strict=True):
+            self._found[name].append(found)
+        size = max(1, self._elements // y.quantized.shape[-1])
+        self._compare(sample(rows.unsqueeze(0), size))
+        if y.quantized.requires_grad and x.requires_grad:
+            self._watch_gradients(module, x, y.quantized, False, size)
+
+    def _read_values(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor) -> None:
         x = module.logits if isinstance(module, HardConcreteGate) else _input(args, kwargs)
         # All examples share a parameter, and what is a view of one.
         shared = isinstance(x._base if x._is_view() else x, nn.Parameter)
@@ -99,10 +128,14 @@ class Reader:
             use, perplexity = usage(kind.counts(module, outcome, classes))
             found["code_use"].append(use)
             found["perplexity"].append(perplexity)
-        call, now = len(self._now), sample(outcome, size).clone()
+        self._compare(sample(outcome, size))
+
+    def _compare(self, outcome: Tensor) -> None:
+        """Compare an outcome with that of the same call in the last observed step."""
+        call, now = len(self._now), outcome.clone()
         self._now.append(now)
         if call < len(self._last) and self._last[call].shape == now.shape:
-            found["flip_rate"].append(flip_rate(self._last[call], now))
+            self._found["flip_rate"].append(flip_rate(self._last[call], now))
 
     def _watch_gradients(
         self, module: nn.Module, x: Tensor, y: Tensor, shared: bool, size: int

@@ -13,14 +13,13 @@ from ...core.errors import (
     Number,
     ShapeError,
     apply_mask,
-    check_dense,
-    check_floating,
     check_outcomes,
     check_positive,
     check_rows,
 )
 from ...core.noise import Seed, make_seed
 from ...core.outcomes import ClassNumber, OneHot, TableRow
+from ...core.precision import in_dtype_of
 from ...core.registry import operator, resolve
 from ...core.signature import Input
 from ...estimators import CategoricalEstimator, GumbelST, MVEInteger, ReinMax, Softmax
@@ -310,22 +309,6 @@ def gumbel_softmax(
     return y if dim == -1 else y.movedim(-1, dim)
 
 
-def in_dtype_of(logits: Tensor, table: Tensor) -> Tensor:
-    """Return the table, whose dtype is that of the logits, or under autocast becomes it."""
-    check_floating("table", table)
-    if table.is_nested:
-        check_dense("table", table)
-    if table.dtype == logits.dtype:
-        return table
-    autocast = torch.is_autocast_enabled(table.device.type)
-    if not autocast or torch.float64 in (table.dtype, logits.dtype):
-        raise DtypeError(
-            f"table must have the logits' dtype {logits.dtype}, got {table.dtype}; "
-            f"use table.to(logits.dtype)"
-        )
-    return table.to(logits.dtype)
-
-
 @operator(
     family="categorical",
     inputs=(_LOGITS, Input("table", "C D")),
@@ -389,7 +372,7 @@ def categorical_lookup(
     """
     rule = resolve("estimator", estimator, CategoricalEstimator, fields=fields)
     rows, dim = _rows("logits", logits, dim, mask)
-    table = in_dtype_of(logits, table)
+    table = in_dtype_of("logits", logits, "table", table)
     if table.ndim != 2 or table.shape[0] != rows.shape[-1]:
         raise ShapeError(
             f"table must be (C, D) with C = {rows.shape[-1]} classes, got {tuple(table.shape)}"

@@ -1,0 +1,215 @@
+"""A codebook that learns, starts at the data and stays alive, and its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
+from ..core.precision import compute_dtype
+from ..ops.codebook import api
+from .statistics import CodebookStatistics
+
+
+class Quantized(NamedTuple):
+    """What a module of codes returns.
+
+    The codes, of the shape and dtype of the input; their numbers, int64, -1 where a row is masked
+    or not finite; and a loss, 0-d, to be added to that of the task.
+    """
+
+    quantized: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of that name
+    loss: Tensor
+
+
+def commitment(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean over rows and entries of `(z - q)^2`, q held: it pulls z to its codeword.
+
+    Args:
+        z, q: `(..., D)`.
+        mask: bool `(...)`, True where a row counts.
+    """
+    return _distance(z, q.detach(), mask)
+
+
+def codebook_loss(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean over rows and entries of `(z - q)^2`, z held: it pulls the codeword to z.
+
+    Args:
+        z, q: `(..., D)`.
+        mask: bool `(...)`, True where a row counts.
+    """
+    return _distance(z.detach(), q, mask)
+
+
+def _distance(z: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
+    wide = compute_dtype(z.dtype)
+    difference = z.to(wide) - q.to(wide)
+    if mask is None:
+        return difference.square().mean()
+    known = mask.unsqueeze(-1)
+    z, q = torch.where(known, z, 0), torch.where(known, q, 0)
+    square = (z.to(wide) - q.to(wide)).square()
+    return square.sum() / (mask.sum() * z.shape[-1]).clamp(min=1)
+
+
+class Codebook(nn.Module):
+    """K codewords that learn; `VectorQuantizer` and its like hold one or several.
+
+    Args:
+        codes: K.
+        width: D.
+        learn: how it does: `"ema"`, by moving averages of what chose each code; `"loss"`, by
+            `codebook_loss`, which is added to the loss; `"gradient"`, by what the rule sends it, as
+            `"diveq"` and `"both"` do.
+        decay: of the moving averages, in [0, 1).
+        commitment: the weight of that loss.
+        revive: a code chosen less than this share of the mean code's rate is given a row of the
+            batch; 0 for never.
+        k_means: whether it starts at means of the first batch in training.
+        update: `"forward"`, or `"manual"`: statistics of several forwards are collected, and
+            `update_codebook()` applies them, once a step of the optimizer.
+        metric: `"euclidean"`, or `"cosine"`: z and the codewords are brought to length 1.
+        transform: a module that makes the codebook out of a fixed random one, `(K, D)` to `(K, D)`,
+            and learns in its place; it excludes `learn="ema"`, k-means and revival.
+    """
+
+    codebook: Tensor
+
+    def __init__(
+        self,
+        codes: int,
+        width: int,
+        *,
+        learn: str = "ema",
+        decay: float = 0.99,
+        commitment: float = 0.25,
+        revive: float = 0.0,
+        k_means: bool | None = None,
+        update: str = "forward",
+        metric: str = "euclidean",
+        transform: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_count("codes", codes)
+        check_count("width", width)
+        _check_one_of("learn", learn, "ema", "loss", "gradient")
+        _check_one_of("update", update, "forward", "manual")
+        _check_one_of("metric", metric, "euclidean", "cosine")
+        if not 0 <= check_at_least("decay", decay, 0) < 1:
+            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
+        if transform is not None and (learn == "ema" or revive or k_means):
+            raise ArgumentError("transform learns by itself: pass learn='loss' or 'gradient' alone")
+        self.codes, self.width, self.learn, self.update = codes, width, learn, update
+        self.metric, self.transform = metric, transform
+        self.commitment = check_at_least("commitment", commitment, 0)
+        self.revive = check_at_least("revive", revive, 0)
+        self.started = transform is not None or k_means is False
+        start = torch.randn(codes, width) / width**0.5
+        if learn == "ema" or transform is not None:
+            self.register_buffer("codebook", start)
+        else:
+            self.codebook = nn.Parameter(start)
+        self.statistics = CodebookStatistics(codes, width, decay)
+        self.statistics.set(start)
+
+    def codewords(self) -> Tensor:
+        """Return the codebook as it is now, `(K, D)`."""
+        made = self.codebook if self.transform is None else self.transform(self.codebook)
+        return self.directed(made)
+
+    def directed(self, x: Tensor) -> Tensor:
+        """Return vectors as they are compared: of length 1 for the cosine."""
+        if self.metric == "euclidean":
+            return x
+        return F.normalize(x.to(compute_dtype(x.dtype)), dim=-1).to(x.dtype)
+
+    def select(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the codeword of each vector, differentiable in the codebook, and its number.
+
+        In training, what was chosen counts. Where `mask` is False the codeword is 0, the number -1.
+        """
+        if self.training and not self.started:
+            self._start(z.detach(), mask)
+        codebook = self.codewords().to(z.dtype)
+        index = api.nearest(z, codebook)
+        q = api.codewords(codebook, index).to(z.dtype)
+        if mask is not None:
+            index = torch.where(mask, index, -1)
+            q = torch.where(mask.unsqueeze(-1), q, 0)
+        if self.training:
+            with torch.no_grad():
+                self.statistics.collect(z.detach().reshape(-1, self.width), index.flatten())
+                if self.update == "forward":
+                    self.update_codebook()
+        return q, index
+
+    def loss(self, z: Tensor, q: Tensor, index: Tensor) -> Tensor:
+        """Return the weighted losses of what `select` gave for `z`."""
+        loss = self.commitment * commitment(z, q, index >= 0)
+        return loss + codebook_loss(z, q, index >= 0) if self.learn == "loss" else loss
+
+    @torch.no_grad()
+    def update_codebook(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Apply what was collected, and revive dead codes.
+
+        The optimizer of a codebook that is a parameter, if it is given, forgets its moments of
+        codes that were revived.
+        """
+        self.statistics.apply_collected()
+        given = None
+        if self.revive:
+            given, rows = self.statistics.revive(self.revive)
+        if self.learn == "ema":
+            self.codebook.copy_(self.statistics.means(self.codebook))
+        elif given is not None:
+            self.codebook.copy_(torch.where(given.unsqueeze(-1), rows, self.codebook))
+            moments = {} if optimizer is None else optimizer.state.get(self.codebook, {})
+            for moment in moments.values():
+                if isinstance(moment, Tensor) and moment.shape == self.codebook.shape:
+                    moment.masked_fill_(given.unsqueeze(-1), 0)
+
+    @torch.no_grad()
+    def _start(self, z: Tensor, mask: Tensor | None) -> None:
+        rows = z.reshape(-1, self.width)
+        valid = rows.isfinite().all(-1)
+        valid = valid if mask is None else valid & mask.flatten()
+        means = self.statistics.k_means(self.codebook, rows, valid)
+        self.codebook.copy_(means)
+        self.statistics.set(means)
+        self.started = True
+
+    def decode(self, index: Tensor) -> Tensor:
+        """Return the codewords of numbers of any shape, a NaN row for -1."""
+        return api.codewords(self.codewords(), index).to(self.codebook.dtype)
+
+    @property
+    def perplexity(self) -> Tensor:
+        """The exponential of the entropy of how often each code is chosen, over time."""
+        share = self.statistics.count / self.statistics.count.sum()
+        return torch.special.entr(share).sum().exp()
+
+    def get_extra_state(self) -> Mapping[str, Any]:
+        return {"started": self.started}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.started = state["started"]
+
+    def extra_repr(self) -> str:
+        return f"{self.codes}, {self.width}, learn={self.learn!r}"
+
+
+def check_row_mask(z: Tensor, mask: Tensor | None) -> None:
+    """Raise unless `mask` is None or has the shape of `z` without its last dimension."""
+    if mask is not None and mask.shape != z.shape[:-1]:
+        raise ShapeError(f"mask must have the shape {tuple(z.shape[:-1])}, got {tuple(mask.shape)}")
+
+
+def _check_one_of(name: str, value: str, *known: str) -> None:
+    if value not in known:
+        raise ArgumentError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -1,0 +1,150 @@
+"""How often codes are chosen and what chose them, over time and over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.noise import Noise
+from ..ops.codebook.search import nearest_index
+from .schedules import keeping_dtype
+
+SAMPLE = 64
+"""Rows a code that k-means looks at, at most."""
+
+
+class CodebookStatistics(nn.Module):
+    """Moving averages of how often each code is chosen and of the sum of what chose it, in float32.
+
+    They are collected at a forward, summed over all processes when they are applied, and the same
+    to the bit on each. Nothing of them depends on torch's random state.
+    """
+
+    count: Tensor
+    total: Tensor
+    new_count: Tensor
+    new_total: Tensor
+    candidates: Tensor
+    usable: Tensor
+    step: Tensor
+
+    def __init__(self, codes: int, width: int, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("count", torch.ones(codes))
+        self.register_buffer("total", torch.zeros(codes, width))
+        self.register_buffer("new_count", torch.zeros(codes))
+        self.register_buffer("new_total", torch.zeros(codes, width))
+        self.register_buffer("candidates", torch.zeros(codes, width))
+        self.register_buffer("usable", torch.zeros(codes, dtype=torch.bool))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def set(self, codebook: Tensor) -> None:
+        """Begin at a codebook, each of whose codes was chosen once."""
+        self.count.fill_(1)
+        self.total.copy_(codebook)
+
+    def collect(self, rows: Tensor, index: Tensor) -> None:
+        """Take in vectors `(N, D)` and the codes `(N)` that they chose; -1 for none."""
+        count, total = sums(rows, index, len(self.count))
+        self.new_count.add_(count)
+        self.new_total.add_(total)
+        candidates, usable = self.sample(rows, index >= 0)
+        self.candidates.copy_(candidates)
+        self.usable.copy_(usable)
+
+    def sample(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return as many distinct rows as there are codes, and which of them are rows."""
+        key = torch.where(valid, Noise(self.step).rows(len(rows)), 2.0)
+        order = key.argsort()[: len(self.count)]
+        missing = len(self.count) - len(order)
+        chosen = torch.where(valid[order].unsqueeze(-1), rows[order].float(), 0)
+        return F.pad(chosen, (0, 0, 0, missing)), F.pad(valid[order], (0, missing))
+
+    def apply_collected(self) -> None:
+        """Move the averages towards what was collected, over all processes."""
+        new = together(torch.cat([self.new_count.unsqueeze(-1), self.new_total], -1))
+        self.count.mul_(self.decay).add_(new[:, 0], alpha=1 - self.decay)
+        self.total.mul_(self.decay).add_(new[:, 1:], alpha=1 - self.decay)
+        self.new_count.zero_()
+        self.new_total.zero_()
+        self.step.add_(1)
+
+    def means(self, codebook: Tensor) -> Tensor:
+        """Return the codebook that the averages make; codes long unused stay where they are.
+
+        Nothing is added to the counts, which would pull rare codes to 0.
+        """
+        used = self.count.unsqueeze(-1)
+        return torch.where(used > 1e-20, self.total / used, codebook)
+
+    def revive(self, share: float) -> tuple[Tensor, Tensor]:
+        """Give codes chosen less than `share` times as often as the mean a row of the batch each.
+
+        Returns which were, `(K)`, and the rows, `(K, D)`, 0 elsewhere. No row is given twice.
+        """
+        mean = self.count.mean()
+        rows, given = self.distributed(self.count < share * mean, self.candidates, self.usable)
+        self.count.copy_(torch.where(given, mean, self.count))
+        self.total.copy_(torch.where(given.unsqueeze(-1), mean * rows, self.total))
+        return given, rows
+
+    def distributed(
+        self, wanting: Tensor, candidates: Tensor, usable: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return a row for each code that wants one, of each process in turn, and which got one."""
+        size, rank = (dist.get_world_size(), dist.get_rank()) if spread() else (1, 0)
+        turn = wanting.cumsum(0) - 1
+        place = (turn // size).clamp(0, len(candidates) - 1)
+        mine = wanting & (turn % size == rank) & usable[place]
+        found = torch.cat([candidates[place], torch.ones_like(candidates[:, :1])], -1)
+        found = together(torch.where(mine.unsqueeze(-1), found, 0))
+        return found[:, :-1], found[:, -1] > 0
+
+    def k_means(self, codebook: Tensor, rows: Tensor, valid: Tensor, rounds: int = 10) -> Tensor:
+        """Return means of the rows, at most one a row; codes beyond are those of `codebook`."""
+        everyone = torch.ones_like(self.usable)
+        start, given = self.distributed(everyone, *self.sample(rows, valid))
+        codebook = torch.where(given.unsqueeze(-1), start, codebook.float())
+        rows, valid = rows[: SAMPLE * len(codebook)].float(), valid[: SAMPLE * len(codebook)]
+        for _ in range(rounds):
+            index = torch.where(valid, nearest_index(rows, codebook), -1)
+            count, total = sums(rows, index, len(codebook))
+            both = together(torch.cat([count.unsqueeze(-1), total], -1))
+            found = both[:, 1:] / both[:, :1].clamp(min=1)
+            codebook = torch.where(both[:, :1] > 0, found, codebook)
+        return codebook
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            if buffer is not None and buffer.is_floating_point():
+                self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
+        return self
+
+
+def sums(rows: Tensor, index: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+    """Return how often each code was chosen and the sum of what chose it, in float32."""
+    valid = index >= 0
+    wide = torch.where(valid.unsqueeze(-1), rows.float(), 0)
+    place = index.clamp(min=0)
+    count = wide.new_zeros(codes).index_add(0, place, valid.to(wide.dtype))
+    return count, wide.new_zeros(codes, rows.shape[-1]).index_add(0, place, wide)
+
+
+def spread() -> bool:
+    """Whether there are other processes."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def together(x: Tensor) -> Tensor:
+    """Return the sum of `x` over all processes."""
+    if spread():
+        dist.all_reduce(x)
+    return x

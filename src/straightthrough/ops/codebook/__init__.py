@@ -1,0 +1,1 @@
+"""The nearest of K codewords, and codes without a table."""

@@ -1,0 +1,144 @@
+"""Codebook operators: every forward with its backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.operation import Operation
+from ...core.precision import compute_dtype, narrowed
+from ...core.rules import Saved
+from ...estimators import PairEstimator
+from ...estimators.pair import factored, has_direction, inner
+from .grid import Grid, number_of
+
+
+@dataclass(frozen=True)
+class Codewords(Operation):
+    """The rows of a table in float32 or float64 forward; backward adds up what comes to each.
+
+    The table is not saved, so that it may be written to before backward: of it there is the number
+    of its rows, and its dtype.
+    """
+
+    rows: int
+    dtype: str
+
+    def forward(self, table: Tensor, index: Tensor) -> tuple[Tensor]:
+        value = table.index_select(0, index.flatten().clamp(min=0)).to(compute_dtype(table.dtype))
+        value = value.reshape(*index.shape, table.shape[-1])
+        return (torch.where((index < 0).unsqueeze(-1), torch.nan, value),)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs[1:]
+
+    def backward(self, grad: Tensor, index: Tensor) -> tuple[Tensor, None]:
+        # A row without a codeword, whose index is -1, adds to one beyond the table.
+        sums = grad.new_zeros(self.rows + 1, grad.shape[-1])
+        sums = sums.index_add(0, index.flatten() % len(sums), grad.reshape(-1, grad.shape[-1]))
+        return narrowed(sums[:-1], getattr(torch, self.dtype)), None
+
+    def jvp(self, tangents: Sequence[Tensor], index: Tensor) -> Tensor:
+        moved = self.forward(tangents[0], index)[0]
+        return torch.where((index < 0).unsqueeze(-1), 0, moved)
+
+
+@dataclass(frozen=True)
+class Through(Operation):
+    """The second of a pair forward, in the dtype of the first; the rule backward."""
+
+    dims = ("... D", "... D")
+
+    rule: PairEstimator
+
+    def forward(self, z: Tensor, q: Tensor) -> tuple[Tensor]:
+        return (q.to(z.dtype, copy=True),)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return () if self.rule.saved is Saved.NOTHING else inputs
+
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rule.backward(grad, *saved)
+
+    def jvp(self, tangents: Sequence[Tensor | None], *saved: Tensor) -> Tensor:
+        moving = next(tangent for tangent in tangents if tangent is not None)
+        to_z, to_q = (torch.zeros_like(moving) if t is None else t for t in tangents)
+        return self.rule.forward(to_z, to_q, *saved)
+
+
+def _coded(code: Tensor, digits: Tensor, levels: Sequence[int], z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return codes in the dtype of `z` and their numbers; NaN and -1 for a row that holds NaN."""
+    invalid = z.isnan().any(-1)
+    number = number_of(digits.nan_to_num(0).long(), levels)
+    code = torch.where(invalid.unsqueeze(-1), torch.nan, code.to(z.dtype))
+    return code, torch.where(invalid, -1, number)
+
+
+@dataclass(frozen=True)
+class FiniteScalars(Operation):
+    """The nearest level of each bounded entry forward, the derivative of the bound backward."""
+
+    dims = ("... D",)
+
+    levels: tuple[int, ...]
+    slope: float
+    symmetric: bool
+    returned: ClassVar[slice] = slice(2)
+    numbers_move: ClassVar[bool] = False
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        grid, wide = self._grid(z)
+        digits = grid.digits(wide)
+        return _coded(grid.code(digits), digits, self.levels, z)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs
+
+    def backward(self, grad: Tensor, z: Tensor) -> tuple[Tensor]:
+        grid, wide = self._grid(z)
+        return (narrowed(grid.derivative(wide) * grad.to(wide.dtype), z.dtype, grad),)
+
+    def jvp(self, tangents: Sequence[Tensor], z: Tensor) -> Tensor:
+        return self.backward(tangents[0], z)[0]
+
+    def _grid(self, z: Tensor) -> tuple[Grid, Tensor]:
+        wide = z.to(compute_dtype(z.dtype))
+        return Grid(self.levels, self.slope, self.symmetric, wide), wide
+
+
+@dataclass(frozen=True)
+class Signs(Operation):
+    """The sign of each entry forward; backward the gradient as it is, or that to z / |z|.
+
+    On the sphere the signs are those over the root of their number.
+    """
+
+    dims = ("... D",)
+
+    sphere: bool
+    returned: ClassVar[slice] = slice(2)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        digits = (z >= 0).to(compute_dtype(z.dtype))
+        code = (2 * digits - 1) * (1 / math.sqrt(z.shape[-1]) if self.sphere else 1)
+        return _coded(code, digits, (2,) * z.shape[-1], z)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs if self.sphere else ()
+
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor]:
+        if not self.sphere:
+            return (grad,)
+        z, g = (x.to(compute_dtype(grad.dtype)) for x in (*saved, grad))
+        given = has_direction(z)
+        u, largest, rest = factored(torch.where(given, z, 1))
+        gradient = torch.where(given, (g - u * inner(u, g)) / rest / largest, 0)
+        return (narrowed(gradient, grad.dtype, grad),)
+
+    def jvp(self, tangents: Sequence[Tensor], *saved: Tensor) -> Tensor:
+        return self.backward(tangents[0], *saved)[0]  # J is its own transpose

@@ -1,0 +1,157 @@
+"""The search for the nearest codeword, as one torch operator that graphs call whole.
+
+Scores `<z - m, c - m> - |c - m|^2 / 2`, m the codebook's mean, are the matrix product of a chunk of
+rows. Where the best one leads the next by more than their rounding can be, it is the nearest. The
+others of its row that it does not lead so are told apart by their distances in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.internals import Operator
+from ...core.library import library
+from ...core.precision import compute_dtype
+
+BLOCK = 64
+"""Codewords whose largest score is found first: that is much faster than an argmax over all."""
+
+BUDGET = {"cpu": 2**21}
+"""Scores that exist at once, by device."""
+
+ELSEWHERE = 2**26
+
+library.define("nearest(Tensor z, Tensor codebook) -> Tensor")
+nearest_index: Operator = torch.ops.straightthrough.nearest.default
+"""The number of the nearest codeword of each vector, -1 where there is none.
+
+`(..., *H, D)` and `(*H, K, D)` give `(..., *H)` int64.
+"""
+
+
+def _nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    books = codebook.reshape(-1, *codebook.shape[-2:])
+    rows = z.reshape(z.shape[:-1].numel() // len(books), len(books), z.shape[-1])
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        index = [_search(rows[:, i], book) for i, book in enumerate(books)]
+        return torch.stack(index, 1).reshape(z.shape[:-1])
+
+
+def _vmap(info: Any, dims: Sequence[int | None], z: Tensor, codebook: Tensor) -> tuple[Tensor, int]:
+    if dims[1] is None:
+        return nearest_index(z.movedim(dims[0] or 0, 0), codebook), 0
+    codebook = codebook.movedim(dims[1], 0)
+    place = -(codebook.ndim - 1)  # the batch is the first of the heads
+    z = z.movedim(dims[0], place) if dims[0] is not None else _expanded(z, place, info.batch_size)
+    return nearest_index(z, codebook), z.ndim + place
+
+
+def _expanded(z: Tensor, place: int, size: int) -> Tensor:
+    z = z.unsqueeze(place)
+    shape = [*z.shape]
+    shape[place] = size
+    return z.expand(shape)
+
+
+library.impl("nearest", _nearest, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "straightthrough::nearest",
+    lambda z, codebook: z.new_empty(z.shape[:-1], dtype=torch.int64),
+    lib=library,
+)
+torch.library.register_vmap("straightthrough::nearest", _vmap, lib=library)
+
+
+def _search(z: Tensor, codebook: Tensor) -> Tensor:
+    """Return the nearest codeword of each row of `z`, `(N, D)`, in `codebook`, `(K, D)`."""
+    wide = compute_dtype(z.dtype)
+    usable = codebook.isfinite().all(-1)
+    centre, weight, bias = _centred(codebook.to(wide), usable)
+    radius, width = weight.square().sum(0).amax().sqrt(), z.shape[-1]
+    index = torch.full(z.shape[:1], -1, device=z.device)
+    valid = z.isfinite().all(-1) & usable.any()
+    step = max(1, BUDGET.get(z.device.type, ELSEWHERE) // weight.shape[1])
+    scores = weight.new_empty(min(step, len(z)), weight.shape[1])
+    for first in range(0, len(z), step):
+        part = slice(first, first + step)
+        x = z[part].to(wide) - centre
+        found = torch.addmm(bias, x, weight, out=scores[: len(x)])
+        slack = _rounding(x.square().sum(-1).sqrt(), radius, width)
+        best, close, least = _screened(found, slack)
+        rows = (close & valid[part]).nonzero().squeeze(-1)
+        if len(rows):
+            near = ~(found[rows, : len(usable)] < least[rows]) & usable
+            best[rows] = _nearest_of(z[part][rows], codebook, near)
+        index[part] = best
+    return torch.where(valid, index, -1)
+
+
+def _centred(codebook: Tensor, usable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean codeword, `c - m` in columns and `-|c - m|^2 / 2`, whole blocks of them.
+
+    What is not usable, or was added, scores -infinity.
+    """
+    known = usable.unsqueeze(-1)
+    centre = torch.where(known, codebook, 0).sum(0) / usable.sum().clamp(min=1)
+    weight = F.pad(torch.where(known, codebook - centre, 0), (0, 0, 0, -len(codebook) % BLOCK))
+    bias = F.pad(usable, (0, len(weight) - len(usable))).log().to(weight.dtype)
+    return centre, weight.T, bias - weight.square().sum(-1) / 2
+
+
+def _rounding(length: Tensor, radius: Tensor, width: int) -> Tensor:
+    """Return more than the scores of one row, and its distances in float64, can be off by."""
+    unit, reach = torch.finfo(length.dtype), length + radius
+    score = _epsilon(length) * radius * reach
+    distance = torch.finfo(torch.float64).eps * reach.square()
+    return 2 * (width + 16) * (score + distance + unit.tiny)
+
+
+def _epsilon(x: Tensor) -> float:
+    """Return the rounding of a matrix product, which torch may be asked to make coarser."""
+    backend: Any = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
+    said = {each.fp32_precision for each in (torch.backends, backend, backend.matmul)}
+    coarse = x.dtype == torch.float32 and not said <= {"none", "ieee"}
+    return torch.finfo(torch.bfloat16 if coarse else x.dtype).eps
+
+
+def _screened(scores: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of each row the best score's place, whether others may be better, and from where."""
+    blocks = scores.unflatten(1, (-1, BLOCK))
+    peaks = blocks.amax(-1)
+    best, block = peaks.max(-1)
+    inside = blocks[torch.arange(len(best), device=best.device), block]
+    least = (best - slack).unsqueeze(-1)
+    rivals = (peaks >= least).sum(-1) + (inside >= least).sum(-1)
+    # One peak, and one in its block, is the best itself. Where it is NaN there is none.
+    return block * BLOCK + inside.argmax(-1), rivals != 2, least
+
+
+def _nearest_of(z: Tensor, codebook: Tensor, candidates: Tensor) -> Tensor:
+    """Return the first of the nearest candidates, `(N, K)`, by the distances in float64."""
+    row, code = candidates.nonzero(as_tuple=True)
+    step = max(1, BUDGET.get(z.device.type, ELSEWHERE) // z.shape[-1])
+    pairs = zip(row.split(step), code.split(step), strict=True)
+    distance = torch.cat([squared_distance(z[i], codebook[j]) for i, j in pairs])
+    least = distance.new_full((len(z),), torch.inf).scatter_reduce(0, row, distance, "amin")
+    code = torch.where(distance == least[row], code, len(codebook))
+    return torch.full_like(least, len(codebook), dtype=code.dtype).scatter_reduce(
+        0, row, code, "amin"
+    )
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return `|x - y|^2` in float64, summed in one order whatever the strides."""
+    return (x.double() - y.double()).contiguous().square().sum(-1)
+
+
+def directions(x: Tensor) -> Tensor:
+    """Return `x / |x|`, rounded once, NaN where x is 0 or not finite."""
+    wide = x.double()
+    scaled = wide / wide.abs().amax(-1, keepdim=True)
+    unit = scaled / scaled.square().sum(-1, keepdim=True).sqrt()
+    return unit.to(compute_dtype(x.dtype))
