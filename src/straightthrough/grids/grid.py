@@ -116,8 +116,8 @@ class Placed:
 
     @property
     def error(self) -> Tensor:
-        """How far the input lies above the value that it became, in widths of its cell."""
-        return (self.v - self.q) / self.grid.width(self.v)
+        """How far the input lies above the nearest value, in widths of its cell."""
+        return (self.v - self.grid.nearest(self.v, self.zero)) / self.grid.width(self.v)
 
     def sharing(self, batch_dims: int) -> int:
         """Return how many elements share a scale, without the leading `batch_dims` dimensions.

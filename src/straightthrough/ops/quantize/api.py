@@ -158,7 +158,7 @@ def stochastic_quantize(
 
     Forward: `y = s q`, with q the value of the grid below `v = x / s` or, with the probability
     `(v - q) / width`, the one above. Backward: the rule's, as in `st.fake_quantize`, with the q
-    that was drawn; the code that says what is in the range is the nearest one's.
+    that was drawn; what is in the range, and how far off, is said by the nearest value.
 
     Args:
         x: any shape; float16, bfloat16, float32 or float64.

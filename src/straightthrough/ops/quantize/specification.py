@@ -153,7 +153,7 @@ def _gradients(
 ) -> tuple[Tensor, ...]:
     g, name = grad.double(), type(rule).__name__
     within = _inside(rule, grid, v.detach())
-    d = (v - q) / _width(grid, v.detach())
+    d = (v - nearest(grid, v.detach())) / _width(grid, v.detach())
     to_x = g * within
     match name:
         case "Identity":
