@@ -187,6 +187,16 @@ def test_the_gradient_of_a_chain_is_the_identity_at_any_depth(stages):
     torch.testing.assert_close(loss, due)
 
 
+def test_a_stage_learns_from_its_own_losses_alone():
+    chain = st.nn.ResidualVQ(3, 8, 3, learn="loss", k_means=False)
+    first = quantizer(learn="loss")
+    first.book.load_state_dict(chain.books[0].state_dict())
+    z = torch.randn(30, 3)
+    got = torch.autograd.grad(chain(z).loss, chain.books[0].codebook)[0]
+    due = torch.autograd.grad(first(z).loss, first.book.codebook)[0]
+    torch.testing.assert_close(got, due)
+
+
 def test_dropout_ends_each_example_somewhere():
     model = st.nn.ResidualVQ(3, 16, 4, dropout=True)
     index = model(torch.randn(200, 7, 4)).index

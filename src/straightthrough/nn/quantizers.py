@@ -37,8 +37,8 @@ class VectorQuantizer(EstimatorModule[PairEstimator]):
         >>> q, index, loss = quantizer(torch.randn(2, 100, 4))
         >>> q.shape, index.shape, loss.shape
         (torch.Size([2, 100, 4]), torch.Size([2, 100]), torch.Size([]))
-        >>> torch.equal(quantizer.eval().decode(index).shape, q.shape)
-        True
+        >>> quantizer.eval().decode(index).shape
+        torch.Size([2, 100, 4])
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         options: those of `st.nn.Codebook`.
 
     Example:
-        >>> quantizer = st.nn.ResidualVQ(3, 16, 4)
+        >>> quantizer = st.nn.ResidualVQ(3, 16, 4).eval()
         >>> q, index, loss = quantizer(torch.randn(2, 100, 4))
-        >>> index.shape, torch.allclose(quantizer.eval().decode(index), q, atol=0.5)
+        >>> index.shape, torch.allclose(quantizer.decode(index), q)
         (torch.Size([2, 100, 3]), True)
     """
 
