@@ -111,7 +111,7 @@ def try_refused(rank: int) -> None:
         st.categorical_lookup(whole, table)
     with pytest.raises(st.ArgumentError, match="of a seed a plain tensor"):
         st.bernoulli(logits, seed=distribute_tensor(torch.tensor(1), on, [R]))
-    with pytest.raises(st.ArgumentError, match="pass z.to_local"):
+    with pytest.raises(st.ArgumentError, match=r"pass z\.to_local"):
         st.vector_quantize(whole, torch.randn(3, 5))
     seed, rows = st.Seed(1, offset=2, run=3, stride=7), distribute_tensor(logits, on, [Shard(0)])
     with pytest.raises(st.ArgumentError, match="only the offset"):

@@ -49,8 +49,8 @@ def check_codebook(z: Tensor, codebook: Tensor) -> Tensor:
     """Return the codebook in the dtype of `z`, which it fits."""
     if on_mesh(z) or on_mesh(codebook):
         raise ArgumentError(
-            "a codebook is not searched for DTensors; pass z.to_local(), a rank's own rows, and the "
-            "whole codebook, and add up its gradients over the ranks"
+            "a codebook is not searched for DTensors; pass z.to_local(), a rank's own rows, and "
+            "the whole codebook, and add up its gradients over the ranks"
         )
     check_vectors(z)
     codebook = in_dtype_of("z", z, "codebook", codebook)
