@@ -13,7 +13,8 @@ from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.precision import compute_dtype
 from ..estimators import GridEstimator
 from ..grids import Grid
-from ..ops.quantize.api import check_grid, fake_quantize
+from ..ops.quantize.api import fake_quantize
+from ..ops.quantize.arguments import check_grid
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule

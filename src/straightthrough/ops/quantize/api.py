@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.engine import apply
 from ...core.errors import (
     ArgumentError,
-    DtypeError,
-    ShapeError,
-    check_dense,
     check_floating,
-    check_not_nested,
-    check_not_traced,
     check_number,
     check_outcomes,
     check_positive,
 )
 from ...core.noise import Seed, make_seed
 from ...core.outcomes import GridValue, Neighbour
-from ...core.precision import compute_dtype
 from ...core.registry import operator, resolve
 from ...core.signature import Input
 from ...estimators import STE, GridEstimator
@@ -32,6 +22,7 @@ from ...estimators.ste import Through
 from ...grids import Grid, Int
 from ...surrogates import Identity
 from . import specification
+from .arguments import check_grid, laid, zero_as_tensor
 from .operation import FakeQuantize, Shift, StochasticQuantize, StochasticRound
 
 NO_VALUE = "a NaN, or its scale is not a finite number above 0"
@@ -118,16 +109,16 @@ def fake_quantize(
     check_grid(grid)
     grid.check(x)
     resolved = _resolved(rule)
-    inputs = [x, _laid("scale", scale, x, check_positive)]
+    inputs = [x, laid("scale", scale, x, check_positive)]
     shift: Shift = ""
     if offset is not None:
         if isinstance(zero_point, Tensor) or zero_point != 0:
             raise ArgumentError("zero_point and offset exclude each other; pass one of them")
         shift = "offset"
-        inputs.append(_laid("offset", offset, x, check_number))
+        inputs.append(laid("offset", offset, x, check_number))
     elif isinstance(zero_point, Tensor) or zero_point != 0:
         shift = "zero_point"
-        inputs.append(_zero(zero_point, x, grid))
+        inputs.append(zero_as_tensor(zero_point, x, grid))
     y: Tensor = apply(FakeQuantize(grid, resolved, shift), *inputs)
     check_outcomes("fake_quantize", lambda: y.isnan(), NO_VALUE)
     return y
@@ -195,9 +186,9 @@ def stochastic_quantize(
     check_grid(grid)
     grid.check(x)
     resolved = _resolved(rule)
-    laid = _laid("scale", scale, x, check_positive)
+    scales = laid("scale", scale, x, check_positive)
     value, place = make_seed(seed, generator, x)
-    y: Tensor = apply(StochasticQuantize(grid, resolved, "", place), x, laid, value)
+    y: Tensor = apply(StochasticQuantize(grid, resolved, "", place), x, scales, value)
     check_outcomes("stochastic_quantize", lambda: y.isnan(), NO_VALUE)
     return y
 
@@ -257,64 +248,3 @@ def _resolved(rule: GridEstimator | Identity | str) -> GridEstimator:
     """Return the rule that is meant, of a form that knows grids."""
     found = resolve("rule", rule, GridEstimator, Identity)
     return Through() if isinstance(found, Identity) else found
-
-
-def check_grid(grid: object) -> None:
-    """Raise `ArgumentError` unless `grid` is one."""
-    if not isinstance(grid, Grid):
-        raise ArgumentError(f"grid must be one of st.grids, such as Int(4), got {grid!r}")
-
-
-def _laid(name: str, given: Tensor | float, x: Tensor, check: Callable[[str, Any], Any]) -> Tensor:
-    """Return what lays a grid, checked: a number as a 0-d tensor."""
-    if not isinstance(given, Tensor):
-        check_not_traced(given)
-        if not isinstance(given, int | float | np.number):
-            check_floating(name, given)
-        number = check(name, given)
-        return torch.full((), number, dtype=compute_dtype(x.dtype), device=x.device)
-    check_floating(name, given)
-    if given.dtype not in (x.dtype, compute_dtype(x.dtype)):
-        wanted = " or ".join(dict.fromkeys(map(str, (x.dtype, compute_dtype(x.dtype)))))
-        raise DtypeError(
-            f"{name} must be {wanted} beside {x.dtype}, got {given.dtype}; "
-            f"convert it with {name}.to({x.dtype})"
-        )
-    return _broadcast(name, given, x)
-
-
-def _zero(given: Tensor | int, x: Tensor, grid: Grid) -> Tensor:
-    """Return a zero point, checked."""
-    if not isinstance(grid, Int):
-        raise ArgumentError(
-            f"zero_point is for st.grids.Int, got {given!r} with {grid}; use offset="
-        )
-    if isinstance(given, Tensor):
-        if given.is_floating_point():
-            return _laid("zero_point", given, x, check_number)
-        check_dense("zero_point", given)
-        if given.dtype == torch.bool or given.is_complex():
-            raise DtypeError(f"zero_point must be of whole numbers, got {given.dtype}")
-        return _broadcast("zero_point", given.to(compute_dtype(x.dtype)), x)
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if not whole or not grid.least <= given <= grid.most:
-        raise ArgumentError(
-            f"zero_point must be a whole number in [{grid.least}, {grid.most}], got {given!r}"
-        )
-    return torch.full((), given, dtype=compute_dtype(x.dtype), device=x.device)
-
-
-def _broadcast(name: str, given: Tensor, x: Tensor) -> Tensor:
-    """Return a tensor, if it lies beside `x` and broadcasts to its shape."""
-    check_not_nested(name, given)
-    if given.device != x.device:
-        raise ArgumentError(f"{name} must be on {x.device} as x is, got {given.device}")
-    own, shape = given.shape, x.shape
-    fits = len(own) <= len(shape) and all(
-        size in (1, due) for size, due in zip(reversed(own), reversed(shape), strict=False)
-    )
-    if not fits:
-        raise ShapeError(
-            f"{name} of shape {tuple(own)} does not broadcast to x of shape {tuple(shape)}"
-        )
-    return given
