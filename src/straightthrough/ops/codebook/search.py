@@ -71,8 +71,7 @@ def _search(z: Tensor, codebook: Tensor) -> Tensor:
     """Return the nearest codeword of each row of `z`, `(N, D)`, in `codebook`, `(K, D)`."""
     wide = compute_dtype(z.dtype)
     usable = codebook.isfinite().all(-1)
-    centre, weight, bias = _centred(codebook.to(wide), usable)
-    radius, width = weight.square().sum(0).amax().sqrt(), z.shape[-1]
+    centre, weight, radius = _centred(codebook.to(wide), usable)
     index = torch.full(z.shape[:1], -1, device=z.device)
     valid = z.isfinite().all(-1) & usable.any()
     step = max(1, BUDGET.get(z.device.type, ELSEWHERE) // weight.shape[1])
@@ -80,8 +79,9 @@ def _search(z: Tensor, codebook: Tensor) -> Tensor:
     for first in range(0, len(z), step):
         part = slice(first, first + step)
         x = z[part].to(wide) - centre
-        found = torch.addmm(bias, x, weight, out=scores[: len(x)])
-        slack = _rounding(x.square().sum(-1).sqrt(), radius, width)
+        # The bias is one more column, as torch.addmm first copies it to every row of the scores.
+        found = torch.mm(F.pad(x, (0, 1), value=1.0), weight, out=scores[: len(x)])
+        slack = _rounding(x.square().sum(-1).sqrt(), radius, z.shape[-1])
         best, close, least = _screened(found, slack)
         rows = (close & valid[part]).nonzero().squeeze(-1)
         if len(rows):
@@ -92,15 +92,18 @@ def _search(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _centred(codebook: Tensor, usable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean codeword, `c - m` in columns and `-|c - m|^2 / 2`, whole blocks of them.
+    """Return the mean codeword, what scores are made by, and the largest `|c - m|`.
 
-    What is not usable, or was added, scores -infinity.
+    That is `c - m` and below it `-|c - m|^2 / 2`, whole blocks of columns. What is not usable, or
+    was added, scores -infinity.
     """
     known = usable.unsqueeze(-1)
     centre = torch.where(known, codebook, 0).sum(0) / usable.sum().clamp(min=1)
     weight = F.pad(torch.where(known, codebook - centre, 0), (0, 0, 0, -len(codebook) % BLOCK))
     bias = F.pad(usable, (0, len(weight) - len(usable))).log().to(weight.dtype)
-    return centre, weight.T, bias - weight.square().sum(-1) / 2
+    square = weight.square().sum(-1)
+    scoring = torch.cat([weight, (bias - square / 2).unsqueeze(-1)], -1)
+    return centre, scoring.T, square.amax().sqrt()
 
 
 def _rounding(length: Tensor, radius: Tensor, width: int) -> Tensor:
