@@ -62,7 +62,7 @@ def test_env_shows_versions_and_what_serves_each_family(cli, monkeypatch):
     assert shown["environment"]["threads"] == 1
     served = shown["implementations"]
     assert set(served) == {record.family for record in OPERATORS.values()}
-    assert served["subset"] == {"serves": "reference", "why": "these operators have no kernels"}
+    assert served["codebook"] == {"serves": "reference", "why": "these operators have no kernels"}
     assert shown["kernels"] == kernels.states
     level = kernels.level
     assert served["categorical"]["serves"] == (f"{level} kernels" if level else "reference")

@@ -23,14 +23,22 @@ def example() -> Tensor:
     return torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 
 
+OTHERS = {"fake_quantize": [torch.tensor(0.5)], "through": [-WEIGHT]}
+"""The inputs after the first of operators that have more."""
+
+UNITS = {"amplitude": 0.1, "k": 5.0}
+"""What 1 stands for in fields that must be smaller, or larger."""
+
+
 def of_rule(rule: Rule, name: str) -> Function:
     """The first operator that takes the rule, one of whose numbers is given."""
     record = next(record for record in OPERATORS.values() if isinstance(rule, record.fits))
     drawn = {"seed": 1} if record.samples else {}
+    others, unit = OTHERS.get(record.name, []), UNITS.get(name, 1.0)
 
     def function(x: Tensor, number: object) -> Tensor:
-        given = dataclasses.replace(rule, **{name: number})
-        return record.call(x, **record.arguments, **{str(record.rule): given}, **drawn)
+        given = dataclasses.replace(rule, **{name: number * unit})
+        return record.call(x, *others, **record.arguments, **{str(record.rule): given}, **drawn)
 
     return function
 

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from straightthrough import testing
+from straightthrough.core.kernels import KERNELS
 from straightthrough.testing import Case
 
 CALLED: list[str] = []
+NAMESPACE = "straightthrough::"
 
 
 class Foreign(Tensor):
@@ -35,6 +37,14 @@ class Foreign(Tensor):
         return tree_map_only(Tensor, cls, function(*args, **kwargs))
 
 
+def called_kernels() -> list[str]:
+    return [name for name in CALLED if name.split(".")[0].removeprefix(NAMESPACE) in KERNELS]
+
+
+def inner(x: Tensor) -> Tensor:
+    return x.inner if type(x) is Foreign else x
+
+
 @pytest.mark.kernels
 @pytest.mark.parametrize("case", testing.cases(), ids=str)
 def test_no_kernel_gets_a_foreign_tensor(case: Case) -> None:
@@ -44,10 +54,11 @@ def test_no_kernel_gets_a_foreign_tensor(case: Case) -> None:
     CALLED.clear()
     got, found = case.backward(tuple(map(Foreign, inputs)), Foreign(grad))
     assert CALLED, "the tensor saw no operator"
-    assert [name for name in CALLED if name.startswith("straightthrough::")] == []
+    assert called_kernels() == []
     for one, other in zip((*got, *found), (*wanted, *gradients), strict=True):
-        assert type(one) is Foreign
-        torch.testing.assert_close(one.inner, other)
+        # A gradient of 0 whatever comes is made of nothing foreign.
+        assert type(one) is Foreign or not one.any()
+        torch.testing.assert_close(inner(one), other)
 
 
 @pytest.mark.kernels
@@ -59,6 +70,6 @@ def test_no_kernel_gets_a_foreign_gradient(case: Case) -> None:
     y = case(*leaves)[0]
     CALLED.clear()
     found = torch.autograd.grad(y, case.differentiable(leaves), Foreign(grad))
-    assert [name for name in CALLED if name.startswith("straightthrough::")] == []
+    assert called_kernels() == []
     for one, other in zip(found, case.backward(inputs, grad)[1], strict=True):
-        torch.testing.assert_close(getattr(one, "inner", one), other)
+        torch.testing.assert_close(inner(one), other)

@@ -25,6 +25,7 @@ from ...nn.categorical import (
 )
 from ...nn.counts import Count
 from ...nn.pointwise import Clamp, Pointwise, Sign
+from ...nn.quantizer import Quantizer
 from ...nn.quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
 from ...nn.subset import TopK
 
@@ -115,6 +116,7 @@ KINDS: dict[type[nn.Module], Kind] = {
     Pointwise: Kind(_value, zeros=True),
     Sign: Kind(_value),
     Clamp: Kind(),
+    Quantizer: Kind(_value, zeros=True),
     Bernoulli: Kind(_value, True, binary_entropy),
     BinaryConcrete: Kind(_likelier, True, binary_entropy),
     HardConcreteGate: Kind(_open, True, binary_entropy),

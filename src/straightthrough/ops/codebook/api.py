@@ -9,6 +9,7 @@ from ...core.engine import apply
 from ...core.errors import (
     NOT_FINITE,
     ArgumentError,
+    Number,
     ShapeError,
     check_dense,
     check_floating,
@@ -121,7 +122,9 @@ def nearest(z: Tensor, codebook: Tensor, *, metric: str = "euclidean") -> Tensor
     saved_bytes=lambda rule, z, q: _pair_bytes(rule, z, q.dtype),
     **_RULE,
 )
-def through(z: Tensor, q: Tensor, estimator: PairEstimator | str = "ste") -> Tensor:
+def through(
+    z: Tensor, q: Tensor, estimator: PairEstimator | str = "ste", **fields: Number
+) -> Tensor:
     """The value of q in the place of z, with the gradient of a pair's rule to both.
 
     Forward: `y = q`. Backward: `dL/dz, dL/dq = estimator.vjp(z, q, dL/dy)`.
@@ -130,6 +133,7 @@ def through(z: Tensor, q: Tensor, estimator: PairEstimator | str = "ste") -> Ten
         z: `(..., D)`, what q stands for; floating.
         q: of the shape and dtype of `z`; under `torch.autocast` it is cast to that.
         estimator: a `PairEstimator` or its shorthand: `"ste"`, `"rotation"`, `"diveq"`, `"both"`.
+        fields: numbers for its fields, as `max_scale=10.0` beside `"rotation"`.
 
     Returns:
         A new tensor, q bit for bit.
@@ -137,7 +141,7 @@ def through(z: Tensor, q: Tensor, estimator: PairEstimator | str = "ste") -> Ten
     Raises:
         DtypeError: if they are not floating, or of two dtypes.
         ShapeError: if their shapes differ.
-        ArgumentError: if the estimator is unknown.
+        ArgumentError: if the estimator or a field is unknown.
 
     Edge cases: NaN and infinities of q come out as they are. What each rule does where z or q is 0,
     or z = q, its own page says.
@@ -153,7 +157,7 @@ def through(z: Tensor, q: Tensor, estimator: PairEstimator | str = "ste") -> Ten
         >>> y.tolist(), z.grad.tolist()
         ([0.0, 1.0], [0.0, 2.0])
     """
-    rule = resolve("estimator", estimator, PairEstimator)
+    rule = resolve("estimator", estimator, PairEstimator, fields=fields)
     check_vectors(z)
     q = in_dtype_of("z", z, "q", q)
     if q.shape != z.shape:
@@ -174,7 +178,7 @@ def through(z: Tensor, q: Tensor, estimator: PairEstimator | str = "ste") -> Ten
     **_RULE,
 )
 def vector_quantize(
-    z: Tensor, codebook: Tensor, estimator: PairEstimator | str = "ste"
+    z: Tensor, codebook: Tensor, estimator: PairEstimator | str = "ste", **fields: Number
 ) -> tuple[Tensor, Tensor]:
     """The nearest codeword and its number, with the gradient of a pair's rule.
 
@@ -187,6 +191,7 @@ def vector_quantize(
         codebook: `(K, D)`, or `(*H, K, D)`, in the dtype of `z`; under `torch.autocast` it is cast
             to that. It may be any function of parameters, and be written to before backward.
         estimator: a `PairEstimator` or its shorthand: `"ste"`, `"rotation"`, `"diveq"`, `"both"`.
+        fields: numbers for its fields, as `max_scale=10.0` beside `"rotation"`.
 
     Returns:
         The codewords, of the shape of `z`, bit for bit; and their numbers, int64, that shape
@@ -195,7 +200,7 @@ def vector_quantize(
     Raises:
         DtypeError: if they are not floating, or of two dtypes.
         ShapeError: if the codebook does not fit z, or is empty.
-        ArgumentError: if the estimator is unknown.
+        ArgumentError: if the estimator or a field is unknown.
 
     Edge cases: a row with NaN or infinity gives a NaN row and the number -1 (in `st.strict()` an
     error), and nothing to the codebook. Of equally near codewords it is the first.
@@ -221,7 +226,7 @@ def vector_quantize(
     References:
         Van den Oord, Vinyals, Kavukcuoglu, "Neural discrete representation learning", 2017.
     """
-    rule = resolve("estimator", estimator, PairEstimator)
+    rule = resolve("estimator", estimator, PairEstimator, fields=fields)
     codebook = check_codebook(z, codebook)
     index: Tensor = nearest_index(z.detach(), codebook.detach())
     y: Tensor = apply(Through(rule), z, codewords(codebook, index))

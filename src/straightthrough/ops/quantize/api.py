@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -50,6 +53,7 @@ def fake_quantize(
     grid: Grid,
     rule: GridEstimator | Identity | str = "ste",
     offset: Tensor | float | None = None,
+    **fields: Any,
 ) -> Tensor:
     """The nearest value of a grid that a scale lays, with a gradient to both.
 
@@ -71,6 +75,7 @@ def fake_quantize(
         grid: one of `st.grids`.
         rule: a `GridEstimator` or its shorthand, or `Identity`, which is the gradient unchanged.
         offset: in units of `x`, a number or a tensor as the scale is; the value of code 0.
+        fields: numbers for the rule's fields, as `delta=0.1` beside `"ewgs"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
@@ -108,7 +113,7 @@ def fake_quantize(
     check_floating("x", x)
     check_grid(grid)
     grid.check(x)
-    resolved = _resolved(rule)
+    resolved = _resolved(rule, fields)
     inputs = [x, laid("scale", scale, x, check_positive)]
     shift: Shift = ""
     if offset is not None:
@@ -144,6 +149,7 @@ def stochastic_quantize(
     rule: GridEstimator | Identity | str = "ste",
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
+    **fields: Any,
 ) -> Tensor:
     """One of the two values of a grid beside the input, drawn so that the mean is the input.
 
@@ -158,6 +164,7 @@ def stochastic_quantize(
         rule: a `GridEstimator` or its shorthand, or `Identity`.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
+        fields: numbers for the rule's fields, as `delta=0.1` beside `"ewgs"`.
 
     Returns:
         A tensor of the shape, dtype and device of `x`.
@@ -185,7 +192,7 @@ def stochastic_quantize(
     check_floating("x", x)
     check_grid(grid)
     grid.check(x)
-    resolved = _resolved(rule)
+    resolved = _resolved(rule, fields)
     scales = laid("scale", scale, x, check_positive)
     value, place = make_seed(seed, generator, x)
     y: Tensor = apply(StochasticQuantize(grid, resolved, "", place), x, scales, value)
@@ -244,7 +251,7 @@ def stochastic_round(
     return y
 
 
-def _resolved(rule: GridEstimator | Identity | str) -> GridEstimator:
+def _resolved(rule: GridEstimator | Identity | str, fields: Mapping[str, Any]) -> GridEstimator:
     """Return the rule that is meant, of a form that knows grids."""
-    found = resolve("rule", rule, GridEstimator, Identity)
+    found = resolve("rule", rule, GridEstimator, Identity, fields=fields)
     return Through() if isinstance(found, Identity) else found
