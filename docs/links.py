@@ -65,6 +65,32 @@ PAPERS = {
     "The concrete distribution": f"{ARXIV}1611.00712",
     "Training discrete deep generative models via gapped straight-through "
     "estimator": f"{ARXIV}2206.07235",
+    "DiVeQ: Differentiable vector quantization using the reparameterization trick "
+    "": f"{ARXIV}2509.26469",
+    "Learned step size quantization": f"{ARXIV}1902.08153",
+    "LSQ+: improving low-bit quantization through learnable offsets and better "
+    "initialization": f"{ARXIV}2004.09576",
+    "StableQAT: stable quantization-aware training at ultra-low bitwidths": f"{ARXIV}2601.19320",
+    "Neural discrete representation learning": f"{ARXIV}1711.00937",
+    "Restructuring vector quantization with the rotation trick": f"{ARXIV}2410.06424",
+    "Network quantization with element-wise gradient scaling": f"{ARXIV}2104.00903",
+    "QuEST: stable training of LLMs with 1-bit weights and activations": f"{ARXIV}2502.05003",
+    "Optimizing large language model training using FP4 quantization": f"{ARXIV}2501.17116",
+    "Trained quantization thresholds for accurate and efficient fixed-point inference of "
+    "deep neural networks": f"{ARXIV}1903.08066",
+    "PACT: parameterized clipping activation for quantized neural networks": f"{ARXIV}1805.06085",
+    "Pretraining large language models with NVFP4": f"{ARXIV}2509.25149",
+    "FP8 formats for deep learning": f"{ARXIV}2209.05433",
+    "ParetoQ: scaling laws in extremely low-bit LLM quantization": f"{ARXIV}2502.02631",
+    "Finite scalar quantization: VQ-VAE made simple": f"{ARXIV}2309.15505",
+    "Scaling transformers for low-bitrate high-quality speech coding": f"{ARXIV}2411.19842",
+    "Language model beats diffusion: tokenizer is key to visual generation": f"{ARXIV}2310.05737",
+    "Image and video tokenization with binary spherical quantization": f"{ARXIV}2406.07548",
+    "Quantization and training of neural networks for efficient integer-arithmetic-only "
+    "inference": f"{ARXIV}1712.05877",
+    "Deep learning with limited numerical precision": f"{ARXIV}1502.02551",
+    "OCP microscaling formats (MX) specification": "https://www.opencompute.org/documents/"
+    "ocp-microscaling-formats-mx-v1-0-spec-final-pdf",
 }
 """Where to read what docstrings and guides refer to, by its title there."""
 

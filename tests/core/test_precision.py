@@ -50,6 +50,8 @@ def test_the_largest_gradient_stays_finite_and_an_infinite_one_shows(case, by):
     inputs = case.input(8, dtype=torch.float16)
     largest = case.incoming(inputs).sign() * torch.finfo(torch.float16).max
     with by():
-        assert all(to_one.isfinite().all() for to_one in case.backward(inputs, largest)[1])
-        shown = case.backward(inputs, largest * math.inf)[1]
-        assert not any(to_one.isfinite().any() for to_one in shown)
+        finite = case.backward(inputs, largest)[1]
+        assert all(to_one.isfinite().all() for to_one in finite)
+        shown = zip(finite, case.backward(inputs, largest * math.inf)[1], strict=True)
+        # Some rules have a gradient of 0 to one of the inputs, whatever comes.
+        assert not any(infinite.isfinite().any() for held, infinite in shown if held.any())
