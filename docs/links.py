@@ -65,8 +65,8 @@ PAPERS = {
     "The concrete distribution": f"{ARXIV}1611.00712",
     "Training discrete deep generative models via gapped straight-through "
     "estimator": f"{ARXIV}2206.07235",
-    "DiVeQ: Differentiable vector quantization using the reparameterization trick "
-    "": f"{ARXIV}2509.26469",
+    "DiVeQ: differentiable vector quantization using the reparameterization "
+    "trick": f"{ARXIV}2509.26469",
     "Learned step size quantization": f"{ARXIV}1902.08153",
     "LSQ+: improving low-bit quantization through learnable offsets and better "
     "initialization": f"{ARXIV}2004.09576",

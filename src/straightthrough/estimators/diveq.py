@@ -26,7 +26,7 @@ class DiVeQ(PairEstimator):
     Higher order: differentiates the formula in z, q and `g`.
 
     References:
-        Vali, Bäckström, Solin, "DiVeQ: Differentiable vector quantization using the
+        Vali, Bäckström, Solin, "DiVeQ: differentiable vector quantization using the
         reparameterization trick", 2026.
 
     Example:

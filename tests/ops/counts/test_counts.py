@@ -235,7 +235,7 @@ X = torch.zeros(2)
         (lambda: st.negative_binomial(X, total_count=-1.0), "total_count must be above 0"),
         (
             lambda: st.poisson(X, estimator="reinmax"),
-            "known: fini, or, in Python, the rule itself, such as Fini(order=2)",
+            r"known: fini, or, in Python, the rule itself, such as Fini\(order=2\)",
         ),
     ],
 )
