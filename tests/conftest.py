@@ -55,6 +55,7 @@ def in_process(
 
     def made(main: Callable[[], None]) -> Command:
         def run(line: str, *arguments: object) -> tuple[int, str, str]:
+            monkeypatch.delenv("COLUMNS", raising=False)  # which pytest-xdist sets
             monkeypatch.setattr(sys, "argv", ["command", *line.split(), *map(str, arguments)])
             with pytest.raises(SystemExit) as caught:
                 main()

@@ -170,6 +170,7 @@ def test_nan_has_a_gradient_of_nan(
             assert got.isnan().equal(nan) if rule != Identity() else got.eq(1).all(), (rule, dtype)
 
 
+@pytest.mark.kernels  # there is a compiler then
 @pytest.mark.parametrize("serve", [nullcontext, kernels.disabled], ids=["kernels", "reference"])
 def test_nan_in_graphs(serve: Callable[[], Any]) -> None:
     def function(x: Tensor) -> Tensor:
