@@ -20,7 +20,7 @@ Tensor fresh_seed(const Tensor& like, std::vector<int64_t> shape) {
       torch::stable::new_empty(like, shape, torch::headeronly::ScalarType::Long);
   std::array<StableIValue, 3> stack{from(seed), from(std::numeric_limits<int64_t>::max()),
                                     from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::random_", "to", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
