@@ -34,7 +34,9 @@ def test_every_operator_has_a_case_and_a_snippet():
     found = cases.cases()
     operators = {name.partition("-")[0] for name in found}
     assert set(OPERATORS) <= operators
-    assert set(SNIPPETS) == set(OPERATORS)
+    # What is registered outside of the package has a case, and no snippet.
+    public = {name for name in OPERATORS if hasattr(st, name)}
+    assert set(SNIPPETS) == public
     rules = [rule.name for rule in OPERATORS["categorical"].rules()]
     assert [f"categorical-{name}" for name in rules] == [n for n in found if "categorical-" in n]
 

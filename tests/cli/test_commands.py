@@ -165,7 +165,7 @@ WRONG = {
     "study mask --data mnist --data-dir {empty}": "should hold train-images-idx3-ubyte",
     "study vae --data mnist --data-dir {broken}": "mnist.npz cannot be read",
     "study vae --estimators reinmix": "did you mean 'reinmax'",
-    "study vae --estimators clipped": "or, in Python, the rule itself, such as DARN()",
+    "study vae --estimators clipped": "or, in Python, the rule itself, such as ",
     "study vae --estimators ,": "must name something",
     "study vae --preset hoper": "preset 'hoper' is unknown; known: digits, mnist, reinmax, hooper",
     "study vae --preset hooper": "data 'mnist' needs the folder",
