@@ -264,7 +264,7 @@ def test_ctrl_c_leaves_a_partial_page(ctrl_c, folder):
     rules = "--estimators straight_through:1,gumbel:0.5,gumbel:4"
     line = f"audit losses:slow {rules} --batch 100000 --budget 600 --output out"
     out, err = ctrl_c(line, r" [23]/\d+")
-    assert err.strip().endswith("interrupted: the report is partial, out/report.html")
+    assert err.strip().endswith("error: interrupted: the report is partial, out/report.html")
     assert "StraightThrough(tau=1.0)" in out
     result = json.loads((folder / "out" / "audit.json").read_text())
     assert result["header"]["complete"] is False
@@ -280,5 +280,5 @@ def test_ctrl_c_before_anything_is_known(cli, folder, monkeypatch):
     monkeypatch.setattr("straightthrough.cli.advice.advise", interrupt)
     code, out, err = cli("audit losses:linear --output out")
     assert (code, out) == (1, "")
-    assert err.endswith("interrupted before anything was measured\n")
+    assert err.endswith("error: interrupted before anything was measured\n")
     assert not (folder / "out" / "report.html").exists()

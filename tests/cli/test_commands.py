@@ -257,14 +257,15 @@ def test_ctrl_c_before_a_study_starts(cli, tmp_path, monkeypatch):
 
     monkeypatch.setattr(vae, "run", interrupted)
     code, out, err = cli("study vae --output", tmp_path)
-    assert (code, out, err) == (1, "", "interrupted before anything was measured\n")
+    assert (code, out, err) == (1, "", "error: interrupted before anything was measured\n")
 
 
 def test_ctrl_c_leaves_a_partial_report_and_resume_goes_on(ctrl_c, tmp_path):
     line = f"study vae --estimators reinmax --epochs 100000 --output {tmp_path}"
     out, err = ctrl_c(line, r"[3-9]/100000")
     report = tmp_path / "report.html"
-    assert err.strip().endswith(f"interrupted: the report is partial, {report}; --resume goes on")
+    said = f"error: interrupted: the report is partial, {report}; --resume goes on"
+    assert err.strip().endswith(said)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["header"]["complete"] is False
     (run,) = result["runs"]

@@ -46,4 +46,4 @@ def test_ctrl_c_after_the_imports_is_the_commands(ctrl_c, tmp_path):
     line = f"study vae --epochs 100000 --estimators reinmax --output {tmp_path}"
     main = ("-c", "import straightthrough_command as c; c.main()")
     _, err = ctrl_c(line, "test -ELBO", main)
-    assert "interrupted: the report is partial" in err
+    assert "error: interrupted: the report is partial" in err

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from ..audit import advise
 from ..audit.advise.page import tables
 from ..estimators import CategoricalEstimator
 from ..studies.record import Header, recording, to_json
 from . import pages
-from .console import inform, print_json, print_table, writable
+from .console import Failure, print_json, print_table, writable
 from .progress import live
 from .target import blaming, load
 
@@ -65,15 +63,13 @@ def run(
             notify=notify,
         )
     if advice is None:
-        inform("interrupted before anything was measured")
-        raise typer.Exit(1)
+        raise Failure("interrupted before anything was measured")
     header.complete = advice.complete
     result = to_json(Result(header, settings, advice.record()))
     page = pages.write(result, folder)
     _show(result, page, json)
     if not header.complete:
-        inform(f"interrupted: the report is partial, {page}")
-        raise typer.Exit(1)
+        raise Failure(f"interrupted: the report is partial, {page}")
 
 
 def _show(result: dict[str, Any], page: Path, json: bool) -> None:

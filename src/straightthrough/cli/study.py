@@ -25,7 +25,7 @@ from ..studies.vae import page as vae_page
 from ..studies.vae import study as vae_study
 from ..studies.vae.presets import PRESETS
 from . import pages
-from .console import Json, inform, names, print_json, print_table, writable
+from .console import Failure, Json, names, print_json, print_table, writable
 from .progress import live
 
 app = typer.Typer(
@@ -185,8 +185,7 @@ def _run(
         with live() as notify:
             result = to_json(study(notify, Journal(folder, resume=resume)))
     except KeyboardInterrupt:
-        inform("interrupted before anything was measured")
-        raise typer.Exit(1) from None
+        raise Failure("interrupted before anything was measured") from None
     page = pages.write(result, folder)
     if json:
         print_json(result)
@@ -196,5 +195,4 @@ def _run(
             print(f"{textwrap.fill(table.note, 100)}\n")
         print(f"Report: {page}")
     if not result["header"]["complete"]:
-        inform(f"interrupted: the report is partial, {page}; --resume goes on")
-        raise typer.Exit(1)
+        raise Failure(f"interrupted: the report is partial, {page}; --resume goes on")
