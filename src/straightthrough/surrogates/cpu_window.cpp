@@ -19,21 +19,24 @@ Tensor window_gradient(const Tensor& unordered, const Tensor& truth, double inne
   const bool with_nan = dtype_of(truth) == kUInt8 && truth.numel() == 2 * bytes;
   const Tensor grad = ordered(unordered), bits = packed("bits", truth, unordered, with_nan ? 2 : 1);
   Tensor result = fresh_like(grad);
-  const bool steep = std::max(std::abs(inner), std::abs(outer)) > 1;
-  const auto outputs = std::tuple{Gradient{result, steep}};
+  const double largest = std::max(std::abs(inner), std::abs(outer));
   const auto slope = [=](auto g, auto truth) {
     return g * where<decltype(g)>(truth, inner, outer);
   };
-  if (!with_nan) {
-    elementwise(std::tuple{Numbers{grad}, Bits{bits}}, outputs, slope);
-    return result;
+  const auto write = [&](const auto& outputs) {
+    if (!with_nan) return elementwise(std::tuple{Numbers{grad}, Bits{bits}}, outputs, slope);
+    elementwise(std::tuple{Numbers{grad}, Bits{bits}, Bits{bits, bytes}}, outputs,
+                [=](auto g, auto truth, auto nan) {
+                  using V = decltype(g);
+                  const V none = broadcast(std::numeric_limits<Lane<V>>::quiet_NaN());
+                  return select(nan, none, slope(g, truth));
+                });
+  };
+  if (inner == 1 && outer == 0) {
+    write(std::tuple{ExactNumbers{result}});
+  } else {
+    write(std::tuple{Gradient{result, largest > 1}});
   }
-  elementwise(std::tuple{Numbers{grad}, Bits{bits}, Bits{bits, bytes}}, outputs,
-              [=](auto g, auto truth, auto nan) {
-                using V = decltype(g);
-                const V none = broadcast(std::numeric_limits<Lane<V>>::quiet_NaN());
-                return select(nan, none, slope(g, truth));
-              });
   return result;
 }
 

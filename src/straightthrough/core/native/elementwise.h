@@ -41,6 +41,16 @@ struct Numbers {
   }
 };
 
+// Numbers that every dtype holds exactly, such as -1, 0, 1, and what was read of a tensor of it.
+struct ExactNumbers {
+  const Tensor& tensor;
+
+  template <class T, class S>
+  simd::Writer<T, S, true> writer() const {
+    return {out<S>(tensor)};
+  }
+};
+
 // A gradient, held in the range of its dtype where it may be larger than what it is made of.
 struct Gradient {
   const Tensor& tensor;

@@ -123,7 +123,8 @@ ALWAYS_INLINE V saturated(V x) {
   }
 }
 
-template <class S, class V>
+// Where S holds x exactly, nothing needs to be rounded.
+template <class S, bool exact = false, class V>
 ALWAYS_INLINE void store(S* to, V x, int64_t count) {
   using T = Lane<V>;
   if (count < lanes<T>) {
@@ -136,7 +137,8 @@ ALWAYS_INLINE void store(S* to, V x, int64_t count) {
     std::memcpy(to, &x, kBytes);
   } else if constexpr (std::is_same_v<S, BFloat16>) {
     const Words bits = bits_of<Words>(x);
-    const ShortWords out = narrow(x == x ? rounded_to_even(bits) : quiet_nan(bits));
+    const ShortWords out =
+        narrow(exact ? bits >> 16 : x == x ? rounded_to_even(bits) : quiet_nan(bits));
     std::memcpy(to, &out, kBytes / 2);
   } else {
     const Float16Vector out = narrow(x);
@@ -169,14 +171,14 @@ struct Reader {
   ALWAYS_INLINE void fetch(int64_t i) const { __builtin_prefetch(from + i); }
 };
 
-template <class T, class S>
+template <class T, class S, bool exact = false>
 struct Writer {
   S* to;
 
   // The first `count` elements of `x`, to element i and those after it.
   template <class Count>
   ALWAYS_INLINE void put(int64_t i, Vec<T> x, Count count) const {
-    store<S>(to + i, x, count);
+    store<S, exact>(to + i, x, count);
   }
   // The same where all elements are written in order: the memory that comes next is fetched too, in
   // vain, but in time.

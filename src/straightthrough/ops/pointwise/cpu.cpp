@@ -14,7 +14,7 @@ Tensor map(const Tensor& unordered, double threshold, const F& f) {
   const Tensor x = dense ? unordered : ordered(unordered);
   Tensor y = dense ? torch::stable::empty_like(x) : fresh_like(x);
   const double at = rounded(threshold, x);
-  elementwise(std::tuple{Numbers{x}}, std::tuple{Numbers{y}},
+  elementwise(std::tuple{Numbers{x}}, std::tuple{ExactNumbers{y}},
               [=](auto v) { return unless_nan(v, f(v, Lane<decltype(v)>(at))); });
   return y;
 }
@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor> sign_and_window(const Tensor& unordered, double centr
                                            bool includes_bound, bool fixed) {
   check_floating("x", unordered);
   const Tensor x = ordered(unordered), y = fresh_like(x);
-  const Tensor bits = with_window(x, fixed, std::tuple{Numbers{y}}, [=](auto v) {
+  const Tensor bits = with_window(x, fixed, std::tuple{ExactNumbers{y}}, [=](auto v) {
     return std::tuple(unless_nan(v, sign_of(v)), inside(v, centre, bound, includes_bound));
   });
   return {y, bits};

@@ -132,7 +132,7 @@ Tensor passed_bits(const Tensor& given, const Tensor& truth) {
   check_floating("grad", given);
   const Tensor grad = ordered(given), bits = packed("bits", truth, given);
   Tensor result = fresh_like(grad);
-  elementwise(std::tuple{Numbers{grad}, Bits{bits}}, std::tuple{Numbers{result}},
+  elementwise(std::tuple{Numbers{grad}, Bits{bits}}, std::tuple{ExactNumbers{result}},
               [](auto g, auto truth) { return select(truth, g, decltype(g){}); });
   return result;
 }
