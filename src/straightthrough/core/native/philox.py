@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .elementary import log1m
+
 DRAW, CONDITIONAL = tl.constexpr(0), tl.constexpr(1)
 
 
@@ -95,14 +97,6 @@ def _upper(upper, lower):
 
 
 # ---- laws ----
-
-
-@triton.jit
-def log1m(u):
-    """log(1 - u) for u in (0, 1), exact near 0 too: what rounding took from 1 - u is put back."""
-    w = 1 - u
-    lost = u - (1 - w)
-    return tl.log(w) - (lost + lost * u)
 
 
 @triton.jit

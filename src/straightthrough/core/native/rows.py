@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .arguments import check_alike, check_rows
+from .stored import options
 
 ELEMENTS = 1024
 """Of a tile: as many short rows as that is, or one longer row."""
@@ -19,11 +23,6 @@ BLOCK = 2048
 
 BESIDE = 32
 """Rows that lie beside each other are read there if they are as many; fewer are put in order."""
-
-
-def options(warps: int) -> dict[str, Any]:
-    """Return what a kernel is compiled with; the default of the fusion is about to change."""
-    return {"num_warps": warps, "enable_fp_fusion": True}
 
 
 class Layout(NamedTuple):
@@ -52,8 +51,13 @@ class Layout(NamedTuple):
         return self.classes <= LONGEST
 
     @property
+    def arguments(self) -> tuple[int, int, int]:
+        """What a kernel of short rows is told: how many, the vectors of one, and `inner`."""
+        return self.rows, self.classes // self.vector, self.inner
+
+    @property
     def tile(self) -> dict[str, Any]:
-        """What a kernel of short rows is compiled for."""
+        """What such a kernel is compiled for."""
         width = max(4, triton.next_power_of_2(self.classes))
         warps = min(16, max(4, width // 1024))
         return {
@@ -93,40 +97,33 @@ def laid_out(of: Layout, x: Tensor) -> Tensor:
     return x if of.inner > 1 else x.contiguous()
 
 
+def over_rows(kernel: Any, x: Tensor, grad: Tensor, *rest: Any) -> Tensor:
+    """Return what a kernel makes of rows and of the gradient to them."""
+    check_rows("logits", x)
+    check_alike("grad", grad, x)
+    result = torch.empty_like(x)
+    of = layout(x, grad, result)
+    if of.inner == 1:
+        result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    given = laid_out(of, x), laid_out(of, grad), result
+    kernel[of.tiles](*given, *rest, *of.arguments, **of.tile)
+    return result
+
+
 # ---- in kernels ----
 
 
 @triton.jit
-def widened(value):
-    """What numbers are computed in: half precision in float32."""
-    return value if value.dtype == tl.float64 else value.to(tl.float32)
+def tile(count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """This program's tile: its rows, its classes, which of them are there, and where they lie."""
+    row, j = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    classes = vectors * VECTOR
+    inside = (row < count)[:, None] & (j < classes)[None, :]
+    at = (row // inner * inner * classes + row % inner)[:, None] + (j * inner)[None, :]
+    return row, j, inside, at
 
 
 @triton.jit
-def exp(x):
-    """The exponential, as the hardware has it in float32: within 2^-22 and 2^-24 |x| of itself."""
-    return tl.exp(x) if x.dtype == tl.float64 else tl.exp2(x * 1.4426950408889634)
-
-
-@triton.jit
-def rows_of_tile(ROWS: tl.constexpr):
-    """The numbers of the rows of this program's tile, int64."""
-    return tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-
-
-@triton.jit
-def places(row, j, classes, inner):
-    """Where the classes `j` of rows lie."""
-    return (row // inner * inner * classes + row % inner)[:, None] + (j * inner)[None, :]
-
-
-@triton.jit
-def loaded(x, at, inside, fill):
-    """Numbers as they are computed with; `fill` where there are none."""
-    return widened(tl.load(x + at, inside, fill))
-
-
-@triton.jit
-def put(to, at, value, inside):
-    """Store numbers in the dtype that `to` points at."""
-    tl.store(to + at, value.to(to.dtype.element_ty), inside)
+def at_class(value, j, chosen):
+    """The entries of a tile at a class a row."""
+    return tl.sum(tl.where(j[None, :] == chosen[:, None], value, 0.0), 1)

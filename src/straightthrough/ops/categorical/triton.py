@@ -8,8 +8,9 @@ import triton
 import triton.language as tl
 
 from ...core.gpu import implement
-from ...core.native import philox, rows
+from ...core.native import philox, rows, stored
 from ...core.native.arguments import check_noise, check_rows
+from ...core.native.elementary import exp
 from ...core.native.rows import laid_out, layout
 
 # Weights of at most 1 are multiples of 2^-62 times the number of classes. Their sums are exact, in
@@ -30,21 +31,18 @@ def first_above(weight, uniform):
 
 @triton.jit(do_not_specialize=["offset", "count"])
 def draw_short(
-    x, seed, offset: tl.int64, index, y, count, vectors, inner,
-    VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    x, seed, offset: tl.int64, index, y,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The outcomes of a tile of rows, and their one-hots where `y` is given."""
-    classes = vectors * VECTOR
-    row, j = rows.rows_of_tile(ROWS), tl.arange(0, WIDTH)
-    inside = (row < count)[:, None] & (j < classes)[None, :]
-    at = rows.places(row, j, classes, inner)
-    logits = rows.loaded(x, at, inside, -float("inf"))
+    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    logits = stored.load(x, at, inside, -float("inf"))
     uniform = philox.row_bits(tl.load(seed), offset + row)
-    drawn = first_above(rows.exp(logits - tl.max(logits, 1)[:, None]), uniform)
+    drawn = first_above(exp(logits - tl.max(logits, 1)[:, None]), uniform)
     tl.store(index + row, drawn, row < count)
     if y is not None:
         hot = (j[None, :] == drawn[:, None]).to(logits.dtype)
-        rows.put(y, at, tl.where(drawn[:, None] < 0, float("nan"), hot), inside)
+        stored.store(y, at, tl.where(drawn[:, None] < 0, float("nan"), hot), inside)
 
 
 def draw_index(logits, seed, offset):
@@ -65,9 +63,7 @@ def draw_rows(logits, seed, offset, y):
     index = torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     of = layout(logits)
     x = laid_out(of, logits)
-    draw_short[of.tiles](
-        x, seed, offset, index, y, of.rows, of.classes // of.vector, of.inner, **of.tile
-    )
+    draw_short[of.tiles](x, seed, offset, index, y, *of.arguments, **of.tile)
     return index
 
 
