@@ -1,4 +1,4 @@
-"""Gradients given the outcome: the GPU kernels of straight_through.py and reinmax.py, same names."""
+"""Gradients given the outcome: the GPU kernels of straight_through.py and reinmax.py."""
 
 import torch
 import triton
@@ -40,7 +40,7 @@ def straight_through_short(
     count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """`J(p_tau) g / tau`."""
-    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    _, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
     logits = stored.load(x, at, inside, -float("inf"))
     below, g = logits - tl.max(logits, 1)[:, None], stored.load(grad, at, inside, 0.0)
     inverse = 1 / stored.read(tau, x)

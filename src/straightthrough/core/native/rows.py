@@ -115,7 +115,7 @@ def over_rows(kernel: Any, x: Tensor, grad: Tensor, *rest: Any) -> Tensor:
 
 @triton.jit
 def tile(count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """This program's tile: its rows, its classes, which of them are there, and where they lie."""
+    """The tile of a program: its rows, its classes, which of them are there, and where they lie."""
     row, j = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
     classes = vectors * VECTOR
     inside = (row < count)[:, None] & (j < classes)[None, :]
