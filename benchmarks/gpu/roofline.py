@@ -65,6 +65,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CALLS: dict[str, tuple[str, ...]] = {
     "categorical, straight_through": ("draw", "straight_through"),
     "categorical, reinmax": ("draw", "reinmax"),
+    "categorical, gumbel": ("draw", "gumbel_st"),
+    "gumbel_softmax": ("gumbel_softmax", "softmax_backward_of_value"),
+    "argmax": ("softmax_backward_of_logits",),
 }
 """Forward and backward of an operator with a rule, as kernels; its snippet has its first name."""
 
