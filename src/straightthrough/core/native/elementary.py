@@ -1,0 +1,32 @@
+"""exp and log as the kernels for GPUs want them."""
+
+import triton
+import triton.language as tl
+
+LOG2_E, LOG2_E_REST = tl.constexpr(1.44269502162933349609375), tl.constexpr(1.925963033500011e-08)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def rough_exp(x):
+    """The exponential of x <= 0, in float32 to within 2^-22 + 2^-24 |x| of itself."""
+    return tl.exp(x) if x.dtype == tl.float64 else tl.exp2(x * LOG2_E)
+
+
+@triton.jit
+def exp(x):
+    """The exponential, in float32 to within 2^-22 of itself: what rounding took is put back."""
+    if x.dtype == tl.float64:
+        return tl.exp(x)
+    whole = x * LOG2_E
+    rest = tl.fma(x, LOG2_E, -whole) + x * LOG2_E_REST
+    power = tl.exp2(whole)
+    return tl.where(power > 0, power + power * (rest * LN_2), power)  # rest of infinity is NaN
+
+
+@triton.jit
+def log1m(u):
+    """log(1 - u) for u in (0, 1), exact near 0 too: what rounding took from 1 - u is put back."""
+    w = 1 - u
+    lost = u - (1 - w)
+    return tl.log(w) - (lost + lost * u)

@@ -1,0 +1,123 @@
+"""Gradients given the outcome: the GPU kernels of straight_through.py and reinmax.py."""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..core.gpu import implement
+from ..core.native import philox, rows, stored
+from ..core.native.arguments import check_index, check_noise, check_samples
+from ..core.native.elementary import exp
+from ..core.native.rows import over_rows
+from ..core.native.stored import number
+
+
+@triton.jit
+def drawn(x, index, grad, count, row, j, inside, at):
+    """A tile with its outcomes: logits less the largest, the gradient less its entry there."""
+    logits = stored.load(x, at, inside, -float("inf"))
+    g = stored.load(grad, at, inside, 0.0)
+    chosen = tl.maximum(tl.load(index + row, row < count, 0), 0)
+    return logits - tl.max(logits, 1)[:, None], g - rows.at_class(g, j, chosen)[:, None], chosen
+
+
+@triton.jit(do_not_specialize=["count"])
+def straight_through_short(
+    x, grad, to, tau,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """`J(p_tau) g / tau`."""
+    _, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    logits, g = stored.load(x, at, inside, -float("inf")), stored.load(grad, at, inside, 0.0)
+    peak, inverse = tl.max(logits, 1)[:, None], 1 / stored.read(tau, x)
+    value = rows.pulled(exp((logits - peak) * inverse), g, logits == peak, inverse)
+    stored.store_gradient(to, at, value, inside)
+
+
+@triton.jit(do_not_specialize=["count"])
+def reinmax_short(
+    x, grad, to, index, tau, CLOSED: tl.constexpr,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """`2 J((p_tau + D) / 2) g - J(p) g / 2`; the closed form where tau is 1."""
+    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    below, g, chosen = drawn(x, index, grad, count, row, j, inside, at)
+    outcome = j[None, :] == chosen[:, None]
+    w = exp(below)
+    factor = 0.5 / tl.sum(w, 1)
+    others = w * g
+    weighted = tl.sum(others, 1)
+    if CLOSED:
+        value = tl.where(outcome, -weighted[:, None], others) * factor[:, None]
+    else:
+        h = exp(below * (1 / stored.read(tau, x)))
+        warm = 0.5 / tl.sum(h, 1)
+        middle = h * warm[:, None] + tl.where(outcome, 0.5, 0.0)
+        middle_mean = tl.sum(h * g, 1) * warm
+        mean = 2 * weighted * factor
+        value = 2 * middle * (g - middle_mean[:, None])
+        value -= w * factor[:, None] * (g - mean[:, None])
+    stored.store_gradient(to, at, value, inside)
+
+
+@triton.jit
+def power(ratio, tau, POWER: tl.constexpr):
+    """`ratio^(1 / tau)`, a whole power where it is known to be one."""
+    if POWER == 1:
+        return ratio
+    if POWER == 2:
+        return ratio * ratio
+    return exp(tl.log(ratio) / tau)
+
+
+@triton.jit(do_not_specialize=["count", "offset"])
+def gumbel_st_short(
+    x, grad, to, index, tau, samples, seed, offset: tl.int64, POWER: tl.constexpr,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The mean over conditional draws of `J(y) g / tau`.
+
+    Relative to the outcome's weight of 1, class j weighs (E_x p_j / (E_j + E_x p_j))^(1 / tau).
+    """
+    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    below, g, chosen = drawn(x, index, grad, count, row, j, inside, at)
+    tau, key, w = stored.read(tau, x), tl.load(seed), exp(below)
+    total, value = tl.sum(w, 1), tl.zeros_like(w)
+    for k in range(samples):
+        tag = philox.conditional(k)
+        u = philox.class_uniforms(key, offset + row, 0, tag, WIDTH, w.dtype == tl.float64)
+        noise = philox.exponential(u)
+        part = (rows.at_class(noise, j, chosen) / total)[:, None] * w
+        y = power(part / (part + noise), tau, POWER)
+        y = tl.where(j[None, :] == chosen[:, None], 1.0, y)
+        times = 1 / tl.sum(y, 1)
+        mean = tl.sum(y * g, 1) * times
+        value += y * times[:, None] * (g - mean[:, None])
+    stored.store_gradient(to, at, value * (1 / (tau * samples)), inside)
+
+
+def straight_through(logits, index, grad, tau):
+    """The gradient to the logits."""
+    check_index(index, logits)
+    return over_rows(straight_through_short, logits, grad, number(tau, logits))
+
+
+def reinmax(logits, index, grad, tau):
+    """The gradient to the logits."""
+    check_index(index, logits)
+    closed = not isinstance(tau, torch.Tensor) and tau == 1
+    outcome, tau = index.contiguous(), number(tau, logits)
+    return over_rows(reinmax_short, logits, grad, outcome, tau, closed)
+
+
+def gumbel_st(logits, index, grad, tau, samples, seed, offset):
+    """The gradient to the logits."""
+    check_index(index, logits)
+    check_samples(samples)
+    check_noise(seed, offset, logits)
+    known = {1.0: 1, 0.5: 2}.get(tau, 0) if not isinstance(tau, torch.Tensor) else 0
+    noise = index.contiguous(), number(tau, logits), samples, seed, offset
+    return over_rows(gumbel_st_short, logits, grad, *noise, known)
+
+
+implement(straight_through, reinmax, gumbel_st)
