@@ -20,6 +20,7 @@ from ..core.errors import (
     check_rows,
 )
 from ..core.mesh import whole
+from ..core.precision import widest
 
 
 class Schedule(nn.Module, ABC):
@@ -69,7 +70,7 @@ class Schedule(nn.Module, ABC):
         """The value as an operator takes it: a 0-d tensor in compiled code, elsewhere a number."""
         if not is_compiling():
             return self.value
-        fraction = self.position.to(torch.float64) / max(self.steps, 1)
+        fraction = self.position.to(widest(self.position.device)) / max(self.steps, 1)
         end = torch.full_like(fraction, self.end)
         return torch.where(self.position >= self.steps, end, self.between(fraction))
 
