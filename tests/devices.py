@@ -22,8 +22,12 @@ NOT_DETERMINISTIC = {"cumsum", "cumprod", "histc", "kthvalue", "put", "put_", "b
 """What `torch.use_deterministic_algorithms` refuses of floats on CUDA, of what one might use."""
 
 
+WAITS = {"_local_scalar_dense", "nonzero"}
+"""What waits for another device than the CPU, beside copies from one to another."""
+
+
 class Device(TorchDispatchMode):
-    """A device that counts its launches and refuses what another one does.
+    """A device that counts its launches and refuses to be waited for.
 
     Args:
         float64: whether it has float64.
@@ -51,6 +55,10 @@ class Device(TorchDispatchMode):
         given = [x for x in (*args, result) if isinstance(x, Tensor)]
         floating = any(x.is_floating_point() for x in given)
         assert not (floating and name in NOT_DETERMINISTIC), f"{name} of floats"
+        if any(not x.is_cpu for x in given):
+            assert name not in WAITS, f"{name} waits for the device"
+            copy = name in ("_to_copy", "copy_") and len({x.device for x in given}) > 1
+            assert not copy, f"{name} from a device to another"
         if not self.float64:
             assert all(x.dtype != torch.float64 for x in given), f"{name} in float64"
         return result

@@ -65,3 +65,33 @@ def test_launches(name: str) -> None:
         y = call(x, torch.zeros((), dtype=torch.int64, device="meta"))
         y.backward(torch.zeros_like(y))
     assert device.launches <= most
+
+
+@pytest.mark.parametrize("seed", [7, torch.tensor(7), st.Seed(torch.tensor(7), 3), None], ids=str)
+def test_no_seed_is_waited_for(seed: int | Tensor | st.Seed | None) -> None:
+    """Nor copied to the device: while a CUDA graph is recorded neither is allowed."""
+    x = torch.zeros(4, 5, device="meta", requires_grad=True)
+    with Device():
+        y = st.categorical(x, "gumbel", seed=seed)
+        y.backward(torch.zeros_like(y))
+
+
+SCHEDULED: dict[str, Callable[[], torch.nn.Module]] = {
+    "confidence": lambda: st.nn.Argmax(st.nn.schedules.Confidence()),
+    "constant": lambda: st.nn.TopK(2, tau=st.nn.schedules.Constant(0.5)),
+    "cosine": lambda: st.nn.Categorical("gumbel", tau=st.nn.schedules.Cosine(2.0, 1.0, 10)),
+    "exponential": lambda: st.nn.BinaryConcrete(tau=st.nn.schedules.Exponential(1.0, 0.5, 10)),
+    "linear": lambda: st.nn.Sign("atan", alpha=st.nn.schedules.Linear(1.0, 2.0, 10)),
+    "own": lambda: st.nn.Heaviside(st.nn.schedules.Linear(0.0, 1.0, 10)),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_no_schedule_is_waited_for(name: str) -> None:
+    module = SCHEDULED[name]().to("meta")
+    x = torch.zeros(4, 5, device="meta", requires_grad=True)
+    with Device():
+        for _ in range(2):
+            y = module(x)
+            y.backward(torch.zeros_like(y))
+            st.nn.step_schedules(module)

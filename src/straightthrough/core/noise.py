@@ -94,9 +94,14 @@ class Seed:
 
     def tensor(self, device: torch.device) -> Tensor:
         """Return the value as a 0-d int64 tensor on `device`."""
-        if isinstance(self.value, Tensor):
-            return self.value if self.value.device == device else self.value.to(device)
-        return torch.full((), self.value, dtype=torch.int64, device=device)
+        value = self.value
+        if isinstance(value, Tensor):
+            if value.device == device:
+                return value
+            if not value.is_cpu or tracing() or transforms_active():
+                return value.to(device)
+            value = int(value)  # which is there, while a copy to the device would be waited for
+        return torch.full((), value, dtype=torch.int64, device=device)
 
 
 Place = tuple[int, int, int]
