@@ -10,7 +10,7 @@ export STRAIGHTTHROUGH_KERNEL_CACHE ?= $(CURDIR)/build/kernels
 SDIST := build/sdist
 KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 
-.PHONY: study test test-oldest sanitize fuzz bench lint types tests doctests docs wheel format clean
+.PHONY: study test test-oldest test-triton sanitize fuzz bench lint types tests doctests docs wheel format clean
 
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
@@ -21,6 +21,11 @@ test: lint types tests doctests
 test-oldest: .venv-oldest/dev
 	$(OLDEST)/python -c 'from straightthrough.core import kernels; assert kernels.level, kernels.reason'
 	$(OLDEST)/python -m pytest $$($(OLDEST)/python tests/short.py) tests/core/kernels
+
+# The kernels for GPUs, on CPU tensors by Triton's interpreter; `make test` has a short form of it.
+test-triton: .venv/dev
+	STRAIGHTTHROUGH_KERNELS=interpreter TRITON_INTERPRET=1 OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n logical --maxprocesses 8 $$($(BIN)/python tests/interpreted.py)
 
 # The tests of the kernels, built with the sanitizers of addresses and of undefined behaviour. Python
 # is linked to no libstdc++, in which the first of them looks for what throws before all else.

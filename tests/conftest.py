@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+import interpreted
 from straightthrough.cli import __main__ as entry
 from straightthrough.core import kernels
 
@@ -18,8 +19,13 @@ THREADS = 1  # the tensors are small; more would only wait for each other
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that need what is not here: data from outside, a kernel library."""
-    here = {"shared": "STRAIGHTTHROUGH_DATA" in os.environ, "kernels": kernels.level is not None}
+    """Leave out the tests that need what is not here, such as data from outside or a GPU."""
+    here = {
+        "shared": "STRAIGHTTHROUGH_DATA" in os.environ,
+        "kernels": kernels.level is not None,
+        "interpreter": kernels.level == kernels.INTERPRETER,
+        "cuda": torch.cuda.is_available(),
+    }
     missing = [name for name, available in here.items() if not available]
     left_out = [item for item in items if any(map(item.get_closest_marker, missing))]
     config.hook.pytest_deselected(items=left_out)
@@ -42,6 +48,16 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def launches() -> Iterator[list[str]]:
+    """The kernels for GPUs that were launched; none may read or write outside of its tensors."""
+    if kernels.level != kernels.INTERPRETER:
+        yield []
+        return
+    with interpreted.watched() as names:
+        yield names
 
 
 Command = Callable[..., tuple[int, str, str]]

@@ -99,11 +99,33 @@ def implemented(source: Path) -> list[str]:
     return re.findall(r'(?m)^ *implement<.*>\(m, "(\w+)"\);', source.read_text(encoding="utf-8"))
 
 
-def test_what_declares_a_kernel_stands_beside_it() -> None:
-    found = [(name, source.parent) for source in NATIVE for name in implemented(source)]
-    declared = {
+def on_gpus(source: Path) -> list[str]:
+    """Return the operators that a file registers kernels for GPUs of."""
+    said = re.findall(r"(?m)^implement\(([^)]*)\)", source.read_text(encoding="utf-8"))
+    return [name for names in said for name in names.replace(",", " ").split()]
+
+
+def declaring_folders() -> dict[str, Path]:
+    return {
         name: PACKAGE.joinpath(*kernel.module.split(".")[1:-1]) for name, kernel in KERNELS.items()
     }
+
+
+@pytest.mark.parametrize("source", sorted(PACKAGE.rglob("triton.py")), ids=relative)
+def test_kernels_for_gpus_stand_beside_those_for_the_cpu(source: Path) -> None:
+    """And in their order, file by file."""
+    declared, found = declaring_folders(), on_gpus(source)
+    assert found
+    assert {declared[name] for name in found} == {source.parent}
+    on_cpus = [
+        name for file in sorted(source.parent.glob("cpu*.cpp")) for name in implemented(file)
+    ]
+    assert found == [name for name in on_cpus if name in found]
+
+
+def test_what_declares_a_kernel_stands_beside_it() -> None:
+    found = [(name, source.parent) for source in NATIVE for name in implemented(source)]
+    declared = declaring_folders()
     assert len(declared) > 30
     declared["fresh_seed"] = PACKAGE / "core"  # which draws, and has no reference to be equal to
     assert sorted(found) == sorted(declared.items())

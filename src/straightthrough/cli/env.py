@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core import installed, kernels
+from ..core import gpu, installed, kernels
 from ..core.kernels import KERNELS
 from ..core.registry import OPERATORS
 from ..studies.record import environment
@@ -27,15 +27,22 @@ def main(json: Json = False) -> None:
     print_table(("Kernels", ""), list(kernels.states.items()))
     if installed.mend():
         print(f"When what is missing is there: {installed.mend()}\n")
-    rows = [(family, row["serves"], row["why"]) for family, row in served.items()]
-    print_table(("Operators", "Served on the CPU by", "Because"), rows)
+    rows = [(family, row["serves"], row["on_gpus"], row["why"]) for family, row in served.items()]
+    print_table(("Operators", "Served on the CPU by", "On GPUs by", "Because"), rows)
     print("The reference, plain torch, serves other devices and the transforms of torch.func.")
+    if gpu.why_not():
+        print(f"It serves GPUs as {gpu.why_not()}; `pip install triton` mends that.")
 
 
 def implementation(family: str) -> dict[str, str]:
-    """Return what serves the operators of a family on the CPU, and why."""
+    """Return what serves the operators of a family, and why that on the CPU."""
     declared = [kernel for kernel in KERNELS.values() if f".ops.{family}." in kernel.module]
     if not declared:
-        return {"serves": "reference", "why": "these operators have no kernels"}
-    serves = {kernel.providers().get("cpu", "reference") for kernel in declared}
-    return {"serves": " and ".join(sorted(serves)), "why": kernels.reason}
+        why = "these operators have no kernels"
+        return {"serves": "reference", "on_gpus": "reference", "why": why}
+
+    def on(device: str) -> str:
+        found = {kernel.providers().get(device, "reference") for kernel in declared}
+        return " and ".join(sorted(found, reverse=True))
+
+    return {"serves": on("cpu"), "on_gpus": on("cuda"), "why": kernels.reason}

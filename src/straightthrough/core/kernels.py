@@ -1,8 +1,9 @@
 """Compiled kernels: which library serves, and the operators that it implements.
 
 A kernel is a `torch.library` operator, declared with its schema and its reference in the package
-whose `cpu*.cpp` implements it. Compiled graphs call it whole. The reference runs on other devices,
-inside functorch transforms, and where gradients are recorded.
+whose `cpu*.cpp` implements it on the CPU, and whose `triton.py` may on GPUs (`gpu.py`). Compiled
+graphs call it whole. The reference runs on other devices, inside functorch transforms, and where
+gradients are recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-from . import installed
+from . import gpu, installed
 from .installed import FOLDER
 from .internals import RECORDED, Operator, has_implementation, native, tracing, transforms_active
 from .library import library
@@ -38,6 +39,9 @@ LEVELS = (
 
 NEEDS = {"avx512": ("AVX512",), "avx2": ("AVX512", "AVX2")}
 """What torch may call a machine that runs a level; the other levels run on all."""
+
+INTERPRETER = "interpreter"
+"""In the place of a level: Triton's interpreter runs the kernels for GPUs, for tests of these."""
 
 ACTIVE = "active"
 
@@ -61,9 +65,12 @@ class Kernel:
 
     def providers(self) -> dict[str, str]:
         """What serves it on a type of device; the reference serves the others."""
+        found = {}
         if level is not None and has_implementation(self.name, "CPU"):
-            return {"cpu": f"{level} kernels"}
-        return {}
+            found["cpu"] = f"{level} kernels"
+        if enabled and self.name in on_gpu("CUDA"):
+            found["cuda"] = "Triton kernels"
+        return found
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -114,19 +121,19 @@ def served(
     if "Noise noise" in schema:
         names = [name for _, name in arguments]
         samples = names.index("samples") if "samples" in names else None
-        call = _with_noise(reference, native(overload), record, others, samples)
+        call = _with_noise(name, reference, native(overload), record, others, samples)
     else:
-        call = _without_noise(reference, native(overload), record, others)
+        call = _without_noise(name, reference, native(overload), record, others)
     return cast(_Function, functools.wraps(reference)(call))  # the signature of the reference
 
 
 def _without_noise(
-    reference: _Function, direct: _Function, record: _Function, others: list[int]
+    name: str, reference: _Function, direct: _Function, record: _Function, others: list[int]
 ) -> Any:
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
-        if not has_kernel(x) or (others and not all(_known(rest[i]) for i in others)):
+        if not has_kernel(x, name=name) or (others and not all(_known(rest[i]) for i in others)):
             return reference(x, *rest)
         return record(x, rest) if in_a_graph(x) else direct(x, *rest)
 
@@ -134,6 +141,7 @@ def _without_noise(
 
 
 def _with_noise(
+    name: str,
     reference: _Function,
     direct: _Function,
     record: _Function,
@@ -144,7 +152,8 @@ def _with_noise(
         noise = rest[-1]
         # Without a kernel a graph has an average over draws whole, and not each draw.
         loop = samples is not None and rest[samples] > 1 and in_a_graph(x)
-        served = has_kernel(x) or (loop and not is_grad_enabled() and not transforms_active())
+        whole = loop and not is_grad_enabled() and not transforms_active()
+        served = has_kernel(x, name=name) or whole
         if not served or noise.run or (others and not all(_known(rest[i]) for i in others)):
             return reference(x, *rest)
         if in_a_graph(x):
@@ -184,7 +193,7 @@ def _record(
     for i in floats:
         number = rest[i]
         if not isinstance(number, Tensor):
-            number = torch.full((), number, dtype=torch.float64)
+            number = torch.full((), number, dtype=torch.float64, device=x.device)
         numbers[i] = number.to(torch.float64)
     return with_numbers(x, *numbers)
 
@@ -214,15 +223,14 @@ def _define(
     return overloads[0], overloads[1] if len(overloads) > 1 else None
 
 
-def has_kernel(x: Tensor, grad: Tensor | None = None) -> bool:
+def has_kernel(x: Tensor, grad: Tensor | None = None, name: str = "") -> bool:
     """Whether kernels serve a call on `x`, and on a gradient of its dtype, here and now.
 
     They know neither gradients to be recorded, nor the transforms of `torch.func`, nor subclasses
-    of tensors.
+    of tensors. A library for the CPU has every kernel; of those for GPUs, `name` says which.
     """
     return (
-        level is not None
-        and x.is_cpu
+        (level is not None if x.is_cpu and level != INTERPRETER else _on_gpu(x, name))
         and _known(x)
         and (grad is None or (grad.dtype == x.dtype and _known(grad)))
         and not is_grad_enabled()
@@ -230,15 +238,29 @@ def has_kernel(x: Tensor, grad: Tensor | None = None) -> bool:
     )
 
 
+@functools.cache
+def on_gpu(key: str) -> frozenset[str]:
+    """Return whose kernels for GPUs serve under a dispatch key, looked for at the first call."""
+    return gpu.load(key, {kernel.module for kernel in KERNELS.values()})
+
+
+def _on_gpu(x: Tensor, name: str) -> bool:
+    if not enabled or not (x.is_cpu or x.is_cuda):
+        return False
+    if x.is_cuda and (reason := gpu.why_not()):
+        gpu.warn_once(reason)
+    return name in on_gpu("CPU" if x.is_cpu else "CUDA")  # CUDA is AMD's too
+
+
 @contextmanager
 def disabled() -> Iterator[None]:
     """Let the reference serve every call inside the context."""
-    global level
-    serving, level = level, None
+    global level, enabled
+    serving, level, enabled = (level, enabled), None, False
     try:
         yield
     finally:
-        level = serving
+        level, enabled = serving
 
 
 def choose(asked: str, capability: str, folder: Path) -> dict[str, str]:
@@ -269,6 +291,9 @@ def choose(asked: str, capability: str, folder: Path) -> dict[str, str]:
 def _load() -> tuple[str | None, str, dict[str, str]]:
     """Load the best library that can serve: its level, why that one or none, and all levels."""
     asked, capability = os.environ.get(VARIABLE, ""), torch.backends.cpu.get_cpu_capability()
+    if asked == INTERPRETER:
+        said = f"{VARIABLE}={asked}"
+        return asked, said, dict.fromkeys(LEVELS, said)
     found = choose(asked, capability, FOLDER)
     best = next((name for name, state in found.items() if state == ACTIVE), None)
     if best is None:
@@ -282,6 +307,8 @@ def _load() -> tuple[str | None, str, dict[str, str]]:
 
 
 level, reason, states = _load()
+enabled = os.environ.get(VARIABLE) != "off"
+"""Whether kernels for GPUs may serve."""
 
-if level is None and os.environ.get(VARIABLE) != "off":
+if level is None and enabled:
     installed.warn_once(reason)

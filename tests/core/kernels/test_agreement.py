@@ -75,10 +75,19 @@ def _inference():
         yield
 
 
+def left_out(operator):
+    """Whether only kernels for GPUs are asked for, and the operator has none."""
+    if kernels.level != kernels.INTERPRETER:
+        return False
+    return operator.__name__ not in kernels.on_gpu("CPU")
+
+
 def assert_agrees(operator, *arguments, exact=False, precision=torch.float32):
     """The kernel's result is that of the reference, which computes in `precision` at least."""
+    if left_out(operator):
+        return
     dtype = arguments[0].dtype
-    assert kernels.has_kernel(arguments[0])
+    assert kernels.has_kernel(arguments[0], name=operator.__name__)
     wide = [widened(argument, precision) for argument in arguments]
     given, expected = operator(*arguments), operator.__wrapped__(*wide)
     expected = expected.to(dtype) if expected.is_floating_point() else expected
@@ -139,7 +148,7 @@ class TestAgreement:
     @pytest.mark.parametrize("of_probs", [False, True])
     def test_binary_draws(self, shape, dtype, of_probs):
         x, _ = rows(shape, dtype)
-        assert kernels.has_kernel(x)
+        assert kernels.has_kernel(x, name="binary_draw") or left_out(binary.binary_draw)
         x = torch.sigmoid(x) if of_probs else x
         y, bits = binary.binary_draw(x, of_probs, NOISE)
         expected, expected_bits = binary.binary_draw.__wrapped__(x, of_probs, NOISE)
@@ -237,7 +246,9 @@ def test_bools_are_no_bits_of_nan(size):
 
 
 def assert_agrees_bit_for_bit(operator, x, *arguments):
-    assert kernels.has_kernel(x)
+    if left_out(operator):
+        return
+    assert kernels.has_kernel(x, name=operator.__name__)
     given, expected = operator(x, *arguments), operator.__wrapped__(x, *arguments)
     assert given.dtype == expected.dtype
     assert torch.equal(given.isnan(), expected.isnan())

@@ -1,0 +1,71 @@
+"""Triton kernels: looked for at the first call on a GPU, and never required.
+
+A file `triton.py` stands beside the module that declares an operator, as its `cpu.cpp` does. It
+says `implement(...)` of functions that have the operators' names and arguments; noise is a seed and
+an offset. torch's dispatcher then has them for CUDA, which is what it calls AMD's devices too.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .library import library
+
+IMPLEMENTED: dict[str, Callable[..., Any]] = {}
+"""By the operator's name; filled as files `triton.py` are imported."""
+
+
+def implement(*functions: Callable[..., Any]) -> None:
+    """Let functions be what serves the operators of their names on GPUs."""
+    IMPLEMENTED.update({function.__name__: function for function in functions})
+
+
+def why_not() -> str | None:
+    """Return why no kernel can serve on a GPU, if none can."""
+    return None if find_spec("triton") else "triton is not installed"
+
+
+@functools.cache
+def warn_once(reason: str) -> None:
+    """Warn that a GPU is used for which there are no kernels."""
+    warnings.warn(
+        f"straightthrough has no kernels for this GPU and is slower without: {reason}. "
+        "`pip install triton` mends it; plain torch serves meanwhile",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def load(key: str, modules: Iterable[str]) -> frozenset[str]:
+    """Register under a dispatch key the kernels that stand beside modules; return their names."""
+    if why_not():
+        return frozenset()
+    for package in sorted({module.rpartition(".")[0] for module in modules}):
+        if find_spec(f"{package}.triton"):
+            import_module(f"{package}.triton")
+    for name, function in IMPLEMENTED.items():
+        serve = _on_its_device(function) if key == "CUDA" else function
+        for overload in getattr(torch.ops.straightthrough, name).overloads():
+            full = name if overload == "default" else f"{name}.{overload}"
+            library.impl(full, serve, key)
+    return frozenset(IMPLEMENTED)
+
+
+def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Launch on the device of the first argument, which need not be the current one."""
+
+    def call(x: Tensor, *rest: Any) -> Any:
+        if x.get_device() == torch.cuda.current_device():
+            return function(x, *rest)
+        with torch.cuda.device(x.device):
+            return function(x, *rest)
+
+    return call

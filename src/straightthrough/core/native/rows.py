@@ -1,0 +1,129 @@
+"""The walk over rows on GPUs: where rows lie, and what they are cut into."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .arguments import check_alike, check_rows
+from .stored import options
+
+ELEMENTS = 1024
+"""Of a tile: as many short rows as that is, or one longer row."""
+
+LONGEST = 16384
+"""Classes of a row that one tile holds at most."""
+
+BLOCK = 2048
+"""Classes of a longer row that are worked on at once."""
+
+BESIDE = 32
+"""Rows that lie beside each other are read there if they are as many; fewer are put in order."""
+
+
+class Layout(NamedTuple):
+    """Where rows lie: one after the other or, if `inner` is not 1, that many beside each other.
+
+    Their classes are `inner` apart then, as the pixels of an image are whose channels are classes.
+    """
+
+    rows: int
+    classes: int
+    inner: int = 1
+
+    @property
+    def vector(self) -> int:
+        """A power of two that divides the number of classes, so that as many are read at once."""
+        return next(size for size in (16, 8, 4, 2, 1) if self.classes % size == 0)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks a long row has."""
+        return triton.cdiv(self.classes, BLOCK)
+
+    @property
+    def short(self) -> bool:
+        """Whether a row is no longer than a tile."""
+        return self.classes <= LONGEST
+
+    @property
+    def arguments(self) -> tuple[int, int, int]:
+        """What a kernel of short rows is told: how many, the vectors of one, and `inner`."""
+        return self.rows, self.classes // self.vector, self.inner
+
+    @property
+    def tile(self) -> dict[str, Any]:
+        """What such a kernel is compiled for."""
+        width = max(4, triton.next_power_of_2(self.classes))
+        warps = min(16, max(4, width // 1024))
+        return {
+            "VECTOR": self.vector,
+            "ROWS": max(1, ELEMENTS // width),
+            "WIDTH": width,
+            **options(warps),
+        }
+
+    @property
+    def tiles(self) -> tuple[int]:
+        """The grid of short rows."""
+        return (triton.cdiv(self.rows, self.tile["ROWS"]),)
+
+
+def layout(x: Tensor, *others: Tensor) -> Layout:
+    """Return where the rows of `x` lie, and of the others as well."""
+    *sizes, classes = x.shape
+    rows = x.numel() // classes
+    *strides, stride = x.stride()
+    inner, d = 1, len(sizes) - 1
+    while d >= 0 and strides[d] == inner:
+        inner *= sizes[d]
+        d -= 1
+    outer = inner * classes
+    while d >= 0 and strides[d] == outer:
+        outer *= sizes[d]
+        d -= 1
+    beside = d < 0 and inner >= BESIDE and stride == inner and classes <= LONGEST
+    if not beside or any(other.stride() != x.stride() for other in others):
+        return Layout(rows, classes)
+    return Layout(rows, classes, inner)
+
+
+def laid_out(of: Layout, x: Tensor) -> Tensor:
+    """Return a tensor as it is where its rows lie as they should, else in order."""
+    return x if of.inner > 1 else x.contiguous()
+
+
+def over_rows(kernel: Any, x: Tensor, grad: Tensor, *rest: Any) -> Tensor:
+    """Return what a kernel makes of rows and of the gradient to them."""
+    check_rows("logits", x)
+    check_alike("grad", grad, x)
+    result = torch.empty_like(x)
+    of = layout(x, grad, result)
+    if of.inner == 1:
+        result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    given = laid_out(of, x), laid_out(of, grad), result
+    kernel[of.tiles](*given, *rest, *of.arguments, **of.tile)
+    return result
+
+
+# ---- in kernels ----
+
+
+@triton.jit
+def tile(count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The tile of a program: its rows, its classes, which of them are there, and where they lie."""
+    row, j = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    classes = vectors * VECTOR
+    inside = (row < count)[:, None] & (j < classes)[None, :]
+    at = (row // inner * inner * classes + row % inner)[:, None] + (j * inner)[None, :]
+    return row, j, inside, at
+
+
+@triton.jit
+def at_class(value, j, chosen):
+    """The entries of a tile at a class a row."""
+    return tl.sum(tl.where(j[None, :] == chosen[:, None], value, 0.0), 1)

@@ -1,0 +1,81 @@
+"""Triton's interpreter as a test wants it: what it launches is counted, what it reads is checked.
+
+The kernels for GPUs run there on CPU tensors, in a process of their own, as Triton asks at its
+import whether to interpret:
+
+    STRAIGHTTHROUGH_KERNELS=interpreter TRITON_INTERPRET=1 pytest $(python tests/interpreted.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from torch import Tensor
+
+from straightthrough.core import kernels
+
+ENVIRONMENT = {
+    kernels.VARIABLE: kernels.INTERPRETER,
+    "TRITON_INTERPRET": "1",
+    "OMP_NUM_THREADS": "1",
+}
+FILES = (
+    "tests/core/native",
+    "tests/core/kernels/test_agreement.py",
+    "tests/ops/categorical/test_triton.py",
+)
+"""Tests of what the interpreter runs."""
+
+
+def extent(x: Tensor) -> tuple[int, int]:
+    """Return the addresses from the first element of a tensor to the end of the last."""
+    if x.numel() == 0:
+        return x.data_ptr(), x.data_ptr()
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """Refuse every access outside of the tensors of a launch; yield the names of the launches."""
+    from triton.runtime import interpreter
+
+    launches: list[str] = []
+    extents: list[tuple[int, int]] = []
+    executor, builder = interpreter.GridExecutor, interpreter.InterpreterBuilder
+    launch, load, store = executor.__call__, builder.create_masked_load, builder.create_masked_store
+
+    def launched(self: Any, *args: Any, **kwargs: Any) -> None:
+        launches.append(self.fn.__name__)
+        extents[:] = [extent(x) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        launch(self, *args, **kwargs)
+
+    def check(pointers: Any, mask: Any) -> None:
+        first, size = pointers.data[mask.data], pointers.get_element_ty().primitive_bitwidth // 8
+        inside = np.zeros(first.shape, bool)
+        for begin, end in extents:
+            inside |= (first >= begin) & (first + size <= end)
+        assert inside.all(), f"{launches[-1]} reads or writes outside of its tensors"
+
+    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        check(pointers, mask)
+        return load(self, pointers, mask, *rest)
+
+    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        check(pointers, mask)
+        return store(self, pointers, value, mask, *rest)
+
+    with (
+        mock.patch.object(executor, "__call__", launched),
+        mock.patch.object(builder, "create_masked_load", checked_load),
+        mock.patch.object(builder, "create_masked_store", checked_store),
+    ):
+        yield launches
+
+
+if __name__ == "__main__":
+    print(*FILES)
