@@ -75,7 +75,7 @@ def test_the_counter_is_position_class_group_and_stream() -> None:
         return bits / 2**53
 
     words = philox_in_integers((7, 1, 0, 0), key)
-    assert noise.Noise(seed(key), row).rows(1).item() == unit(words[0], words[1])
+    assert noise.Noise(seed(key), row).rows(1).item() / 2**53 == unit(words[0], words[1])
     classes = noise.Noise(seed(key), row).classes(1, 6, torch.float64, sample=3)[0]
     words = philox_in_integers((7, 1, 2, 1 + 256 * 3), key)  # classes 4 and 5, stream 1
     assert classes[4:].tolist() == [unit(words[0], words[1]), unit(words[2], words[3])]
@@ -107,7 +107,7 @@ def test_uniforms_are_never_0_or_1(word: int, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(noise, "philox", extreme)
     units = [
-        noise.Noise(seed(0), 0).rows(2),
+        noise.Noise(seed(0), 0).rows(2).double() / 2**53,
         *(noise.Noise(seed(0), 0).classes(2, 3, dtype) for dtype in (torch.float32, torch.float64)),
         *(noise.Noise(seed(0), 0).elements(2, dtype) for dtype in (torch.float32, torch.float64)),
     ]
@@ -142,7 +142,7 @@ def test_laws(law, reference, dtype: torch.dtype) -> None:  # type: ignore[no-un
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda value: noise.Noise(seed(value), 0).rows(100_000),
+        lambda value: noise.Noise(seed(value), 0).rows(100_000).double() / 2**53,
         lambda value: noise.Noise(seed(value), 0).classes(1000, 100, torch.float32),
         lambda value: noise.Noise(seed(value), 0).classes(100_000, 1, torch.float64),
         lambda value: noise.Noise(seed(value), 0).elements(100_000, torch.float32, 1),
@@ -195,7 +195,7 @@ def test_another_seed_stream_or_sample_is_other_noise(dtype: torch.dtype) -> Non
 
 def test_the_noise_of_backward_is_not_that_of_the_draw() -> None:
     """Were it, the draw and the Gumbels given the draw would not have their joint law."""
-    drawn = noise.Noise(seed(2), 0).rows(1000)
+    drawn = noise.Noise(seed(2), 0).rows(1000).double() / 2**53
     conditional = noise.Noise(seed(2), 0).classes(1000, 2, torch.float64)
     assert not torch.isin(drawn, conditional).any()
 

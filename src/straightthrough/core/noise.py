@@ -1,4 +1,4 @@
-"""Noise as a pure function of (seed, position): Philox4x32-10 in torch integer arithmetic.
+"""Noise as a pure function of (seed, position), by Philox4x32-10.
 
 A counter of four 32-bit words names a block of four random words; the seed's two halves are the
 key. What the counter means is fixed here, for every implementation of every operator:
@@ -6,8 +6,6 @@ key. What the counter means is fixed here, for every implementation of every ope
     words 0, 1   the position (of the row, or of a group of elements), low and high half
     word 2       the group of classes within the row; for elements, which half of their words
     word 3       the stream (what the noise is for), plus 256 times the number of the sample
-
-Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
 from __future__ import annotations
@@ -25,10 +23,9 @@ from .errors import ArgumentError, DtypeError, ShapeError, check_not_onnx
 from .internals import tracing, transforms_active
 from .library import library
 from .mesh import agreed, local
+from .philox import MASK, philox
 
-MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
-WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
-MASK, HALF = 0xFFFFFFFF, 0xFFFF
+HALF = 0xFFFF
 
 DRAW, CONDITIONAL = 0, 1
 """Streams: the outcome in forward; the noise given the outcome in backward."""
@@ -97,9 +94,14 @@ class Seed:
 
     def tensor(self, device: torch.device) -> Tensor:
         """Return the value as a 0-d int64 tensor on `device`."""
-        if isinstance(self.value, Tensor):
-            return self.value if self.value.device == device else self.value.to(device)
-        return torch.full((), self.value, dtype=torch.int64, device=device)
+        value = self.value
+        if isinstance(value, Tensor):
+            if value.device == device:
+                return value
+            if not value.is_cpu or tracing() or transforms_active():
+                return value.to(device)
+            value = int(value)  # which is there, while a copy to the device would be waited for
+        return torch.full((), value, dtype=torch.int64, device=device)
 
 
 Place = tuple[int, int, int]
@@ -163,25 +165,6 @@ torch.library.register_fake("straightthrough::fresh_seed", _fake_seed, lib=libra
 torch.library.register_vmap("straightthrough::fresh_seed", _fresh_seeds, lib=library)
 
 
-def philox(counter: tuple[Tensor, ...], seed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the four 32-bit words (in int64) of each block that `counter` names.
-
-    Args:
-        counter: four int64 tensors of 32-bit words that broadcast together.
-        seed: int64; its low half is the first word of the key, its high half the second.
-    """
-    # Whole 64-bit products are carried along; a word is masked only where it is used.
-    c0, c1, c2, c3 = counter
-    key_0, key_1 = seed & MASK, (seed >> 32) & MASK
-    for _ in range(10):
-        product_0, product_1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
-        c0 = ((product_1 >> 32) ^ c1 ^ key_0).bitwise_and_(MASK)
-        c2 = ((product_0 >> 32) ^ c3 ^ key_1).bitwise_and_(MASK)
-        c1, c3 = product_1, product_0
-        key_0, key_1 = (key_0 + WEYL_0) & MASK, (key_1 + WEYL_1) & MASK
-    return c0, c1 & MASK, c2, c3 & MASK
-
-
 def _blocks(
     seed: Tensor, position: Tensor, group: Tensor, stream: int, sample: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -189,19 +172,16 @@ def _blocks(
     return philox((position & MASK, position >> 32, group, tag), seed)
 
 
-def _unit53(high: Tensor, low: Tensor) -> Tensor:
-    """Map 64 random bits to the odd multiples of 2^-53 in (0, 1): never 0, never 1."""
-    bits = ((high << 20) ^ (low >> 12)) << 1 | 1
-    return bits.to(torch.float64) * 2.0**-53
+def _numerator(high: Tensor, low: Tensor) -> Tensor:
+    """Map 64 random bits to the odd numbers below 2^53, of which each over 2^53 is as likely."""
+    return (high << 21) | (low >> 11) | 1
 
 
-def _unit(words: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-    """Turn words into uniforms in (0, 1), side by side: a word each in float32, two in float64."""
+def _unit(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn words into uniforms in (0, 1): a word each in float32, two side by side in float64."""
     if dtype == torch.float64:
-        pairs = [_unit53(words[0], words[1]), _unit53(words[2], words[3])]
-        return torch.stack(pairs, -1)
-    unit = torch.stack([word.to(torch.float32) for word in words], -1)
-    return ((unit + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
+        return _numerator(words[..., ::2], words[..., 1::2]).to(dtype) * 2.0**-53
+    return ((words.to(dtype) + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
 
 
 def _width(dtype: torch.dtype) -> int:
@@ -238,10 +218,10 @@ class Noise(NamedTuple):
         return self.offset + local // self.run * self.stride + local % self.run
 
     def rows(self, count: int) -> Tensor:
-        """Return one 53-bit uniform a row, float64 `(count,)`, all in (0, 1)."""
-        position = self.positions(count)
-        words = _blocks(self.seed, position, torch.zeros_like(position), DRAW, 0)
-        return _unit53(words[0], words[1])
+        """Return one 53-bit uniform a row, `(count,)`, as its odd numerator over 2^53 in int64."""
+        zero = torch.zeros((), dtype=torch.int64, device=self.seed.device)
+        words = _blocks(self.seed, self.positions(count), zero, DRAW, 0)
+        return _numerator(words[0], words[1])
 
     def classes(self, rows: int, classes: int, dtype: torch.dtype, sample: int = 0) -> Tensor:
         """Return one uniform a row and class, `(rows, classes)`, all in (0, 1)."""
@@ -250,8 +230,8 @@ class Noise(NamedTuple):
         # Not -(-classes // width): ONNX rounds the quotient of a size left open towards 0.
         groups = (classes + width - 1) // width
         group = torch.arange(groups, device=self.seed.device)
-        unit = _unit(_blocks(self.seed, position, group, CONDITIONAL, sample), dtype)
-        return unit.flatten(-2)[..., :classes]
+        words = torch.stack(_blocks(self.seed, position, group, CONDITIONAL, sample), -1)
+        return _unit(words, dtype).flatten(-2)[..., :classes]
 
     def elements(
         self, count: int, dtype: torch.dtype, stream: int = DRAW, sample: int = 0
@@ -277,18 +257,18 @@ class Noise(NamedTuple):
 
     def _groups(self, group: Tensor, dtype: torch.dtype, stream: int, sample: int) -> Tensor:
         """Return the uniforms of groups of elements, `(groups, 2 or 8)`."""
-        upper, lower = torch.zeros_like(group), torch.ones_like(group)
-        words: tuple[Tensor, ...] = _blocks(self.seed, group, upper, stream, sample)
+        halves = torch.arange(1 if dtype == torch.float64 else 2, device=group.device)
+        blocks = _blocks(self.seed, group.unsqueeze(-1), halves, stream, sample)
+        words = torch.stack(blocks, -1)
         if dtype != torch.float64:
-            others = _blocks(self.seed, group, lower, stream, sample)
-            pairs = (_joined_halves(*pair) for pair in zip(words, others, strict=True))
-            words = tuple(word for pair in pairs for word in pair)
-        return _unit(words, dtype)
+            words = _joined_halves(words[..., 0, :], words[..., 1, :])
+        return _unit(words.flatten(-2), dtype)
 
 
-def _joined_halves(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two words, the first of both lower halves, the second of both upper halves."""
-    return (upper & HALF) << 16 | lower & HALF, upper & ~HALF | lower >> 16
+def _joined_halves(upper: Tensor, lower: Tensor) -> Tensor:
+    """Return two words of each two, the first of both lower halves, then of both upper ones."""
+    first, second = (upper & HALF) << 16 | lower & HALF, upper & ~HALF | lower >> 16
+    return torch.stack([first, second], -1)
 
 
 def exponential(uniform: Tensor) -> Tensor:
@@ -309,8 +289,11 @@ def logistic(uniform: Tensor) -> Tensor:
     return torch.log1p(-uniform) - uniform.log()
 
 
-BLOCK = 2**19
-"""Elements that are worked on at once: the integers of Philox then stay in the cache."""
+BLOCK = {"cpu": 2**19}
+"""Elements that are worked on at once, by device: the integers of Philox then stay in the cache."""
+
+ELSEWHERE = 2**26
+"""On the others, whose memory has to hold some integers an element."""
 
 
 def in_blocks(
@@ -324,7 +307,7 @@ def in_blocks(
     """
     rows = tensors[0].shape[0]
     width = width or max(1, tensors[0].numel() // max(rows, 1))
-    step = max(1, BLOCK // width)
+    step = max(1, BLOCK.get(tensors[0].device.type, ELSEWHERE) // width)
     if tracing() or rows <= step:
         return function(0, *tensors)
     parts = zip(*(tensor.split(step) for tensor in tensors), strict=True)

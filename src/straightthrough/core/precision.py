@@ -9,12 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import DtypeError, check_dense, check_floating
+from .errors import DtypeError, StraightThroughError, check_dense, check_floating
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that values of `dtype` are computed in: float32 for the half ones."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+WITHOUT_FLOAT64 = {"mps"}
+"""Types of a device that computes in float32 at most."""
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the dtype of long sums and small differences: float64, where the device has it."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def check_has_float64(what: str, device: torch.device) -> None:
+    """Raise where `what`, which wants float64, is asked of a device without it."""
+    if widest(device) != torch.float64:
+        raise StraightThroughError(
+            f"{what} is computed in float64, which {device.type} has not; move the input to the CPU"
+        )
 
 
 def cast(number: Any, dtype: torch.dtype) -> Any:

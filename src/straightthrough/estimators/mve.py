@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise, in_blocks
-from ..core.precision import narrowed
+from ..core.precision import check_has_float64, narrowed, widest
 from ..core.registry import rule
 from .categorical import (
     CategoricalEstimator,
@@ -49,6 +49,7 @@ def _gradient(
     grad: Tensor,
     epsilon: Any,
 ) -> Tensor:
+    check_has_float64("MVE", logits.device)
     classes = logits.shape[-1]
 
     def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
@@ -142,8 +143,9 @@ class MVE(CategoricalEstimator):
     def epsilon(self) -> Any:
         """1 / tau, as far as it makes a difference; a tensor where tau is one."""
         if isinstance(self.tau, Tensor):
-            return (1 / self.tau.double()).clamp(max=1e100)
-        return min(1 / self.tau, 1e100)
+            wide = widest(self.tau.device)
+            return (1 / self.tau.to(wide)).clamp(max=1e30)
+        return min(1 / self.tau, 1e30)
 
     @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
@@ -151,6 +153,7 @@ class MVE(CategoricalEstimator):
         return formula(logits, index, grad, self.epsilon)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        p, q = torch.sigmoid(x.double()), torch.sigmoid(-x.double())
+        wide = x.to(widest(x.device))
+        p, q = torch.sigmoid(wide), torch.sigmoid(-wide)
         ratio = (self.epsilon + 2 * torch.where(outcome, q, p)) / (self.epsilon + 4 * p * q)
         return (p * q * ratio).to(x.dtype) * grad

@@ -20,6 +20,7 @@ from ..core.errors import (
     check_rows,
 )
 from ..core.mesh import whole
+from ..core.precision import widest
 
 
 class Schedule(nn.Module, ABC):
@@ -66,10 +67,14 @@ class Schedule(nn.Module, ABC):
 
     @property
     def current(self) -> Number:
-        """The value as an operator takes it: a 0-d tensor in compiled code, elsewhere a number."""
-        if not is_compiling():
+        """The value as an operator takes it: a number, or a 0-d tensor.
+
+        It is a tensor in compiled code, and where the position is on a device that would be waited
+        for if it were read.
+        """
+        if not is_compiling() and self.position.is_cpu:
             return self.value
-        fraction = self.position.to(torch.float64) / max(self.steps, 1)
+        fraction = self.position.to(widest(self.position.device)) / max(self.steps, 1)
         end = torch.full_like(fraction, self.end)
         return torch.where(self.position >= self.steps, end, self.between(fraction))
 
@@ -181,8 +186,8 @@ class Confidence(Schedule):
 
     The temperature of CAGE: wide while the choices are open, sharp when they are made. Of a module
     that chooses along `dim` (`Argmax` in the original, `Categorical`, `TopK`, ...) each forward in
-    training moves `c <- decay c + (1 - decay) mean(max(softmax(logits)))`, without waiting for the
-    device; `step()` reads c back for the forwards after it. c begins at 0, and is part of the state
+    training moves `c <- decay c + (1 - decay) mean(max(softmax(logits)))`; after `step()` forwards
+    take the value at that c. Nothing waits for the device. c begins at 0, and is part of the state
     dict. Replicas of a model have their own.
 
     Args:
@@ -228,7 +233,7 @@ class Confidence(Schedule):
         self.running.copy_(torch.where(moved.isnan(), self.running, moved))
 
     def step(self) -> None:
-        """Read the running mean: the value is that of it until the next step."""
+        """Take the running mean: the value is that of it until the next step."""
         self.position.copy_(self.running)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -60,7 +60,7 @@ class CodebookStatistics(nn.Module):
 
     def sample(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return as many distinct rows as there are codes, and which of them are rows."""
-        key = torch.where(valid, Noise(self.step).rows(len(rows)), 2.0)
+        key = torch.where(valid, Noise(self.step).rows(len(rows)), 2**53)
         order = key.argsort()[: len(self.count)]
         missing = len(self.count) - len(order)
         chosen = torch.where(valid[order].unsqueeze(-1), rows[order].float(), 0)

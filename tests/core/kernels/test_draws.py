@@ -41,11 +41,15 @@ class TestAgreementOfDraws:
     @pytest.mark.parametrize("shape", [(80_000, 16), (2_000, 1_000)], ids=str)
     def test_classes_differ_at_a_boundary_only(self, dtype, shape):
         logits = (2 * torch.randn(shape)).to(dtype)
-        drawn = categorical.draw_index(logits, NOISE).unsqueeze(-1)
+        drawn, reference = (
+            draw(logits, NOISE).unsqueeze(-1)
+            for draw in (categorical.draw_index, categorical.draw_index.__wrapped__)
+        )
         until = torch.softmax(logits.double(), -1).cumsum(-1)
-        uniform = NOISE.rows(shape[0]).unsqueeze(-1)
-        above = until.gather(-1, drawn) - uniform
-        below = uniform - torch.where(drawn > 0, until.gather(-1, (drawn - 1).clamp(min=0)), 0)
-        assert (torch.minimum(above, below) >= -BOUNDARY[dtype]).all()
-        reference = categorical.draw_index.__wrapped__(logits, NOISE).unsqueeze(-1)
+        uniform = NOISE.rows(shape[0]).unsqueeze(-1).double() / 2**53
+        for index in (drawn, reference):
+            above = until.gather(-1, index) - uniform
+            before = until.gather(-1, (index - 1).clamp(min=0))
+            below = uniform - torch.where(index > 0, before, 0)
+            assert (torch.minimum(above, below) >= -BOUNDARY[dtype]).all()
         assert (drawn != reference).float().mean() <= RARELY

@@ -50,7 +50,7 @@ def test_rare_classes_are_drawn_where_it_is_their_turn():
     """Those of a weight of 3e-7 after one that has all, at the rows whose uniforms fall to them."""
     x = torch.tensor([0.0, *[np.log(3e-7)] * 14, -80.0])
     until = torch.softmax(x.double(), -1).cumsum(-1)
-    uniform = Noise(SEED).rows(2**22)
+    uniform = Noise(SEED).rows(2**22).double() / 2**53
     places = (uniform > until[0] + 1e-12).nonzero().flatten()
     assert_rate(len(places), len(uniform), 14 * 3e-7)
     index = torch.cat([draw_index(x[None], Noise(SEED, int(place))) for place in places])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.internals import transforms_active
 from ...core.kernels import index as class_number
 from ...core.kernels import kernel, like
 from ...core.noise import Noise, gumbel, in_blocks
 from ...core.precision import cast, compute_dtype
+from ...core.sums import share, summed
 from ...estimators.categorical import tempered
 
 
@@ -16,29 +18,27 @@ from ...estimators.categorical import tempered
 def draw_index(logits: Tensor, noise: Noise) -> Tensor:
     """Draw a class a row from `softmax(logits)` by inverse CDF; -1 where a row has none.
 
-    Sums are held in float64, so rare classes among many are drawn at their rate.
+    Weights are whole numbers, so rare classes among many are drawn at their rate, and their sums
+    are exact: the same in whatever order a device adds.
     """
-    wide = logits.to(compute_dtype(logits.dtype))
-    largest = wide.amax(-1, keepdim=True)
-    uniform = noise.rows(largest.numel()).reshape(largest.shape)
-    # Adding 0 gives a row whatever batch the seed has under vmap; searchsorted wants it there.
-    weight = torch.exp(wide - (largest + (0 * uniform).to(wide.dtype)))
-    cumulative = weight.cumsum(-1, dtype=torch.float64).contiguous()
-    total = cumulative[..., -1:]
-    # u < 1 - 2^-53 keeps u * total below total, so a class of positive weight is always found.
+    p = torch.softmax(logits, -1, dtype=compute_dtype(logits.dtype))
+    numerator = noise.rows(p[..., 0].numel()).reshape(p.shape[:-1]).unsqueeze(-1)
+    if transforms_active():  # searchsorted wants whatever batch the seed has under vmap
+        p = p + (0 * numerator).to(p.dtype)
+    cumulative = summed(p)
+    target = share(numerator, cumulative[..., -1:])
     if torch.onnx.is_in_onnx_export():  # which has no searchsorted
-        index = (cumulative <= uniform * total).sum(-1, keepdim=True)
+        index = (cumulative <= target).sum(-1, keepdim=True)
     else:
-        index = torch.searchsorted(cumulative, uniform * total, right=True)
-    return torch.where(total.isnan(), -1, index).squeeze(-1)
+        index = torch.searchsorted(cumulative, target, right=True)
+    return torch.where(p[..., :1].isnan(), -1, index).squeeze(-1)
 
 
 def one_hot_rows(index: Tensor, logits: Tensor) -> Tensor:
     """Return the one-hot of `index` in the logits' shape and dtype, a NaN row for -1."""
-    invalid = (index < 0).unsqueeze(-1)
-    zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
-    off, on = torch.where(invalid, torch.nan, zero), torch.where(invalid, torch.nan, zero + 1)
-    return off.expand(logits.shape).scatter(-1, index.clamp(min=0).unsqueeze(-1), on)
+    index = index.unsqueeze(-1)
+    off = torch.zeros_like(index, dtype=logits.dtype).masked_fill(index < 0, torch.nan)
+    return off.expand(logits.shape).scatter(-1, index.clamp(min=0), off + 1)
 
 
 @kernel("(Tensor logits, Noise noise) -> (Tensor, Tensor)", like, class_number)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.internals import Operator
 from ...core.library import library
-from ...core.precision import compute_dtype
+from ...core.precision import compute_dtype, widest
 
 BLOCK = 64
 """Codewords whose largest score is found first: that is much faster than an argmax over all."""
@@ -110,7 +110,7 @@ def _rounding(length: Tensor, radius: Tensor, width: int) -> Tensor:
     """Return more than the scores of one row, and its distances in float64, can be off by."""
     unit, reach = torch.finfo(length.dtype), length + radius
     score = _epsilon(length) * radius * reach
-    distance = torch.finfo(torch.float64).eps * reach.square()
+    distance = torch.finfo(widest(length.device)).eps * reach.square()
     return 2 * (width + 16) * (score + distance + unit.tiny)
 
 
@@ -149,12 +149,13 @@ def _nearest_of(z: Tensor, codebook: Tensor, candidates: Tensor) -> Tensor:
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return `|x - y|^2` in float64, summed in one order whatever the strides."""
-    return (x.double() - y.double()).contiguous().square().sum(-1)
+    wide = widest(x.device)
+    return (x.to(wide) - y.to(wide)).contiguous().square().sum(-1)
 
 
 def directions(x: Tensor) -> Tensor:
     """Return `x / |x|`, rounded once, NaN where x is 0 or not finite."""
-    wide = x.double()
+    wide = x.to(widest(x.device))
     scaled = wide / wide.abs().amax(-1, keepdim=True)
     unit = scaled / scaled.square().sum(-1, keepdim=True).sqrt()
     return unit.to(compute_dtype(x.dtype))

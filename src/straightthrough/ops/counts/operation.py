@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core.errors import check_not_onnx
 from ...core.noise import Noise, Place
 from ...core.operation import Draw
+from ...core.precision import check_has_float64
 from ...estimators import CountEstimator, Fini
 from .families import Family
 from .reference import fini, pulled
@@ -27,6 +28,7 @@ class CountDraw(Draw):
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         check_not_onnx("the draw of a count", "export what computes its mean")
+        check_has_float64("a count", x.device)
         y = self.family.draw(x, Noise(seed, *self.place))
         return y, y.clone()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...core.kernels import kernel
 from ...core.noise import Noise, in_blocks
 from ...core.precision import compute_dtype, narrowed
+from ...core.sums import summed
 from ...estimators import CountEstimator, Fini
 from ..bernoulli.reference import logit
 
@@ -90,7 +91,8 @@ def negative_binomial(
     gamma draw of the shape `total_count`.
     """
     every = torch.arange(TABLE - 1, dtype=torch.float64, device=x.device)
-    log_ways = F.pad(((every + total_count) / (every + 1)).log().cumsum(-1), (1, 0))
+    ratios = ((every + total_count) / (every + 1)).log()
+    log_ways = F.pad(ratios.expand(TABLE - 1, -1).tril().sum(-1), (1, 0))
     count = torch.arange(TABLE, dtype=torch.float64, device=x.device)
 
     def block(first: int, x: Tensor) -> Tensor:
@@ -186,7 +188,7 @@ def uniform(x: Tensor, noise: Noise) -> Tensor:
 
 def from_table(log_weights: Tensor, u: Tensor) -> Tensor:
     """Return the count at which the cumulative weights of a row come above a share of their sum."""
-    cumulative = torch.softmax(log_weights, -1).cumsum(-1)
+    cumulative = summed(torch.softmax(log_weights, -1))
     return (cumulative <= u.unsqueeze(-1) * cumulative[:, -1:]).sum(-1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.bits import pack, unpack
 from ...core.kernels import bits, kernel, like
-from ...core.precision import cast, compute_dtype
+from ...core.precision import cast, compute_dtype, widest
 
 ROWS = "Tensor x, Tensor scales, float low, float high"
 
@@ -64,8 +64,8 @@ def passed_bits(grad: Tensor, bits: Tensor) -> Tensor:
 
 
 def of_scale(x: Tensor, grad: Tensor, scales: Tensor, *_: Any) -> Tensor:
-    """A result of one float64 number a scale."""
-    return scales.new_empty(scales.shape, dtype=torch.float64)
+    """A result of one number a scale, in float64 where there is one."""
+    return scales.new_empty(scales.shape, dtype=widest(scales.device))
 
 
 @kernel(
@@ -83,4 +83,4 @@ def integers_backward(
     share = _codes(v, low, high) - torch.where(inside, v, 0)
     share = torch.where(v.isnan(), 0, g * share)
     to_x = torch.where(inside, g, 0).reshape(x.shape).to(x.dtype)
-    return to_x, share.sum(-1, dtype=torch.float64)
+    return to_x, share.sum(-1, dtype=widest(share.device))
