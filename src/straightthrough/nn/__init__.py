@@ -35,12 +35,15 @@ from .codebook import Codebook, Quantized, codebook_loss, commitment
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .presets import PRESETS, Preset, Recipe, preset
+from .quantization.config import CONFIGS, Config, Scheme
+from .quantization.prepare import param_groups, prepare
 from .quantizer import Quantizer
 from .quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
 from .schedules import step_schedules
 from .subset import TopK
 
 __all__ = [
+    "CONFIGS",
     "FSQ",
     "LFQ",
     "PRESETS",
@@ -54,6 +57,7 @@ __all__ = [
     "Ceil",
     "Clamp",
     "Codebook",
+    "Config",
     "Floor",
     "Geometric",
     "GroupedVQ",
@@ -68,6 +72,7 @@ __all__ = [
     "Recipe",
     "ResidualVQ",
     "Round",
+    "Scheme",
     "Sign",
     "Ternary",
     "TopK",
@@ -75,6 +80,8 @@ __all__ = [
     "VectorQuantizer",
     "codebook_loss",
     "commitment",
+    "param_groups",
+    "prepare",
     "preset",
     "schedules",
     "step_schedules",
