@@ -74,6 +74,10 @@ class Float(Grid):
     def high(self) -> float:
         return self.format.largest
 
+    @property
+    def code_range(self) -> tuple[int, int]:
+        return 0, 2 ** (1 + self.format.exponent + self.format.mantissa) - 1
+
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         step = self.width(v)
         return (rounding(v / step) * step).clamp(self.low, self.high)

@@ -36,7 +36,9 @@ from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .presets import PRESETS, Preset, Recipe, preset
 from .quantization.config import CONFIGS, Config, Scheme
+from .quantization.convert import convert
 from .quantization.prepare import param_groups, prepare
+from .quantization.sizes import Size, SizeReport, size_report
 from .quantizer import Quantizer
 from .quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
 from .schedules import step_schedules
@@ -74,15 +76,19 @@ __all__ = [
     "Round",
     "Scheme",
     "Sign",
+    "Size",
+    "SizeReport",
     "Ternary",
     "TopK",
     "Trunc",
     "VectorQuantizer",
     "codebook_loss",
     "commitment",
+    "convert",
     "param_groups",
     "prepare",
     "preset",
     "schedules",
+    "size_report",
     "step_schedules",
 ]

@@ -43,7 +43,6 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     Attributes:
         enabled: set to False, the input passes as it is.
-        active: whether it is enabled and the delay is over.
 
     Raises:
         ArgumentError: for an unknown grid, scale, rule or field, or a shape that is missing.
@@ -206,8 +205,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     @torch.no_grad()
     def _start(self, blocks: Tensor) -> None:
         scale = _agreed(self.scaling.measure(blocks, self.grid))
-        learned = isinstance(self.scaling, Learned)
-        self.origin.copy_(self.scaling.parameter(scale) if learned else scale)
+        if isinstance(self.scaling, Learned):
+            scale = self.scaling.parameter(scale)
+        self.origin.copy_(scale)
         if self.scaling.shifts:
             self.shift_origin.copy_(_agreed(self.scaling.measure_shift(blocks, self.grid)))
         for parameter in (self.parameter, self.shift):

@@ -24,8 +24,9 @@ class Scheme:
         rule: a `GridEstimator` or its shorthand, or `Identity`.
 
     Example:
-        >>> st.nn.Scheme(st.grids.Int(4), st.scales.AbsMax()).quantizer()
-        Quantizer(Int(bits=4, signed=True, narrow=False), AbsMax(), rule=STE(inside='code'))
+        >>> quantize = st.nn.Scheme(st.grids.Int(4), st.scales.AbsMax()).quantizer()
+        >>> quantize(torch.tensor([7.0, 2.6]))
+        tensor([7., 3.])
     """
 
     grid: Grid
@@ -82,9 +83,9 @@ class Config:
         check_limit("delay", self.delay)
 
 
-def config(given: Config | str) -> Config:
-    """Return the configuration of that name, or the one that was given."""
-    if isinstance(given, Config):
+def config(given: Config | str | None) -> Config | None:
+    """Return the configuration of that name, or what was given."""
+    if given is None or isinstance(given, Config):
         return given
     if given not in CONFIGS:
         raise ArgumentError(f"{given!r} is no configuration; known: {', '.join(CONFIGS)}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 SLOTS = ("weight_quantizer", "input_quantizer", "output_quantizer")
 
@@ -66,12 +67,12 @@ class _Transposed(Quantized, nn.modules.conv._ConvTransposeNd):
         self, x: Tensor, weight: Tensor, output_size: list[int] | None = None, *_: Any
     ) -> Tensor:
         dims = len(self.kernel_size)
-        laid = (self.stride, self.padding, self.kernel_size)
-        padding = self._output_padding(x, output_size, *laid, dims, self.dilation)  # type: ignore[arg-type]  # tuples
-        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        return convolve(
-            x, weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation
-        )
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        size: Any = self.kernel_size
+        out = self._output_padding(x, output_size, stride, padding, size, dims, dilation)  # type: ignore[arg-type]  # tuples
+        convolve: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+        y: Tensor = convolve(x, weight, self.bias, stride, padding, out, self.groups, dilation)
+        return y
 
 
 class QuantizedConvTranspose1d(_Transposed, nn.ConvTranspose1d):
@@ -114,6 +115,29 @@ def original(layer: Quantized) -> type[nn.Module]:
 def output_axis(module: nn.Module) -> int:
     """Return the dimension of the weight that has the output's channels."""
     return 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
+
+
+def parametrizations(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
+    """Return what computes a module's parameters, by their names."""
+    found = module._modules.get("parametrizations")
+    return {} if found is None else dict(found.named_children())  # type: ignore[arg-type]  # of torch's making
+
+
+def parametrized(module: nn.Module, name: str, part: nn.Module) -> None:
+    """Have a parameter or a buffer of a module go through another module."""
+    # A check would run it, and start a scale before a checkpoint is loaded.
+    parametrize.register_parametrization(module, name, part, unsafe=True)
+    if isinstance(module, nn.RNNBase):
+        # It keeps a list of its weights; computed ones, that have a graph, can't be copied.
+        type(module)._flat_weights = property(_current_weights, _keep_nothing)  # type: ignore[assignment]  # a list
+
+
+def _current_weights(module: Any) -> list[Tensor]:
+    return [getattr(module, name) for name in module._flat_weights_names]
+
+
+def _keep_nothing(module: Any, weights: list[Tensor]) -> None:
+    """Take a list of weights that is made again whenever it is read."""
 
 
 def _through(module: nn.Module | None, x: Tensor) -> Tensor:

@@ -12,13 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from ...core.errors import ArgumentError, ShapeError
 from ...core.mesh import on_mesh
 from ..quantizer import Quantizer
 from .config import Config, Scheme, config
-from .layers import LAYERS, SLOTS, Quantized, output_axis
+from .layers import (
+    LAYERS,
+    SLOTS,
+    Quantized,
+    output_axis,
+    parametrizations,
+    parametrized,
+)
 
 Pattern = str | type[nn.Module]
 
@@ -41,8 +47,8 @@ class Place:
         """Its tensors that are quantized: the weight of a layer, else all parameters of rows."""
         if self.is_layer:
             return {"weight": self.module.get_parameter("weight")}
-        own = dict(self.module._parameters)
-        for name, parts in _parametrizations(self.module).items():
+        own: dict[str, Tensor | None] = {**self.module._parameters}
+        for name, parts in parametrizations(self.module).items():
             own[name] = parts.original
         return {n: p for n, p in own.items() if p is not None and (is_lazy(p) or p.ndim > 1)}
 
@@ -88,7 +94,9 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
     """
     _check_model(model)
     places = [*_places(model)]
-    _choose(places, [(pattern, each and config(each)) for pattern, each in configs])
+    _choose(
+        places, [(pattern, None if each is None else config(each)) for pattern, each in configs]
+    )
     _check_shared(places)
     chosen = [place for place in places if place.config is not None]
     made: dict[int, Quantizer] = {}
@@ -217,19 +225,7 @@ def _change(place: Place, quantizers: dict[str, Quantizer]) -> None:
             module.register_module(slot, quantizers.get(slot))
         return
     for name, quantizer in quantizers.items():
-        # A check would run the quantizer, and start its scale before a checkpoint is loaded.
-        parametrize.register_parametrization(module, name, quantizer, unsafe=True)
-    if isinstance(module, nn.RNNBase):
-        # It keeps a list of its weights; computed ones, that have a graph, can't be copied.
-        type(module)._flat_weights = property(_current_weights, _keep_nothing)  # type: ignore[assignment]  # a list
-
-
-def _current_weights(module: Any) -> list[Tensor]:
-    return [getattr(module, name) for name in module._flat_weights_names]
-
-
-def _keep_nothing(module: Any, weights: list[Tensor]) -> None:
-    """Take a list of weights that is made again whenever it is read."""
+        parametrized(module, name, quantizer)
 
 
 def _leave_fast_path(module: nn.Module) -> None:
@@ -242,14 +238,9 @@ def _leave_fast_path(module: nn.Module) -> None:
         module.use_nested_tensor = False
 
 
-def _parametrizations(module: nn.Module) -> dict[str, Any]:
-    found = module._modules.get("parametrizations")
-    return {} if found is None else dict(found.named_children())
-
-
 def _check_model(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        parts = (part for parts in _parametrizations(module).values() for part in parts)
+        parts = (part for parts in parametrizations(module).values() for part in parts)
         if isinstance(module, Quantized) or any(isinstance(part, Quantizer) for part in parts):
             raise ArgumentError(f"{name!r} is prepared already; prepare a model once")
         if isinstance(module, _replicas()):
