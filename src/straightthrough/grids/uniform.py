@@ -199,7 +199,7 @@ class Stretched(Grid):
         return (-2, 1) if self.bits == 2 else (-1, 1)
 
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
-        code = rounding(self._stepped(v)).clamp(-1 - 2 * self.shift, 1)
+        code = rounding(self._stepped(v)).clamp(-1 - 2 * self.shift, 1.0)
         return (code + self.shift) / self.steps
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:

@@ -37,6 +37,7 @@ from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trun
 from .presets import PRESETS, Preset, Recipe, preset
 from .quantization.config import CONFIGS, Config, Scheme
 from .quantization.convert import convert
+from .quantization.onnx import to_onnx
 from .quantization.prepare import param_groups, prepare
 from .quantization.sizes import Size, SizeReport, size_report
 from .quantizer import Quantizer
@@ -91,4 +92,5 @@ __all__ = [
     "schedules",
     "size_report",
     "step_schedules",
+    "to_onnx",
 ]

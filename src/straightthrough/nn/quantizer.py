@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..core.engine import apply
 from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.precision import compute_dtype
 from ..estimators import GridEstimator
@@ -16,6 +17,7 @@ from ..grids import Grid, Int
 from ..ops.pointwise.api import clamp
 from ..ops.quantize.api import fake_quantize
 from ..ops.quantize.arguments import check_grid
+from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule
@@ -195,7 +197,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def _scale(self, blocks: Tensor, learn: bool) -> Tensor:
         if not self.scaling.kept:
-            return self.scaling.measure(blocks, self.grid)
+            measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
+            return measured
         if not self._has_started:
             self._start(blocks)
         elif learn and isinstance(self.scaling, Observed):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,10 +64,23 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     """
     if to not in FORMS:
         raise ArgumentError(f"to must be one of {', '.join(FORMS)}, got {to!r}")
+    return replaced(model, lambda weight: _made(weight, to))
+
+
+def replaced(
+    model: nn.Module, make: Callable[[Weight], tuple[Tensor, nn.Module | None]]
+) -> nn.Module:
+    """Return a copy of a model with other tensors for weights.
+
+    Args:
+        model: prepared, in `eval()`.
+        make: returns of a weight what stands in its place: a parameter, or a buffer and the module
+            that computes the weight of it.
+    """
     _check_ready(model)
     model = copy.deepcopy(model)
     weights = [*_weights(model)]
-    ready = {id(w.latent): _made(w, to) for w in weights}  # all first, as weights may be shared
+    ready = {id(w.latent): make(w) for w in weights}  # all first, as weights may be shared
     for weight in weights:
         _put(weight, *ready[id(weight.latent)])
     for module in model.modules():
@@ -79,7 +93,7 @@ def _check_ready(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if not isinstance(module, Quantizer):
             continue
-        layer = name.rpartition(".parametrizations.")[0] or name.rpartition(".")[0] or name
+        layer = re.sub(r"\.?(parametrizations\..*|\w+_quantizer)$", "", name)
         if module.training:
             raise ArgumentError(f"{layer!r} is in training; call eval() before you convert")
         if module.enabled and not module.active:
@@ -102,8 +116,7 @@ def _weights(model: nn.Module) -> Iterator[Weight]:
 
 
 @torch.no_grad()
-def _made(weight: Weight, to: Form) -> tuple[Tensor, Packed | None]:
-    """Return what stands in the place of a weight, and what computes the weight of it."""
+def _made(weight: Weight, to: Form) -> tuple[Tensor, nn.Module | None]:
     quantizer, latent = weight.quantizer, weight.latent
     if to == "packed" and quantizer.enabled:
         packed = Packed(quantizer, latent).eval()
@@ -118,19 +131,19 @@ def _made(weight: Weight, to: Form) -> tuple[Tensor, Packed | None]:
     return nn.Parameter(quantizer(latent).clone()) if found is None else found, None
 
 
-def _put(weight: Weight, data: Tensor, packed: Packed | None) -> None:
+def _put(weight: Weight, data: Tensor, decoder: nn.Module | None) -> None:
     module, name = weight.module, weight.name
     if name in parametrizations(module):
         parametrize.remove_parametrizations(module, name)
-    if packed is None:
+    if decoder is None:
         setattr(module, name, data)
     else:
         delattr(module, name)
         module.register_buffer(name, data)
     if isinstance(module, Quantized):
-        module.weight_quantizer = packed
-    elif packed is not None:
-        parametrized(module, name, packed)
+        module.weight_quantizer = decoder
+    elif decoder is not None:
+        parametrized(module, name, decoder)
 
 
 def _restore(layer: Quantized) -> None:
