@@ -24,6 +24,8 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "bernoulli": st.nn.Bernoulli,
     "poisson": lambda: Counts(),
     "quantize": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Fixed(0.25), "lsq"),
+    "quantize measured": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.AbsMax(token=True)),
+    "prepared layer": lambda: prepared(),
     "wrap": lambda: Wrapped(),
 }
 FORMS = ["strict", "loose", "saved", "decomposed", "dynamic"]
@@ -37,6 +39,12 @@ class Wrapped(nn.Module):
 class Counts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return st.poisson(log_rate=x)
+
+
+def prepared() -> nn.Module:
+    layer = st.nn.prepare(nn.Linear(5, 5), [("", "w4a8")])
+    layer(torch.randn(4, 5))  # starts its scales
+    return layer
 
 
 def network(operator: nn.Module) -> nn.Sequential:
@@ -59,7 +67,8 @@ def exported(model: nn.Module, form: str, x: Tensor) -> nn.Module:
 def value_and_gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
     torch.manual_seed(3)
     y = model(x)
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), [*model.parameters()])]
+    parameters = [parameter for _, parameter in sorted(model.named_parameters())]
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), parameters)]
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")

@@ -91,3 +91,19 @@ def test_wrong_arguments(call, message):
     with pytest.raises(st.StraightThroughError) as caught:
         call()
     assert message in str(caught.value)
+
+
+def test_scales_of_blocks_are_bytes():
+    """E8M0 by the standard: 127 is 1, and 0, below the least scale, does not occur."""
+    grid = MX("e2m1")
+    scales = torch.tensor([2.0**e for e in range(-126, 128)])
+    codes = grid.scale_codes(scales)
+    assert codes.dtype == torch.uint8
+    assert codes.tolist() == [*range(1, 255)]
+    assert torch.equal(grid.decode_scales(codes), scales)
+    due = codes.view(torch.float8_e8m0fnu).float()
+    assert torch.equal(grid.decode_scales(codes), due)
+    e4m3 = torch.arange(8, 127, dtype=torch.uint8)  # from 2^-6 to 448
+    scales = e4m3.view(torch.float8_e4m3fn).float()
+    assert torch.equal(NVFP4().scale_codes(scales), e4m3)
+    assert torch.equal(NVFP4().decode_scales(e4m3), scales)

@@ -22,7 +22,8 @@ def pulled(quantize, x, grad):
     x = x.clone().requires_grad_()
     y = quantize(x)
     learned = [*quantize.parameters()]
-    return y.detach(), *torch.autograd.grad(y, [x, *learned], grad)
+    to_x, *to_learned = torch.autograd.grad(y, [x, *learned], grad)
+    return y.detach(), to_x, *(g.squeeze() if g.numel() == 1 else g for g in to_learned)
 
 
 def assert_codes(got, due, step):
@@ -66,7 +67,7 @@ def test_lsq_plus():
     quantize, x = preset("lsq+").activation.quantizer(4), A - 0.3
     quantize(x)
     with torch.no_grad():  # so that something lies beyond the range
-        quantize.parameter.mul_(0.5)
+        quantize.origin.mul_(0.5)
     s, b = quantize.scale.item(), quantize.offset.item()
     assert s == pytest.approx(0.5 * float(x.max() - x.min()) / 15, rel=1e-5)
     assert b == pytest.approx(float(x.min()), rel=1e-5)
@@ -145,7 +146,7 @@ def test_seq(bits, steps, shift):
     quantize = preset("seq").weight.quantizer(bits, shape=W.shape)
     quantize(W)
     with torch.no_grad():
-        quantize.parameter.mul_(0.6)
+        quantize.origin.mul_(0.6)
     a = quantize.scale.detach()
     torch.testing.assert_close(a, 0.6 * W.abs().amax(1, keepdim=True))
     y, to_w, to_a = pulled(quantize, W, G)

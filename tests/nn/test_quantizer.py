@@ -35,6 +35,8 @@ MEASURED = [
     (Learned(start=6.0), 2.0),
     (RMS(0.5, token=True), [[math.sqrt(5.26 / 4) / 2], [math.sqrt(26 / 4) / 2]]),
     (Fixed(0.25), 0.25),
+    (Observed(zero_point=True), 7 / 7),
+    (Learned(zero_point=True, form="log2", axis=0), [[3 / 7], [1]]),
     (Learned(axis=0), [[1.8 / math.sqrt(3)], [4 / math.sqrt(3)]]),
     (Learned(start="max", form="log2"), 4 / 3),
     (Learned(start="max", form="log2", power_of_two=True), 2.0),
@@ -47,7 +49,8 @@ def test_scales_by_hand(scale, due):
     quantize = Quantizer(Int(3), scale, shape=X.shape)
     found = quantize.scale_of(X)
     torch.testing.assert_close(found.detach(), torch.tensor(due))
-    wanted = st.fake_quantize(scale.blocks(X), found, grid=Int(3)).reshape(X.shape)
+    zero = {"zero_point": quantize.zero_point} if scale.shifts else {}
+    wanted = st.fake_quantize(scale.blocks(X), found, grid=Int(3), **zero).reshape(X.shape)
     assert torch.equal(quantize(X), wanted)
 
 
@@ -101,6 +104,39 @@ def test_observed_scales_move_in_training_alone():
     quantize.eval()(torch.tensor([70.0]))
     assert quantize.scale.item() == 1.5
     assert quantize.scale_of(torch.tensor([70.0])).item() == 1.5
+
+
+def test_a_zero_point_is_where_zero_lies():
+    x = torch.tensor([-1.0, 0.5, 2.0])  # a step of 0.2: 5 of them below 0
+    for scale in (Learned(zero_point=True), Observed(zero_point=True)):
+        quantize = Quantizer(Int(4, signed=False), scale)
+        torch.testing.assert_close(quantize(x), torch.tensor([-1.0, 0.4, 2.0]))
+        assert quantize.zero_point.item() == pytest.approx(5)
+        assert quantize.codes(x).tolist() == [0, 7, 15]
+        positive = Quantizer(Int(4, signed=False), scale)
+        positive(x + 4)
+        assert positive.zero_point == 0
+        assert positive.scale.item() == pytest.approx(6 / 15)
+
+
+def test_a_zero_point_learns_and_stays_in_range():
+    quantize = Quantizer(Int(4, signed=False), Learned(zero_point=True), "ste")
+    quantize(torch.tensor([-1.0, 2.0]))
+    s = quantize.scale.item()
+    quantize(torch.tensor([-1.0, 0.0, 9.0])).sum().backward()
+    assert quantize.shift.grad.item() == pytest.approx(-s)
+    with torch.no_grad():
+        quantize.shift.fill_(99.0)
+    assert quantize.zero_point == 15
+    assert quantize(torch.tensor([3.0])) == 0
+
+
+def test_an_observed_zero_point_moves():
+    quantize = Quantizer(Int(4, signed=False), Observed(momentum=0.5, zero_point=True))
+    quantize(torch.tensor([-1.0, 2.0]))
+    quantize(torch.tensor([-3.0, 0.0]))
+    assert quantize.zero_point.item() == pytest.approx(10)
+    assert quantize.eval()(torch.tensor([-2.0])).item() == pytest.approx(-2)
 
 
 @pytest.mark.parametrize("scale", [Learned(axis=0), Observed(axis=0), AbsMax(axis=0)], ids=str)
@@ -157,6 +193,14 @@ def test_disabled_it_passes_its_input():
     assert quantize.started
 
 
+def test_a_start_is_kept_where_parameters_are_copies():
+    """As shards are put together for a forward, and forgotten after it."""
+    quantize = Quantizer(Int(4), Learned(start="max"), "lsq")
+    copies = {name: p.detach().clone() for name, p in quantize.named_parameters()}
+    torch.func.functional_call(quantize, copies, (X,))
+    assert quantize.scale.item() == pytest.approx(4 / 7)
+
+
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("scale", [AbsMax(), Learned(), Observed()], ids=str)
 def test_dtypes(scale, dtype):
@@ -198,6 +242,9 @@ WRONG = [
     (lambda: Learned(form="exp"), "form must be one of softplus, log2, clip, got 'exp'"),
     (lambda: Learned(start="no"), "start must be one of lsq, 3sigma, mse, max, got 'no'"),
     (lambda: Learned(start=-1.0), "start must be above 0, got -1.0"),
+    (lambda: Learned(offset=True, zero_point=True), "offset and zero_point exclude each other"),
+    (lambda: Observed(99.0, zero_point=True), "zero_point needs percentile=100, got 99.0"),
+    (lambda: Quantizer(Ternary(), Learned(zero_point=True)), "zero_point is for st.grids.Int, got"),
     (lambda: RMS(0), "factor must be above 0, got 0"),
     (lambda: Fixed(0), "value must be above 0, got 0"),
     (lambda: Learned(token=True), "a learned scale has no tokens"),

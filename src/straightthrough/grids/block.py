@@ -35,6 +35,18 @@ class Blocks(Grid):
     def size(self) -> int:
         """How many neighbours share a scale."""
 
+    @property
+    def code_range(self) -> tuple[int, int]:
+        return self.of.code_range
+
+    @abstractmethod
+    def scale_codes(self, scales: Tensor) -> Tensor:
+        """Return the bytes that stand for the scales of blocks."""
+
+    @abstractmethod
+    def decode_scales(self, codes: Tensor) -> Tensor:
+        """Return the scales of blocks that bytes stand for, float32."""
+
     @abstractmethod
     def of_largest(self, largest: Tensor) -> Tensor:
         """Return the scale of a block whose largest size is `largest`, above 0."""
@@ -129,6 +141,14 @@ class MX(Blocks):
     def high(self) -> float:
         return self.of.high
 
+    def scale_codes(self, scales: Tensor) -> Tensor:
+        """The exponent and 127, the standard's E8M0."""
+        return (torch.frexp(scales).exponent + 126).to(torch.uint8)
+
+    def decode_scales(self, codes: Tensor) -> Tensor:
+        ones = torch.ones_like(codes, dtype=torch.float32)
+        return torch.ldexp(ones, codes.to(torch.int32) - 127)
+
     def of_largest(self, largest: Tensor) -> Tensor:
         mantissa, top = self.of.format.mantissa, self.of.high
         scale = largest / top if self.mode == "rceil" else largest
@@ -175,6 +195,12 @@ class NVFP4(Blocks):
     @property
     def high(self) -> float:
         return self.of.high * Float("e4m3").high
+
+    def scale_codes(self, scales: Tensor) -> Tensor:
+        return Float("e4m3").codes(scales).to(torch.uint8)
+
+    def decode_scales(self, codes: Tensor) -> Tensor:
+        return Float("e4m3").decode(codes.to(torch.int32))
 
     def of_largest(self, largest: Tensor) -> Tensor:
         scales = Float("e4m3")

@@ -74,6 +74,10 @@ class Float(Grid):
     def high(self) -> float:
         return self.format.largest
 
+    @property
+    def code_range(self) -> tuple[int, int]:
+        return 0, 2 ** (1 + self.format.exponent + self.format.mantissa) - 1
+
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         step = self.width(v)
         return (rounding(v / step) * step).clamp(self.low, self.high)
@@ -106,5 +110,9 @@ class Float(Grid):
 
 def power_of_two(size: Tensor) -> Tensor:
     """Return the largest power of two that is at most a finite number above 0, exactly."""
+    if torch.onnx.is_in_onnx_export():  # which has no frexp
+        near = torch.exp2(torch.floor(torch.log2(size)))
+        near = torch.where(near > size, near / 2, near)
+        return torch.where(2 * near <= size, 2 * near, near)
     # m 2^k over m is 2^k, without an error.
     return size / torch.frexp(size).mantissa / 2

@@ -82,6 +82,11 @@ class Grid(Portable, ABC):
         """Return how far the two values beside `v` are from each other."""
         return 1.0
 
+    @property
+    @abstractmethod
+    def code_range(self) -> tuple[int, int]:
+        """The least and the largest code."""
+
     @abstractmethod
     def codes(self, v: Tensor, zero: Zero = 0) -> Tensor:
         """Return the whole number, int32, that stands for the value that `v` becomes."""

@@ -70,6 +70,10 @@ class Int(Grid):
     def largest_code(self) -> float:
         return float(max(self.most, 1))
 
+    @property
+    def code_range(self) -> tuple[int, int]:
+        return self.least, self.most
+
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         return (rounding(v) + zero).clamp(self.least, self.most) - zero
 
@@ -115,6 +119,10 @@ class HalfInt(Grid):
     @property
     def high(self) -> float:
         return (2**self.bits - 1) / 2
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
 
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         return (rounding(v + 0.5) - 0.5).clamp(self.low, self.high)
@@ -186,8 +194,12 @@ class Stretched(Grid):
     def largest_code(self) -> float:
         return 1.0
 
+    @property
+    def code_range(self) -> tuple[int, int]:
+        return (-2, 1) if self.bits == 2 else (-1, 1)
+
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
-        code = rounding(self._stepped(v)).clamp(-1 - 2 * self.shift, 1)
+        code = rounding(self._stepped(v)).clamp(-1 - 2 * self.shift, 1.0)
         return (code + self.shift) / self.steps
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
@@ -223,6 +235,10 @@ class Ternary(Grid):
     def high(self) -> float:
         return 1.0
 
+    @property
+    def code_range(self) -> tuple[int, int]:
+        return -1, 1
+
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         return rounding(v).clamp(-1, 1) + 0.0  # no -0.0
 
@@ -257,6 +273,10 @@ class Binary(Grid):
     @property
     def high(self) -> float:
         return 1.0
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        return 0, 1
 
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         if rounding is not torch.round:  # which would make 0 negative

@@ -35,12 +35,18 @@ from .codebook import Codebook, Quantized, codebook_loss, commitment
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .presets import PRESETS, Preset, Recipe, preset
+from .quantization.config import CONFIGS, Config, Scheme
+from .quantization.convert import convert
+from .quantization.onnx import to_onnx
+from .quantization.prepare import param_groups, prepare
+from .quantization.sizes import Size, SizeReport, size_report
 from .quantizer import Quantizer
 from .quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
 from .schedules import step_schedules
 from .subset import TopK
 
 __all__ = [
+    "CONFIGS",
     "FSQ",
     "LFQ",
     "PRESETS",
@@ -54,6 +60,7 @@ __all__ = [
     "Ceil",
     "Clamp",
     "Codebook",
+    "Config",
     "Floor",
     "Geometric",
     "GroupedVQ",
@@ -68,14 +75,22 @@ __all__ = [
     "Recipe",
     "ResidualVQ",
     "Round",
+    "Scheme",
     "Sign",
+    "Size",
+    "SizeReport",
     "Ternary",
     "TopK",
     "Trunc",
     "VectorQuantizer",
     "codebook_loss",
     "commitment",
+    "convert",
+    "param_groups",
+    "prepare",
     "preset",
     "schedules",
+    "size_report",
     "step_schedules",
+    "to_onnx",
 ]

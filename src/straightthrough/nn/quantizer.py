@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..core.engine import apply
 from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.precision import compute_dtype
 from ..estimators import GridEstimator
-from ..grids import Grid
+from ..grids import Grid, Int
+from ..ops.pointwise.api import clamp
 from ..ops.quantize.api import fake_quantize
 from ..ops.quantize.arguments import check_grid
+from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule
+from .schedules import Delay, keeping_dtype
 
 
 class Quantizer(RuleModule[GridEstimator | Identity]):
     """`st.fake_quantize` as a module: a grid, where its scale comes from, and a rule.
 
     A scale that is kept, `Learned` or `Observed`, is part of the state dict, with whether it has
-    started: the first input in training starts it (of a distributed process group, the mean over
-    all ranks), and a loaded one goes on. `eval()` measures nothing that is kept, and starts what
-    has not yet been.
+    started: the first input starts it (of a distributed process group, the mean over all ranks),
+    and a loaded one goes on. `eval()` measures nothing that is kept, and starts what has not yet
+    been. What a learned scale started from is a buffer, `origin`, and `parameter`, which begins at
+    0, is added to it: so a start is the same on every shard. A state dict without a scale, as that
+    of a model of floats, loads all the same, and the scale starts anew.
 
     Args:
         grid: one of `st.grids`.
@@ -34,6 +40,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         rule: a `GridEstimator` or its shorthand, or `Identity`.
         shape: that of the input, where a learned scale is one a channel or a block; sizes along
             which a scale is shared don't count.
+        delay: how many steps of `st.nn.step_schedules` the input first passes as it is.
         fields: numbers or schedules for fields of the rule.
 
     Attributes:
@@ -52,8 +59,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     started: Tensor
     parameter: nn.Parameter | None
-    offset: nn.Parameter | None
-    observed: Tensor | None
+    origin: Tensor
+    shift: nn.Parameter | None
+    shift_origin: Tensor
+    delay: Delay | None
 
     def __init__(
         self,
@@ -62,6 +71,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         rule: GridEstimator | Identity | str = "ste",
         *,
         shape: Sequence[int] | None = None,
+        delay: int = 0,
         **fields: Number,
     ) -> None:
         super().__init__("rule", rule, (GridEstimator, Identity), fields)
@@ -70,16 +80,19 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not isinstance(scaling, Scale):
             raise ArgumentError(f"scale must be one of st.scales, such as AbsMax(), got {scale!r}")
         self.grid, self.scaling, self.enabled = grid, scaling, True
+        self.delay = Delay(delay) if delay else None
         self.register_parameter("parameter", None)
-        self.register_parameter("offset", None)
-        self.register_buffer("observed", None)
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool) if scaling.kept else None)
-        if isinstance(scaling, Learned):
-            self.parameter = nn.Parameter(torch.ones(self._kept_shape(shape)))
-            if scaling.offset:
-                self.offset = nn.Parameter(torch.zeros_like(self.parameter))
-        elif scaling.kept:
-            self.observed = torch.ones(self._kept_shape(shape))
+        self.register_parameter("shift", None)
+        if scaling.shifts == "zero_point" and not isinstance(grid, Int):
+            raise ArgumentError(f"zero_point is for st.grids.Int, got {grid}; use offset=True")
+        if scaling.kept:
+            self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+            kept = self._kept_shape(shape) or [1]  # what is sharded has a dimension
+            if isinstance(scaling, Learned):
+                self.parameter = nn.Parameter(torch.zeros(kept))
+                self.shift = nn.Parameter(torch.zeros(kept)) if scaling.shifts else None
+            self.register_buffer("origin", torch.ones(kept))
+            self.register_buffer("shift_origin", torch.zeros(kept) if scaling.shifts else None)
         self._has_started = False
 
     def _kept_shape(self, shape: Sequence[int] | None) -> list[int]:
@@ -100,18 +113,35 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     rule = RuleModule.rule.setter(_take)  # type: ignore[attr-defined]  # a property
 
     @property
+    def active(self) -> bool:
+        """Whether it quantizes: it is enabled, and the delay is over."""
+        return self.enabled and (self.delay is None or self.delay.over)
+
+    @property
     def scale(self) -> Tensor:
         """The scale that is kept, of the shape that broadcasts to the input's blocks.
 
         Raises:
             ArgumentError: if it is measured on each input; `scale_of` returns that.
         """
-        if isinstance(self.scaling, Learned):
-            assert self.parameter is not None
-            return self.scaling.scale(self.parameter)
-        if self.observed is None:
+        if not self.scaling.kept:
             raise ArgumentError(f"{self.scaling} is measured on each input; use scale_of(x)")
-        return self.observed
+        if not isinstance(self.scaling, Learned):
+            return self._shaped(self.origin)
+        assert self.parameter is not None
+        return self._shaped(self.scaling.scale(self.origin + self.parameter))
+
+    @property
+    def offset(self) -> Tensor | None:
+        """What is taken off before, of the shape of the scale, where there is one."""
+        return self._shifted() if self.scaling.shifts == "offset" else None
+
+    @property
+    def zero_point(self) -> Tensor | None:
+        """The code of the value 0 before it is rounded, of the shape of the scale, or None."""
+        if self.scaling.shifts != "zero_point":
+            return None
+        return clamp(self._shifted(), self.grid.low, self.grid.high)
 
     def scale_of(self, x: Tensor) -> Tensor:
         """Return the scale that `x` is quantized by, without learning from it."""
@@ -125,26 +155,40 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         moved = blocks.detach().to(wide)
         if self.offset is not None:
             moved = moved - self.offset.detach().to(wide)
-        return self.grid.codes(moved / scale).reshape(x.shape)
+        return self.grid.codes(moved / scale, self._zero()).reshape(x.shape)
 
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
         """Return the values of codes: what `forward` gives for their input, in float32."""
         blocks = self.scaling.blocks(codes)
-        values = self.grid.decode(blocks) * scale
+        values = self.grid.decode(blocks, self._zero()) * scale
         return (values if self.offset is None else values + self.offset).reshape(codes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.enabled:
+        if not self.active:
             return x
         blocks = self._blocks(x)
         scale = self._scale(blocks, learn=self.training)
-        offset = None if self.offset is None else _beside(blocks, self.offset)
-        y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule, offset=offset)
+        shift: dict[str, Any] = {}
+        if self.scaling.shifts:
+            shift[self.scaling.shifts] = _beside(blocks, getattr(self, self.scaling.shifts))
+        y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule, **shift)
         return y.reshape(x.shape)
 
     def start(self, x: Tensor) -> None:
         """Measure the kept scale on `x`, whether or not it has started."""
         self._start(self._blocks(x))
+
+    def _shaped(self, kept: Tensor) -> Tensor:
+        one_for_all = self.scaling.axis is None and self.scaling.block is None
+        return kept.reshape(()) if one_for_all else kept
+
+    def _shifted(self) -> Tensor:
+        learned = self.shift_origin if self.shift is None else self.shift_origin + self.shift
+        return self._shaped(learned)
+
+    def _zero(self) -> Tensor | int:
+        zero = self.zero_point
+        return 0 if zero is None else torch.round(zero.detach())
 
     def _blocks(self, x: Tensor) -> Tensor:
         check_floating("x", x)
@@ -153,37 +197,49 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def _scale(self, blocks: Tensor, learn: bool) -> Tensor:
         if not self.scaling.kept:
-            return self.scaling.measure(blocks, self.grid)
+            measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
+            return measured
         if not self._has_started:
             self._start(blocks)
         elif learn and isinstance(self.scaling, Observed):
-            self._observe(blocks)
+            self._observe(blocks, self.scaling.momentum)
         return _beside(blocks, self.scale)
 
+    @torch.no_grad()
     def _start(self, blocks: Tensor) -> None:
-        with torch.no_grad():
-            measured = _agreed(self.scaling.measure(blocks, self.grid))
-            if isinstance(self.scaling, Learned):
-                assert self.parameter is not None
-                self.parameter.copy_(self.scaling.parameter(measured))
-                if self.offset is not None:
-                    self.offset.copy_(_agreed(self.scaling.measure_offset(blocks, self.grid)))
-            else:
-                assert self.observed is not None
-                self.observed.copy_(measured)
-            self.started.fill_(True)
+        scale = _agreed(self.scaling.measure(blocks, self.grid))
+        if isinstance(self.scaling, Learned):
+            scale = self.scaling.parameter(scale)
+        self.origin.copy_(scale)
+        if self.scaling.shifts:
+            self.shift_origin.copy_(_agreed(self.scaling.measure_shift(blocks, self.grid)))
+        for parameter in (self.parameter, self.shift):
+            if parameter is not None:
+                parameter.zero_()
+        self.started.fill_(True)
         self._has_started = True
 
-    def _observe(self, blocks: Tensor) -> None:
-        assert isinstance(self.scaling, Observed)
-        assert self.observed is not None
-        measured = self.scaling.measure(blocks, self.grid).to(self.observed.dtype)
-        self.observed.lerp_(measured, self.scaling.momentum)
+    @torch.no_grad()
+    def _observe(self, blocks: Tensor, momentum: float) -> None:
+        kept, grid = self.origin, self.grid
+        kept.lerp_(self.scaling.measure(blocks, grid).to(kept.dtype).reshape(kept.shape), momentum)
+        if self.scaling.shifts:
+            moved = self.scaling.measure_shift(blocks, grid).to(kept.dtype)
+            self.shift_origin.lerp_(moved.reshape(kept.shape), momentum)
 
     def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state, prefix, *rest)
+        if not self.scaling.kept or f"{prefix}started" in state:
+            super()._load_from_state_dict(state, prefix, *rest)
         if self.scaling.kept:
+            self.started.copy_(state.get(f"{prefix}started", torch.tensor(False)))
             self._has_started = bool(self.started)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = {name: b for name, b in self._buffers.items() if b is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
+        return self
 
     def extra_repr(self) -> str:
         return f"{self.grid}, {self.scaling}, {super().extra_repr()}"

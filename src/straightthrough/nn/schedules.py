@@ -181,6 +181,35 @@ class Cosine(Schedule):
         return self.end + (self.start - self.end) * (1 + cos(math.pi * fraction)) / 2
 
 
+class Delay(Schedule):
+    """0 for some steps, then 1: what begins later.
+
+    Attributes:
+        over: whether the steps are done; a bool, which compiled code takes for a constant.
+
+    Example:
+        >>> delay = st.nn.schedules.Delay(1)
+        >>> delay.step()
+        >>> delay.over
+        True
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(0.0, 1.0, steps)
+        self.over = steps == 0
+
+    def between(self, fraction: Any) -> Any:
+        return 0 * fraction
+
+    def step(self) -> None:
+        super().step()
+        self.over = self._position() >= self.steps
+
+    def _load_from_state_dict(self, *args: Any) -> None:  # those of a module
+        super()._load_from_state_dict(*args)
+        self.over = self._position() >= self.steps
+
+
 class Confidence(Schedule):
     """`start + (end - start) c`, c the running mean of the largest probability of a row.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import ArgumentError, check_number, check_positive
 from ..core.precision import compute_dtype
 from ..grids import Grid
-from .scale import Scale
+from .scale import Scale, Shift
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ class Observed(Scale):
     Args:
         percentile: in (0, 100]; 100 is the maximum.
         momentum: in (0, 1].
+        zero_point: whether the code of 0 is a running mean too, for integers; then the grid
+            reaches over 0 and every element.
         axis, block, token, floor: as in `Scale`.
 
     Example:
@@ -135,6 +137,7 @@ class Observed(Scale):
     kept: ClassVar[bool] = True
     percentile: float = 100.0
     momentum: float = 0.1
+    zero_point: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,8 +145,16 @@ class Observed(Scale):
             value = check_number(name, getattr(self, name))
             if not 0 < value <= most:
                 raise ArgumentError(f"{name} must lie in (0, {most}], got {value}")
+        if self.zero_point and self.percentile != 100:
+            raise ArgumentError(f"zero_point needs percentile=100, got {self.percentile}")
+
+    @property
+    def shifts(self) -> Shift:
+        return "zero_point" if self.zero_point else ""
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
+        if self.zero_point:
+            return self.spread(x, grid)
         if self.percentile == 100:
             return self.largest(x) / grid.reach
         shared = self.shared(x.ndim)

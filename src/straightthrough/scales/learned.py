@@ -13,7 +13,7 @@ from ..core.errors import ArgumentError, check_positive
 from ..core.precision import compute_dtype
 from ..grids import Grid
 from ..ops.pointwise.api import ceil, clamp
-from .scale import Scale
+from .scale import Scale, Shift
 
 FORMS = ("softplus", "log2", "clip")
 STARTS = ("lsq", "3sigma", "mse", "max")
@@ -37,6 +37,8 @@ class Learned(Scale):
         power_of_two: whether the scale is rounded up to a power of two, for `"log2"` alone.
         offset: whether what is taken off before is a parameter too; then both start so that the
             grid reaches from the least to the largest element.
+        zero_point: whether the code of 0 is a parameter too, rounded where it is used, for
+            integers; then both start so that the grid reaches over 0 and every element.
         axis, block, floor: as in `Scale`; there are no tokens, whose number changes.
 
     Example:
@@ -53,6 +55,7 @@ class Learned(Scale):
     start: Literal["lsq", "3sigma", "mse", "max"] | float = "lsq"
     power_of_two: bool = False
     offset: bool = False
+    zero_point: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +68,12 @@ class Learned(Scale):
             raise ArgumentError("a learned scale has no tokens, whose number changes; use AbsMax")
         if self.power_of_two and self.form != "log2":
             raise ArgumentError(f"power_of_two needs form='log2', got {self.form!r}")
+        if self.offset and self.zero_point:
+            raise ArgumentError("offset and zero_point exclude each other; choose one of them")
+
+    @property
+    def shifts(self) -> Shift:
+        return "offset" if self.offset else "zero_point" if self.zero_point else ""
 
     def parameter(self, scale: Tensor) -> Tensor:
         """Return the parameter of a scale."""
@@ -81,9 +90,8 @@ class Learned(Scale):
         return torch.exp2(ceil(parameter) if self.power_of_two else parameter)
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
-        if self.offset:
-            least, most = self._range(x)
-            return (most - least).clamp(min=self.floor) / (grid.high - grid.low)
+        if self.shifts:
+            return self.spread(x, grid)
         if self.start == "lsq":
             return 2 * self.mean(x) / grid.largest_code**0.5
         if self.start == "max":
@@ -91,15 +99,6 @@ class Learned(Scale):
         if not isinstance(self.start, str):
             return torch.full_like(self.largest(x), self.start / grid.reach)
         return self._three_sigma(x, grid) if self.start == "3sigma" else self._fitted(x, grid)
-
-    def measure_offset(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return the offset at which the least element has the least value of the grid."""
-        return self._range(x)[0] - grid.low * self.measure(x, grid)
-
-    def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
-        least, most = (reduce(wide, shared, keepdim=True) for reduce in (torch.amin, torch.amax))
-        return least.reshape(self.shape(x)), most.reshape(self.shape(x))
 
     def _three_sigma(self, x: Tensor, grid: Grid) -> Tensor:
         wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)

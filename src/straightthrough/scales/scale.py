@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from ..core.errors import ArgumentError, ShapeError, check_count, check_positive
 from ..core.precision import compute_dtype
 from ..grids import Grid
+
+Shift = Literal["", "zero_point", "offset"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,22 @@ class Scale(ABC):
         shared = self.shared(x.ndim)
         return [1 if d in shared else size for d, size in enumerate(x.shape)]
 
+    @property
+    def shifts(self) -> Shift:
+        """What is found beside the scale: `"zero_point"`, `"offset"`, or `""` for nothing."""
+        return ""
+
+    def measure_shift(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return the zero point or the offset of `blocks(x)`, not rounded.
+
+        At that offset the least element has the least value of the grid. The zero point is that of
+        the range that holds 0 and every element.
+        """
+        least, scale = self._range(x)[0], self.measure(x, grid)
+        if self.shifts == "zero_point":
+            return grid.low - least / scale
+        return least - grid.low * scale
+
     @abstractmethod
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
         """Return the scale of `blocks(x)`, in the dtype that it is computed in, detached."""
@@ -97,6 +115,21 @@ class Scale(ABC):
     def mean(self, x: Tensor) -> Tensor:
         """Return the mean size of what shares a scale, at least the floor."""
         return self._reduced(x, torch.mean)
+
+    def spread(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return the scale at which the grid reaches from the least to the largest element.
+
+        Beside a zero point 0 counts as an element.
+        """
+        least, most = self._range(x)
+        return (most - least).clamp(min=self.floor) / (grid.high - grid.low)
+
+    def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
+        least, most = (reduce(wide, shared, keepdim=True) for reduce in (torch.amin, torch.amax))
+        if self.shifts == "zero_point":
+            least, most = least.clamp(max=0), most.clamp(min=0)
+        return least.reshape(self.shape(x)), most.reshape(self.shape(x))
 
     def _reduced(self, x: Tensor, reduce: object) -> Tensor:
         sizes = x.detach().to(compute_dtype(x.dtype)).abs()

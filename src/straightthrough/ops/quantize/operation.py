@@ -74,13 +74,12 @@ class FakeQuantize(Operation):
             return self.forward(x, scale, *shift), ()
         if type(self.rule) is not STE or learned or forward_mode():
             return super().forward_and_save(x, scale, *shift)
-        # Inductor keeps a bool an element by itself.
-        if not has_kernel(x) and tracing():
-            return super().forward_and_save(x, scale, *shift)
         if self.served(x, scale):
             by_value = self.rule.inside == "value"
             y, bits = integers_and_inside(x, rows_of(scale, x), *self.ends, by_value)
             return (y,), (bits,)
+        if tracing():  # the compiler keeps a bool an element by itself
+            return super().forward_and_save(x, scale, *shift)
         at = self.placed(x, scale, *shift)
         return self.forward(x, scale, *shift), (pack(at.inside(self.rule.inside)),)
 
@@ -219,6 +218,28 @@ class StochasticRound(Draw):
 
     def jvp(self, tangents: Sequence[Tensor]) -> Tensor:
         return tangents[0]
+
+
+@dataclass(frozen=True)
+class Hold(Operation):
+    """The input forward, no gradient backward.
+
+    That of `detach` is forgotten where a graph is exported and decomposed.
+    """
+
+    dims = ("...",)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (x.clone(),)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return ()
+
+    def backward(self, grad: Tensor) -> tuple[None]:
+        return (None,)
+
+    def jvp(self, tangents: Sequence[Tensor]) -> None:
+        return None
 
 
 def drawn(x: Tensor, uniform: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""From a model of floats to one of quantized numbers, and on to what ships."""

@@ -1,0 +1,152 @@
+"""From a model that trained with quantized numbers to one that ships."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ...core.errors import ArgumentError
+from ..quantizer import Quantizer
+from .layers import SLOTS, Quantized, original, parametrizations, parametrized
+from .packed import Packed
+from .torchao import as_torchao
+
+Form = Literal["float", "packed", "torchao"]
+FORMS = ("float", "packed", "torchao")
+
+
+@dataclass
+class Weight:
+    """A quantized weight of a model: where it is, what quantizes it, and of what."""
+
+    module: nn.Module
+    name: str
+    quantizer: Quantizer
+    latent: Tensor
+
+
+def convert(model: nn.Module, to: Form = "float") -> nn.Module:
+    """Return a copy of a prepared model that holds what was trained, for inference.
+
+    In `eval()` the model and the copy compute the same. `"float"` has the quantized values as
+    weights: layers whose input and output are not quantized are of their own class again.
+    `"packed"` holds codes of 1, 2, 4, 8 or 16 bits, eight and fewer to a byte, in the state dict
+    under the weight's name, with scales under `weight_quantizer`, and computes the weight from them
+    at each call; the state dict loads into another model that was prepared and converted the same
+    way. `"torchao"` has tensors of `torchao` with the codes and scales that were trained, where it
+    has some: of `Linear` and `Embedding` with integers of at most 8 bits or three values, and one
+    scale, one a row or one a block; what else there is, it has as `"float"` does.
+
+    Quantizers of inputs and outputs stay; so do weights whose quantizer is not `enabled`. Products
+    of whole numbers are not computed here: that is what `torchao` and the runtimes of ONNX do.
+
+    Args:
+        model: stays as it is.
+        to: `"float"`, `"packed"` or `"torchao"`.
+
+    Raises:
+        ArgumentError: for another form; if a layer is in training, or its delay is not over; and if
+            `torchao` is not installed and is asked for.
+
+    Example:
+        >>> net = st.nn.prepare(torch.nn.Sequential(torch.nn.Linear(64, 64)), [("0", "w4")]).eval()
+        >>> small = st.nn.convert(net, to="packed")
+        >>> x = torch.randn(2, 64)
+        >>> torch.equal(small(x), net(x)), small[0].weight.nbytes
+        (True, 2048)
+    """
+    if to not in FORMS:
+        raise ArgumentError(f"to must be one of {', '.join(FORMS)}, got {to!r}")
+    return replaced(model, lambda weight: _made(weight, to))
+
+
+def replaced(
+    model: nn.Module, make: Callable[[Weight], tuple[Tensor, nn.Module | None]]
+) -> nn.Module:
+    """Return a copy of a model with other tensors for weights.
+
+    Args:
+        model: prepared, in `eval()`.
+        make: returns of a weight what stands in its place: a parameter, or a buffer and the module
+            that computes the weight of it.
+    """
+    _check_ready(model)
+    model = copy.deepcopy(model)
+    weights = [*_weights(model)]
+    ready = {id(w.latent): make(w) for w in weights}  # all first, as weights may be shared
+    for weight in weights:
+        _put(weight, *ready[id(weight.latent)])
+    for module in model.modules():
+        if isinstance(module, Quantized) and not any(module._modules[slot] for slot in SLOTS):
+            _restore(module)
+    return model
+
+
+def _check_ready(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if not isinstance(module, Quantizer):
+            continue
+        layer = re.sub(r"\.?(parametrizations\..*|\w+_quantizer)$", "", name)
+        if module.training:
+            raise ArgumentError(f"{layer!r} is in training; call eval() before you convert")
+        if module.enabled and not module.active:
+            raise ArgumentError(
+                f"{layer!r} does not quantize yet: the delay is not over; train on, or set "
+                f"enabled = False to convert it as it is"
+            )
+
+
+def _weights(model: nn.Module) -> Iterator[Weight]:
+    for module in model.modules():
+        if isinstance(module, Quantized) and isinstance(module.weight_quantizer, Quantizer):
+            yield Weight(module, "weight", module.weight_quantizer, module.weight)
+        for name, parts in parametrizations(module).items():
+            if isinstance(parts[-1], Quantizer):
+                latent: Tensor = parts.original
+                for part in [*parts][:-1]:
+                    latent = part(latent)
+                yield Weight(module, name, parts[-1], latent)
+
+
+@torch.no_grad()
+def _made(weight: Weight, to: Form) -> tuple[Tensor, nn.Module | None]:
+    quantizer, latent = weight.quantizer, weight.latent
+    if to == "packed" and quantizer.enabled:
+        packed = Packed(quantizer, latent).eval()
+        return packed.pack(quantizer.codes(latent)), packed
+    found = None
+    if (
+        to == "torchao"
+        and quantizer.enabled
+        and isinstance(weight.module, nn.Linear | nn.Embedding)
+    ):
+        found = as_torchao(quantizer, latent)
+    return nn.Parameter(quantizer(latent).clone()) if found is None else found, None
+
+
+def _put(weight: Weight, data: Tensor, decoder: nn.Module | None) -> None:
+    module, name = weight.module, weight.name
+    if name in parametrizations(module):
+        parametrize.remove_parametrizations(module, name)
+    if decoder is None:
+        setattr(module, name, data)
+    else:
+        delattr(module, name)
+        module.register_buffer(name, data)
+    if isinstance(module, Quantized):
+        module.weight_quantizer = decoder
+    elif decoder is not None:
+        parametrized(module, name, decoder)
+
+
+def _restore(layer: Quantized) -> None:
+    for slot in SLOTS:
+        del layer._modules[slot]
+    layer.__class__ = original(layer)  # type: ignore[assignment]  # no longer a Quantized

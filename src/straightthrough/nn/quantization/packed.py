@@ -1,0 +1,90 @@
+"""Weights as the codes that stand for them, a few bits each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from ...core.bits import pack_numbers, unpack_numbers
+from ...core.precision import compute_dtype
+from ...grids.block import Blocks
+from ..quantizer import Quantizer
+from ..schedules import keeping_dtype
+
+
+class Packed(nn.Module):
+    """What a quantizer made of a weight, computed from bytes: of the same values.
+
+    A code takes 1, 2, 4, 8 or 16 bits. Scales, zero points, offsets and, where the grid's blocks
+    have them, the bytes of their scales are buffers.
+
+    Args:
+        quantizer: in `eval()`.
+        weight: what it quantizes.
+
+    Attributes:
+        width: how many bits a code takes.
+    """
+
+    scale: Tensor
+    zero_point: Tensor | None
+    offset: Tensor | None
+    block_scales: Tensor | None
+
+    def __init__(self, quantizer: Quantizer, weight: Tensor) -> None:
+        super().__init__()
+        self.grid, self.scaling = quantizer.grid, quantizer.scaling
+        self.shape, self.dtype = weight.shape, weight.dtype
+        least, most = self.grid.code_range
+        self.width = next(w for w in (1, 2, 4, 8, 16) if most - least < 2**w)
+        self.register_buffer("scale", quantizer.scale_of(weight).detach().clone())
+        for name in ("zero_point", "offset"):
+            shift = getattr(quantizer, name)
+            self.register_buffer(name, None if shift is None else shift.detach().clone())
+        if self.zero_point is not None:
+            self.zero_point.round_()
+        self.register_buffer("block_scales", self._block_scales(weight))
+
+    def _block_scales(self, weight: Tensor) -> Tensor | None:
+        if not isinstance(self.grid, Blocks):
+            return None
+        v = self.scaling.blocks(weight.detach().to(compute_dtype(weight.dtype))) / self.scale
+        return self.grid.scale_codes(self.grid.scales(v))
+
+    def pack(self, codes: Tensor) -> Tensor:
+        """Return the bytes of codes."""
+        return pack_numbers(codes - self.grid.code_range[0], self.width)
+
+    def codes(self, packed: Tensor) -> Tensor:
+        """Return the codes, int32, of the weight's shape."""
+        return unpack_numbers(packed, self.width, self.shape) + self.grid.code_range[0]
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """Return the weight."""
+        zero = 0 if self.zero_point is None else self.zero_point
+        codes = self.scaling.blocks(self.codes(packed))
+        values = self.grid.decode(codes, zero).to(self.scale.dtype)
+        if isinstance(self.grid, Blocks):
+            assert self.block_scales is not None
+            spread = self.grid.decode_scales(self.block_scales).repeat_interleave(
+                self.grid.size, -1
+            )
+            values = values * spread
+        values = values * self.scale
+        if self.offset is not None:
+            values = values + self.offset
+        return values.reshape(self.shape).to(self.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = {name: b for name, b in self._buffers.items() if b is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.grid}, {tuple(self.shape)}, {self.width} bits a code"

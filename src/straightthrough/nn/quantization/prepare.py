@@ -1,0 +1,273 @@
+"""From a model of floats to one that trains with quantized numbers."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ...core.errors import ArgumentError, ShapeError
+from ...core.mesh import on_mesh
+from ..quantizer import Quantizer
+from .config import Config, Scheme, config
+from .layers import (
+    LAYERS,
+    SLOTS,
+    Quantized,
+    output_axis,
+    parametrizations,
+    parametrized,
+)
+
+Pattern = str | type[nn.Module]
+
+
+@dataclass
+class Place:
+    """A module that can be quantized, by name, and what is to become of it."""
+
+    name: str
+    module: nn.Module
+    config: Config | None = None
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether the library has a class for it, so that its input can be quantized too."""
+        return type(self.module) in LAYERS
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Its tensors that are quantized: the weight of a layer, else all parameters of rows."""
+        if self.is_layer:
+            return {"weight": self.module.get_parameter("weight")}
+        own: dict[str, Tensor | None] = {**self.module._parameters}
+        for name, parts in parametrizations(self.module).items():
+            own[name] = parts.original
+        return {n: p for n, p in own.items() if p is not None and (is_lazy(p) or p.ndim > 1)}
+
+
+def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | None]]) -> nn.Module:
+    """Have layers of a model quantize their weights, inputs and outputs, in place.
+
+    `Linear`, `Conv1d` to `Conv3d`, `ConvTranspose1d` to `ConvTranspose3d` and `Embedding` change
+    their class and get the modules `weight_quantizer`, `input_quantizer` and `output_quantizer`.
+    Their parameters keep their names: a state dict of the model of floats loads, and scales that
+    are kept start from the first input after it. Of any other module, also of a subclass of these,
+    every parameter of two or more dimensions is quantized by `torch.nn.utils.parametrize`, with
+    which `weight` becomes `parametrizations.weight.original`. Modules that share a weight share its
+    quantizer.
+
+    A pattern is a class, of which a module is an instance; or the name of a module, in which `*`
+    stands for anything, dots too; or `re:` and an expression that the whole name matches. The first
+    pattern that a module fits says what becomes of it.
+
+    Prepare before the model is compiled, replicated or sharded, and before the optimizer is made.
+
+    Args:
+        model: is changed.
+        configs: pairs of a pattern and a `Config`, the name of one of `st.nn.CONFIGS`, or None for
+            what stays as it is.
+
+    Returns:
+        The model.
+
+    Raises:
+        ArgumentError: for an unknown configuration; a pattern that nothing is left for; an input or
+            output of a module that is not one of the layers above; modules that share a weight and
+            have different configurations; an embedding with `max_norm` or sparse gradients; and for
+            a model that is lazy, prepared already, replicated or sharded.
+        ShapeError: where a scale or a grid can't be laid over a weight.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> net = st.nn.prepare(net, [("2", None), (torch.nn.Linear, "w4a8")])
+        >>> optimizer = torch.optim.AdamW(st.nn.param_groups(net, weight_decay=0.1))
+        >>> sorted(net.state_dict())[:3]
+        ['0.bias', '0.input_quantizer.origin', '0.input_quantizer.parameter']
+    """
+    _check_model(model)
+    places = [*_places(model)]
+    _choose(
+        places, [(pattern, None if each is None else config(each)) for pattern, each in configs]
+    )
+    _check_shared(places)
+    chosen = [place for place in places if place.config is not None]
+    made: dict[int, Quantizer] = {}
+    quantizers = [_quantizers(place, made) for place in chosen]
+    for place, own in zip(chosen, quantizers, strict=True):
+        _change(place, own)
+    for module in model.modules():
+        _leave_fast_path(module)
+    return model
+
+
+def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
+    """Return groups of parameters for an optimizer: scales get no weight decay.
+
+    Args:
+        model: with modules `Quantizer`.
+        options: of both groups, such as `lr` and `weight_decay`.
+
+    Example:
+        >>> net = st.nn.prepare(torch.nn.Linear(8, 2), [("", "w4")])
+        >>> rest, scales = st.nn.param_groups(net, weight_decay=0.1)
+        >>> rest["weight_decay"], scales["weight_decay"]
+        (0.1, 0.0)
+    """
+    quantizers = (module for module in model.modules() if isinstance(module, Quantizer))
+    scales = {id(p): p for q in quantizers for p in q.parameters(recurse=False)}
+    rest = [p for p in model.parameters() if id(p) not in scales]
+    groups = [{"params": rest, **options}]
+    if scales:
+        groups.append({"params": [*scales.values()], **options, "weight_decay": 0.0})
+    return groups
+
+
+def _places(model: nn.Module) -> Iterator[Place]:
+    """Yield what can be quantized; a quantizer's own parameters can't."""
+    for name, module in model.named_modules():
+        place = Place(name, module)
+        if not isinstance(module, Quantizer) and place.weights:
+            yield place
+
+
+def _choose(places: Sequence[Place], configs: Sequence[tuple[Pattern, Config | None]]) -> None:
+    left = [*places]
+    for pattern, each in configs:
+        found = [place for place in left if _fits(pattern, place)]
+        if not found:
+            shown = pattern if isinstance(pattern, str) else pattern.__name__
+            names = ", ".join(repr(place.name) for place in left) or "none"
+            raise ArgumentError(
+                f"nothing that can be quantized is left for the pattern {shown!r}; the first "
+                f"pattern that a module fits counts, and left are: {names}"
+            )
+        for place in found:
+            place.config = each
+        left = [place for place in left if place not in found]
+
+
+def _fits(pattern: Pattern, place: Place) -> bool:
+    if not isinstance(pattern, str):
+        return isinstance(place.module, pattern)
+    if pattern.startswith("re:"):
+        return re.fullmatch(pattern[3:], place.name) is not None
+    return fnmatchcase(place.name, pattern)
+
+
+def _check_shared(places: Sequence[Place]) -> None:
+    """Raise unless modules that share a weight quantize it the same way."""
+    first: dict[int, Place] = {}
+    for place in places:
+        for weight in place.weights.values():
+            other = first.setdefault(id(weight), place)
+            schemes = [each.config and each.config.weight for each in (other, place)]
+            if schemes[0] != schemes[1]:
+                raise ArgumentError(
+                    f"{other.name!r} and {place.name!r} share a weight, but would quantize it "
+                    f"differently: {schemes[0]} and {schemes[1]}; give both the same"
+                )
+
+
+def _quantizers(place: Place, made: dict[int, Quantizer]) -> dict[str, Quantizer]:
+    """Return the quantizers of a module, by the names of its weights or by slots."""
+    own, module = place.config, place.module
+    assert own is not None
+    found: dict[str, Quantizer] = {}
+    _check_module(place, own)
+    for name, weight in place.weights.items():
+        if own.weight is not None:
+            if id(weight) not in made:
+                made[id(weight)] = _of_weight(place, own.weight, weight, own.delay)
+            found["weight_quantizer" if place.is_layer else name] = made[id(weight)]
+    for slot, scheme in (("input_quantizer", own.input), ("output_quantizer", own.output)):
+        if scheme is not None and not (slot[0] == "i" and isinstance(module, nn.Embedding)):
+            found[slot] = _placed(_made(place, scheme, None, own.delay), module)
+    return found
+
+
+def _of_weight(place: Place, scheme: Scheme, weight: Tensor, delay: int) -> Quantizer:
+    axis = output_axis(place.module)
+    if axis and scheme.scale.axis == 0:
+        scheme = replace(scheme, scale=replace(scheme.scale, axis=axis))
+    return _placed(_made(place, scheme, weight.shape, delay), place.module)
+
+
+def _made(place: Place, scheme: Scheme, shape: Sequence[int] | None, delay: int) -> Quantizer:
+    try:
+        if shape is not None:
+            scheme.grid.check(torch.empty(*shape, device="meta"))
+        return scheme.quantizer(shape, delay=delay)
+    except ShapeError as error:
+        raise ShapeError(f"{place.name!r}: {error}") from error
+    except ArgumentError as error:
+        raise ArgumentError(f"{place.name!r}: {error}") from error
+
+
+def _placed(quantizer: Quantizer, module: nn.Module) -> Quantizer:
+    """Return a quantizer where the module lies, in training if it is."""
+    weight = next(module.parameters())
+    return quantizer.to(weight.device).train(module.training)
+
+
+def _change(place: Place, quantizers: dict[str, Quantizer]) -> None:
+    module = place.module
+    if place.is_layer:
+        module.__class__ = LAYERS[type(module)]
+        for slot in SLOTS:
+            module.register_module(slot, quantizers.get(slot))
+        return
+    for name, quantizer in quantizers.items():
+        parametrized(module, name, quantizer)
+
+
+def _leave_fast_path(module: nn.Module) -> None:
+    """Have torch's transformers call their layers in `eval()`, and not read their weights."""
+    if not any(isinstance(child, Quantizer) for child in module.modules()):
+        return
+    if isinstance(module, nn.TransformerEncoderLayer):
+        module.activation_relu_or_gelu = 0
+    elif isinstance(module, nn.TransformerEncoder):
+        module.use_nested_tensor = False
+
+
+def _check_model(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        parts = (part for parts in parametrizations(module).values() for part in parts)
+        if isinstance(module, Quantized) or any(isinstance(part, Quantizer) for part in parts):
+            raise ArgumentError(f"{name!r} is prepared already; prepare a model once")
+        if isinstance(module, _replicas()):
+            raise ArgumentError(f"prepare the model before {type(module).__name__} takes it")
+    for name, parameter in model.named_parameters():
+        if on_mesh(parameter):
+            raise ArgumentError(f"{name!r} is sharded; prepare the model before it is")
+
+
+def _check_module(place: Place, own: Config) -> None:
+    module, shown = place.module, repr(place.name)
+    if any(is_lazy(weight) for weight in place.weights.values()):
+        raise ArgumentError(f"{shown} is lazy and has no weight yet; first run it on an input")
+    if not place.is_layer and (own.input or own.output):
+        raise ArgumentError(
+            f"{shown} is a {type(module).__name__}, of which only weights can be quantized; give "
+            f"it a Config of a weight alone, and put a Quantizer before or behind it"
+        )
+    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.sparse):
+        raise ArgumentError(
+            f"{shown} has max_norm or sparse gradients, which a quantizer does not pass; make it "
+            f"without them"
+        )
+
+
+def _replicas() -> tuple[type[nn.Module], ...]:
+    """Return the classes that take a whole model; what is not imported has no instance."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    sharded = () if fsdp is None else (fsdp.FullyShardedDataParallel,)
+    return nn.parallel.DistributedDataParallel, *sharded

@@ -1,0 +1,203 @@
+"""What was trained is what ships: converted models compute what the prepared ones did."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import straightthrough as st
+from straightthrough.core.bits import pack_numbers, unpack_numbers
+from straightthrough.grids import MX, NVFP4, Binary, Float, HalfInt, Int, Stretched, Ternary
+from straightthrough.nn import CONFIGS, Config, Scheme, convert, param_groups, prepare
+from straightthrough.scales import AbsMax, AbsMean, Fixed, Learned, Observed
+
+A8 = Scheme(Int(8), Learned(start="max"), "lsq")
+SCHEMES = {
+    "int8 rows": (Scheme(Int(8), Learned(axis=0), "lsq"), 8),
+    "int4": (Scheme(Int(4, narrow=True), Observed()), 4),
+    "int3 blocks": (Scheme(Int(3), Learned(block=8, start="mse"), "lsq"), 4),
+    "uint4 zero": (Scheme(Int(4, signed=False), Learned(zero_point=True, axis=0)), 4),
+    "uint4 offset": (Scheme(Int(4, signed=False), Learned(offset=True)), 4),
+    "int12": (Scheme(Int(12), AbsMax()), 16),
+    "half": (Scheme(HalfInt(2), AbsMax()), 2),
+    "2 bits": (Scheme(Stretched(2), Learned(axis=0, start="max"), "lsq"), 2),
+    "1.58 bits": (Scheme(Stretched(1.58), Learned(start="max"), "lsq"), 2),
+    "ternary": (Scheme(Ternary(), AbsMean(), "identity"), 2),
+    "binary": (Scheme(Binary(), AbsMean(axis=0), "identity"), 1),
+    "e4m3": (Scheme(Float("e4m3"), AbsMax(axis=0)), 8),
+    "e3m2": (Scheme(Float("e3m2"), AbsMax()), 8),
+    "mxfp4": (Scheme(MX("e2m1"), Fixed(), "identity"), 4),
+    "mxfp8": (Scheme(MX("e5m2", block=16, mode="rceil"), Fixed(), "identity"), 8),
+    "nvfp4": (Scheme(NVFP4(), AbsMax(), "identity"), 4),
+}
+
+
+def trained(weight, dtype=torch.float32):
+    """A model whose weights, scales and zero points have moved for some steps, in eval()."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 64)).to(dtype)
+    prepare(model, [(nn.Linear, Config(weight, A8))])
+    optimizer = torch.optim.Adam(param_groups(model, lr=0.01))
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(8, 32, dtype=dtype)).square().mean().backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SCHEMES)
+def test_what_was_trained_is_what_ships(name, dtype):
+    scheme, width = SCHEMES[name]
+    model, x = trained(scheme, dtype), torch.randn(16, 32, dtype=dtype)
+    y = model(x)
+    before = copy.deepcopy(model.state_dict())
+    baked = convert(model)
+    assert torch.equal(baked(x), y)
+    packed = convert(model, to="packed")
+    if dtype == torch.float64:
+        torch.testing.assert_close(packed(x), y, rtol=1e-6, atol=1e-6)
+    else:
+        assert torch.equal(packed(x), y)
+    weight = packed[2].weight
+    assert (weight.dtype, weight.numel()) == (torch.uint8, 64 * 32 * width // 8)
+    assert torch.equal(baked[2].weight, packed[2].quantized_weight().to(dtype)) or (
+        dtype == torch.float64
+    )
+    now = model.state_dict()
+    assert all(torch.equal(now[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_packed_codes_load_into_another_model(name):
+    model = convert(trained(SCHEMES[name][0]), to="packed")
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    torch.manual_seed(1)
+    other = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 64))
+    prepare(other, [(nn.Linear, Config(SCHEMES[name][0], A8))])
+    other = convert(other.eval(), to="packed")
+    x = torch.randn(16, 32)
+    assert not torch.equal(other(x), model(x))
+    other.load_state_dict(torch.load(file))
+    assert torch.equal(other(x), model(x))
+
+
+class Everything(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(9, 8), nn.Linear(8, 9, bias=False)
+        self.head.weight = self.embed.weight
+        self.conv, self.up = nn.Conv1d(8, 6, 3, padding=1), nn.ConvTranspose1d(6, 8, 3, padding=1)
+        self.rnn, self.attend = nn.GRU(8, 8), nn.MultiheadAttention(8, 2)
+
+    def forward(self, index):
+        x = self.embed(index)
+        x = self.up(self.conv(x.mT)).mT
+        x = self.rnn(x)[0]
+        return self.head(x + self.attend(x, x, x)[0])
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
+def test_every_kind_of_layer_ships(to):
+    model, index = Everything(), torch.randint(9, (4, 5))
+    w4 = Config(Scheme(Int(4), Learned(axis=0), "lsq"))
+    only = [("re:embed|head", w4), (nn.Conv1d, "w4a8"), ("*", w4)]
+    prepare(model, only)
+    model(index).sum().backward()
+    y = model.eval()(index)
+    ready = convert(model, to=to)
+    assert torch.equal(ready(index), y)
+    assert ready.head.weight is ready.embed.weight
+    if to == "float":
+        types = {name: type(module) for name, module in Everything().named_modules()}
+        types["conv"] = type(model.conv)  # its input is quantized
+        types["conv.input_quantizer"] = st.nn.Quantizer
+        assert {name: type(module) for name, module in ready.named_modules()} == types
+    else:
+        floats = [name for name, t in ready.state_dict().items() if t.dtype.is_floating_point]
+        assert all("quantizer" in n or "bias" in n or ".0." in n for n in floats), floats
+    again = copy.deepcopy(ready)
+    assert torch.equal(again(index), y)
+    again.load_state_dict(ready.state_dict())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_named_configurations_ship(name):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32)), torch.randn(9, 32)
+    y = prepare(model, [(nn.Linear, name)]).eval()(x)
+    for to in ("float", "packed"):
+        assert torch.equal(convert(model, to=to)(x), y)
+
+
+def test_a_weight_whose_quantizer_is_off_ships_as_it_is():
+    model, x = trained(SCHEMES["int4"][0]), torch.randn(4, 32)
+    model[0].weight_quantizer.enabled = False
+    for to in ("float", "packed"):
+        ready = convert(model, to=to)
+        assert torch.equal(ready(x), model(x))
+        assert torch.equal(ready[0].weight, model[0].weight)
+
+
+def test_a_packed_model_moves_to_another_dtype():
+    model, x = trained(SCHEMES["int8 rows"][0]), torch.randn(4, 32)
+    packed = convert(model, to="packed").to(torch.bfloat16)
+    assert packed[0].weight_quantizer.scale.dtype == torch.float32
+    got = packed(x.bfloat16())
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), model(x), rtol=0.05, atol=0.05)
+
+
+def test_a_report_says_what_the_state_dict_takes():
+    model = convert(prepare(Everything().eval(), [("*", Config(Scheme(Int(4))))]), to="packed")
+    report = st.nn.size_report(model)
+    shared = {id(t): t.nbytes for t in model.state_dict(keep_vars=True).values()}
+    assert report.bytes == sum(shared.values())
+    assert report.unpacked == sum(p.nbytes for p in Everything().parameters())
+    rows = {row.name: row for row in report.rows}
+    assert rows["embed"] == st.nn.Size("embed", 4, 72 // 2 + 4, 72 * 4)
+    assert "head" not in rows, "it shares the weight"
+    assert rows["rnn.parametrizations.weight_ih_l0"].bytes == 24 * 8 // 2 + 4
+    assert str(report).splitlines()[-1].split() == [
+        "all",
+        *(f"{n:,}" for n in (report.bytes, report.unpacked)),
+    ]
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8, 16])
+def test_numbers_are_packed(width):
+    numbers = torch.randint(2**width, (3, 7), dtype=torch.int32)
+    packed = pack_numbers(numbers, width)
+    assert packed.dtype == torch.uint8
+    assert packed.numel() == -(-21 * width // 8)
+    assert torch.equal(unpack_numbers(packed, width, numbers.shape), numbers)
+    lowest = pack_numbers(torch.tensor([1, 0, 0]), width)
+    assert lowest[0] == 1
+
+
+REFUSED = [
+    (lambda m: convert(m.train()), "'0' is in training; call eval() before you convert"),
+    (lambda m: (m[2].input_quantizer.train(), convert(m)), "'2' is in training"),
+    (lambda m: convert(m, to="int8"), "to must be one of float, packed, torchao, got 'int8'"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_what_is_refused(call, message):
+    with pytest.raises(st.ArgumentError) as caught:
+        call(trained(SCHEMES["int4"][0]))
+    assert message in str(caught.value)
+
+
+def test_a_delay_that_is_not_over_is_refused():
+    config = Config(Scheme(Int(4)), delay=3)
+    model = prepare(nn.Sequential(nn.LSTM(3, 4)), [("0", config)]).eval()
+    with pytest.raises(st.ArgumentError, match="'0' does not quantize yet: the delay is not over"):
+        convert(model)
