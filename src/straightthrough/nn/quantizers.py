@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
 from ..core.precision import compute_dtype
 from ..estimators import PairEstimator
-from ..ops.codebook import api, codes
+from ..ops.codebook import codes, signs
+from ..ops.codebook.api import through
+from ..ops.codebook.arguments import check_vectors
 from .base import EstimatorModule, OperatorModule
 from .codebook import Codebook, Quantized, check_row_mask, commitment
 
@@ -49,11 +51,11 @@ class VectorQuantizer(EstimatorModule[PairEstimator]):
         self.codes = codes
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        api.check_vectors(z)
+        check_vectors(z)
         check_row_mask(z, mask)
         z = self.book.directed(z if mask is None else torch.where(mask.unsqueeze(-1), z, 0))
         q, index = self.book.select(z, mask)
-        return Quantized(api.through(z, q, self.rule), index, self.book.loss(z, q, index))
+        return Quantized(through(z, q, self.rule), index, self.book.loss(z, q, index))
 
     def decode(self, index: Tensor) -> Tensor:
         """Return the codewords of numbers of any shape, a NaN row for -1."""
@@ -105,7 +107,7 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         self.codes, self.dropout = codes, dropout
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        api.check_vectors(z)
+        check_vectors(z)
         check_row_mask(z, mask)
         z = z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)
         depth = self._depth(z)
@@ -121,7 +123,7 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
             loss = loss + book.loss(left, q, index)
             whole = whole + q
             numbers.append(index)
-        return Quantized(api.through(z, whole, self.rule), torch.stack(numbers, -1), loss)
+        return Quantized(through(z, whole, self.rule), torch.stack(numbers, -1), loss)
 
     def _depth(self, z: Tensor) -> Tensor | None:
         """Return how many stages each row goes through, the same of an example."""
@@ -181,7 +183,7 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
         self.codes = codes
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        api.check_vectors(z)
+        check_vectors(z)
         check_row_mask(z, mask)
         z = z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)
         found = []
@@ -189,7 +191,7 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
             assert isinstance(book, Codebook)
             part = book.directed(part)
             q, index = book.select(part, mask)
-            found.append((api.through(part, q, self.rule), index, book.loss(part, q, index)))
+            found.append((through(part, q, self.rule), index, book.loss(part, q, index)))
         quantized, numbers, losses = zip(*found, strict=True)
         loss = torch.stack(losses).mean()
         return Quantized(torch.cat(quantized, -1), torch.stack(numbers, -1), loss)
@@ -271,22 +273,22 @@ class LFQ(OperatorModule):
         self.commitment = check_at_least("commitment", commitment, 0)
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        api.check_vectors(z)
+        check_vectors(z)
         check_row_mask(z, mask)
         if z.shape[-1] != self.bits:
             raise ShapeError(f"z must be (..., {self.bits}), got {tuple(z.shape)}")
         z = z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)
-        code, index = codes.lfq(z)
+        code, index = signs.lfq(z)
         if mask is not None:
             code = torch.where(mask.unsqueeze(-1), code, 0)
             index = torch.where(mask, index, -1)
-        each, together = codes.lfq_entropy(z, mask=mask)
+        each, together = signs.lfq_entropy(z, mask=mask)
         loss = self.entropy * (each - self.diversity * together)
         return Quantized(code, index, loss + self.commitment * commitment(z, code, mask))
 
     def decode(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the codes of numbers of any shape."""
-        return codes.lfq_decode(index, self.bits, dtype=dtype)
+        return signs.lfq_decode(index, self.bits, dtype=dtype)
 
     def extra_repr(self) -> str:
         return f"{self.bits}, entropy={self.entropy}, diversity={self.diversity}"
