@@ -20,7 +20,8 @@ from .ops.categorical.api import (
     gumbel_softmax,
 )
 from .ops.codebook.api import nearest, through, vector_quantize
-from .ops.codebook.codes import bsq, fsq, fsq_decode, lfq, lfq_decode, lfq_entropy
+from .ops.codebook.codes import fsq, fsq_decode
+from .ops.codebook.signs import bsq, bsq_decode, lfq, lfq_decode, lfq_entropy
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
@@ -40,6 +41,7 @@ __all__ = [
     "binary_concrete",
     "binomial",
     "bsq",
+    "bsq_decode",
     "categorical",
     "categorical_integer",
     "categorical_lookup",

@@ -39,6 +39,7 @@ PUBLIC = [
     "binary_concrete",
     "binomial",
     "bsq",
+    "bsq_decode",
     "categorical",
     "categorical_integer",
     "categorical_lookup",

@@ -68,7 +68,6 @@ def first_cases() -> list[Case]:
     """Return every operator that takes DTensors with one of its rules, that of its own."""
     cases = {case.record.name: case for case in reversed(testing.cases())}
     cases |= {c.record.name: c for c in testing.cases() if c.rule == c.record.default}
-    del cases["vector_quantize"]
     assert len(cases) > 20
     return [*cases.values()]
 
@@ -112,8 +111,11 @@ def try_refused(rank: int) -> None:
         st.categorical_lookup(whole, table)
     with pytest.raises(st.ArgumentError, match="of a seed a plain tensor"):
         st.bernoulli(logits, seed=distribute_tensor(torch.tensor(1), on, [R]))
-    with pytest.raises(st.ArgumentError, match=r"pass z\.to_local"):
-        st.vector_quantize(whole, torch.randn(3, 5))
+    with pytest.raises(st.ArgumentError, match="whole on every rank"):
+        st.vector_quantize(whole, distribute_tensor(torch.randn(3, 5), on, [Shard(0)]))
+    heads = distribute_tensor(torch.randn(4, 3, 5), on, [R])
+    with pytest.raises(st.ArgumentError, match=r"must be \(K, D\), got \(4, 3, 5\)"):
+        st.vector_quantize(whole, heads)
     seed, rows = st.Seed(1, offset=2, run=3, stride=7), distribute_tensor(logits, on, [Shard(0)])
     with pytest.raises(st.ArgumentError, match="only the offset"):
         st.bernoulli(rows, seed=seed)

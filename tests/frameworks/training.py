@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,9 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
     return {"model": of_model, "optimizer": of_optimizer}
 
 
-def gathered(model: nn.Module) -> dict[str, Tensor]:
-    return {name: whole(x).clone() for name, x in model.state_dict().items()}
+def gathered(model: nn.Module) -> dict[str, Any]:
+    """Return the state of a model, whole, as it is now."""
+    return {name: copy.deepcopy(whole(x)) for name, x in model.state_dict().items()}
 
 
 def train_and_save(rank: int, folder: Path) -> None:

@@ -40,9 +40,12 @@ def test_a_step_of_moving_averages_by_hand():
 @pytest.mark.parametrize("rule", ["ste", "both", "rotation", "diveq"])
 @pytest.mark.parametrize("learn", ["ema", "loss", "gradient"])
 def test_an_update_between_forward_and_backward_breaks_nothing(learn, rule):
-    model = quantizer(rule=rule, learn=learn, revive=0.5)
+    model = quantizer(rule=rule, learn=learn, revive=0.9, decay=0.0, update="manual")
     z = torch.randn(50, 3, requires_grad=True)
     q, _, loss = model(z)
+    before = model.book.codebook.clone()
+    model.update_codebook(torch.optim.Adam([*model.parameters(), z]))
+    assert not torch.equal(model.book.codebook, before)
     (q.square().sum() + loss).backward()
     assert z.grad.isfinite().all()
     if learn == "loss" or (learn == "gradient" and rule in ("both", "diveq")):
@@ -78,7 +81,8 @@ def test_padded_and_nan_rows_never_reach_the_statistics():
 def test_padding_gets_no_gradient():
     z = torch.randn(6, 3, requires_grad=True)
     mask = torch.arange(6) < 4
-    for model in (quantizer(), st.nn.ResidualVQ(3, 8, 3), st.nn.GroupedVQ(3, 8, 3), st.nn.LFQ(3)):
+    codes = (st.nn.LFQ(3), st.nn.FSQ([8, 5, 5]))
+    for model in (quantizer(), st.nn.ResidualVQ(3, 8, 3), st.nn.GroupedVQ(3, 8, 3), *codes):
         q, _, loss = model(z, mask=mask)
         gradient = torch.autograd.grad(q.sum() + loss, z)[0]
         assert not gradient[4:].any()
@@ -140,11 +144,43 @@ def test_two_halves_are_the_whole_where_the_update_is_manual():
     torch.testing.assert_close(halves.book.codebook, whole.book.codebook)
 
 
-def test_eval_learns_nothing():
-    model = quantizer().eval()
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model(torch.randn(9, 3))
-    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+def test_numbers_of_masked_rows_without_a_codebook():
+    z, mask = torch.randn(6, 3), torch.arange(6) < 4
+    z[5] = NAN
+    for model in (st.nn.LFQ(3), st.nn.FSQ([8, 5, 5])):
+        code, index, loss = model(z, mask=mask)
+        due = model(z[:4])
+        assert torch.equal(code, torch.cat([due.quantized, torch.zeros(2, 3)]))
+        assert index.tolist() == [*due.index.tolist(), -1, -1]
+        torch.testing.assert_close(loss, due.loss)
+
+
+@pytest.mark.parametrize("learn", ["ema", "loss", "gradient"])
+def test_in_eval_and_frozen_nothing_is_learned(learn):
+    model = quantizer(rule="both", learn=learn)
+    before = {
+        name: value.clone() for name, value in model.state_dict().items() if "extra" not in name
+    }
+    z = torch.randn(9, 3, requires_grad=True)
+    model.eval()(z)
+    model.train().book.frozen = True
+    q, _, loss = model(z)
+    (q.sum() + loss).backward()
+    assert model.book.codebook.grad is None
+    torch.testing.assert_close(loss, 0.25 * (z - q).square().mean())
+    after = model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    model.book.frozen = False
+    model(z)
+    assert model.book.statistics.step == 1
+
+
+def test_dead_codes_are_counted_by_their_rate():
+    model = quantizer(4, 2)
+    model.book.statistics.count.copy_(torch.tensor([1.0, 0.06, 0.004, 1.0]))  # their mean: .516
+    assert model.book.dead_codes.item() == 1
+    model.book.revive = 0.2
+    assert model.book.dead_codes.item() == 2
 
 
 def test_k_means_are_those_of_scipy():
@@ -239,7 +275,7 @@ def test_a_transform_learns_in_the_codebooks_place():
 
 @pytest.mark.parametrize("learn", ["ema", "loss"])
 def test_compiled_whole_it_trains_as_eager(learn):
-    eager = quantizer(learn=learn, revive=0.5)
+    eager = quantizer(learn=learn, revive=0.5 if learn == "ema" else 0.0)
     twin = copy.deepcopy(eager)
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
     for _ in range(3):
@@ -310,6 +346,7 @@ REFUSED = {
     "metric must be one of": {"metric": "dot"},
     "decay must lie in": {"decay": 1.0},
     "revive must be at least 0": {"revive": -1},
+    "needs update='manual', and after optimizer.step": {"revive": 0.1, "learn": "loss"},
 }
 
 
@@ -317,3 +354,10 @@ REFUSED = {
 def test_what_is_refused(says):
     with pytest.raises(st.ArgumentError, match=says):
         st.nn.VectorQuantizer(8, 3, **REFUSED[says])
+
+
+def test_a_parameter_is_revived_by_its_optimizer_alone():
+    model = quantizer(revive=0.1, learn="loss", update="manual")
+    model(torch.randn(9, 3))
+    with pytest.raises(st.ArgumentError, match="is revived by its optimizer: pass it"):
+        model.update_codebook()

@@ -33,6 +33,17 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if on_mesh(x) else x
 
 
+def laid_as(x: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor that is whole on every rank as it lies where `like` does, if on a mesh."""
+    if not on_mesh(like):
+        return x
+    from torch.distributed.tensor import DTensor, Replicate
+
+    everywhere = (Replicate(),) * like.device_mesh.ndim
+    held = DTensor.from_local(x, like.device_mesh, everywhere, run_check=False)
+    return held.redistribute(placements=like.placements)
+
+
 def agreed(seed: Tensor, x: Tensor) -> Tensor:
     """Return the first rank's seed on every rank of the mesh that `x` lies on, if it does."""
     if not on_mesh(x):

@@ -32,6 +32,7 @@ from .categorical import (
     GumbelSoftmax,
 )
 from .codebook import Codebook, Quantized, codebook_loss, commitment
+from .codes import FSQ, LFQ
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .presets import PRESETS, Preset, Recipe, preset
@@ -41,7 +42,7 @@ from .quantization.onnx import to_onnx
 from .quantization.prepare import param_groups, prepare
 from .quantization.sizes import Size, SizeReport, size_report
 from .quantizer import Quantizer
-from .quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
+from .quantizers import GroupedVQ, ResidualVQ, VectorQuantizer
 from .schedules import step_schedules
 from .subset import TopK
 

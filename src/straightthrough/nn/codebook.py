@@ -10,9 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
+from ..core.mesh import laid_as, whole
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
 from .statistics import CodebookStatistics
+
+DEAD = 0.01
+"""A code is dead that is chosen less than this share of the mean rate, if it is never revived."""
 
 
 class Quantized(NamedTuple):
@@ -70,13 +74,18 @@ class Codebook(nn.Module):
         decay: of the moving averages, in [0, 1).
         commitment: the weight of that loss.
         revive: a code chosen less than this share of the mean code's rate is given a row of the
-            batch; 0 for never.
+            batch; 0 for never. A codebook that is not learned by `"ema"` is a parameter, whose
+            optimizer has moments of that code: it wants `update="manual"`, and
+            `update_codebook(optimizer)` resets them.
         k_means: whether it starts at means of the first batch in training.
         update: `"forward"`, or `"manual"`: statistics of several forwards are collected, and
             `update_codebook()` applies them, once a step of the optimizer.
         metric: `"euclidean"`, or `"cosine"`: z and the codewords are brought to length 1.
         transform: a module that makes the codebook out of a fixed random one, `(K, D)` to `(K, D)`,
             and learns in its place; it excludes `learn="ema"`, k-means and revival.
+
+    Attributes:
+        frozen: set it, and nothing is learned or counted, in `train()` as in `eval()`.
     """
 
     codebook: Tensor
@@ -105,11 +114,17 @@ class Codebook(nn.Module):
             raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         if transform is not None and (learn == "ema" or revive or k_means):
             raise ArgumentError("transform learns by itself: pass learn='loss' or 'gradient' alone")
+        if revive and learn != "ema" and update != "manual":
+            raise ArgumentError(
+                f"revive with learn={learn!r} needs update='manual', and after optimizer.step() "
+                f"update_codebook(optimizer), which also resets the moments of revived codes"
+            )
         self.codes, self.width, self.learn, self.update = codes, width, learn, update
         self.metric, self.transform = metric, transform
         self.commitment = check_at_least("commitment", commitment, 0)
         self.revive = check_at_least("revive", revive, 0)
         self.started = transform is not None or k_means is False
+        self.frozen = False
         start = torch.randn(codes, width) / width**0.5
         if learn == "ema" or transform is not None:
             self.register_buffer("codebook", start)
@@ -134,15 +149,18 @@ class Codebook(nn.Module):
 
         In training, what was chosen counts. Where `mask` is False the codeword is 0, the number -1.
         """
-        if self.training and not self.started:
-            self._start(z.detach(), mask)
+        learning = self.training and not self.frozen
+        if learning and not self.started:
+            self.start(z.detach(), mask)
         codebook = self.codewords().to(z.dtype)
+        if self.frozen:
+            codebook = codebook.detach()
         index = api.nearest(z, codebook)
         q = api.codewords(codebook, index).to(z.dtype)
         if mask is not None:
             index = torch.where(mask, index, -1)
             q = torch.where(mask.unsqueeze(-1), q, 0)
-        if self.training:
+        if learning:
             with torch.no_grad():
                 self.statistics.collect(z.detach().reshape(-1, self.width), index.flatten())
                 if self.update == "forward":
@@ -152,35 +170,50 @@ class Codebook(nn.Module):
     def loss(self, z: Tensor, q: Tensor, index: Tensor) -> Tensor:
         """Return the weighted losses of what `select` gave for `z`."""
         loss = self.commitment * commitment(z, q, index >= 0)
-        return loss + codebook_loss(z, q, index >= 0) if self.learn == "loss" else loss
+        learned = self.learn == "loss" and not self.frozen
+        return loss + codebook_loss(z, q, index >= 0) if learned else loss
 
     @torch.no_grad()
     def update_codebook(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Apply what was collected, and revive dead codes.
 
-        The optimizer of a codebook that is a parameter, if it is given, forgets its moments of
+        A codebook that is a parameter needs its optimizer for that, which forgets its moments of
         codes that were revived.
         """
         self.statistics.apply_collected()
-        given = None
         if self.revive:
             given, rows = self.statistics.revive(self.revive)
+            if self.learn != "ema":
+                self._replace(given.unsqueeze(-1), rows, optimizer)
         if self.learn == "ema":
             self.codebook.copy_(self.statistics.means(self.codebook))
-        elif given is not None:
-            self.codebook.copy_(torch.where(given.unsqueeze(-1), rows, self.codebook))
-            moments = {} if optimizer is None else optimizer.state.get(self.codebook, {})
-            for moment in moments.values():
-                if isinstance(moment, Tensor) and moment.shape == self.codebook.shape:
-                    moment.masked_fill_(given.unsqueeze(-1), 0)
+
+    def _replace(
+        self, given: Tensor, rows: Tensor, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        """Write rows into a parameter, which may be sharded, and 0 into the moments of them."""
+        if optimizer is None:
+            raise ArgumentError(
+                "a codebook that is a parameter is revived by its optimizer: pass it"
+            )
+        given, rows = laid_as(given, self.codebook), laid_as(rows, self.codebook)
+        self.codebook.copy_(torch.where(given, rows.to(self.codebook.dtype), self.codebook))
+        for moment in optimizer.state.get(self.codebook, {}).values():
+            if isinstance(moment, Tensor) and moment.shape == self.codebook.shape:
+                moment.masked_fill_(given, 0)
 
     @torch.no_grad()
-    def _start(self, z: Tensor, mask: Tensor | None) -> None:
+    def start(self, z: Tensor, mask: Tensor | None = None) -> None:
+        """Set the codebook to the means of vectors `(..., D)`, on all processes at once.
+
+        The first forward in training does so, unless `k_means=False`. A parameter that
+        `torch.distributed.fsdp.fully_shard` has cut can't be written to there: call this before.
+        """
         rows = z.reshape(-1, self.width)
         valid = rows.isfinite().all(-1)
         valid = valid if mask is None else valid & mask.flatten()
-        means = self.statistics.k_means(self.codebook, rows, valid)
-        self.codebook.copy_(means)
+        means = self.statistics.k_means(whole(self.codebook), rows, valid)
+        self.codebook.copy_(laid_as(means.to(self.codebook.dtype), self.codebook))
         self.statistics.set(means)
         self.started = True
 
@@ -193,6 +226,12 @@ class Codebook(nn.Module):
         """The exponential of the entropy of how often each code is chosen, over time."""
         share = self.statistics.count / self.statistics.count.sum()
         return torch.special.entr(share).sum().exp()
+
+    @property
+    def dead_codes(self) -> Tensor:
+        """How many codes are chosen less than `revive` (or 0.01) times as often as the mean one."""
+        count = self.statistics.count
+        return (count < (self.revive or DEAD) * count.mean()).sum()
 
     def get_extra_state(self) -> Mapping[str, Any]:
         return {"started": self.started}
@@ -208,6 +247,11 @@ def check_row_mask(z: Tensor, mask: Tensor | None) -> None:
     """Raise unless `mask` is None or has the shape of `z` without its last dimension."""
     if mask is not None and mask.shape != z.shape[:-1]:
         raise ShapeError(f"mask must have the shape {tuple(z.shape[:-1])}, got {tuple(mask.shape)}")
+
+
+def unmasked(z: Tensor, mask: Tensor | None) -> Tensor:
+    """Return z, 0 where the mask is False: what is there may be anything."""
+    return z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)
 
 
 def _check_one_of(name: str, value: str, *known: str) -> None:

@@ -1,20 +1,19 @@
-"""Codebook operators as modules."""
+"""Quantizers whose codebooks learn: one, a chain, and a group."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
+from ..core.errors import ArgumentError, ShapeError, check_count
 from ..core.precision import compute_dtype
 from ..estimators import PairEstimator
-from ..ops.codebook import api, codes
-from .base import EstimatorModule, OperatorModule
-from .codebook import Codebook, Quantized, check_row_mask, commitment
+from ..ops.codebook.api import through
+from ..ops.codebook.arguments import check_vectors
+from .base import EstimatorModule
+from .codebook import Codebook, Quantized, check_row_mask, unmasked
 
 
 class VectorQuantizer(EstimatorModule[PairEstimator]):
@@ -49,11 +48,11 @@ class VectorQuantizer(EstimatorModule[PairEstimator]):
         self.codes = codes
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        api.check_vectors(z)
+        check_vectors(z)
         check_row_mask(z, mask)
-        z = self.book.directed(z if mask is None else torch.where(mask.unsqueeze(-1), z, 0))
+        z = self.book.directed(unmasked(z, mask))
         q, index = self.book.select(z, mask)
-        return Quantized(api.through(z, q, self.rule), index, self.book.loss(z, q, index))
+        return Quantized(through(z, q, self.rule), index, self.book.loss(z, q, index))
 
     def decode(self, index: Tensor) -> Tensor:
         """Return the codewords of numbers of any shape, a NaN row for -1."""
@@ -105,9 +104,9 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         self.codes, self.dropout = codes, dropout
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        api.check_vectors(z)
+        check_vectors(z)
         check_row_mask(z, mask)
-        z = z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)
+        z = unmasked(z, mask)
         depth = self._depth(z)
         whole, loss = torch.zeros_like(z), z.new_zeros((), dtype=compute_dtype(z.dtype))
         numbers = []
@@ -121,7 +120,7 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
             loss = loss + book.loss(left, q, index)
             whole = whole + q
             numbers.append(index)
-        return Quantized(api.through(z, whole, self.rule), torch.stack(numbers, -1), loss)
+        return Quantized(through(z, whole, self.rule), torch.stack(numbers, -1), loss)
 
     def _depth(self, z: Tensor) -> Tensor | None:
         """Return how many stages each row goes through, the same of an example."""
@@ -181,15 +180,15 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
         self.codes = codes
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        api.check_vectors(z)
+        check_vectors(z)
         check_row_mask(z, mask)
-        z = z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)
+        z = unmasked(z, mask)
         found = []
         for book, part in zip(self.books, z.chunk(len(self.books), -1), strict=True):
             assert isinstance(book, Codebook)
             part = book.directed(part)
             q, index = book.select(part, mask)
-            found.append((api.through(part, q, self.rule), index, book.loss(part, q, index)))
+            found.append((through(part, q, self.rule), index, book.loss(part, q, index)))
         quantized, numbers, losses = zip(*found, strict=True)
         loss = torch.stack(losses).mean()
         return Quantized(torch.cat(quantized, -1), torch.stack(numbers, -1), loss)
@@ -208,85 +207,3 @@ def _update(books: nn.ModuleList, optimizer: torch.optim.Optimizer | None) -> No
     for book in books:
         assert isinstance(book, Codebook)
         book.update_codebook(optimizer)
-
-
-class FSQ(OperatorModule):
-    """`st.fsq` as a module: `(code, index, 0)`; it learns nothing, and needs no loss.
-
-    Args:
-        levels: how many each of the D entries has.
-        bound: `"tanh"` or `"sigmoid"`.
-        symmetric: whether the levels lie evenly about 0.
-
-    Example:
-        >>> quantizer = st.nn.FSQ([8, 5, 5])
-        >>> code, index, _ = quantizer(torch.randn(10, 3))
-        >>> torch.equal(quantizer.decode(index), code)
-        True
-    """
-
-    def __init__(
-        self, levels: Sequence[int], *, bound: str = "tanh", symmetric: bool = False
-    ) -> None:
-        super().__init__()
-        self.levels, self.bound, self.symmetric = tuple(levels), bound, symmetric
-        self.codes = math.prod(self.levels)
-
-    def forward(self, z: Tensor) -> Quantized:
-        code, index = codes.fsq(z, self.levels, bound=self.bound, symmetric=self.symmetric)
-        return Quantized(code, index, code.new_zeros(()))
-
-    def decode(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the codes of numbers of any shape."""
-        return codes.fsq_decode(index, self.levels, symmetric=self.symmetric, dtype=dtype)
-
-    def extra_repr(self) -> str:
-        return f"{list(self.levels)}, bound={self.bound!r}, symmetric={self.symmetric}"
-
-
-class LFQ(OperatorModule):
-    """`st.lfq` as a module, its loss `commitment` and `entropy (H(p) - diversity H(mean p))`.
-
-    Args:
-        bits: D.
-        entropy: the weight of the entropies of `st.lfq_entropy`.
-        diversity: that of the entropy of the mean among them.
-        commitment: the weight of the mean of `(z - code)^2`.
-
-    Example:
-        >>> quantizer = st.nn.LFQ(8)
-        >>> code, index, loss = quantizer(torch.randn(10, 8))
-        >>> torch.equal(quantizer.decode(index), code)
-        True
-    """
-
-    def __init__(
-        self, bits: int, *, entropy: float = 0.1, diversity: float = 1.0, commitment: float = 0.25
-    ) -> None:
-        super().__init__()
-        check_count("bits", bits)
-        self.bits, self.codes = bits, 2**bits
-        self.diversity = check_at_least("diversity", diversity, 0)
-        self.entropy = check_at_least("entropy", entropy, 0)
-        self.commitment = check_at_least("commitment", commitment, 0)
-
-    def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        api.check_vectors(z)
-        check_row_mask(z, mask)
-        if z.shape[-1] != self.bits:
-            raise ShapeError(f"z must be (..., {self.bits}), got {tuple(z.shape)}")
-        z = z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)
-        code, index = codes.lfq(z)
-        if mask is not None:
-            code = torch.where(mask.unsqueeze(-1), code, 0)
-            index = torch.where(mask, index, -1)
-        each, together = codes.lfq_entropy(z, mask=mask)
-        loss = self.entropy * (each - self.diversity * together)
-        return Quantized(code, index, loss + self.commitment * commitment(z, code, mask))
-
-    def decode(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the codes of numbers of any shape."""
-        return codes.lfq_decode(index, self.bits, dtype=dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.bits}, entropy={self.entropy}, diversity={self.diversity}"

@@ -22,7 +22,8 @@ class CodebookStatistics(nn.Module):
     """Moving averages of how often each code is chosen and of the sum of what chose it, in float32.
 
     They are collected at a forward, summed over all processes when they are applied, and the same
-    to the bit on each. Nothing of them depends on torch's random state.
+    to the bit on each. Nothing of them depends on torch's random state. A checkpoint belongs after
+    what was collected is applied: until then each process has its own.
     """
 
     count: Tensor
@@ -40,9 +41,10 @@ class CodebookStatistics(nn.Module):
         self.register_buffer("total", torch.zeros(codes, width))
         self.register_buffer("new_count", torch.zeros(codes))
         self.register_buffer("new_total", torch.zeros(codes, width))
-        self.register_buffer("candidates", torch.zeros(codes, width))
-        self.register_buffer("usable", torch.zeros(codes, dtype=torch.bool))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        # Rows of the last forward, which differ from process to process.
+        self.register_buffer("candidates", torch.zeros(codes, width), persistent=False)
+        self.register_buffer("usable", torch.zeros(codes, dtype=torch.bool), persistent=False)
 
     def set(self, codebook: Tensor) -> None:
         """Begin at a codebook, each of whose codes was chosen once."""

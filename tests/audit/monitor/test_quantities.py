@@ -2,6 +2,8 @@
 
 import inspect
 import math
+import re
+from statistics import fmean
 
 import pytest
 import torch
@@ -332,16 +334,34 @@ def test_quantizers_are_read():
     model = st.nn.ResidualVQ(2, 8, 3, k_means=False)
     z = torch.randn(2, 20, 3, requires_grad=True)
     with Monitor(model, every=1) as monitor:
-        index = model(z).index.reshape(-1, 2)
+        first = model(z)
         model.eval()(z)  # is not observed
-        model.train()
-        model(z).quantized.sum().backward()
+        second = model.train()(z)
+        second.quantized.sum().backward()
         monitor.step()
+    indices = [y.index.reshape(-1, 2) for y in (first, second)]
     seen = {row.quantity: row.value for row in monitor.observations}
-    assert {"code_use", "perplexity", "collision_rate", "saturation"} <= seen.keys()
-    use, perplexity, collisions = code_usage(torch.tensor([[0, 1], [0, 1], [2, 3], [-1, 0]]), 4)
-    assert use.item() == 0.5
-    assert perplexity.item() == pytest.approx(3 / 4 ** (1 / 3))  # exp(log 3 - 2/3 log 2)
-    assert collisions.item() == pytest.approx(1 / 3)
-    assert index.shape == (40, 2)
     assert seen["saturation"] == 0
+    assert seen["unique_ids"] == fmean(len(index.unique(dim=0)) for index in indices)
+    assert seen["collision_rate"] == pytest.approx(1 - seen["unique_ids"] / 40)
+    assert seen["code_use"] == pytest.approx(
+        fmean(len(column.unique()) / 8 for index in indices for column in index.unbind(-1))
+    )
+    title, row, _ = monitor.summary().splitlines()
+    assert re.search("code use +perplexity +dead codes +unique ids +collision rate$", title)
+    assert row.startswith("ResidualVQ")
+    model.books[1].statistics.count[:3] = 1e-4
+    with Monitor(model.eval(), every=1, training=False) as monitor:
+        model(z)
+        monitor.step()
+    assert {row.quantity: row.value for row in monitor.observations}["dead_codes"] == 3
+    found = code_usage(torch.tensor([[0, 1], [0, 1], [2, 3], [-1, 0]]), 4)
+    perplexity = pytest.approx(3 / 4 ** (1 / 3))  # exp(log 3 - 2/3 log 2)
+    shared = pytest.approx(1 / 3)
+    assert found == {
+        "code_use": 0.5,
+        "perplexity": perplexity,
+        "unique_ids": 2,
+        "collision_rate": shared,
+    }
+    assert code_usage(torch.tensor([[-1, 0]]), 4) == {}

@@ -88,6 +88,7 @@ def test_signs_spell_a_number(dtype):
     unit, same = st.bsq(z)
     assert torch.equal(same, number)
     assert torch.equal(unit, (z.sign().double() / math.sqrt(6)).to(dtype))
+    assert torch.equal(st.bsq_decode(same, 6, dtype=dtype), unit)
     assert st.lfq(torch.tensor([[0.0, -0.0]]))[1].tolist() == [3]
 
 
@@ -96,6 +97,8 @@ def test_63_signs():
     code, number = st.lfq(z)
     assert torch.equal(st.lfq_decode(number, 63), code)
     assert st.lfq(torch.ones(63))[1].item() == 2**63 - 1
+    unit, number = st.bsq(z)
+    assert torch.equal(st.bsq_decode(number, 63), unit)
 
 
 def test_bsq_has_the_gradient_of_the_normalisation():
@@ -117,6 +120,7 @@ def test_a_row_that_holds_nan_has_no_number():
         with st.strict(), pytest.raises(st.ArgumentError, match=rf"{name}: row \(0,\).* a NaN"):
             call(z)
     assert st.fsq_decode(torch.tensor([-1]), [3, 3]).isnan().all()
+    assert st.bsq_decode(torch.tensor([-1]), 3).isnan().all()
 
 
 def test_entropy_is_that_of_the_whole_table():
@@ -148,6 +152,7 @@ REFUSED = [
     (lambda: st.lfq_decode(torch.ones(2), 3), st.DtypeError, "index must be an int64"),
     (lambda: st.lfq_decode(torch.tensor([8]), 3), st.ArgumentError, "index must be below 8, got 8"),
     (lambda: st.lfq_decode(torch.tensor([8]), 64), st.ArgumentError, "bits must be an int from 1"),
+    (lambda: st.bsq_decode(torch.tensor([8]), 3), st.ArgumentError, "index must be below 8, got 8"),
     (lambda: st.fsq_decode(torch.tensor([9]), [3, 3]), st.ArgumentError, "index must be below 9"),
     (lambda: st.lfq_entropy(torch.ones(2, 3), mask=torch.ones(3)), st.ShapeError, "mask must have"),
 ]

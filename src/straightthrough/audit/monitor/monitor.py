@@ -47,10 +47,11 @@ class Monitor:
       the draw, for `DecoupledST`), of `sigmoid(logits)` for gates. Not for counts.
     - `code_use`, `perplexity`: the share of classes that occur in a call, and the exponential of
       the entropy of how often each does, over all rows. With fewer rows than classes, neither can
-      reach its maximum.
-
-    - `collision_rate`: of quantizers, the share of vectors that don't have their numbers for
-      themselves: 1 less the number of different (tuples of) numbers over that of vectors.
+      reach its maximum. Of quantizers with several codebooks they are means over them.
+    - `dead_codes`: of quantizers that learn, how many codes are dead by now, over all their
+      codebooks, as `Codebook.dead_codes` says.
+    - `unique_ids`, `collision_rate`: of quantizers, how many different (tuples of) numbers the
+      vectors of a call have, and 1 less that over the number of vectors.
 
     A quantity that is undefined (0 / 0) is left out.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WHOLE = {"saturation", "sparsity", "code_use"}
+WHOLE = {"saturation", "sparsity", "code_use", "collision_rate"}
 """Shares that are drawn from 0 to 1; flips, which become rare, have a scale of their own."""
 
 LONG = 14

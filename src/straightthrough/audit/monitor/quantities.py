@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -23,10 +24,11 @@ from ...nn.categorical import (
     CategoricalLookup,
     GumbelSoftmax,
 )
+from ...nn.codes import FSQ, LFQ
 from ...nn.counts import Count
 from ...nn.pointwise import Clamp, Pointwise, Sign
 from ...nn.quantizer import Quantizer
-from ...nn.quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
+from ...nn.quantizers import GroupedVQ, ResidualVQ, VectorQuantizer
 from ...nn.subset import TopK
 
 
@@ -169,21 +171,26 @@ def usage(counts: Tensor) -> tuple[Tensor, Tensor]:
     return (counts > 0).float().mean(), torch.special.entr(share).sum().exp()
 
 
-def code_usage(index: Tensor, codes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the use and the perplexity of codes, and how often a row's numbers are not its own.
+def code_usage(index: Tensor, codes: int) -> dict[str, float]:
+    """Return what the numbers `(N, T)` of T codebooks say of them; rows that hold -1 don't count.
 
-    Of the numbers `(N, T)` of T codebooks, the first two as means over them, without rows of -1.
+    Use and perplexity are means over the codebooks.
     """
     index = index[(index >= 0).all(-1)]
+    if not len(index):
+        return {}
     uses, perplexities = [], []
     for column in index.unbind(-1):
         share = column.unique(return_counts=True)[1] / len(column)
         uses.append(len(share) / codes)
         perplexities.append(float(torch.special.entr(share).sum().exp()))
-    distinct = len(index.unique(dim=0)) / max(len(index), 1)
-    found = (sum(uses) / len(uses), sum(perplexities) / len(uses), 1 - distinct)
-    use, perplexity, collisions = (torch.tensor(value) for value in found)
-    return use, perplexity, collisions
+    ids = len(index.unique(dim=0))
+    return {
+        "code_use": fmean(uses),
+        "perplexity": fmean(perplexities),
+        "unique_ids": ids,
+        "collision_rate": 1 - ids / len(index),
+    }
 
 
 def flip_rate(before: Tensor, now: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...core.errors import apply_mask
 from ...core.internals import transforms_active
 from ...nn.bernoulli import HardConcreteGate
-from ...nn.codebook import Quantized
+from ...nn.codebook import Codebook, Quantized
 from .quantities import (
     Kind,
     code_usage,
@@ -92,9 +92,12 @@ class Reader:
 
     def _read_codes(self, module: nn.Module, x: Tensor, y: Quantized) -> None:
         rows = y.index.reshape(y.quantized.shape[:-1].numel(), -1)
-        names = ("code_use", "perplexity", "collision_rate")
-        for name, found in zip(names, code_usage(rows, cast(int, module.codes)), strict=True):
-            self._found[name].append(found)
+        seen = code_usage(rows, cast(int, module.codes))
+        books = [book for book in module.modules() if isinstance(book, Codebook)]
+        if books:
+            seen["dead_codes"] = float(sum(book.dead_codes for book in books))
+        for name, value in seen.items():
+            self._found[name].append(torch.tensor(value))
         size = max(1, self._elements // y.quantized.shape[-1])
         self._compare(sample(rows.unsqueeze(0), size))
         if y.quantized.requires_grad and x.requires_grad:

@@ -16,6 +16,9 @@ TITLES = {
     "entropy": "entropy (nats)",
     "code_use": "code use",
     "perplexity": "perplexity",
+    "dead_codes": "dead codes",
+    "unique_ids": "unique ids",
+    "collision_rate": "collision rate",
 }
 
 Series = dict[tuple[str, str], list[Observation]]

@@ -11,11 +11,8 @@ from ...core.errors import (
     ArgumentError,
     Number,
     ShapeError,
-    check_dense,
-    check_floating,
     check_outcomes,
 )
-from ...core.mesh import on_mesh
 from ...core.outcomes import Codeword, Row
 from ...core.precision import compute_dtype, in_dtype_of
 from ...core.registry import operator, resolve
@@ -23,8 +20,9 @@ from ...core.rules import Saved
 from ...core.signature import Input
 from ...estimators import PairEstimator, PairSTE
 from . import specification
-from .operation import Codewords, Through
-from .search import directions, nearest_index
+from .arguments import check_codebook, check_vectors
+from .operation import Codewords, Nearest, Through
+from .search import directions
 
 _RULE = {
     "rule": "estimator",
@@ -35,36 +33,6 @@ _RULE = {
 
 def _pair_bytes(rule: PairEstimator, z: Tensor, dtype: torch.dtype) -> int:
     return 0 if rule.saved is Saved.NOTHING else z.nbytes + z.numel() * dtype.itemsize
-
-
-def check_vectors(z: Tensor) -> None:
-    """Raise unless `z` is `(..., D)` of a floating dtype, D at least 1."""
-    check_floating("z", z)
-    if z.is_nested:
-        check_dense("z", z)
-    if z.ndim == 0 or z.shape[-1] == 0:
-        raise ShapeError(f"z must be (..., D) with D at least 1, got {tuple(z.shape)}")
-
-
-def check_codebook(z: Tensor, codebook: Tensor) -> Tensor:
-    """Return the codebook in the dtype of `z`, which it fits."""
-    if on_mesh(z) or on_mesh(codebook):
-        raise ArgumentError(
-            "a codebook is not searched for DTensors; pass z.to_local(), a rank's own rows, and "
-            "the whole codebook, and add up its gradients over the ranks"
-        )
-    check_vectors(z)
-    codebook = in_dtype_of("z", z, "codebook", codebook)
-    heads = codebook.shape[:-2]
-    fitting = (*heads, z.shape[-1])
-    if codebook.ndim < 2 or codebook.shape[-2] == 0 or codebook.shape[-1] != z.shape[-1]:
-        fitting = ()
-    if not fitting or z.shape[-len(fitting) :] != torch.Size(fitting):
-        raise ShapeError(
-            f"codebook must be (K, D) with K at least 1 and D that of z (..., D), or (*H, K, D) "
-            f"for z (..., *H, D), got codebook {tuple(codebook.shape)} and z {tuple(z.shape)}"
-        )
-    return codebook
 
 
 def nearest(z: Tensor, codebook: Tensor, *, metric: str = "euclidean") -> Tensor:
@@ -108,7 +76,7 @@ def nearest(z: Tensor, codebook: Tensor, *, metric: str = "euclidean") -> Tensor
     z, codebook = z.detach(), codebook.detach()
     if metric == "cosine":
         z, codebook = directions(z), directions(codebook)
-    index: Tensor = nearest_index(z, codebook)
+    index: Tensor = apply(Nearest(), z, codebook)
     check_outcomes("nearest", lambda: index < 0, NOT_FINITE)
     return index
 
@@ -228,7 +196,7 @@ def vector_quantize(
     """
     rule = resolve("estimator", estimator, PairEstimator, fields=fields)
     codebook = check_codebook(z, codebook)
-    index: Tensor = nearest_index(z.detach(), codebook.detach())
+    index: Tensor = apply(Nearest(), z.detach(), codebook.detach())
     y: Tensor = apply(Through(rule), z, codewords(codebook, index))
     check_outcomes("vector_quantize", lambda: index < 0, NOT_FINITE)
     return y, index
@@ -246,5 +214,5 @@ def codewords(codebook: Tensor, index: Tensor) -> Tensor:
         start = torch.arange(heads.numel(), device=index.device).reshape(heads) * codes
         index = torch.where(index < 0, -1, index + start)
     dtype = str(codebook.dtype).removeprefix("torch.")
-    value: Tensor = apply(Codewords(len(table), dtype), table, index)
+    value: Tensor = apply(Codewords(len(table), dtype), index, table)
     return value

@@ -28,6 +28,11 @@ def _places(levels: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor(places, device=device)
 
 
+def decoded(code: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the codes of numbers in a dtype, a NaN row for -1."""
+    return torch.where((index < 0).unsqueeze(-1), torch.nan, code.to(dtype))
+
+
 class Grid:
     """How an entry is bounded, `reach tanh(slope z + shift) - offset`, and its whole number read.
 

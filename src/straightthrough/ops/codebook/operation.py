@@ -16,35 +16,53 @@ from ...core.rules import Saved
 from ...estimators import PairEstimator
 from ...estimators.pair import factored, has_direction, inner
 from .grid import Grid, number_of
+from .search import nearest_index
+
+
+@dataclass(frozen=True)
+class Nearest(Operation):
+    """The number of the nearest codeword, without a gradient."""
+
+    dims = ("... D", "K D")
+
+    def forward(self, z: Tensor, codebook: Tensor) -> tuple[Tensor]:
+        return (nearest_index(z, codebook),)
+
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[None, None]:
+        return None, None
 
 
 @dataclass(frozen=True)
 class Codewords(Operation):
     """The rows of a table in float32 or float64 forward; backward adds up what comes to each.
 
+    The numbers come first, as they say how the value lies on a mesh.
+
     The table is not saved, so that it may be written to before backward: of it there is the number
     of its rows, and its dtype.
     """
 
+    dims = ("...", "K D")
+
     rows: int
     dtype: str
 
-    def forward(self, table: Tensor, index: Tensor) -> tuple[Tensor]:
+    def forward(self, index: Tensor, table: Tensor) -> tuple[Tensor]:
         value = table.index_select(0, index.flatten().clamp(min=0)).to(compute_dtype(table.dtype))
         value = value.reshape(*index.shape, table.shape[-1])
         return (torch.where((index < 0).unsqueeze(-1), torch.nan, value),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return inputs[1:]
+        return inputs[:1]
 
-    def backward(self, grad: Tensor, index: Tensor) -> tuple[Tensor, None]:
+    def backward(self, grad: Tensor, index: Tensor) -> tuple[None, Tensor]:
         # A row without a codeword, whose index is -1, adds to one beyond the table.
         sums = grad.new_zeros(self.rows + 1, grad.shape[-1])
         sums = sums.index_add(0, index.flatten() % len(sums), grad.reshape(-1, grad.shape[-1]))
-        return narrowed(sums[:-1], getattr(torch, self.dtype)), None
+        return None, narrowed(sums[:-1], getattr(torch, self.dtype))
 
     def jvp(self, tangents: Sequence[Tensor], index: Tensor) -> Tensor:
-        moved = self.forward(tangents[0], index)[0]
+        moved = self.forward(index, tangents[1])[0]
         return torch.where((index < 0).unsqueeze(-1), 0, moved)
 
 
@@ -111,6 +129,11 @@ class FiniteScalars(Operation):
         return Grid(self.levels, self.slope, self.symmetric, wide), wide
 
 
+def signs_of(digits: Tensor, sphere: bool) -> Tensor:
+    """Return -1 for 0 and 1 for 1, on the sphere over the root of their number."""
+    return (2 * digits - 1) * (1 / math.sqrt(digits.shape[-1]) if sphere else 1)
+
+
 @dataclass(frozen=True)
 class Signs(Operation):
     """The sign of each entry forward; backward the gradient as it is, or that to z / |z|.
@@ -125,8 +148,7 @@ class Signs(Operation):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         digits = (z >= 0).to(compute_dtype(z.dtype))
-        code = (2 * digits - 1) * (1 / math.sqrt(z.shape[-1]) if self.sphere else 1)
-        return _coded(code, digits, (2,) * z.shape[-1], z)
+        return _coded(signs_of(digits, self.sphere), digits, (2,) * z.shape[-1], z)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs if self.sphere else ()

@@ -1,0 +1,59 @@
+"""The arguments of codebook operators, checked: vectors, codebooks, and numbers of codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.errors import ArgumentError, DtypeError, ShapeError, check_dense, check_floating
+from ...core.mesh import on_mesh
+from ...core.precision import in_dtype_of
+
+MOST = 2**63
+"""How many codes int64 has numbers for."""
+
+
+def check_vectors(z: Tensor) -> None:
+    """Raise unless `z` is `(..., D)` of a floating dtype, D at least 1."""
+    check_floating("z", z)
+    if z.is_nested:
+        check_dense("z", z)
+    if z.ndim == 0 or z.shape[-1] == 0:
+        raise ShapeError(f"z must be (..., D) with D at least 1, got {tuple(z.shape)}")
+
+
+def check_codebook(z: Tensor, codebook: Tensor) -> Tensor:
+    """Return the codebook in the dtype of `z`, which it fits."""
+    check_vectors(z)
+    codebook = in_dtype_of("z", z, "codebook", codebook)
+    heads = codebook.shape[:-2]
+    fitting = (*heads, z.shape[-1])
+    if codebook.ndim < 2 or codebook.shape[-2] == 0 or codebook.shape[-1] != z.shape[-1]:
+        fitting = ()
+    if not fitting or z.shape[-len(fitting) :] != torch.Size(fitting):
+        raise ShapeError(
+            f"codebook must be (K, D) with K at least 1 and D that of z (..., D), or (*H, K, D) "
+            f"for z (..., *H, D), got codebook {tuple(codebook.shape)} and z {tuple(z.shape)}"
+        )
+    if on_mesh(codebook) and heads:
+        raise ArgumentError(
+            f"as a DTensor a codebook must be (K, D), got {tuple(codebook.shape)}; call it for "
+            f"each of the heads"
+        )
+    return codebook
+
+
+def check_most(codes: int) -> None:
+    """Raise unless int64 has a number for each of so many codes."""
+    if codes > MOST:
+        raise ArgumentError(f"there may be 2^63 codes at most, which int64 numbers; got {codes}")
+
+
+def check_index(index: Tensor, codes: int) -> None:
+    """Raise unless `index` holds int64 numbers of so many codes."""
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        raise DtypeError(f"index must be an int64 tensor, got {kind}; use index.long()")
+    check_dense("index", index)
+    if codes < MOST and not torch.compiler.is_compiling() and bool((index >= codes).any()):
+        raise ArgumentError(f"index must be below {codes}, got {int(index.max())}")

@@ -1,0 +1,15 @@
+"""Codebooks that learn on two processes: sharded, saved and resumed."""
+
+from pathlib import Path
+
+import ranks
+from frameworks import quantizing
+
+
+def test_a_checkpoint_of_sharded_codebooks_resumes_to_the_bit(tmp_path: Path) -> None:
+    ranks.run(quantizing.train_and_save, 2, tmp_path)
+    ranks.run(quantizing.resume, 2, tmp_path)
+
+
+def test_a_sharded_codebook_starts_at_the_means_of_all_rows() -> None:
+    ranks.run(quantizing.try_start, 2)
