@@ -9,7 +9,7 @@ from ...core.kernels import index as class_number
 from ...core.kernels import kernel, like
 from ...core.noise import Noise, gumbel, in_blocks
 from ...core.precision import cast, compute_dtype
-from ...estimators.categorical import tempered
+from ...relaxations.jacobian import tempered
 
 
 @kernel("(Tensor logits, Noise noise) -> Tensor", class_number)
