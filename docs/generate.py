@@ -13,7 +13,6 @@ from benchmarks import results, tables
 from straightthrough.cli.app import app
 from straightthrough.cli.pages import layout
 from straightthrough.core.registry import OPERATORS, RULES, first_line
-from straightthrough.core.rules import Derivative
 from straightthrough.estimators import GridEstimator
 from straightthrough.report import markdown
 from straightthrough.report.markdown import table
@@ -27,10 +26,15 @@ FORMS = {
         "Pointwise rules: backward multiplies the gradient by `derivative(x)`. Any of them goes "
         "with any pointwise operator, and with `st.bernoulli`, as an object or by its shorthand.",
     ),
+    "relaxations": (
+        "Relaxations",
+        "Smooth functions that stand for a selection in backward: of `st.topk`, which takes any of "
+        "them, and of `st.argmax`, whose relaxation is the softmax.",
+    ),
     "estimators": (
         "Estimators",
-        "Rules for draws, selections, codewords and numbers on a grid. `Softmax` is a relaxation, "
-        "for the deterministic `st.topk`; `Fini` gives the gradient of a count; those that fit "
+        "Rules for draws, codewords and numbers on a grid. `Fini` gives the gradient of a count; "
+        "those that fit "
         "`st.fake_quantize` the gradients of a number on a grid; `PairSTE`, `Both`, `Rotation` and "
         "`DiVeQ` those of a vector and its codeword; all others that of a draw of classes. "
         "The shaded band of a picture is one standard deviation of a single sample.",
@@ -132,14 +136,12 @@ def write_rules(folder: Path, form: str) -> None:
     for name, record in records.items():
         plots.draw(record.example, folder / f"{name}.svg")
         write(folder / f"{name}.md", rule_page(record, form))
-        rows.append(
-            [f"[`{record.type.__name__}`]({name}.md)", f'`"{record.shorthand}"`', record.summary]
-        )
+        rows.append([f"[`{titled(record)}`]({name}.md)", f'`"{record.shorthand}"`', record.summary])
     listing = table(["rule", "shorthand", "what it is"], rows)
     gallery = (
         "\n![Every surrogate with its defaults](gallery.svg)\n" if form == "surrogates" else ""
     )
-    pages = {name: record.type.__name__ for name, record in records.items()}
+    pages = {name: titled(record) for name, record in records.items()}
     body = f"# {title}\n\n{introduction}\n{gallery}\n{listing}\n\n{toctree(pages)}"
     write(folder / "index.md", body)
 
@@ -159,8 +161,15 @@ def rule_page(record, form: str) -> str:
     facts = table(["", ""], [["shorthand", shorthand], ["fits", ", ".join(takers)]])
     members = "derivative, primitive" if form == "surrogates" else "vjp"
     members = "" if issubclass(record.type, GridEstimator) else members
-    docs = autodoc("autoclass", f"straightthrough.{form}.{name}", members)
-    return f"# `st.{form}.{name}`\n\n![{name}]({record.name}.svg)\n\n{facts}\n\n{docs}"
+    first = next(each for each in RULES.values() if each.type is record.type)
+    docs = autodoc("autoclass", f"straightthrough.{form}.{name}", members, record is first)
+    return f"# `st.{form}.{titled(record)}`\n\n![{name}]({record.name}.svg)\n\n{facts}\n\n{docs}"
+
+
+def titled(record) -> str:
+    """Return the class of a rule, with what its name fixes: `Threshold("laplace")`."""
+    fixed = ", ".join(f'"{value}"' for value in record.fields.values())
+    return record.type.__name__ + (f"({fixed})" if fixed else "")
 
 
 def command_line_page() -> str:
@@ -212,8 +221,8 @@ def write_studies(folder: Path) -> None:
 
 
 def form_of(record) -> str:
-    """Return the folder of a rule's page."""
-    return "surrogates" if issubclass(record.type, Derivative) else "estimators"
+    """Return the folder of a rule's page, which has the name of its package."""
+    return record.type.__module__.split(".")[1]
 
 
 def of_a_family(name: str, value: object) -> bool:
@@ -227,9 +236,10 @@ def family_of(function) -> str:
     return function.__module__.split(".")[2]
 
 
-def autodoc(directive: str, target: str, members: str = "") -> str:
+def autodoc(directive: str, target: str, members: str = "", indexed: bool = True) -> str:
     """Return a block that has Sphinx set the docstring of `target`."""
     option = f"\n   :members: {members}" if members else ""
+    option += "" if indexed else "\n   :no-index:"
     return f"```{{eval-rst}}\n.. {directive}:: {target}{option}\n```"
 
 

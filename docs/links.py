@@ -5,7 +5,6 @@ import re
 from docutils import nodes
 
 from straightthrough.core.registry import RULES
-from straightthrough.core.rules import Derivative
 
 ARXIV, DOI = "https://arxiv.org/abs/", "https://doi.org/"
 PROCEEDINGS, REVIEW = "https://proceedings.mlr.press/", "https://openreview.net/forum?id="
@@ -34,6 +33,7 @@ PAPERS = {
     "Convolutional networks for fast, energy-efficient neuromorphic "
     "computing": f"{ARXIV}1603.08270",
     "Deep autoregressive networks": f"{ARXIV}1310.8499",
+    "Differentiable fast top-K selection for large-scale recommendation": f"{ARXIV}2510.11472",
     "Differentiable soft quantization": f"{ARXIV}1908.05033",
     "DisARM: an antithetic gradient estimator for binary latent variables": f"{ARXIV}2006.10680",
     "Estimating or propagating gradients through stochastic neurons for conditional "
@@ -46,6 +46,9 @@ PAPERS = {
     "estimator": f"{ARXIV}2410.13331",
     "Incorporating learnable membrane time constant to enhance learning of spiking neural "
     "networks": f"{ARXIV}2007.05785",
+    "The limited multi-label projection layer": f"{ARXIV}1906.08707",
+    "LapSum: one method to differentiate them all: ranking, sorting and top-k "
+    "selection": f"{ARXIV}2503.06242",
     "Learning sparse neural networks through L0 regularization": f"{ARXIV}1712.01312",
     "Long short-term memory in networks of spiking neurons": f"{ARXIV}1803.09574",
     "Louizos, Welling, Kingma, 2018": f"{ARXIV}1712.01312",
@@ -98,10 +101,7 @@ PAPERS = {
 TITLE = re.compile(
     "|".join(r"\s+".join(map(re.escape, t.split())) for t in sorted(PAPERS, key=len, reverse=True))
 )
-FORMS = {
-    rule.type.__name__: "surrogates" if issubclass(rule.type, Derivative) else "estimators"
-    for rule in RULES.values()
-}
+FORMS = {rule.type.__name__: rule.type.__module__.split(".")[1] for rule in RULES.values()}
 
 
 def full_name(text):

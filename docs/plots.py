@@ -227,7 +227,7 @@ def hard_partner(rule, x):
 
 def variants(rule):
     """Yield the rule at half, once and twice its first parameter, with a label and a color."""
-    names = [field.name for field in dataclasses.fields(rule)]
+    names = [f.name for f in dataclasses.fields(rule) if not isinstance(getattr(rule, f.name), str)]
     if not names:
         yield rule, type(rule).__name__, BLUE
         return

@@ -21,7 +21,7 @@ WIDEST = 100
 # A package imports from layers below its own, and from itself.
 LAYERS = [
     {"core"},
-    {"grids"},
+    {"grids", "relaxations"},
     {"surrogates", "estimators"},
     {"ops"},
     {"scales"},

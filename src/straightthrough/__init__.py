@@ -1,6 +1,6 @@
 """Straight-through estimators: a hard forward bit for bit, a soft backward by any rule."""
 
-from . import audit, distributions, estimators, grids, nn, scales, surrogates
+from . import audit, distributions, estimators, grids, nn, relaxations, scales, surrogates
 from .core.errors import ArgumentError, DtypeError, ShapeError, StraightThroughError, strict
 from .core.noise import Seed
 from .core.straight_through import straight_through
@@ -67,6 +67,7 @@ __all__ = [
     "negative_binomial",
     "nn",
     "poisson",
+    "relaxations",
     "round",
     "scales",
     "sign",

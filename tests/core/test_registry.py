@@ -23,9 +23,9 @@ from straightthrough.estimators import (
     ReinMax,
     ReinMaxCV,
     ReinMaxRao,
-    Softmax,
     StraightThrough,
 )
+from straightthrough.relaxations import Softmax, Threshold
 
 PUBLIC = [
     "ArgumentError",
@@ -65,6 +65,7 @@ PUBLIC = [
     "negative_binomial",
     "nn",
     "poisson",
+    "relaxations",
     "round",
     "scales",
     "sign",
@@ -123,6 +124,9 @@ def test_every_rule_of_the_contract_has_its_shorthand_and_default() -> None:
         "reinmax_rao": ReinMaxRao(tau=1.0, samples=100),
         "reinmax_cv": ReinMaxCV(tau=0.7, eta=1.5, samples=32),
         "softmax": Softmax(tau=1.0),
+        "logistic": Threshold("logistic", tau=1.0),
+        "laplace": Threshold("laplace", tau=1.0),
+        "midpoint": Threshold("midpoint", tau=1.0),
         "identity": st.surrogates.Identity(),
         "clipped": st.surrogates.Clipped(width=1),
         "tanh": st.surrogates.Tanh(slope=1),
@@ -188,7 +192,7 @@ def test_rules_that_fit_an_operator() -> None:
     assert {"straight_through", "gumbel", "reinmax"} <= names
     assert "softmax" not in names
     selections = {record.name for record in OPERATORS["topk"].rules()}
-    assert "softmax" in selections
+    assert {"logistic", "laplace", "midpoint", "softmax"} <= selections
     assert "reinmax" not in selections
     assert "tanh" in {record.name for record in OPERATORS["bernoulli"].rules()}
     assert all(record.summary.endswith(".") for record in RULES.values())

@@ -11,7 +11,8 @@ from straightthrough.core import kernels
 from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation, Rule
-from straightthrough.estimators import CategoricalEstimator, Fini, ReinMax, Softmax
+from straightthrough.estimators import CategoricalEstimator, Fini, ReinMax
+from straightthrough.relaxations import Softmax
 
 RULES_OF_TENSORS = [
     record.example for record in RULES.values() if issubclass(record.type, (Derivative, Relaxation))

@@ -29,9 +29,9 @@ from straightthrough.estimators import (
     ReinMax,
     ReinMaxCV,
     ReinMaxRao,
-    Softmax,
     StraightThrough,
 )
+from straightthrough.relaxations import Softmax, Threshold
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,7 @@ TEMPERED = [
     ReinMaxRao,
     ReinMaxCV,
     Softmax,
+    Threshold,
 ]
 
 

@@ -31,11 +31,13 @@ class RuleRecord:
         name: no other rule's.
         type: its class.
         shorthand: what stands for it where rules of its form are taken.
+        fields: those of its fields that the name fixes, where a class has several names.
     """
 
     name: str
     type: type[Rule]
     shorthand: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -44,13 +46,13 @@ class RuleRecord:
 
     @property
     def example(self) -> Rule:
-        """The rule with its defaults, and 1 for each argument that has none."""
+        """The rule of that name with its defaults, and 1 for each argument that has none."""
         required = [
             f.name
             for f in dataclasses.fields(self.type)  # type: ignore[arg-type]  # all are dataclasses
             if f.default is dataclasses.MISSING
         ]
-        return self.type(**dict.fromkeys(required, 1.0))
+        return self.type(**dict.fromkeys(required, 1.0) | {**self.fields})
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,14 @@ def operator(**record: Any) -> Callable[[_Function], _Function]:
     return register
 
 
-def rule(name: str, *, shorthand: str = "") -> Callable[[_Rule], _Rule]:
-    """Register the decorated class as a rule; its shorthand is the name unless one is given."""
+def rule(name: str, *, shorthand: str = "", **fields: Any) -> Callable[[_Rule], _Rule]:
+    """Register the decorated class as a rule; its shorthand is the name unless one is given.
+
+    A class may be registered under several names, each with `fields` of its own.
+    """
 
     def register(cls: _Rule) -> _Rule:
-        RULES[name] = RuleRecord(name, cls, shorthand or name)
+        RULES[name] = RuleRecord(name, cls, shorthand or name, fields)
         return cls
 
     return register
@@ -179,7 +184,7 @@ def resolve(
     record = _record_of(given, fits) if isinstance(given, str) else None
     if record is None:
         raise ArgumentError(_unknown(argument, given, fits))
-    fields = fields or {}
+    fields = {**record.fields, **(fields or {})}
     _check_fields(record.type, fields)
     try:
         return record.type(**fields).settled()

@@ -169,44 +169,48 @@ class Relaxation(Rule):
 
     @abstractmethod
     def soft(self, x: Tensor) -> Tensor:
-        """Return the relaxed value of `x`."""
+        """Return the relaxed value of `x`, of an argmax the relaxed one-hot."""
 
-    def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Return `J^T grad` in the dtype of `x`, J the Jacobian of `soft` at `x`.
+    def soft_topk(self, x: Tensor, k: int) -> Tensor:
+        """Return the relaxed k-hot of the k largest; `k soft(x)` unless a rule knows better."""
+        return k * self.soft(x)
+
+    def vjp(self, x: Tensor, grad: Tensor, *, k: int = 1) -> Tensor:
+        """Return `J^T grad` in the dtype of `x`, J the Jacobian of `soft_topk` at `x`.
 
         Raises:
             DtypeError, ShapeError, ArgumentError: unless both are floating, of one shape, on one
                 device.
         """
         check_like("x", x, grad)
-        return without_graph(self.settled().backward, x, grad)
+        return without_graph(self.settled().backward, x, grad, k)
 
-    def jvp(self, x: Tensor, tangent: Tensor) -> Tensor:
-        """Return `J tangent`, J the Jacobian of `soft` at `x`; raises as `vjp` does."""
+    def jvp(self, x: Tensor, tangent: Tensor, *, k: int = 1) -> Tensor:
+        """Return `J tangent`, J the Jacobian of `soft_topk` at `x`; raises as `vjp` does."""
         check_like("x", x, tangent)
-        soft = self.settled().in_dtype(compute_dtype(x.dtype)).soft
+        soft = self.settled().in_dtype(compute_dtype(x.dtype)).soft_topk
 
         def formula(x: Tensor, tangent: Tensor) -> Tensor:
-            moved: Tensor = torch.func.jvp(soft, (x,), (tangent,))[1]
+            moved: Tensor = torch.func.jvp(lambda x: soft(x, k), (x,), (tangent,))[1]
             return moved
 
         return in_compute_dtype(formula, x, tangent)
 
-    def backward(self, x: Tensor, grad: Tensor, scale: float = 1.0) -> Tensor:
-        """Return `scale` times what `vjp` does, of tensors that need no check."""
-        soft = self.in_dtype(compute_dtype(x.dtype)).soft
+    def backward(self, x: Tensor, grad: Tensor, k: int = 1) -> Tensor:
+        """Return what `vjp` does, of tensors that need no check."""
+        soft = self.in_dtype(compute_dtype(x.dtype)).soft_topk
 
         def formula(x: Tensor, grad: Tensor) -> Tensor:
-            gradient: Tensor = torch.func.vjp(soft, x)[1](grad)[0]
-            return scale * gradient
+            gradient: Tensor = torch.func.vjp(lambda x: soft(x, k), x)[1](grad)[0]
+            return gradient
 
         return in_compute_dtype(formula, x, grad)
 
-    def forward(self, x: Tensor, tangent: Tensor, scale: float = 1.0) -> Tensor:
-        """Return `scale` times what `jvp` does, where an operation's `jvp` is asked for."""
-        soft = self.in_dtype(compute_dtype(x.dtype)).soft
+    def forward(self, x: Tensor, tangent: Tensor, k: int = 1) -> Tensor:
+        """Return what `jvp` does, where an operation's `jvp` is asked for."""
+        soft = self.in_dtype(compute_dtype(x.dtype)).soft_topk
 
         def formula(x: Tensor, tangent: Tensor) -> Tensor:
-            return scale * push_forward(soft, (x,), (tangent,))
+            return push_forward(lambda x: soft(x, k), (x,), (tangent,))
 
         return in_compute_dtype(formula, x, tangent)

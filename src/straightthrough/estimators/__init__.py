@@ -20,7 +20,6 @@ from .reinmax_cv import ReinMaxCV
 from .reinmax_rao import ReinMaxRao
 from .rotation import Rotation
 from .rounding import DGE, EWGS, Trust
-from .softmax import Softmax
 from .ste import PACT, STE, TQT
 from .straight_through import StraightThrough
 
@@ -52,7 +51,6 @@ __all__ = [
     "ReinMaxCV",
     "ReinMaxRao",
     "Rotation",
-    "Softmax",
     "StraightThrough",
     "Trust",
 ]

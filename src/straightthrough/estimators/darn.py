@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..core.noise import Noise
 from ..core.registry import rule
-from .categorical import CategoricalEstimator, one_hot, relative_to, tempered
+from ..relaxations.jacobian import relative_to, tempered
+from .categorical import CategoricalEstimator, one_hot
 
 
 @rule("darn")

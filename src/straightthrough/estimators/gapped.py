@@ -10,15 +10,8 @@ from ..core.errors import ArgumentError, check_at_least, check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .categorical import (
-    CategoricalEstimator,
-    one_hot,
-    reference,
-    relative_to,
-    softmax_jacobian_product,
-    takes_half,
-    tempered,
-)
+from ..relaxations.jacobian import relative_to, softmax_jacobian_product, tempered
+from .categorical import CategoricalEstimator, one_hot, reference, takes_half
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau, float gap) -> Tensor")

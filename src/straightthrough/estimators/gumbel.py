@@ -12,13 +12,8 @@ from ..core.kernels import kernel
 from ..core.noise import CONDITIONAL, Noise, exponential, in_blocks
 from ..core.registry import rule
 from ..core.straight_through import stop_gradient_as
-from .categorical import (
-    CategoricalEstimator,
-    reference,
-    relative_to,
-    softmax_jacobian_product,
-    takes_half,
-)
+from ..relaxations.jacobian import relative_to, softmax_jacobian_product
+from .categorical import CategoricalEstimator, reference, takes_half
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau, int samples, Noise noise) -> Tensor")

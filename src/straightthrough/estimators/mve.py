@@ -12,14 +12,8 @@ from ..core.kernels import kernel
 from ..core.noise import Noise, in_blocks
 from ..core.precision import check_has_float64, narrowed, widest
 from ..core.registry import rule
-from .categorical import (
-    CategoricalEstimator,
-    reference,
-    relative_to,
-    softmax_jacobian_product,
-    takes_half,
-    tempered,
-)
+from ..relaxations.jacobian import relative_to, softmax_jacobian_product, tempered
+from .categorical import CategoricalEstimator, reference, takes_half
 from .mve_equations import Solve, by_exponentials, exponentials, written_out
 
 FEW = 64

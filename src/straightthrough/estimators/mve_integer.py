@@ -9,7 +9,8 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .categorical import CategoricalEstimator, reference, takes_half, tempered
+from ..relaxations.jacobian import tempered
+from .categorical import CategoricalEstimator, reference, takes_half
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")

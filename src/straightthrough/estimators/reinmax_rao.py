@@ -11,7 +11,8 @@ from torch import Tensor
 from ..core.errors import check_count, check_positive
 from ..core.noise import Noise
 from ..core.registry import rule
-from .categorical import CategoricalEstimator, relative_to, softmax_jacobian_product, tempered
+from ..relaxations.jacobian import relative_to, softmax_jacobian_product, tempered
+from .categorical import CategoricalEstimator
 from .gumbel import binary_gumbel_st, gumbel_st
 
 

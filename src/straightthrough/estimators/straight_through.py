@@ -9,14 +9,8 @@ from ..core.errors import check_positive
 from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
-from .categorical import (
-    CategoricalEstimator,
-    reference,
-    relative_to,
-    softmax_jacobian_product,
-    takes_half,
-    tempered,
-)
+from ..relaxations.jacobian import relative_to, softmax_jacobian_product, tempered
+from .categorical import CategoricalEstimator, reference, takes_half
 
 
 @kernel("(Tensor logits, Tensor index, Tensor grad, float tau) -> Tensor")

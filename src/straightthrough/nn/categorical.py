@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ..core.errors import apply_mask, check_outcomes, check_rows
 from ..core.precision import cast, in_dtype_of
-from ..estimators import CategoricalEstimator, GumbelST, Softmax
+from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.categorical import api
 from ..ops.categorical.reference import argmax_index
+from ..relaxations import Softmax
 from .base import EstimatorModule, Number, RuleModule
 
 

@@ -24,7 +24,7 @@ class TopK(RuleModule[Relaxation]):
         k: how many ones a row has.
         relaxation: a `Relaxation` or its shorthand.
         dim: the dimension of the classes.
-        fields: numbers or schedules for the relaxation's fields, `tau` for the softmax.
+        fields: numbers or schedules for the relaxation's fields, as `tau`.
 
     Example:
         >>> top = st.nn.TopK(2, tau=st.nn.schedules.Cosine(1.0, 0.1, steps=500))
@@ -36,7 +36,7 @@ class TopK(RuleModule[Relaxation]):
     numbers: ClassVar[Checks] = {"k": _check_k}
 
     def __init__(
-        self, k: int, relaxation: Relaxation | str = "softmax", *, dim: int = -1, **fields: Number
+        self, k: int, relaxation: Relaxation | str = "logistic", *, dim: int = -1, **fields: Number
     ) -> None:
         super().__init__("relaxation", relaxation, (Relaxation,), fields)
         self.k, self.dim = k, dim

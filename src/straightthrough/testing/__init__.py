@@ -107,7 +107,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
         The test of a third party's rule is one line; here with a rule of this library.
 
         >>> from straightthrough.testing import check_rule
-        >>> check_rule(st.estimators.Softmax(tau=0.5))
+        >>> check_rule(st.relaxations.Softmax(tau=0.5))
     """
     takers = [record for record in OPERATORS.values() if isinstance(rule, record.fits)]
     if not takers:

@@ -16,14 +16,14 @@ from straightthrough.estimators import (
     mve,
     mve_integer,
     reinmax,
-    softmax,
     straight_through,
 )
-from straightthrough.estimators.categorical import relative_to
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.pointwise import reference as pointwise
 from straightthrough.ops.subset import reference as subset
+from straightthrough.relaxations import softmax
+from straightthrough.relaxations.jacobian import relative_to
 from straightthrough.surrogates.window import Window, window_bits, window_gradient
 from straightthrough.testing.compare import assert_bits
 

@@ -1,4 +1,4 @@
-"""Top-k: exactly k ones, ties, masks, NaN, and the gradient of k softmax(scores / tau)."""
+"""Top-k: exactly k ones, ties, masks, NaN, and the gradient of the relaxation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
-from straightthrough.estimators import Softmax
+from straightthrough.relaxations import Softmax
 
 NAN, INFINITY = math.nan, math.inf
 DTYPES = pytest.mark.parametrize("dtype", FLOATING)
@@ -65,9 +65,21 @@ def test_sum_of_scores_is_the_largest_of_all_subsets() -> None:
 
 
 def test_gradient_by_hand() -> None:
+    """Two of log 3 and two of -log 3 have their threshold at 0, and sigmoids of 3/4 and 1/4."""
+    high = math.log(3)
+    scores = torch.tensor([high, -high, high, -high], dtype=torch.float64, requires_grad=True)
+    y = st.topk(scores, 2)
+    assert y.tolist() == [1, 0, 1, 0]
+    y.backward(torch.tensor([16.0, 0.0, 0.0, 16.0], dtype=torch.float64))
+    assert scores.grad is not None
+    # All densities are 3/16: 3/16 (g - 8).
+    assert scores.grad.tolist() == pytest.approx([1.5, -1.5, -1.5, 1.5], rel=1e-12)
+
+
+def test_gradient_of_the_softmax_by_hand() -> None:
     """At tau 2, weights (16, 4, 4) become (4, 2, 2): p = (1/2, 1/4, 1/4), <p, g> = 3."""
     scores = torch.tensor([16.0, 4.0, 4.0], dtype=torch.float64).log().requires_grad_()
-    y = st.topk(scores, 2, tau=2.0)
+    y = st.topk(scores, 2, "softmax", tau=2.0)
     assert y.tolist() == [1, 1, 0]
     y.backward(torch.tensor([1.0, 2.0, 8.0], dtype=torch.float64))
     # k p (g - 3) / tau = 2 (-2/2, -1/4, 5/4) / 2
@@ -77,10 +89,10 @@ def test_gradient_by_hand() -> None:
 
 @DTYPES
 @pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
-def test_gradient_is_k_times_the_softmaxs(dtype: torch.dtype, tau: float) -> None:
+def test_gradient_of_the_softmax_is_k_times_its_own(dtype: torch.dtype, tau: float) -> None:
     scores = torch.randn(4, 9).to(dtype).requires_grad_()
     grad = torch.randn(4, 9).to(dtype)
-    got = torch.autograd.grad(st.topk(scores, 3, tau=tau), scores, grad)[0]
+    got = torch.autograd.grad(st.topk(scores, 3, "softmax", tau=tau), scores, grad)[0]
     assert got.dtype == dtype
     p = (scores.detach().double() / tau).softmax(-1)
     g = grad.double()
@@ -99,28 +111,28 @@ def test_gradient_in_half_precision_is_rounded_once() -> None:
     """p = (1/2, 1/2): k (g_1 - g_2) / 4, of which neither the difference nor the k-th overflows."""
     scores = torch.zeros(2, dtype=torch.float16, requires_grad=True)
     grad = torch.tensor([4097.0, -4095.0]).half() * 8  # 32784 becomes 32768
-    got = torch.autograd.grad(st.topk(scores, 2, tau=0.5), scores, grad)[0]
+    got = torch.autograd.grad(st.topk(scores, 2, "softmax", tau=0.5), scores, grad)[0]
     assert got.tolist() == [65504, -65504]  # (32768 + 32752) 2 / 4 / tau = 65520
-    third = torch.autograd.grad(st.topk(scores, 2, tau=3.0), scores, grad / 8)[0]
+    third = torch.autograd.grad(st.topk(scores, 2, "softmax", tau=3.0), scores, grad / 8)[0]
     assert third[0] == torch.tensor(8190 / 6).half()  # 2 * half(8190 / 12) would be 1364.97
 
 
 def test_top_1_is_argmax() -> None:
     scores = torch.randn(30, 5, requires_grad=True)
     grad = torch.randn(30, 5)
-    ours, theirs = st.topk(scores, 1, tau=0.7), st.argmax(scores, tau=0.7)
+    ours, theirs = st.topk(scores, 1, "softmax", tau=0.7), st.argmax(scores, tau=0.7)
     assert torch.equal(ours, theirs)
     torch.testing.assert_close(
         torch.autograd.grad(ours, scores, grad)[0], torch.autograd.grad(theirs, scores, grad)[0]
     )
 
 
-def test_estimator_with_its_own_temperature() -> None:
+def test_relaxation_with_its_own_temperature() -> None:
     scores = torch.randn(5, requires_grad=True)
     grad = torch.randn(5)
     gradients = [
         torch.autograd.grad(y, scores, grad)[0]
-        for y in (st.topk(scores, 2, tau=0.3), st.topk(scores, 2, Softmax(0.3)))
+        for y in (st.topk(scores, 2, "softmax", tau=0.3), st.topk(scores, 2, Softmax(0.3)))
     ]
     assert torch.equal(*gradients)
 
@@ -147,9 +159,11 @@ def test_mask() -> None:
     assert y.tolist() == [0, 1, 1, 0]
     gradient = torch.autograd.grad(y, scores, torch.tensor([9.0, 1.0, -1.0, 2.0]))[0]
     assert gradient[0] == 0
-    p = torch.tensor([1.0, 4.0, 0.0]).softmax(0)
-    g = torch.tensor([1.0, -1.0, 2.0])
-    torch.testing.assert_close(gradient[1:], 2 * p * (g - p @ g))
+    allowed = torch.tensor([1.0, 4.0, 0.0], requires_grad=True)
+    y = st.topk(allowed, 2)
+    wanted = torch.autograd.grad(y, allowed, torch.tensor([1.0, -1.0, 2.0]))[0]
+    assert wanted.abs().min() > 0.01
+    torch.testing.assert_close(gradient[1:], wanted)
 
 
 def test_rows_with_too_few_classes_or_nan_are_nan() -> None:
@@ -175,7 +189,7 @@ def test_errors() -> None:
     scores = torch.zeros(2, 3)
     with pytest.raises(st.ArgumentError, match="tau must be above 0"):
         st.topk(scores, 1, tau=0.0)
-    with pytest.raises(st.ArgumentError, match="known: softmax"):
+    with pytest.raises(st.ArgumentError, match="known: softmax, logistic, laplace, midpoint"):
         st.topk(scores, 1, "reinmax")  # type: ignore[arg-type]  # that is the test
     with pytest.raises(st.ShapeError, match="dim"):
         st.topk(scores, 1, dim=2)

@@ -9,7 +9,8 @@ import torch
 
 import straightthrough as st
 from straightthrough.cli import pages
-from straightthrough.estimators import DecoupledST, Softmax
+from straightthrough.estimators import DecoupledST
+from straightthrough.relaxations import Softmax
 from straightthrough.report.page import Chart
 from straightthrough.studies.polynomial import study as polynomial
 from straightthrough.studies.polynomial.page import tables

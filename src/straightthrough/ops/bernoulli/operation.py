@@ -11,7 +11,8 @@ from ...core.noise import Noise, Place
 from ...core.operation import Draw
 from ...core.precision import cast, narrowed
 from ...core.rules import Derivative
-from ...estimators.categorical import CategoricalEstimator, is_one
+from ...estimators.categorical import CategoricalEstimator
+from ...relaxations.jacobian import is_one
 from .reference import as_logits, binary_draw, concrete, concrete_backward, logit_slope
 
 

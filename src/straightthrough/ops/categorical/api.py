@@ -22,7 +22,8 @@ from ...core.outcomes import ClassNumber, OneHot, TableRow
 from ...core.precision import in_dtype_of
 from ...core.registry import operator, resolve
 from ...core.signature import Input
-from ...estimators import CategoricalEstimator, GumbelST, MVEInteger, ReinMax, Softmax
+from ...estimators import CategoricalEstimator, GumbelST, MVEInteger, ReinMax
+from ...relaxations import Softmax
 from . import specification
 from .operation import Argmax, GumbelSoftmax, Lookup, NumberDraw, OneHotDraw
 

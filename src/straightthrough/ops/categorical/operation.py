@@ -12,8 +12,9 @@ from ...core.noise import Noise, Place, in_blocks
 from ...core.operation import Draw, Operation
 from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
-from ...estimators.categorical import CategoricalEstimator, divided, is_one
-from ...estimators.softmax import softmax_backward_of_value
+from ...estimators.categorical import CategoricalEstimator
+from ...relaxations.jacobian import divided, is_one
+from ...relaxations.softmax import softmax_backward_of_value
 from .reference import argmax_hot, draw, draw_index, gumbel_softmax
 
 

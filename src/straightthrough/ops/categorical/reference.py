@@ -11,7 +11,7 @@ from ...core.kernels import kernel, like
 from ...core.noise import Noise, gumbel, in_blocks
 from ...core.precision import cast, compute_dtype
 from ...core.sums import share, summed
-from ...estimators.categorical import tempered
+from ...relaxations.jacobian import tempered
 
 
 @kernel("(Tensor logits, Noise noise) -> Tensor", class_number)

@@ -16,7 +16,7 @@ from ...core.outcomes import KHot
 from ...core.registry import check_not_rule, operator, resolve
 from ...core.rules import Relaxation
 from ...core.signature import Input
-from ...estimators import Softmax
+from ...relaxations import Threshold
 from . import specification
 from .operation import TopK
 
@@ -29,31 +29,33 @@ from .operation import TopK
     gradient=specification.gradient,
     rule="relaxation",
     fits=(Relaxation,),
-    default=Softmax(),
+    default=Threshold(),
     saved_bytes=lambda rule, scores: scores.nbytes,
     arguments={"k": 2},
 )
 def topk(
     scores: Tensor,
     k: int,
-    relaxation: Relaxation | str = "softmax",
+    relaxation: Relaxation | str = "logistic",
     *,
     dim: int = -1,
     mask: Tensor | None = None,
     **fields: Number,
 ) -> Tensor:
-    """The k-hot of the k largest entries, with the gradient of `k softmax(scores / tau)`.
+    """The k-hot of the k largest entries, with the gradient of `sigmoid((scores - b) / tau)`.
 
-    Forward: `y_i = 1` for the k largest scores along `dim`, else 0. Backward:
-    `dL/dscores = k J(p) dL/dy / tau`, `p = softmax(scores / tau)`, `J(p) = diag(p) - p p^T`.
+    Forward: `y_i = 1` for the k largest scores along `dim`, else 0. Backward: the threshold b is
+    where the sigmoids of a row sum to k, `f = sigmoid'((scores - b) / tau)`, and
+    `dL/dscores = f (dL/dy - <f, dL/dy> / sum f) / tau`; that of any other relaxation on request.
 
     Args:
         scores: `(..., C)`, C along `dim`; floating.
         k: how many, 1 <= k <= C.
-        relaxation: a `Relaxation` or its shorthand; k times its gradient is taken.
+        relaxation: a `Relaxation` or its shorthand: `"logistic"`, `"laplace"` or `"midpoint"`, the
+            laws of `st.relaxations.Threshold`, or `"softmax"`, k times a softmax.
         dim: the dimension of the classes.
         mask: bool, broadcastable to the scores; True = allowed.
-        fields: numbers for the relaxation's fields: `tau`, > 0, of the softmax.
+        fields: numbers for the relaxation's fields, as `tau=0.5`.
 
     Returns:
         A tensor of the shape, dtype and device of `scores`, exactly k ones along `dim`.
@@ -67,10 +69,10 @@ def topk(
     Edge cases: ties go to the lowest index; a row with NaN, or with fewer than k classes above
     -infinity, gives a NaN row (in `st.strict()` an error).
 
-    Higher order: that of the softmax; forward mode works.
+    Higher order: that of the relaxation, the threshold moving along; forward mode works.
 
     Cost: forward a few passes a row, up to k of up to 64 classes and up to the bits of a number of
-    more; a softmax backward; the scores are saved.
+    more; backward that of the relaxation, about eight sigmoids an entry; the scores are saved.
 
     Example:
         >>> st.topk(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)

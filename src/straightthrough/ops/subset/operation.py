@@ -14,7 +14,7 @@ from .reference import topk_hot
 
 @dataclass(frozen=True)
 class TopK(Operation):
-    """The k-hot of the k largest scores forward, k times a relaxation backward."""
+    """The k-hot of the k largest scores forward, a relaxation backward."""
 
     dims = ("... C",)
 

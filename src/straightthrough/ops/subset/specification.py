@@ -20,6 +20,10 @@ def first_largest(scores: Tensor, k: int) -> Tensor:
 def gradient(
     rule: Relaxation, scores: Tensor, y: Tensor, grad: Tensor, noise: Noise, *, k: int
 ) -> tuple[Tensor]:
-    """The gradient of `k * soft`, NaN in a row that holds one."""
-    gradient = k * torch.func.vjp(rule.soft, scores.double())[1](grad.double())[0]
+    """The gradient of the relaxed k-hot, NaN in a row that holds one."""
+
+    def soft(x: Tensor) -> Tensor:
+        return rule.soft_topk(x, k)
+
+    gradient = torch.func.vjp(soft, scores.double())[1](grad.double())[0]
     return (gradient.masked_fill(scores.isnan().any(-1, keepdim=True), torch.nan),)

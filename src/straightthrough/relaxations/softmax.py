@@ -11,7 +11,7 @@ from ..core.kernels import kernel
 from ..core.precision import cast, in_compute_dtype, widened
 from ..core.registry import rule
 from ..core.rules import Relaxation
-from .categorical import relative_to, softmax_jacobian_product, tempered
+from .jacobian import relative_to, softmax_jacobian_product, tempered
 
 
 @kernel("(Tensor y, Tensor grad, float tau) -> Tensor")
@@ -40,15 +40,16 @@ def _backward(y: Tensor, grad: Tensor, tau: float) -> Tensor:
 @rule("softmax")
 @dataclass(frozen=True)
 class Softmax(Relaxation):
-    """The softmax, `soft(x) = softmax(x / tau)`: the relaxation of argmax, and of top-k.
+    """The softmax, `soft(x) = softmax(x / tau)`: the relaxation of argmax; k times it, of top-k.
 
+    Its relaxed k-hot has entries above 1 where one score leads; that of `Threshold` has none.
     Entries of +infinity share the whole weight, and the gradient of their row is 0.
 
     Args:
         tau: temperature, > 0.
 
     Example:
-        >>> st.estimators.Softmax(tau=0.5).soft(torch.zeros(2))
+        >>> st.relaxations.Softmax(tau=0.5).soft(torch.zeros(2))
         tensor([0.5000, 0.5000])
     """
 
@@ -60,14 +61,20 @@ class Softmax(Relaxation):
     def soft(self, x: Tensor) -> Tensor:
         return _softmax(x, self.tau)
 
-    def backward(self, x: Tensor, grad: Tensor, scale: float = 1.0) -> Tensor:
-        if type(self).soft is not Softmax.soft:  # a subclass's, which has no kernel
-            return super().backward(x, grad, scale)
-        if x.dtype == grad.dtype:
-            return softmax_backward_of_logits(x, grad, self.tau, scale)
-        return in_compute_dtype(softmax_backward_of_logits, x, grad, self.tau, scale)
+    @property
+    def _overridden(self) -> bool:
+        """Whether a subclass has a `soft` or `soft_topk` of its own, which has no kernel."""
+        own = ((type(self).soft, Softmax.soft), (type(self).soft_topk, Softmax.soft_topk))
+        return any(one is not other for one, other in own)
 
-    def forward(self, x: Tensor, tangent: Tensor, scale: float = 1.0) -> Tensor:
-        if type(self).soft is not Softmax.soft:
-            return super().forward(x, tangent, scale)
-        return self.backward(x, tangent, scale)  # the Jacobian is symmetric
+    def backward(self, x: Tensor, grad: Tensor, k: int = 1) -> Tensor:
+        if self._overridden:
+            return super().backward(x, grad, k)
+        if x.dtype == grad.dtype:
+            return softmax_backward_of_logits(x, grad, self.tau, k)
+        return in_compute_dtype(softmax_backward_of_logits, x, grad, self.tau, k)
+
+    def forward(self, x: Tensor, tangent: Tensor, k: int = 1) -> Tensor:
+        if self._overridden:
+            return super().forward(x, tangent, k)
+        return self.backward(x, tangent, k)  # the Jacobian is symmetric
