@@ -22,6 +22,7 @@ from .ops.categorical.api import (
 from .ops.codebook.api import nearest, through, vector_quantize
 from .ops.codebook.codes import bsq, fsq, fsq_decode, lfq, lfq_decode, lfq_entropy
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
+from .ops.permutation.api import assignment, permutation, rank, reorder
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
 from .ops.subset.api import topk
@@ -35,6 +36,7 @@ __all__ = [
     "ShapeError",
     "StraightThroughError",
     "argmax",
+    "assignment",
     "audit",
     "bernoulli",
     "binary_concrete",
@@ -64,7 +66,10 @@ __all__ = [
     "nearest",
     "negative_binomial",
     "nn",
+    "permutation",
     "poisson",
+    "rank",
+    "reorder",
     "round",
     "scales",
     "sign",

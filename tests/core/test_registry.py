@@ -34,6 +34,7 @@ PUBLIC = [
     "ShapeError",
     "StraightThroughError",
     "argmax",
+    "assignment",
     "audit",
     "bernoulli",
     "binary_concrete",
@@ -63,7 +64,10 @@ PUBLIC = [
     "nearest",
     "negative_binomial",
     "nn",
+    "permutation",
     "poisson",
+    "rank",
+    "reorder",
     "round",
     "scales",
     "sign",
@@ -90,6 +94,7 @@ OPERATORS_OF_FAMILIES = {
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
     "quantize": {"fake_quantize", "stochastic_quantize", "stochastic_round"},
     "subset": {"topk"},
+    "permutation": {"rank", "permutation", "reorder", "assignment"},
     "codebook": {"through", "vector_quantize", "fsq", "lfq", "bsq"},
 }
 
