@@ -52,7 +52,15 @@ LAYER: Shape = (1024, 1024)
 CODES: tuple[Shape, ...] = ((65536, 16), (1048576, 8))
 """Of codes without a table, whose numbers are those of an int64."""
 
-_SHAPES = {"categorical_lookup": (LOOKUP,), **dict.fromkeys(("fsq", "lfq", "bsq"), CODES)}
+ORDERS: tuple[Shape, ...] = ((64, 256),)
+"""Of orders, whose plain snippets have a matrix of a row."""
+
+_SHAPES = {
+    "categorical_lookup": (LOOKUP,),
+    **dict.fromkeys(("fsq", "lfq", "bsq"), CODES),
+    **dict.fromkeys(("rank", "permutation", "reorder"), ORDERS),
+    "assignment": ((64, 32),),
+}
 """Of operators that are timed at shapes of their own."""
 
 EVERY_RULE = ("categorical",)
@@ -263,14 +271,15 @@ def _value(function: Callable[..., Any], *inputs: Tensor, **options: Any) -> Ten
 
 
 def _inputs(record: OperatorRecord, shape: Shape) -> Inputs:
-    """Return the inputs of an operator, the first of them of that shape."""
+    """Return the inputs of an operator, the first of them of that shape, or of squares of rows."""
     first, *others = record.inputs
-    known = dict(zip(reversed(first.named), reversed(shape), strict=False))
+    known = dict(zip(reversed(dict.fromkeys(first.named)), reversed(shape), strict=False))
     lead = shape[: len(shape) - len(known)]
     sizes = {name: known.get(name, WIDTH) for one in others for name in one.named}
     drawn = (torch.randn(shaped(one.dims, lead, sizes)) for one in others)
     pairs = zip(others, drawn, strict=True)
-    return (*normal(shape), *(x.abs() + 0.25 if one.positive else x for one, x in pairs))
+    whole = (*lead, *(known[name] for name in first.named))
+    return (*normal(whole), *(x.abs() + 0.25 if one.positive else x for one, x in pairs))
 
 
 def _declared() -> list[Case]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,6 +69,46 @@ def topk(scores: Tensor, k: int) -> Tensor:
     """The k-hot of the largest entries with the gradient of k times a softmax."""
     hard = torch.zeros_like(scores).scatter(-1, scores.topk(k).indices, 1.0)
     return substitute(hard, k * scores.softmax(-1))
+
+
+def rank(scores: Tensor) -> Tensor:
+    """The rank with the gradient of isotonic regression by all means of neighbours."""
+    place = torch.arange(scores.shape[-1])
+    low, high = scores.detach().aminmax(dim=-1, keepdim=True)
+    ordered, order = (scores / (2 * (high - low) / len(place[1:]))).sort(-1)
+    sums = F.pad((ordered - place).cumsum(-1), (1, 0))
+    means = sums[..., None, 1:] - sums[..., :-1, None]
+    means = means / (place - place[:, None] + 1).clamp(min=1)
+    least = means.masked_fill(place < place[:, None], math.inf).flip(-1).cummin(-1).values.flip(-1)
+    fit = least.masked_fill(place < place[:, None], -math.inf).amax(-2)
+    soft = torch.zeros_like(scores).scatter(-1, order, ordered - fit)
+    return substitute(order.argsort(-1) + 1.0, soft)
+
+
+def permutation(scores: Tensor) -> Tensor:
+    """The matrix that sorts, with the gradient of SoftSort."""
+    ordered, order = scores.sort(-1, descending=True)
+    soft = -(ordered.unsqueeze(-1) - scores.unsqueeze(-2)).abs()
+    return substitute(F.one_hot(order, scores.shape[-1]).to(soft.dtype), soft.softmax(-1))
+
+
+def reorder(scores: Tensor, values: Tensor) -> Tensor:
+    """That matrix times the values."""
+    return permutation(scores) @ values
+
+
+def assignment(scores: Tensor, iterations: int) -> Tensor:
+    """The best assignment by scipy, with the gradient of Sinkhorn's iterations."""
+    from scipy.optimize import linear_sum_assignment
+
+    costs = -scores.detach().numpy()
+    columns = [linear_sum_assignment(square)[1] for square in costs.reshape(-1, *costs.shape[-2:])]
+    hard = F.one_hot(torch.from_numpy(np.stack(columns)), scores.shape[-1])
+    x = scores
+    for _ in range(iterations):
+        x = x - x.logsumexp(-1, keepdim=True)
+        x = x - x.logsumexp(-2, keepdim=True)
+    return substitute(hard.to(x.dtype).reshape(x.shape), x.exp())
 
 
 def categorical(logits: Tensor) -> Tensor:
@@ -184,6 +226,10 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "geometric": geometric,
     "negative_binomial": negative_binomial,
     "topk": topk,
+    "rank": rank,
+    "permutation": permutation,
+    "reorder": reorder,
+    "assignment": assignment,
     "fake_quantize": fake_quantize,
     "stochastic_quantize": stochastic_quantize,
     "stochastic_round": stochastic_round,

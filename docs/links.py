@@ -92,6 +92,9 @@ PAPERS = {
     "Quantization and training of neural networks for efficient integer-arithmetic-only "
     "inference": f"{ARXIV}1712.05877",
     "Deep learning with limited numerical precision": f"{ARXIV}1502.02551",
+    "Fast differentiable sorting and ranking": f"{ARXIV}2002.08871",
+    "SoftSort: a continuous relaxation for the argsort operator": f"{ARXIV}2006.16038",
+    "Learning latent permutations with Gumbel-Sinkhorn networks": f"{ARXIV}1802.08665",
     "OCP microscaling formats (MX) specification": "https://www.opencompute.org/documents/"
     "ocp-microscaling-formats-mx-v1-0-spec-final-pdf",
 }

@@ -23,6 +23,7 @@ from .ops.codebook.api import nearest, through, vector_quantize
 from .ops.codebook.codes import fsq, fsq_decode
 from .ops.codebook.signs import bsq, bsq_decode, lfq, lfq_decode, lfq_entropy
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
+from .ops.permutation.api import assignment, permutation, rank, reorder
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
 from .ops.subset.api import topk
@@ -36,6 +37,7 @@ __all__ = [
     "ShapeError",
     "StraightThroughError",
     "argmax",
+    "assignment",
     "audit",
     "bernoulli",
     "binary_concrete",
@@ -66,8 +68,11 @@ __all__ = [
     "nearest",
     "negative_binomial",
     "nn",
+    "permutation",
     "poisson",
+    "rank",
     "relaxations",
+    "reorder",
     "round",
     "scales",
     "sign",

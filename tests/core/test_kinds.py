@@ -52,6 +52,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
     "vector_quantize's codebook": lambda x: st.vector_quantize(torch.ones(3, 3), x),
     "through": lambda x: st.through(x, torch.ones(3, 3)),
     "through's q": lambda x: st.through(torch.ones(3, 3), x),
+    "reorder": lambda x: st.reorder(x, torch.ones(3, 3, 2)),
+    "reorder's values": lambda x: st.reorder(torch.ones(3), x),
     "hard_concrete_mean": st.hard_concrete_mean,
     "l0_norm": st.l0_norm,
     "straight_through": lambda x: st.straight_through(torch.ones(3, 3), x),

@@ -20,6 +20,7 @@ from straightthrough.core.outcomes import (
     TableRow,
 )
 from straightthrough.core.registry import OPERATORS, first_line
+from straightthrough.ops.permutation.outcomes import Assignment, Permutation, Ranks, Reordered
 from straightthrough.testing import DTYPES, Case
 
 NAN = math.nan
@@ -28,6 +29,8 @@ MEAN = [[0.5, 0.5, 0.0]]
 NONE = [[NAN, NAN, NAN]]
 TABLE = [[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]
 BOOK = [[1.0, 2.0], [3.0, 4.0]]
+SWAP = [[0.0, 1.0], [1.0, 0.0]]
+BLANK = [[NAN, NAN], [NAN, NAN]]
 
 RIGHT = [
     (Elementwise(), [X], [X], X),
@@ -47,6 +50,15 @@ RIGHT = [
     (TableRow(), [[[NAN, NAN]]], [X, TABLE], NONE),
     (Codeword(), [[[3.0, 4.0]], [1]], [[[3.0, 4.0]], BOOK], [[0.0, 1.0]]),
     (Codeword(), [[[NAN, NAN]], [-1]], [[[NAN, 4.0]], BOOK], [[NAN, NAN]]),
+    (Ranks(), [[[2.0, 1.0, 3.0]]], [X], [[2.0, 1.0, 3.0]]),
+    (Ranks(), [[[0.0, 2.0, 1.0]]], [[[-math.inf, 2.0, 1.0]]], [[0.0, 2.0, 1.0]]),
+    (Ranks(), [NONE], [[[NAN, 0.0, 0.0]]], NONE),
+    (Permutation(), [[SWAP]], [[[1.0, 2.0]]], [SWAP]),
+    (Permutation(), [[BLANK]], [[[NAN, 2.0]]], [BLANK]),
+    (Assignment(), [[SWAP]], [[BOOK]], [SWAP]),
+    (Assignment(), [[BLANK]], [[BLANK]], [BLANK]),
+    (Reordered(), [[[[3.0, 4.0], [1.0, 2.0]]]], [[[1.0, 2.0]], [BOOK]], [BOOK]),
+    (Reordered(), [[BLANK]], [[[NAN, 2.0]], [BOOK]], [BLANK]),
 ]
 
 WRONG = [
@@ -75,6 +87,16 @@ WRONG = [
     (Codeword(), [[[3.0, 4.0]], [0]], [[[3.0, 4.0]], BOOK], [[1.0, 0.0]], "not the codewords"),
     (Codeword(), [[[3.0, 4.0]], [1]], [[[3.0, 4.0]], BOOK], [[1.0, 0.0]], "probability 0"),
     (Codeword(), [[[3.0, 4.0]], [1]], [[[3.0, 4.0]], BOOK], [[NAN, NAN]], "without an outcome"),
+    (Ranks(), [[[2.0, 2.0, 1.0]]], [X], [[2.0, 1.0, 3.0]], "not every rank once"),
+    (Ranks(), [[[1.0, 3.0, 2.0]]], [[[-math.inf, 2.0, 1.0]]], X, "not every rank once"),
+    (Ranks(), [[[1.0, 3.0, 2.0]]], [X], NONE, "without an outcome"),
+    (Permutation(), [[[[0.0, 1.0], [0.0, 1.0]]]], [[[1.0, 2.0]]], [SWAP], "sums along -2"),
+    (Permutation(), [[[[0.5, 0.5], [0.5, 0.5]]]], [[[1.0, 2.0]]], [SWAP], "not 0 and 1"),
+    (Permutation(), [[SWAP]], [[[NAN, 2.0]]], [BLANK], "without an outcome"),
+    (Assignment(), [[SWAP]], [[[[2.0, 1.0], [0.0, 0.0]]]], [SWAP], "keeps .* of"),
+    (Assignment(), [[SWAP]], [[[[2.0, -math.inf], [0.0, 0.0]]]], [SWAP], "keeps .* of"),
+    (Assignment(), [[BLANK]], [[BOOK]], [BLANK], "an outcome where there is none, or none"),
+    (Reordered(), [[[[3.0, 4.0]] * 2]], [[[1.0, 2.0]], [BOOK]], [BOOK], "in another order"),
 ]
 
 

@@ -34,6 +34,7 @@ PUBLIC = [
     "ShapeError",
     "StraightThroughError",
     "argmax",
+    "assignment",
     "audit",
     "bernoulli",
     "binary_concrete",
@@ -64,8 +65,11 @@ PUBLIC = [
     "nearest",
     "negative_binomial",
     "nn",
+    "permutation",
     "poisson",
+    "rank",
     "relaxations",
+    "reorder",
     "round",
     "scales",
     "sign",
@@ -92,6 +96,7 @@ OPERATORS_OF_FAMILIES = {
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
     "quantize": {"fake_quantize", "stochastic_quantize", "stochastic_round"},
     "subset": {"topk"},
+    "permutation": {"rank", "permutation", "reorder", "assignment"},
     "codebook": {"through", "vector_quantize", "fsq", "lfq", "bsq"},
 }
 

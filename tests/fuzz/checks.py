@@ -50,6 +50,7 @@ def _outcomes(trial: Trial, y: Tensor) -> Tensor:
     if trial.record.outcome.everywhere:
         return ~trial.x.isnan()
     known = ~trial.mean(*trial.inputs).isnan()
+    known = known.all(-1) if known.ndim > trial.x.ndim else known
     return known if known.shape == trial.x.shape else known.all(-1, keepdim=True)
 
 

@@ -176,8 +176,10 @@ def _first(source: Source, record: OperatorRecord, direct: bool) -> tuple[Tensor
     numbers = isinstance(record.outcome, ClassNumber)
     most = 1 / torch.finfo(source.dtype).eps if numbers else MOST
     most = 10 if isinstance(record.outcome, Code) else most  # whose number is an int64
-    classes = source.up_to(min(most, 1024))
-    shape = [*batch(source, source.up_to(MOST // classes)), classes]
+    square = len(record.inputs[0].named) == 2
+    classes = source.up_to(min(most, 16 if square else 1024))
+    row = [classes, classes] if square else [classes]
+    shape = [*batch(source, source.up_to(MOST // math.prod(row))), *row]
     x = wild(source, shape)
     if not record.takes("mask") or not source.chance(0.3):
         return x, None

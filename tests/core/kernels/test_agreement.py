@@ -20,6 +20,7 @@ from straightthrough.estimators import (
 )
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
+from straightthrough.ops.permutation import reference as orders
 from straightthrough.ops.pointwise import reference as pointwise
 from straightthrough.ops.subset import reference as subset
 from straightthrough.relaxations import softmax
@@ -144,6 +145,13 @@ class TestAgreement:
             assert_agrees(categorical.argmax_hot, scores, exact=True)
             for k in {1, 2, 3, (shape[-1] + 1) // 2, shape[-1]}.intersection(range(shape[-1] + 1)):
                 assert_agrees(subset.topk_hot, scores, k, exact=True)
+
+    @pytest.mark.parametrize("descending", [False, True])
+    def test_gradients_of_ranks(self, shape, dtype, descending):
+        x, grad = rows(shape, dtype)
+        for scores, strength in ((x, 2.0), (x.round(), 0.5), (x.nan_to_num(0, 0, 0), 30.0)):
+            order = orders.order_of(scores, descending)
+            assert_agrees(orders.rank_gradient, scores, order, grad, strength, descending)
 
     @pytest.mark.parametrize("of_probs", [False, True])
     def test_binary_draws(self, shape, dtype, of_probs):

@@ -33,6 +33,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
     "scales": torch.tensor([0.5]),
+    "places": torch.arange(5).repeat(3, 1),
     "seed": torch.tensor(3),
     "offset": 5,
     "samples": 2,

@@ -1,0 +1,1 @@
+"""Orders of a row: ranks, permutations, assignments."""

@@ -1,0 +1,56 @@
+"""The assignment that keeps the most, by scipy: an operator that compiled code calls whole."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import StraightThroughError, check_not_onnx
+from ...core.library import library
+
+
+def _scipy() -> ModuleType:
+    try:
+        from scipy import optimize
+    except ImportError:
+        raise StraightThroughError(
+            "st.assignment needs scipy, which solves it; pip install 'straightthrough[assignment]'"
+        ) from None
+    return optimize
+
+
+def _matched(scores: Tensor) -> Tensor:
+    """Return the column of every row, `(..., n)`; -1 where no assignment is allowed."""
+    solve = _scipy().linear_sum_assignment
+    size = scores.shape[-1]
+    squares = scores.detach().double().cpu().numpy().reshape(-1, size, size)
+    columns = np.full(squares.shape[:2], -1, dtype=np.int64)
+    for square, found in zip(squares, columns, strict=True):
+        if np.isnan(square).any() or np.isposinf(square).any():
+            continue
+        peak = np.abs(square[np.isfinite(square)]).max(initial=0)
+        try:  # a power of 2, so that no sum of them is too large
+            found[:] = solve(np.ldexp(square, -np.frexp(peak)[1]), maximize=True)[1]
+        except ValueError:  # it says "cost matrix is infeasible"
+            continue
+    return torch.from_numpy(columns).reshape(scores.shape[:-1]).to(scores.device)
+
+
+def _shape(scores: Tensor) -> Tensor:
+    check_not_onnx("an assignment", "export what comes before it")
+    return scores.new_empty(scores.shape[:-1], dtype=torch.int64)
+
+
+def _mapped(info: Any, dims: tuple[int], scores: Tensor) -> tuple[Tensor, int]:
+    return matched(scores.movedim(dims[0], 0)), 0
+
+
+library.define("matched(Tensor scores) -> Tensor")
+library.impl("matched", _matched, "CompositeExplicitAutograd")
+torch.library.register_fake("straightthrough::matched", _shape, lib=library)
+torch.library.register_vmap("straightthrough::matched", _mapped, lib=library)
+matched = torch.ops.straightthrough.matched

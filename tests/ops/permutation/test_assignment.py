@@ -1,0 +1,105 @@
+"""Assignments: the best of all, Sinkhorn's gradient, and what is not allowed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+import straightthrough as st
+from straightthrough.core.errors import FLOATING
+
+NAN, INFINITY = math.nan, math.inf
+DTYPES = pytest.mark.parametrize("dtype", FLOATING)
+
+
+def kept(y: Tensor, scores: Tensor) -> Tensor:
+    return torch.where(y == 1, scores, 0).double().sum((-1, -2))
+
+
+@DTYPES
+def test_none_keeps_more(dtype: torch.dtype) -> None:
+    scores = torch.randn(40, 5, 5).to(dtype)
+    y = st.assignment(scores)
+    assert (y.sum(-1) == 1).all()
+    assert (y.sum(-2) == 1).all()
+    assert y.dtype == dtype
+    every = [
+        scores.double()[:, range(5), columns].sum(-1)
+        for columns in itertools.permutations(range(5))
+    ]
+    torch.testing.assert_close(kept(y, scores), torch.stack(every).amax(0))
+
+
+def test_the_greedy_choice_is_not_taken() -> None:
+    scores = torch.tensor([[3.0, 2.0], [2.0, 0.0]])
+    assert st.assignment(scores).tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(("tau", "iterations"), [(1.0, 20), (0.3, 5), (5.0, 1)])
+def test_the_gradient_is_that_of_dividing_by_sums(tau: float, iterations: int) -> None:
+    scores = torch.randn(3, 4, 4).double().requires_grad_()
+    grad = torch.randn(3, 4, 4).double()
+    p = (scores / tau).exp()
+    for _ in range(iterations):
+        p = p / p.sum(-1, keepdim=True)
+        p = p / p.sum(-2, keepdim=True)
+    due = torch.autograd.grad(p, scores, grad)[0]
+    y = st.assignment(scores, tau=tau, iterations=iterations)
+    torch.testing.assert_close(torch.autograd.grad(y, scores, grad)[0], due)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_scores_neither_overflow_nor_lose_the_gradient(dtype: torch.dtype) -> None:
+    small = torch.randn(4, 4).to(dtype)
+    large = (small + 1000).requires_grad_()
+    grad = torch.randn(4, 4).to(dtype)
+    found = torch.autograd.grad(st.assignment(large), large, grad)[0]
+    exact = (large.detach().double() - 1000).requires_grad_()
+    due = torch.autograd.grad(st.assignment(exact), exact, grad.double())[0]
+    torch.testing.assert_close(found.double(), due, rtol=1e-5, atol=1e-6)
+    huge = torch.eye(3).to(dtype) * torch.finfo(dtype).max
+    assert torch.equal(st.assignment(huge), torch.eye(3).to(dtype))
+
+
+def test_what_is_not_allowed_is_not_assigned() -> None:
+    scores = torch.zeros(4, 3, 3)
+    scores[0, 0, 1:] = -INFINITY
+    scores[0, 1, 0] = 9.0  # would take the one column that is left to the first row
+    scores[1, :2, :2] = -INFINITY  # two rows, one column
+    scores[2, 0, 0], scores[3, 1, 1] = NAN, INFINITY
+    y = st.assignment(scores.requires_grad_())
+    assert y[0, 0].tolist() == [1, 0, 0]
+    assert y[1:].isnan().all()
+    grad = torch.autograd.grad(y[0], scores, torch.randn(3, 3))[0][0]
+    assert grad.isfinite().all()
+    assert grad[0].tolist() == [0, 0, 0]
+    with st.strict(), pytest.raises(st.ArgumentError, match=r"row \(1,\) has no valid outcome"):
+        st.assignment(scores)
+
+
+def test_no_batch_and_an_empty_one() -> None:
+    assert st.assignment(torch.zeros(0, 3, 3)).shape == (0, 3, 3)
+    assert st.assignment(torch.zeros(1, 1)).tolist() == [[1.0]]
+
+
+def test_wrong_arguments() -> None:
+    for shape in [(3,), (2, 3), (4, 0, 0)]:
+        with pytest.raises(st.ShapeError, match="scores must be squares"):
+            st.assignment(torch.zeros(shape))
+    with pytest.raises(st.ArgumentError, match="iterations must be an int of at least 1, got 0"):
+        st.assignment(torch.zeros(2, 2), iterations=0)
+    with pytest.raises(st.ArgumentError, match="tau must be above 0"):
+        st.assignment(torch.zeros(2, 2), tau=-1.0)
+
+
+def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(
+        st.StraightThroughError, match=r"pip install 'straightthrough\[assignment\]"
+    ):
+        st.assignment(torch.zeros(2, 2))
