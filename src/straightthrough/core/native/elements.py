@@ -31,6 +31,12 @@ def in_order(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def in_memory_order(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a tensor that fills its memory, in whatever order, and a new one that lies alike."""
+    y = torch.empty_like(x)
+    return (x, y) if y.stride() == x.stride() else in_order(x)
+
+
 def launch(kernel: Any, x: Tensor, *arguments: Any, **compiled_for: Any) -> None:
     """Launch a kernel over the elements of `x`; it is told their count, and the size of a tile."""
     count = x.numel()
