@@ -111,7 +111,7 @@ def declaring_folders() -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("source", sorted(PACKAGE.rglob("triton.py")), ids=relative)
+@pytest.mark.parametrize("source", sorted(PACKAGE.rglob("triton*.py")), ids=relative)
 def test_kernels_for_gpus_stand_beside_those_for_the_cpu(source: Path) -> None:
     """And in their order, file by file."""
     declared, found = declaring_folders(), on_gpus(source)

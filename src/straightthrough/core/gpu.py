@@ -1,6 +1,6 @@
 """Triton kernels: looked for at the first call on a GPU, and never required.
 
-A file `triton.py` stands beside the module that declares an operator, as its `cpu.cpp` does. It
+A file `triton*.py` stands beside the module that declares an operator, as its `cpu*.cpp` does. It
 says `implement(...)` of functions that have the operators' names and arguments; noise is a seed and
 an offset. torch's dispatcher then has them for CUDA, which is what it calls AMD's devices too.
 """
@@ -8,10 +8,12 @@ an offset. torch's dispatcher then has them for CUDA, which is what it calls AMD
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,15 +50,20 @@ def load(key: str, modules: Iterable[str]) -> frozenset[str]:
     """Register under a dispatch key the kernels that stand beside modules; return their names."""
     if why_not():
         return frozenset()
-    for package in sorted({module.rpartition(".")[0] for module in modules}):
-        if find_spec(f"{package}.triton"):
-            import_module(f"{package}.triton")
+    for folder, package in sorted({_package_of(module) for module in modules}):
+        for file in sorted(Path(folder).glob("triton*.py")):
+            import_module(f"{package}.{file.stem}")
     for name, function in IMPLEMENTED.items():
         serve = _on_its_device(function) if key == "CUDA" else function
         for overload in getattr(torch.ops.straightthrough, name).overloads():
             full = name if overload == "default" else f"{name}.{overload}"
             library.impl(full, serve, key)
     return frozenset(IMPLEMENTED)
+
+
+def _package_of(module: str) -> tuple[str, str]:
+    """Return the folder of a module, and the name of its package."""
+    return str(Path(str(sys.modules[module].__file__)).parent), module.rpartition(".")[0]
 
 
 def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:

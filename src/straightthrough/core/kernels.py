@@ -1,7 +1,7 @@
 """Compiled kernels: which library serves, and the operators that it implements.
 
 A kernel is a `torch.library` operator, declared with its schema and its reference in the package
-whose `cpu*.cpp` implements it on the CPU, and whose `triton.py` may on GPUs (`gpu.py`). Compiled
+whose `cpu*.cpp` implements it on the CPU, and whose `triton*.py` may on GPUs (`gpu.py`). Compiled
 graphs call it whole. The reference runs on other devices, inside functorch transforms, and where
 gradients are recorded.
 """

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 
 from ..core.gpu import implement
-from ..core.native import rows, stored
-from ..core.native.arguments import check_index
+from ..core.native import philox, rows, stored
+from ..core.native.arguments import check_index, check_noise, check_samples
 from ..core.native.elementary import exp
 from ..core.native.rows import over_rows
 from ..core.native.stored import number
@@ -21,19 +21,6 @@ def drawn(x, index, grad, count, row, j, inside, at):
     return logits - tl.max(logits, 1)[:, None], g - rows.at_class(g, j, chosen)[:, None], chosen
 
 
-@triton.jit
-def pulled(w, g, below, times):
-    """`J(y) g` times a factor, y in proportion to `w`.
-
-    J(y) sends constants to 0: relative to g of the likeliest class a row that is all but certain
-    loses no digits.
-    """
-    g -= tl.max(tl.where(below == 0, g, -float("inf")), 1)[:, None]
-    total = tl.sum(w, 1)
-    mean = tl.sum(w * g, 1) / total
-    return w * (times / total)[:, None] * (g - mean[:, None])
-
-
 @triton.jit(do_not_specialize=["count"])
 def straight_through_short(
     x, grad, to, tau,
@@ -41,10 +28,9 @@ def straight_through_short(
 ):  # fmt: skip
     """`J(p_tau) g / tau`."""
     _, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
-    logits = stored.load(x, at, inside, -float("inf"))
-    below, g = logits - tl.max(logits, 1)[:, None], stored.load(grad, at, inside, 0.0)
-    inverse = 1 / stored.read(tau, x)
-    value = pulled(exp(below * inverse), g, below, inverse)
+    logits, g = stored.load(x, at, inside, -float("inf")), stored.load(grad, at, inside, 0.0)
+    peak, inverse = tl.max(logits, 1)[:, None], 1 / stored.read(tau, x)
+    value = rows.pulled(exp((logits - peak) * inverse), g, logits == peak, inverse)
     stored.store_gradient(to, at, value, inside)
 
 
@@ -74,6 +60,42 @@ def reinmax_short(
     stored.store_gradient(to, at, value, inside)
 
 
+@triton.jit
+def power(ratio, tau, POWER: tl.constexpr):
+    """`ratio^(1 / tau)`, a whole power where it is known to be one."""
+    if POWER == 1:
+        return ratio
+    if POWER == 2:
+        return ratio * ratio
+    return exp(tl.log(ratio) / tau)
+
+
+@triton.jit(do_not_specialize=["count", "offset"])
+def gumbel_st_short(
+    x, grad, to, index, tau, samples, seed, offset: tl.int64, POWER: tl.constexpr,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The mean over conditional draws of `J(y) g / tau`.
+
+    Relative to the outcome's weight of 1, class j weighs (E_x p_j / (E_j + E_x p_j))^(1 / tau).
+    """
+    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    below, g, chosen = drawn(x, index, grad, count, row, j, inside, at)
+    tau, key, w = stored.read(tau, x), tl.load(seed), exp(below)
+    total, value = tl.sum(w, 1), tl.zeros_like(w)
+    for k in range(samples):
+        tag = philox.conditional(k)
+        u = philox.class_uniforms(key, offset + row, 0, tag, WIDTH, w.dtype == tl.float64)
+        noise = philox.exponential(u)
+        part = (rows.at_class(noise, j, chosen) / total)[:, None] * w
+        y = power(part / (part + noise), tau, POWER)
+        y = tl.where(j[None, :] == chosen[:, None], 1.0, y)
+        times = 1 / tl.sum(y, 1)
+        mean = tl.sum(y * g, 1) * times
+        value += y * times[:, None] * (g - mean[:, None])
+    stored.store_gradient(to, at, value * (1 / (tau * samples)), inside)
+
+
 def straight_through(logits, index, grad, tau):
     """The gradient to the logits."""
     check_index(index, logits)
@@ -88,4 +110,14 @@ def reinmax(logits, index, grad, tau):
     return over_rows(reinmax_short, logits, grad, outcome, tau, closed)
 
 
-implement(straight_through, reinmax)
+def gumbel_st(logits, index, grad, tau, samples, seed, offset):
+    """The gradient to the logits."""
+    check_index(index, logits)
+    check_samples(samples)
+    check_noise(seed, offset, logits)
+    known = {1.0: 1, 0.5: 2}.get(tau, 0) if not isinstance(tau, torch.Tensor) else 0
+    noise = index.contiguous(), number(tau, logits), samples, seed, offset
+    return over_rows(gumbel_st_short, logits, grad, *noise, known)
+
+
+implement(straight_through, reinmax, gumbel_st)

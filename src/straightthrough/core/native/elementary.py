@@ -3,13 +3,25 @@
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+LOG2_E, LOG2_E_REST = tl.constexpr(1.44269502162933349609375), tl.constexpr(1.925963033500011e-08)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def rough_exp(x):
+    """The exponential of x <= 0, in float32 to within 2^-22 + 2^-24 |x| of itself."""
+    return tl.exp(x) if x.dtype == tl.float64 else tl.exp2(x * LOG2_E)
 
 
 @triton.jit
 def exp(x):
-    """The exponential, in float32 the hardware's: within 2^-22 + 2^-24 |x| of itself."""
-    return tl.exp(x) if x.dtype == tl.float64 else tl.exp2(x * LOG2_E)
+    """The exponential, in float32 to within 2^-22 of itself: what rounding took is put back."""
+    if x.dtype == tl.float64:
+        return tl.exp(x)
+    whole = x * LOG2_E
+    rest = tl.fma(x, LOG2_E, -whole) + x * LOG2_E_REST
+    power = tl.exp2(whole)
+    return tl.where(power > 0, power + power * (rest * LN_2), power)  # rest of infinity is NaN
 
 
 @triton.jit

@@ -97,16 +97,19 @@ def laid_out(of: Layout, x: Tensor) -> Tensor:
     return x if of.inner > 1 else x.contiguous()
 
 
-def over_rows(kernel: Any, x: Tensor, grad: Tensor, *rest: Any) -> Tensor:
-    """Return what a kernel makes of rows and of the gradient to them."""
-    check_rows("logits", x)
-    check_alike("grad", grad, x)
+def over_rows(kernel: Any, x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
+    """Return what a kernel makes of rows, and of the gradient to them where one is given."""
+    check_rows("the input", x)
+    given = [x]
+    if grad is not None:
+        check_alike("grad", grad, x)
+        given.append(grad)
     result = torch.empty_like(x)
-    of = layout(x, grad, result)
+    of = layout(*given, result)
     if of.inner == 1:
         result = torch.empty_like(x, memory_format=torch.contiguous_format)
-    given = laid_out(of, x), laid_out(of, grad), result
-    kernel[of.tiles](*given, *rest, *of.arguments, **of.tile)
+    given = [laid_out(of, each) for each in given]
+    kernel[of.tiles](*given, result, *rest, *of.arguments, **of.tile)
     return result
 
 
@@ -127,3 +130,16 @@ def tile(count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH:
 def at_class(value, j, chosen):
     """The entries of a tile at a class a row."""
     return tl.sum(tl.where(j[None, :] == chosen[:, None], value, 0.0), 1)
+
+
+@triton.jit
+def pulled(w, g, likeliest, times):
+    """`J(y) g` times a factor a row, y in proportion to `w`.
+
+    J(y) sends constants to 0: relative to g of the likeliest class a row that is all but certain
+    loses no digits.
+    """
+    g -= tl.max(tl.where(likeliest, g, -float("inf")), 1)[:, None]
+    total = tl.sum(w, 1)
+    mean = tl.sum(w * g, 1) / total
+    return w * (times / total)[:, None] * (g - mean[:, None])

@@ -10,8 +10,9 @@ import triton.language as tl
 from ...core.gpu import implement
 from ...core.native import philox, rows, stored
 from ...core.native.arguments import check_noise, check_rows
-from ...core.native.elementary import exp
-from ...core.native.rows import laid_out, layout
+from ...core.native.elementary import exp, rough_exp
+from ...core.native.rows import laid_out, layout, over_rows
+from ...core.native.stored import number
 
 # Weights of at most 1 are multiples of 2^-62 times the number of classes. Their sums are exact, in
 # whichever order they are taken, and no class loses its weight beside a larger one.
@@ -38,11 +39,32 @@ def draw_short(
     row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
     logits = stored.load(x, at, inside, -float("inf"))
     uniform = philox.row_bits(tl.load(seed), offset + row)
-    drawn = first_above(exp(logits - tl.max(logits, 1)[:, None]), uniform)
+    drawn = first_above(rough_exp(logits - tl.max(logits, 1)[:, None]), uniform)
     tl.store(index + row, drawn, row < count)
     if y is not None:
         hot = (j[None, :] == drawn[:, None]).to(logits.dtype)
         stored.store(y, at, tl.where(drawn[:, None] < 0, float("nan"), hot), inside)
+
+
+@triton.jit(do_not_specialize=["count", "offset"])
+def gumbel_softmax_short(
+    x, to, tau, seed, offset: tl.int64, POWER: tl.constexpr,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """`softmax((x + G) / tau)`, of weights (e^x / E)^(1 / tau), as exp(-G) is an Exp(1) E."""
+    row, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    logits = stored.load(x, at, inside, -float("inf"))
+    below = logits - tl.max(logits, 1)[:, None]
+    double: tl.constexpr = below.dtype == tl.float64
+    key, tag = tl.load(seed), philox.conditional(0)
+    noise = philox.exponential(philox.class_uniforms(key, offset + row, 0, tag, WIDTH, double))
+    if POWER == 0:
+        noisy = below - tl.log(noise)
+        w = exp((noisy - tl.max(noisy, 1)[:, None]) * (1 / stored.read(tau, x)))
+    else:
+        w = exp(below) / noise
+        w = w if POWER == 1 else w * w
+    stored.store(to, at, w * (1 / tl.sum(w, 1))[:, None], inside)
 
 
 def draw_index(logits, seed, offset):
@@ -67,4 +89,11 @@ def draw_rows(logits, seed, offset, y):
     return index
 
 
-implement(draw_index, draw)
+def gumbel_softmax(logits, tau, seed, offset):
+    """The relaxed draw."""
+    check_noise(seed, offset, logits)
+    known = {1.0: 1, 0.5: 2}.get(tau, 0) if not isinstance(tau, torch.Tensor) else 0
+    return over_rows(gumbel_softmax_short, logits, None, number(tau, logits), seed, offset, known)
+
+
+implement(draw_index, draw, gumbel_softmax)

@@ -1,0 +1,84 @@
+"""Kernels for GPUs compiled without one: what they cost is counted."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from benchmarks.gpu import __main__ as entry
+from benchmarks.gpu import roofline
+from benchmarks.gpu.compiling import Launch, pipe_of
+from straightthrough.cli.console import run
+
+
+@pytest.fixture
+def command(in_process):
+    return in_process(lambda: run(entry.app, "python -m benchmarks.gpu"))
+
+
+def test_kernels_compile_without_spills_and_read_nothing_twice(command, tmp_path):
+    page = tmp_path / "made" / "gpu.md"
+    code, out, _ = command("--shapes 4096x64 --cards H100,MI300X --json --output", page)
+    assert code == 0
+    found = json.loads(out)
+    assert {each["call"] for each in found} == set(roofline.CALLS)
+    for each in found:
+        assert 0 < sum(launch["bytes"] for launch in each["launches"]) <= 1.1 * each["least_bytes"]
+        for launch in each["launches"]:
+            assert launch["spills"] == 0
+            assert 8 < launch["registers"] <= 128
+            assert launch["instructions"]["fp64"] == 0
+    assert "Predicted, not measured" in page.read_text()
+    assert "draw_short | 4096x64 | H100" in page.read_text()
+
+
+def test_torch_is_counted_by_launches_and_bytes():
+    """F.gumbel_softmax, hard, forward and backward: 13, by torch's profiler on a GPU too."""
+    assert len(roofline.snippet(roofline.PLAIN["categorical"], (64, 8), torch.float32)) == 13
+    assert roofline.snippet(lambda x: x * 2, (64, 8), torch.float32) == [4096, 4096]
+
+
+def test_the_longest_pipe_counts():
+    """By hand: an RTX 4090 has 128 units at 2.52 GHz, 2 double results a clock, 1.008 TB/s."""
+    card = roofline.CARDS["RTX 4090"]
+
+    def microseconds(size: int, **instructions: int) -> float:
+        return 1e6 * card.seconds(Launch("none", 0, 0, 0, 10**6, instructions, size))
+
+    assert microseconds(0) == pytest.approx(5)
+    assert microseconds(1_008_000 * 85) == pytest.approx(5 + 100)
+    assert microseconds(1_008_000 * 85, float=100, fp64=1) == pytest.approx(5 + 100)
+    doubles = 100 * 1e6 / (128 * 2 * 2520 * 0.7)
+    assert microseconds(1_008_000 * 85, float=100, fp64=100) == pytest.approx(5 + doubles)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "pipe"),
+    [
+        ("FFMA.FTZ", "float"),
+        ("IMAD.WIDE.U32", "float"),
+        ("MUFU.EX2", "special"),
+        ("F2I.S64.TRUNC", "special"),
+        ("DADD", "fp64"),
+        ("I2F.F64.U64", "fp64"),
+        ("LDG.E.128", "memory"),
+        ("SHFL.BFLY", "memory"),
+        ("LOP3.LUT", "integer"),
+        ("v_add_f64", "fp64"),
+        ("v_exp_f32_e32", "special"),
+        ("v_mul_f32_e32", "float"),
+        ("v_mad_u64_u32", "integer"),
+        ("global_load_dwordx4", "memory"),
+        ("NOP", None),
+        ("UIADD3", None),
+        ("s_waitcnt", None),
+    ],
+)
+def test_pipes(opcode, pipe):
+    assert pipe_of(opcode) == pipe
+
+
+def test_wrong_options(command):
+    for wrong in ("--cards none", "--calls none", "--shapes 3", "--dtype float8"):
+        assert command(wrong)[0] == 2
