@@ -26,6 +26,7 @@ ENVIRONMENT = {
 FILES = (
     "tests/core/native",
     "tests/core/kernels/test_agreement.py",
+    "tests/ops/bernoulli/test_triton.py",
     "tests/ops/categorical/test_triton.py",
 )
 """Tests of what the interpreter runs."""

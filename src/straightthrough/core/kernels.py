@@ -118,24 +118,35 @@ def served(
     floats = [i for i, (type_, _) in enumerate(arguments) if type_ == "float"]
     others = [i for i, (type_, _) in enumerate(arguments) if type_ == "Tensor"]
     record = functools.partial(_record, overload, with_numbers, floats)
+
+    def recorded(x: Tensor, rest: Sequence[Any]) -> bool:
+        # A number on a device stays there, as in a graph: read, it would be waited for.
+        moving = not x.is_cpu and any(isinstance(rest[i], Tensor) for i in floats)
+        return moving or in_a_graph(x)
+
     if "Noise noise" in schema:
         names = [name for _, name in arguments]
         samples = names.index("samples") if "samples" in names else None
-        call = _with_noise(name, reference, native(overload), record, others, samples)
+        call = _with_noise(name, reference, native(overload), record, recorded, others, samples)
     else:
-        call = _without_noise(name, reference, native(overload), record, others)
+        call = _without_noise(name, reference, native(overload), record, recorded, others)
     return cast(_Function, functools.wraps(reference)(call))  # the signature of the reference
 
 
 def _without_noise(
-    name: str, reference: _Function, direct: _Function, record: _Function, others: list[int]
+    name: str,
+    reference: _Function,
+    direct: _Function,
+    record: _Function,
+    recorded: Callable[..., bool],
+    others: list[int],
 ) -> Any:
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
         if not has_kernel(x, name=name) or (others and not all(_known(rest[i]) for i in others)):
             return reference(x, *rest)
-        return record(x, rest) if in_a_graph(x) else direct(x, *rest)
+        return record(x, rest) if recorded(x, rest) else direct(x, *rest)
 
     return call
 
@@ -145,6 +156,7 @@ def _with_noise(
     reference: _Function,
     direct: _Function,
     record: _Function,
+    recorded: Callable[..., bool],
     others: list[int],
     samples: int | None,
 ) -> Any:
@@ -156,7 +168,7 @@ def _with_noise(
         served = has_kernel(x, name=name) or whole
         if not served or noise.run or (others and not all(_known(rest[i]) for i in others)):
             return reference(x, *rest)
-        if in_a_graph(x):
+        if recorded(x, rest):
             return record(x, (*rest[:-1], noise.seed, noise.offset))
         return direct(x, *rest[:-1], noise.seed, noise.offset)
 

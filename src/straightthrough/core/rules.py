@@ -155,8 +155,8 @@ class Derivative(Rule):
 
     def backward(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return what `vjp` does, of tensors that need no check."""
-        kernel: Callable[..., Tensor] | None = getattr(type(self).derivative, "kernel", None)
-        if kernel is not None and has_kernel(x, grad):
+        kernel: Any = getattr(type(self).derivative, "kernel", None)
+        if kernel is not None and has_kernel(x, grad, kernel.operator):
             return kernel(self, x, grad)
         if self.saved is Saved.NOTHING:
             return grad.to(x.dtype)

@@ -34,5 +34,6 @@ def fused(cls: _Derivative) -> _Derivative:
             x, grad, *(numbers.values() if type(rule) is cls else map(numbers.get, fields))
         )
 
+    kernel.operator = cls.__name__  # type: ignore[attr-defined]  # functions take any
     cls.derivative.kernel = kernel  # type: ignore[attr-defined]  # as `saves` does
     return cls

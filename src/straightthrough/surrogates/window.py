@@ -45,6 +45,7 @@ def _by_bits(rule: Window, x: Tensor, grad: Tensor) -> Tensor:
     return window_gradient(grad, bits, inner, outer)
 
 
+_by_bits.operator = "window_gradient"  # type: ignore[attr-defined]  # functions take any
 Window.derivative.kernel = _by_bits  # type: ignore[attr-defined]  # as `saves` does
 
 

@@ -55,6 +55,20 @@ def check_index(index: Tensor, logits: Tensor) -> None:
         refuse("index must be int64, one a row of ", described(logits), ", got ", described(index))
 
 
+def check_bits(name: str, truth: Tensor, of: Tensor, planes: int) -> None:
+    """Refuse what is neither so many bits an element nor a bool each."""
+    bits = truth.dtype == torch.uint8 and truth.shape == (planes * ((of.numel() + 7) // 8),)
+    bools = truth.dtype == torch.bool and truth.shape == of.shape
+    if truth.device != of.device or not (bits or bools):
+        refuse(
+            name,
+            " must be uint8 with a bit an element, or bool, of ",
+            described(of),
+            ", got ",
+            described(truth),
+        )
+
+
 def check_noise(seed: Tensor, offset: int, like: Tensor) -> None:
     """Refuse a seed that is not one int64 beside the input, and an offset out of range."""
     if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != like.device:

@@ -30,3 +30,17 @@ def log1m(u):
     w = 1 - u
     lost = u - (1 - w)
     return tl.log(w) - (lost + lost * u)
+
+
+@triton.jit
+def sigmoid(x):
+    """The sigmoid and its derivative."""
+    e = exp(-tl.abs(x))
+    whole = 1 / (1 + e)
+    return tl.where(x < 0, e, 1.0) * whole, e * whole * whole
+
+
+@triton.jit
+def at_most(largest, value):
+    """The value, infinities as the largest number of their sign."""
+    return tl.where(tl.abs(value) == float("inf"), tl.where(value > 0, largest, -largest), value)

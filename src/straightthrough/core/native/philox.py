@@ -61,10 +61,12 @@ def class_uniforms(seed, position, first, tag, CLASSES: tl.constexpr, DOUBLE: tl
     if DOUBLE:
         group = first // 2 + tl.arange(0, CLASSES // 2)
         w0, w1, w2, w3 = blocks(seed, position[:, None], group[None, :], tag)
-        return joined(unit53(w0, w1), unit53(w2, w3))
-    group = first // 4 + tl.arange(0, CLASSES // 4)
-    w0, w1, w2, w3 = blocks(seed, position[:, None], group[None, :], tag)
-    return joined(joined(unit24(w0), unit24(w2)), joined(unit24(w1), unit24(w3)))
+        unit = joined(unit53(w0, w1), unit53(w2, w3))
+    else:
+        group = first // 4 + tl.arange(0, CLASSES // 4)
+        w0, w1, w2, w3 = blocks(seed, position[:, None], group[None, :], tag)
+        unit = joined(joined(unit24(w0), unit24(w2)), joined(unit24(w1), unit24(w3)))
+    return unit
 
 
 # ---- one uniform an element ----
@@ -79,11 +81,30 @@ def element_uniforms(seed, group, tag, DOUBLE: tl.constexpr):
     group = group[:, None] + tl.zeros([1, 1], tl.int64)
     u0, u1, u2, u3 = blocks(seed, group, 0, tag)
     if DOUBLE:
-        return joined(unit53(u0, u1), unit53(u2, u3))
-    l0, l1, l2, l3 = blocks(seed, group, 1, tag)
-    even = joined(joined(_lower(u0, l0), _lower(u2, l2)), joined(_lower(u1, l1), _lower(u3, l3)))
-    odd = joined(joined(_upper(u0, l0), _upper(u2, l2)), joined(_upper(u1, l1), _upper(u3, l3)))
-    return unit24(joined(even, odd))
+        unit = joined(unit53(u0, u1), unit53(u2, u3))
+    else:
+        l0, l1, l2, l3 = blocks(seed, group, 1, tag)
+        even = joined(_lower(u0, l0), _lower(u2, l2)), joined(_lower(u1, l1), _lower(u3, l3))
+        odd = joined(_upper(u0, l0), _upper(u2, l2)), joined(_upper(u1, l1), _upper(u3, l3))
+        unit = unit24(joined(joined(even[0], even[1]), joined(odd[0], odd[1])))
+    return unit
+
+
+@triton.jit
+def element_uniform(seed, position, tag, DOUBLE: tl.constexpr):
+    """The uniforms of elements at any positions, each drawn by itself."""
+    odd = (position & 1) == 1
+    if DOUBLE:
+        w0, w1, w2, w3 = blocks(seed, position // 2, 0, tag)
+        unit = unit53(tl.where(odd, w2, w0), tl.where(odd, w3, w1))
+    else:
+        u0, u1, u2, u3 = blocks(seed, position // 8, 0, tag)
+        l0, l1, l2, l3 = blocks(seed, position // 8, 1, tag)
+        word = position // 2 & 3
+        upper = tl.where(word < 2, tl.where(word == 0, u0, u1), tl.where(word == 2, u2, u3))
+        lower = tl.where(word < 2, tl.where(word == 0, l0, l1), tl.where(word == 2, l2, l3))
+        unit = unit24(tl.where(odd, _upper(upper, lower), _lower(upper, lower)))
+    return unit
 
 
 @triton.jit

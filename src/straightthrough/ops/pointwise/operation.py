@@ -62,12 +62,13 @@ class Pointwise(Operation):
         rule = self.surrogate
         # Inductor keeps a bool an element by itself, and is four times as fast by it.
         graph = in_a_graph(x)
-        if rule.saved is not Saved.WINDOW or (graph and not has_kernel(x)):
+        if rule.saved is not Saved.WINDOW or (graph and not has_kernel(x, name="window_bits")):
             return super().forward_and_save(x)
         assert isinstance(rule, Window)
         window = (self.centre, rule.window()[0], rule.includes_bound, graph)
-        if self.hard in WITH_WINDOW and x.is_contiguous() and has_kernel(x):
-            y, bits = WITH_WINDOW[self.hard](x, *window)
+        both = WITH_WINDOW.get(self.hard)
+        if both and x.is_contiguous() and has_kernel(x, name=both.__name__):
+            y, bits = both(x, *window)
             return (y,), (bits,)
         return self.forward(x), (window_bits(x, *window),)
 
