@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.engine import apply
 from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.precision import compute_dtype
+from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
 from ..grids import Grid, Int
 from ..ops.pointwise.api import clamp
@@ -165,7 +166,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
-            return x
+            return self._waiting(x) if self.enabled and self.training else x
         blocks = self._blocks(x)
         scale = self._scale(blocks, learn=self.training)
         shift: dict[str, Any] = {}
@@ -173,6 +174,11 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             shift[self.scaling.shifts] = _beside(blocks, getattr(self, self.scaling.shifts))
         y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule, **shift)
         return y.reshape(x.shape)
+
+    def _waiting(self, x: Tensor) -> Tensor:
+        """Return the input, of which parameters have gradients of 0, as replicas count on some."""
+        learned = [p.sum() for p in (self.parameter, self.shift) if p is not None]
+        return straight_through(x, x + 0 * sum(learned).to(x.dtype)) if learned else x
 
     def start(self, x: Tensor) -> None:
         """Measure the kept scale on `x`, whether or not it has started."""

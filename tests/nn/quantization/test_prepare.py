@@ -234,6 +234,19 @@ def test_a_delay_and_a_switch():
     assert torch.equal(fresh(IMAGES), wanted)
 
 
+def test_scales_that_wait_have_gradients_of_zero():
+    model = prepare(nn.Linear(3, 2), [("", Config(BY_ROW.weight, A8, delay=1))])
+    x = torch.tensor([[-0.0, 2.0, -3.0]])
+    wanted = F.linear(x, model.weight, model.bias)
+    y = model(x)
+    assert torch.equal(y, wanted)
+    y.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert model.weight_quantizer.parameter.grad.tolist() == [[0.0], [0.0]]
+    assert torch.equal(model.weight.grad, x.expand(2, 3))
+    assert not model.weight_quantizer.started
+
+
 @pytest.mark.parametrize("way", ["pickle", "copy"])
 def test_prepared_models_are_copied(way):
     model = prepare(net(), [(nn.Linear, "w4a8"), ("*", "w4")])
@@ -243,10 +256,12 @@ def test_prepared_models_are_copied(way):
 
 
 def test_quantizers_are_where_their_layer_is():
-    model = nn.Linear(4, 2, device="meta").eval()
+    model = nn.Linear(4, 2, device="meta", dtype=torch.bfloat16).eval()
     prepare(model, [("", Config(BY_ROW.weight, Scheme(Int(8), Observed())))])
     assert {t.device.type for t in model.state_dict().values()} == {"meta"}
     assert not model.weight_quantizer.training
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.weight_quantizer.origin.dtype == torch.float32
 
 
 def lazy():

@@ -212,9 +212,9 @@ def _made(place: Place, scheme: Scheme, shape: Sequence[int] | None, delay: int)
 
 
 def _placed(quantizer: Quantizer, module: nn.Module) -> Quantizer:
-    """Return a quantizer where the module lies, in training if it is."""
+    """Return a quantizer where the module lies, in its dtype, and in training if it is."""
     weight = next(module.parameters())
-    return quantizer.to(weight.device).train(module.training)
+    return quantizer.to(weight.device, weight.dtype).train(module.training)
 
 
 def _change(place: Place, quantizers: dict[str, Quantizer]) -> None:
