@@ -17,9 +17,11 @@ from ..studies.bias import page as bias
 from ..studies.mask import page as mask
 from ..studies.polynomial import page as polynomial
 from ..studies.vae import page as vae
+from ..studies.vqvae import page as vqvae
 
 LAYOUTS = {
     "vae": vae.layout,
+    "vqvae": vqvae.layout,
     "mask": mask.layout,
     "polynomial": polynomial.layout,
     "bias": bias.layout,

@@ -24,6 +24,8 @@ from ..studies.record import to_json
 from ..studies.vae import page as vae_page
 from ..studies.vae import study as vae_study
 from ..studies.vae.presets import PRESETS
+from ..studies.vqvae import page as vqvae_page
+from ..studies.vqvae import study as vqvae_study
 from . import pages
 from .console import Failure, Json, names, print_json, print_table, writable
 from .progress import live
@@ -107,6 +109,21 @@ def mask(
     """Masked network: how many weights it keeps, and what the mask costs."""
     settings = mask_study.Settings(data, data_dir, _seeds(seeds), epochs)
     _run(partial(mask_study.run, settings), mask_page.tables, output, resume, json)
+
+
+@app.command()
+def vqvae(
+    data: Data = "digits",
+    data_dir: Folder = None,
+    seeds: Seeds = "1",
+    epochs: Epochs = None,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/vqvae"),
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Vector-quantized autoencoder: rules, ways to learn a codebook, revival, and no codebook."""
+    settings = vqvae_study.Settings(data, data_dir, None, _seeds(seeds), epochs)
+    _run(partial(vqvae_study.run, settings), vqvae_page.tables, output, resume, json)
 
 
 @app.command()

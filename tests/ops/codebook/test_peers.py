@@ -202,19 +202,6 @@ def test_counts_in_bfloat16():
     assert ours.book.statistics.count.item() == 4097
 
 
-def test_parts_of_a_batch_are_the_batch():
-    z = torch.randn(1, 100, 8)
-    pairs = [theirs.VectorQuantize(8, 16) for _ in range(2)]
-    pairs[1].load_state_dict(pairs[0].state_dict())
-    pairs[0](z), pairs[1](z[:, :50]), pairs[1](z[:, 50:])
-    assert (pairs[0].codebook - pairs[1].codebook).abs().max() > 0.01
-    ours = [st.nn.VectorQuantizer(16, 8, update="manual", k_means=False) for _ in range(2)]
-    ours[1].load_state_dict(ours[0].state_dict())
-    ours[0](z), ours[1](z[:, :50]), ours[1](z[:, 50:])
-    ours[0].update_codebook(), ours[1].update_codebook()
-    torch.testing.assert_close(*(one.book.codebook for one in ours))
-
-
 def test_training_is_compiled_whole():
     z = torch.randn(1, 100, 8)
     compiler = {"fullgraph": True, "backend": "eager"}

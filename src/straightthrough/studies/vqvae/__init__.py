@@ -1,0 +1,1 @@
+"""The vector-quantized autoencoder."""

@@ -1,0 +1,115 @@
+"""The page of the vector-quantized autoencoder."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ...report import charts
+from ...report.charts import Line
+from ...report.page import Page, Table
+from ...report.runs import Groups, average, deviation, ends, grouped, lines, rows
+
+FIELDS = {"test_error": 4, "train_error": 4, "perplexity": 1, "used": 1, "seconds": 1}
+COLUMNS = ("Quantizer", "Runs", "Epochs", "Test error", "Train error", "Perplexity", "Used")
+REVIVAL = ", revival"
+
+
+def tables(result: dict[str, Any]) -> list[Table]:
+    """Return what the terminal shows too."""
+    groups = grouped(result, "quantizer")
+    note = (
+        "Errors: mean squared, of grey values from 0 to 1, over all pixels. Perplexity: the "
+        f"exponential of the entropy of how often each of the {result['codes']} codes is chosen. "
+        "Used: how many are chosen at all. Both of all tokens of the training images. Seconds of "
+        f"training alone. All at the last checkpoint, the best first.{deviation(groups)}"
+    )
+    table = sorted(rows(groups, FIELDS), key=lambda row: row[3])
+    return [Table((*COLUMNS, "Seconds"), table, note)]
+
+
+def layout(result: dict[str, Any]) -> Page:
+    """Return the page."""
+    settings, groups = result["settings"], grouped(result, "quantizer")
+    page = Page(f"Vector-quantized autoencoder on {settings['data']}", _lead(result), result)
+    page.heading("Results")
+    page.table(tables(result)[0])
+    if groups:
+        _training(page, groups)
+        _usage(page, groups)
+        _pictures(page, groups, result["originals"])
+    return page.close(settings)
+
+
+def _lead(result: dict[str, Any]) -> str:
+    return (
+        f"{result['images']['description']} An image becomes {result['tokens']} tokens, and each "
+        f"of these one of {result['codes']} codes. All autoencoders are the same but for what "
+        f"quantizes the tokens."
+    )
+
+
+def _of(groups: Groups, *, revival: bool) -> Groups:
+    return {name: runs for name, runs in groups.items() if name.endswith(REVIVAL) is revival}
+
+
+def _training(page: Page, groups: Groups) -> None:
+    page.heading("Training", "The untrained model, far above the others, is left out.")
+    for title, revival in (("without revival of dead codes", False), ("with it", True)):
+        shown = _of(groups, revival=revival)
+        if shown:
+            page.chart(
+                partial(charts.lines, lines(shown, "test_error", first=1), "epoch", "test error"),
+                f"Test error over epochs, one line a quantizer: {title}",
+            )
+
+
+def _usage(page: Page, groups: Groups) -> None:
+    page.heading(
+        "Which codes are used",
+        "The share of each code among all tokens of the training images, the most frequent first; "
+        "of the first seed. A line ends where the codes that are used do.",
+    )
+    for title, revival in (("without revival of dead codes", False), ("with it", True)):
+        series = []
+        for slot, (name, runs) in enumerate(_of(groups, revival=revival).items()):
+            shares = [share for share in runs[0]["shares"] if share > 0]
+            series.append(Line(name, slot, [*range(1, len(shares) + 1)], shares))
+        if series:
+            page.chart(
+                partial(charts.lines, series, "code, by how often it is chosen", "share", log="y"),
+                f"Share of each code, one line a quantizer: {title}",
+            )
+
+
+def _pictures(page: Page, groups: Groups, originals: dict[str, Any]) -> None:
+    ordered = sorted(groups, key=lambda name: _error(groups[name]))
+    page.heading(
+        "Reconstructions",
+        "Test images, and under each what comes back; of the first seed, the best first.",
+    )
+    shown = charts.unpack(originals)
+    page.pictures(
+        [
+            (name, charts.grid(np.concatenate([shown, charts.unpack(back)]), len(shown)))
+            for name in ordered
+            if (back := groups[name][0]["reconstructions"])
+        ]
+    )
+    page.heading(
+        "Codes",
+        "What the decoder makes of each code where all tokens are that code; of the first seed.",
+    )
+    page.pictures(
+        [
+            (name, charts.grid(charts.unpack(codes), 16))
+            for name in ordered
+            if (codes := groups[name][0]["codes"])
+        ]
+    )
+
+
+def _error(runs: list[dict[str, Any]]) -> float:
+    return average([point["test_error"] for point in ends(runs)]) or 0.0
