@@ -24,7 +24,8 @@ from .ops.codebook.codes import bsq, fsq, fsq_decode, lfq, lfq_decode, lfq_entro
 from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
-from .ops.subset.api import topk
+from .ops.subset.api import sample_subset, sample_topk, topk
+from .ops.subset.law import subset_entropy, subset_log_prob, subset_marginals
 
 __version__ = "0.1.0"
 
@@ -67,12 +68,17 @@ __all__ = [
     "poisson",
     "relaxations",
     "round",
+    "sample_subset",
+    "sample_topk",
     "scales",
     "sign",
     "stochastic_quantize",
     "stochastic_round",
     "straight_through",
     "strict",
+    "subset_entropy",
+    "subset_log_prob",
+    "subset_marginals",
     "surrogates",
     "ternary",
     "through",
