@@ -46,7 +46,11 @@ PAPERS = {
     "estimator": f"{ARXIV}2410.13331",
     "Incorporating learnable membrane time constant to enhance learning of spiking neural "
     "networks": f"{ARXIV}2007.05785",
+    "SIMPLE: a gradient estimator for k-subset sampling": f"{ARXIV}2210.01941",
+    "Stochastic beams and where to find them: the Gumbel-top-k trick for sampling sequences "
+    "without replacement": f"{ARXIV}1903.06059",
     "The limited multi-label projection layer": f"{ARXIV}1906.08707",
+    "Weighted finite population sampling to maximize entropy": f"{DOI}10.1093/biomet/81.3.457",
     "LapSum: one method to differentiate them all: ranking, sorting and top-k "
     "selection": f"{ARXIV}2503.06242",
     "Learning sparse neural networks through L0 regularization": f"{ARXIV}1712.01312",

@@ -26,7 +26,8 @@ from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.permutation.api import assignment, permutation, rank, reorder
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
-from .ops.subset.api import topk
+from .ops.subset.api import sample_subset, sample_topk, topk
+from .ops.subset.law import subset_entropy, subset_log_prob, subset_marginals
 
 __version__ = "0.1.0"
 
@@ -74,12 +75,17 @@ __all__ = [
     "relaxations",
     "reorder",
     "round",
+    "sample_subset",
+    "sample_topk",
     "scales",
     "sign",
     "stochastic_quantize",
     "stochastic_round",
     "straight_through",
     "strict",
+    "subset_entropy",
+    "subset_log_prob",
+    "subset_marginals",
     "surrogates",
     "ternary",
     "through",

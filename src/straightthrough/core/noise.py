@@ -223,14 +223,21 @@ class Noise(NamedTuple):
         words = _blocks(self.seed, self.positions(count), zero, DRAW, 0)
         return _numerator(words[0], words[1])
 
-    def classes(self, rows: int, classes: int, dtype: torch.dtype, sample: int = 0) -> Tensor:
+    def classes(
+        self,
+        rows: int,
+        classes: int,
+        dtype: torch.dtype,
+        sample: int = 0,
+        stream: int = CONDITIONAL,
+    ) -> Tensor:
         """Return one uniform a row and class, `(rows, classes)`, all in (0, 1)."""
         position = self.positions(rows).unsqueeze(-1)
         width = _width(dtype)
         # Not -(-classes // width): ONNX rounds the quotient of a size left open towards 0.
         groups = (classes + width - 1) // width
         group = torch.arange(groups, device=self.seed.device)
-        words = torch.stack(_blocks(self.seed, position, group, CONDITIONAL, sample), -1)
+        words = torch.stack(_blocks(self.seed, position, group, stream, sample), -1)
         return _unit(words, dtype).flatten(-2)[..., :classes]
 
     def elements(

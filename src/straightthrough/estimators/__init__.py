@@ -20,8 +20,11 @@ from .reinmax_cv import ReinMaxCV
 from .reinmax_rao import ReinMaxRao
 from .rotation import Rotation
 from .rounding import DGE, EWGS, Trust
+from .second_order import SecondOrder
+from .simple import Simple
 from .ste import PACT, STE, TQT
 from .straight_through import StraightThrough
+from .subset import SubsetEstimator
 
 __all__ = [
     "DARN",
@@ -51,6 +54,9 @@ __all__ = [
     "ReinMaxCV",
     "ReinMaxRao",
     "Rotation",
+    "SecondOrder",
+    "Simple",
     "StraightThrough",
+    "SubsetEstimator",
     "Trust",
 ]

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...core.operation import Operation
+from ...core.bits import pack
+from ...core.noise import Noise, Place
+from ...core.operation import Draw, Operation
+from ...core.precision import narrowed
 from ...core.rules import Relaxation
-from .reference import topk_hot
+from ...estimators import SubsetEstimator
+from .reference import draw_subset, perturbed, topk_hot
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,51 @@ class TopK(Operation):
 
     def jvp(self, tangents: Sequence[Tensor], scores: Tensor) -> Tensor:
         return self.relaxation.forward(scores, tangents[0], self.k)
+
+
+@dataclass(frozen=True)
+class PerturbedTopK(Draw):
+    """The k-hot of the k largest of logits and Gumbels forward, a relaxation of those backward."""
+
+    dims = ("... C",)
+
+    k: int
+    relaxation: Relaxation
+    place: Place
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor]:
+        return (topk_hot(self._keys(logits, seed), self.k).to(logits.dtype),)
+
+    def backward(self, grad: Tensor, logits: Tensor, seed: Tensor) -> tuple[Tensor, None]:
+        keys = self._keys(logits, seed)
+        gradient = self.relaxation.backward(keys, grad.to(keys.dtype), self.k)
+        return narrowed(gradient, logits.dtype), None
+
+    def jvp(self, tangents: Sequence[Tensor], logits: Tensor, seed: Tensor) -> Tensor:
+        keys = self._keys(logits, seed)
+        moved = self.relaxation.forward(keys, tangents[0].to(keys.dtype), self.k)
+        return narrowed(moved, logits.dtype)
+
+    def _keys(self, logits: Tensor, seed: Tensor) -> Tensor:
+        return perturbed(logits, self.k, Noise(seed, *self.place))
+
+
+@dataclass(frozen=True)
+class SubsetDraw(Draw):
+    """An exact draw of k of n forward, the estimator backward."""
+
+    dims = ("... C",)
+
+    k: int
+    estimator: SubsetEstimator
+    place: Place
+
+    def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        y = draw_subset(logits, self.k, Noise(seed, *self.place))
+        return y, pack(y > 0)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return inputs[0], outputs[1]
+
+    def backward(self, grad: Tensor, logits: Tensor, chosen: Tensor) -> tuple[Tensor, None]:
+        return self.estimator.backward(logits, self.k, chosen, grad), None

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 from ...core.kernels import kernel
+from ...core.noise import DRAW, Noise, in_blocks
+from ...core.precision import compute_dtype
+from ...estimators.exactly_k import work
+from ...estimators.subset_tree import descend, leaves, tilted, upward
+from ..categorical.reference import gumbel_noise
 
 
 @kernel("(Tensor scores, int k) -> Tensor")
@@ -22,3 +27,28 @@ def topk_hot(scores: Tensor, k: int) -> Tensor:
     chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
     invalid = largest[..., :1].isnan() | least.isneginf()
     return torch.where(invalid, torch.nan, chosen.to(scores.dtype))
+
+
+def perturbed(logits: Tensor, k: int, noise: Noise) -> Tensor:
+    """Return the logits, relative to the k-th largest of a row, plus a Gumbel each; never in half.
+
+    Beside it no digit of the noise is lost. A row with +infinity, which has no law, becomes NaN.
+    """
+    wide = logits.to(compute_dtype(logits.dtype))
+    largest = wide.detach().topk(k, -1).values
+    return wide - (largest[..., -1:] + 0 * largest[..., :1]) + gumbel_noise(logits, noise)
+
+
+def draw_subset(logits: Tensor, k: int, noise: Noise) -> Tensor:
+    """Draw a k-hot a row from `p(z) ~ exp(<z, logits>)`; NaN where a row has none."""
+    n = logits.shape[-1]
+
+    def block(first: int, rows: Tensor) -> Tensor:
+        theta, _, valid = tilted(rows, k)
+        levels = upward(leaves(theta, ()), k)
+        nodes = levels[0].shape[-2]
+        uniform = noise.after(first).classes(rows.shape[0], nodes, torch.float64, stream=DRAW)
+        chosen = descend(levels, k, uniform)[..., :n].to(logits.dtype)
+        return torch.where(valid, chosen, torch.nan)
+
+    return in_blocks(block, logits.reshape(-1, n), width=work(n, k)).reshape(logits.shape)

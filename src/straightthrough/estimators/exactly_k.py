@@ -1,0 +1,80 @@
+"""Moments of the law of k of n as operations: each one's derivative is the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..core.engine import apply
+from ..core.noise import in_blocks
+from ..core.operation import Operation
+from .subset_tree import cumulant, log_partition
+
+
+@dataclass(frozen=True)
+class Cumulant(Operation):
+    """The marginals, the covariance times one direction, the third cumulant times two, and so on.
+
+    They are the derivatives of `log_partition`, so none depends on the order of its directions.
+    """
+
+    dims = ("... C",)
+
+    k: int
+
+    def forward(self, logits: Tensor, *directions: Tensor) -> tuple[Tensor]:
+        def block(_: int, logits: Tensor, *directions: Tensor) -> Tensor:
+            return cumulant(logits, self.k, directions).to(logits.dtype)
+
+        n = logits.shape[-1]
+        rows = [x.expand(logits.shape).reshape(-1, n) for x in (logits, *directions)]
+        found = in_blocks(block, *rows, width=work(n, self.k) * 3 ** len(directions))
+        return (found.reshape(logits.shape),)
+
+    def backward(self, grad: Tensor, logits: Tensor, *directions: Tensor) -> tuple[Tensor, ...]:
+        others = (directions[:i] + directions[i + 1 :] for i in range(len(directions)))
+        return (
+            apply(self, logits, *directions, grad),
+            *(apply(self, logits, *rest, grad) for rest in others),
+        )
+
+    def jvp(
+        self, tangents: Sequence[Tensor | None], logits: Tensor, *directions: Tensor
+    ) -> Tensor | None:
+        to_logits, *moved = tangents
+        parts = [] if to_logits is None else [apply(self, logits, *directions, to_logits)]
+        for i, tangent in enumerate(moved):
+            if tangent is not None:
+                parts.append(apply(self, logits, *directions[:i], tangent, *directions[i + 1 :]))
+        total: Tensor | None = sum(parts[1:], parts[0]) if parts else None
+        return total
+
+
+@dataclass(frozen=True)
+class LogPartition(Operation):
+    """The logarithm of the sum of `exp(<z, logits>)` over all z of k ones, a row."""
+
+    dims = ("... C",)
+
+    k: int
+
+    def forward(self, logits: Tensor) -> tuple[Tensor]:
+        def block(_: int, logits: Tensor) -> Tensor:
+            return log_partition(logits, self.k).to(logits.dtype)
+
+        n = logits.shape[-1]
+        found = in_blocks(block, logits.reshape(-1, n), width=work(n, self.k))
+        return (found.reshape(logits.shape[:-1]),)
+
+    def backward(self, grad: Tensor, logits: Tensor) -> tuple[Tensor]:
+        return (grad.unsqueeze(-1) * apply(Cumulant(self.k), logits),)
+
+    def jvp(self, tangents: Sequence[Tensor], logits: Tensor) -> Tensor:
+        return (apply(Cumulant(self.k), logits) * tangents[0]).sum(-1)
+
+
+def work(n: int, k: int) -> int:
+    """Return about how many products the largest level of a row's tree needs."""
+    return 2 * n * min(k + 1, n)
