@@ -303,6 +303,11 @@ ELSEWHERE = 2**26
 """On the others, whose memory has to hold some integers an element."""
 
 
+def rows_at_once(device: torch.device, width: int) -> int:
+    """Return how many rows of so many elements are worked on at a time, 1 or more."""
+    return max(1, BLOCK.get(device.type, ELSEWHERE) // max(1, width))
+
+
 def in_blocks(
     function: Callable[..., Tensor], *tensors: Tensor, width: int | None = None
 ) -> Tensor:
@@ -314,7 +319,7 @@ def in_blocks(
     """
     rows = tensors[0].shape[0]
     width = width or max(1, tensors[0].numel() // max(rows, 1))
-    step = max(1, BLOCK.get(tensors[0].device.type, ELSEWHERE) // width)
+    step = rows_at_once(tensors[0].device, width)
     if tracing() or rows <= step:
         return function(0, *tensors)
     parts = zip(*(tensor.split(step) for tensor in tensors), strict=True)

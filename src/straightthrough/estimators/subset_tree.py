@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.precision import check_has_float64
 from ..relaxations.level import FAR, logistic_level
 
 
 def tilted(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits less b, in float64; b; and which rows have an outcome, `(..., 1)` each."""
+    check_has_float64("the law of subsets", logits.device)
     wide = logits.double()
     least = wide.topk(k, -1).values[..., -1:]
     valid = ~(wide.isnan() | wide.isposinf()).any(-1, keepdim=True) & ~least.isneginf()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core.engine import apply
 from ..core.operation import Operation
+from ..core.precision import check_has_float64
 
 STEPS = 8
 """Of Newton's method; the sixth changes float64 no more."""
@@ -56,6 +57,7 @@ def logistic_level(z: Tensor, k: int) -> Tensor:
 
 def laplace_level(z: Tensor, k: int) -> Tensor:
     """In closed form between two neighbours of the sorted row, with sums in log space."""
+    check_has_float64("the threshold of the Laplace law", z.device)
     n = z.shape[-1]
     least, most = next_largest(z, k) - FAR, torch.full_like(z[..., :1], FAR)
     r = torch.minimum(torch.maximum(z, least), most).double().sort(-1).values

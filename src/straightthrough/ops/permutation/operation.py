@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.internals import tracing
-from ...core.noise import BLOCK
+from ...core.noise import rows_at_once
 from ...core.operation import Operation
 from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
@@ -62,7 +62,7 @@ class SoftSort(Operation):
         Compiled code takes all at once, and is fused.
         """
         size = scores.shape[-1]
-        step = size if tracing() else max(1, BLOCK // max(1, scores.numel()))
+        step = size if tracing() else rows_at_once(scores.device, scores.numel())
         picked, tau = scores.gather(-1, order.clamp(min=0)), cast(self.tau, scores.dtype)
         for start in range(0, size, step):
             rows = slice(start, start + step)

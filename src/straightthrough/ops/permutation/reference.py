@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.kernels import kernel
-from ...core.precision import cast, narrowed
+from ...core.precision import cast, check_has_float64, narrowed
 
 TIED = 1e-9
 """Fitted values that differ by less, in ranks, are of one block: rounding must not part them."""
@@ -44,6 +44,7 @@ def rank_gradient(
     The blocks are those of the projection of `scores / eps` onto the permutahedron, as
     `st.rank` has it. A row with +infinity has no scale, and gets 0.
     """
+    check_has_float64("the gradient of ranks", scores.device)
     absent, infinite = scores.isneginf(), scores.isposinf().any(-1, keepdim=True)
     invalid = scores.isnan().any(-1, keepdim=True)
     wide = torch.where(absent | infinite, torch.nan, scores.double())
@@ -141,6 +142,7 @@ def sinkhorn(scores: Tensor, tau: Any, iterations: int) -> Tensor:
 
     In float64 inside: what is subtracted from scores is as large as they are.
     """
+    check_has_float64("the gradient of an assignment", scores.device)
     x = scores.double() / 2
     x = (x - _finite(x.amax(-1, keepdim=True))) / (cast(tau, torch.float64) / 2)
     x = torch.where(scores.isneginf(), -torch.inf, x.clamp(min=-1e300))
