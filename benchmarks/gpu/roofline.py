@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+
+from straightthrough.core.registry import OPERATORS
 
 from ..plain import PLAIN
 from .compiling import Counted, Launch, launches, size_of
@@ -68,10 +71,16 @@ CALLS: dict[str, tuple[str, ...]] = {
     "categorical, gumbel": ("draw", "gumbel_st"),
     "gumbel_softmax": ("gumbel_softmax", "softmax_backward_of_value"),
     "argmax": ("softmax_backward_of_logits",),
+    "bernoulli, straight_through": ("binary_draw", "binary_straight_through"),
+    "bernoulli, reinmax": ("binary_draw", "binary_reinmax"),
+    "bernoulli, gumbel": ("binary_draw", "binary_gumbel_st"),
+    "hard_concrete": ("concrete", "concrete_backward"),
+    "sign": ("sign_and_window", "window_gradient"),
+    "heaviside": ("heaviside", "Sigmoid"),
 }
 """Forward and backward of an operator with a rule, as kernels; its snippet has its first name."""
 
-VALUES: dict[str, Any] = {"float": 1.0, "int": 1, "SymInt": 0, "bool": False}
+VALUES: dict[str, Any] = {"float": 1.0, "int": 1, "offset": 0, "bool": False}
 """What kernels are given for arguments that are no tensors, by type or by name."""
 
 
@@ -126,7 +135,8 @@ def predict(call: str, shape: tuple[int, int], dtype: str, name: str) -> Predict
         least += size_of((*given, *results))
         draws = any(argument.name == "seed" for argument in schema(kernel).arguments)
         seconds += sum(map(card.seconds, launched)) + (draws and LAUNCH)
-    plain = snippet(PLAIN[call.partition(",")[0]], shape, kind)
+    operator = call.partition(",")[0]
+    plain = snippet(partial(PLAIN[operator], **OPERATORS[operator].arguments), shape, kind)
     torch_seconds = sum(card.memory(size) + LAUNCH for size in plain)
     ours = call, shape, dtype, name, found, least, seconds
     return Prediction(*ours, len(plain), sum(plain), torch_seconds)

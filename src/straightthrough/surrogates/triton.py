@@ -1,6 +1,4 @@
-"""Derivatives of pointwise rules: the GPU kernels of the classes that are `fused`, same names, and
-of window.py.
-"""
+"""Derivatives of pointwise rules: the GPU kernels of what is `fused`, and those of window.py."""
 
 import math
 
@@ -24,83 +22,98 @@ ROOT_2_PI = tl.constexpr(math.sqrt(2 * math.pi))
 
 @triton.jit
 def positive(x):
-    return tl.where(x < 0, 0.0, x)  # keeps NaN
+    """What of x is positive; NaN stays."""
+    return tl.where(x < 0, 0.0, x)
 
 
 @triton.jit
 def falling(z):
+    """`1 / (1 + |z|)^2`."""
     rise = 1 / (1 + tl.abs(z))
     return rise * rise
 
 
 @triton.jit
 def tanh(x, slope, b, c):
+    """That of `Tanh`."""
     e = exp(-2 * slope * tl.abs(x))
     return 4 * slope * e / ((1 + e) * (1 + e))
 
 
 @triton.jit
 def sigmoid(x, slope, b, c):
+    """That of `Sigmoid`."""
     e = exp(-slope * tl.abs(x))
     return slope * e / ((1 + e) * (1 + e))
 
 
 @triton.jit
 def atan(x, alpha, b, c):
+    """That of `Atan`."""
     z = PI / 2 * alpha * x
     return alpha / 2 / (1 + z * z)
 
 
 @triton.jit
 def erf(x, alpha, b, c):
+    """That of `Erf`."""
     z = alpha * x
     return alpha / ROOT_PI * exp(-z * z)
 
 
 @triton.jit
 def fast_sigmoid(x, slope, b, c):
+    """That of `FastSigmoid`."""
     return falling(slope * x)
 
 
 @triton.jit
 def super_spike(x, alpha, b, c):
+    """That of `SuperSpike`."""
     return alpha * falling(x)
 
 
 @triton.jit
 def soft_sign(x, alpha, b, c):
+    """That of `SoftSign`."""
     return alpha / 2 * falling(alpha * x)
 
 
 @triton.jit
 def triangle(x, alpha, b, c):
+    """That of `Triangle`."""
     return positive(alpha - alpha * alpha * tl.abs(x))
 
 
 @triton.jit
 def exponential(x, alpha, b, c):
+    """That of `Exponential`."""
     return alpha / 2 * exp(-alpha * tl.abs(x))
 
 
 @triton.jit
 def density(x, mean, deviation):
+    """The density of a normal law."""
     z = (x - mean) / deviation
     return exp(-0.5 * z * z) / (deviation * ROOT_2_PI)
 
 
 @triton.jit
 def multi_gaussian(x, gamma, sigma, height):
+    """That of `MultiGaussian`."""
     bumps = density(x, sigma, 6 * sigma) + density(x, -sigma, 6 * sigma)
     return gamma * (1 + height) * density(x, 0.0, sigma) - gamma * height * bumps
 
 
 @triton.jit
 def approx_sign(x, a, b, c):
+    """That of `ApproxSign`."""
     return positive(2 - 2 * tl.abs(x))
 
 
 @triton.jit
 def swish_sign(x, beta, b, c):
+    """That of `SwishSign`."""
     z = tl.abs(beta * x)
     z = tl.where(z > 1e4, 1e4, z)  # keeps NaN
     e = exp(-z)
@@ -109,6 +122,7 @@ def swish_sign(x, beta, b, c):
 
 @triton.jit
 def error_decay(x, t, b, c):
+    """That of `ErrorDecay`."""
     e = exp(-2 * t * tl.abs(x))
     return 4 * tl.maximum(t, 1.0) * e / ((1 + e) * (1 + e))
 
@@ -158,10 +172,7 @@ def window_gradient_kernel(
     """The gradient times one number where the bit is set, and another one elsewhere."""
     at, inside = elements.tile(count, SIZE)
     g = stored.load(grad, at, inside, 0.0)
-    if PLANES == 0:
-        truth = tl.load(bits + at, inside, 0) != 0
-    else:
-        truth = elements.load_bits(bits, count, SIZE)
+    truth = elements.truths(bits, at, inside, count, PLANES > 0, SIZE)
     value = g * tl.where(truth, stored.read(inner, grad), stored.read(outer, grad))
     if PLANES == 2:
         none = elements.load_bits(bits + (count + 7) // 8, count, SIZE)
@@ -231,5 +242,7 @@ def seen(bits, x, fixed):
     return bits[: bytes_of_bits(x)] if x.is_cpu and not fixed and not x.isnan().any() else bits
 
 
-implement(Tanh, Sigmoid, Atan, Erf, FastSigmoid, SuperSpike, SoftSign, Triangle, Exponential,
-          MultiGaussian, ApproxSign, SwishSign, ErrorDecay, window_bits, window_gradient)  # fmt: skip
+implement(
+    Tanh, Sigmoid, Atan, Erf, FastSigmoid, SuperSpike, SoftSign, Triangle, Exponential,
+    MultiGaussian, ApproxSign, SwishSign, ErrorDecay, window_bits, window_gradient,
+)  # fmt: skip

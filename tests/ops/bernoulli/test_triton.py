@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import straightthrough as st
 from gof import assert_rate
+from straightthrough.core import kernels
 from straightthrough.core.noise import Noise
 from straightthrough.ops.bernoulli.reference import binary_draw, concrete, concrete_backward
 
 pytestmark = pytest.mark.interpreter
 SEED = torch.tensor(7)
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 elements = pytest.importorskip("straightthrough.core.native.elements")
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 
 
 @pytest.fixture(autouse=True)
-def _large_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The interpreter's time is by the program, and results are not by the tile."""
-    monkeypatch.setattr(elements, "ELEMENTS", 2**15)
+def _inference() -> Iterator[None]:
     with torch.no_grad():
         yield
 
@@ -75,6 +75,28 @@ def test_a_launch_each(launches: list[str]) -> None:
     concrete(x, *gate, noise)
     concrete_backward(x, x, *gate, noise)
     assert launches == ["draw_kernel", "gate_kernel", "gate_backward_kernel"]
+
+
+@pytest.mark.parametrize("rule", ["straight_through", "reinmax", "gumbel"])
+def test_a_draw_with_its_gradient_is_two_launches(rule: str, launches: list[str]) -> None:
+    def gradient(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y = st.bernoulli(x.requires_grad_(), estimator=rule, seed=3).sum()
+        return torch.autograd.grad(y, x)[0]
+
+    x = torch.randn(5, 6)
+    found = gradient(x.clone())
+    assert launches == ["draw_kernel", f"{rule}_kernel"]
+    with kernels.disabled():
+        torch.testing.assert_close(found, gradient(x.clone()))
+
+
+def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, noise = torch.randn(300), Noise(SEED, 16)
+    whole = [*binary_draw(x, False, noise), concrete(x, 0.5, -0.1, 1.1, False, False, noise)]
+    monkeypatch.setattr(elements, "ELEMENTS", 64)
+    parts = [*binary_draw(x, False, noise), concrete(x, 0.5, -0.1, 1.1, False, False, noise)]
+    assert all(map(torch.equal, whole, parts))
 
 
 def test_numbers_stay_on_their_device() -> None:

@@ -90,3 +90,9 @@ def load_bits(bits, count, SIZE: tl.constexpr):
     byte = tl.program_id(0).to(tl.int64) * (SIZE // 8) + tl.arange(0, SIZE // 8)
     eight = tl.load(bits + byte, byte < (count + 7) // 8, 0).to(tl.int32)
     return ((eight[:, None] >> tl.arange(0, 8)[None, :]) & 1) != 0
+
+
+@triton.jit
+def truths(given, at, inside, count, PACKED: tl.constexpr, SIZE: tl.constexpr):
+    """The truths of a tile, given as bits or as bools."""
+    return load_bits(given, count, SIZE) if PACKED else tl.load(given + at, inside, 0) != 0

@@ -16,16 +16,19 @@ from ...surrogates.triton import ends, seen, store_window
 
 @triton.jit
 def sign_of(v, threshold):
+    """+1 or -1."""
     return tl.where(v >= 0, 1.0, -1.0)
 
 
 @triton.jit
 def step(v, threshold):
+    """1 above the threshold, 0 up to it."""
     return tl.where(v > threshold, 1.0, 0.0)
 
 
 @triton.jit
 def sign_above(v, threshold):
+    """The sign beyond the threshold, 0 up to it."""
     return step(v, threshold) - step(-v, threshold)
 
 
