@@ -201,7 +201,7 @@ def test_nvfp4():
 
 
 def test_every_row_has_a_source_and_makes_quantizers():
-    tested = {"lsq", "lsq+", "pact", "dorefa", "tqt", "ewgs", "bitnet", "seq", "quest"}
+    tested = {"lsq", "lsq+", "pact", "dorefa", "tqt", "ewgs", "bitnet", "twn", "seq", "quest"}
     assert set(PRESETS) == tested | {"mxfp4", "nvfp4"}
     for name, row in PRESETS.items():
         assert ", 20" in row.source, name
@@ -215,3 +215,38 @@ def test_unknown_presets():
         preset("lsqq")
     with pytest.raises(st.ArgumentError, match="bits must be one of 1, 2, "):
         preset("quest").weight.quantizer(9)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_dorefa_weights(bits):
+    steps = 2**bits - 1
+    t, largest = torch.tanh(W), torch.tanh(W).abs().max()
+    due = 2 * ((t / (2 * largest) + 0.5) * steps).round() / steps - 1
+    y, to_w = pulled(preset("dorefa").weight.quantizer(bits), W, G)
+    assert_codes(y, due, 2 / steps)
+    torch.testing.assert_close(to_w, G * (1 - t.square()) / largest)
+
+
+def test_dorefa_weights_of_one_bit():
+    y, to_w = pulled(preset("dorefa").weight.quantizer(1), W, G)
+    torch.testing.assert_close(y, torch.where(W >= 0, 1.0, -1.0) * W.abs().mean())
+    assert torch.equal(to_w, G)
+
+
+def test_twn():
+    y, to_w = pulled(preset("twn").weight.quantizer(shape=W.shape), W, G)
+    for row, got in zip(W, y, strict=True):
+        kept = row.abs() > 0.7 * row.abs().mean()
+        due = torch.where(kept, row.sign() * row[kept].abs().mean(), 0)
+        torch.testing.assert_close(got, due)
+    assert torch.equal(to_w, G)
+    quantize = preset("twn").weight.quantizer()
+    assert torch.equal(quantize(torch.zeros(2, 3)), torch.zeros(2, 3))
+    codes = quantize.codes(W)
+    assert codes.unique().tolist() == [-1, 0, 1]
+    assert torch.equal(quantize.decode(codes, quantize.scale_of(W)), y)
+
+
+def test_an_unknown_transform():
+    with pytest.raises(st.ArgumentError, match="transform must be one of tanh, twn, or '', got 's"):
+        st.nn.Quantizer(st.grids.Int(4), transform="sin")

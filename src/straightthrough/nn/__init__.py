@@ -38,6 +38,7 @@ from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trun
 from .presets import PRESETS, Preset, Recipe, preset
 from .quantization.config import CONFIGS, Config, Scheme
 from .quantization.convert import convert
+from .quantization.health import CAGE, Oscillation, Oscillations, dampening
 from .quantization.onnx import to_onnx
 from .quantization.prepare import param_groups, prepare
 from .quantization.sizes import Size, SizeReport, size_report
@@ -47,6 +48,7 @@ from .schedules import step_schedules
 from .subset import TopK
 
 __all__ = [
+    "CAGE",
     "CONFIGS",
     "FSQ",
     "LFQ",
@@ -69,6 +71,8 @@ __all__ = [
     "HardConcreteGate",
     "Heaviside",
     "NegativeBinomial",
+    "Oscillation",
+    "Oscillations",
     "Poisson",
     "Preset",
     "Quantized",
@@ -87,6 +91,7 @@ __all__ = [
     "codebook_loss",
     "commitment",
     "convert",
+    "dampening",
     "param_groups",
     "prepare",
     "preset",

@@ -9,10 +9,12 @@ from typing import Any
 from ..core.errors import ArgumentError
 from ..core.rules import Rule
 from ..estimators import EWGS, LSQ, PACT, STE, TQT, LSQPlus, Trust
-from ..grids import MX, NVFP4, Grid, HalfInt, Int, Stretched, Ternary
+from ..grids import MX, NVFP4, Binary, Grid, HalfInt, Int, Stretched, Ternary
 from ..scales import RMS, AbsMax, AbsMean, Fixed, Learned, Scale
 from ..surrogates import Identity
+from .quantization.config import Scheme
 from .quantizer import Quantizer
+from .transforms import Transform
 
 Bits = float
 
@@ -24,19 +26,26 @@ class Recipe:
     Attributes:
         grid, scale, rule: of the bits.
         bits: where none are given.
+        transform: of the bits: what the input goes through first.
     """
 
     grid: Callable[[Bits], Grid]
     scale: Callable[[Bits], Scale]
     rule: Callable[[Bits], Rule]
     bits: Bits
+    transform: Callable[[Bits], Transform] = lambda bits: ""
+
+    def scheme(self, bits: Bits | None = None) -> Scheme:
+        """Return the scheme of so many bits, for a `Config`."""
+        bits = self.bits if bits is None else bits
+        parts = self.grid(bits), self.scale(bits), self.rule(bits), self.transform(bits)
+        return Scheme(*parts)  # type: ignore[arg-type]  # they fit
 
     def quantizer(
         self, bits: Bits | None = None, *, shape: Sequence[int] | None = None
     ) -> Quantizer:
         """Return a quantizer; `shape` is that of its input, where scales are channels'."""
-        bits = self.bits if bits is None else bits
-        return Quantizer(self.grid(bits), self.scale(bits), self.rule(bits), shape=shape)  # type: ignore[arg-type]  # they fit
+        return self.scheme(bits).quantizer(shape)
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,11 @@ def _always(value: Any) -> Callable[[Bits], Any]:
     return lambda bits: value
 
 
-def _recipe(grid: Any, scale: Any, rule: Any, bits: Bits) -> Recipe:
+def _recipe(grid: Any, scale: Any, rule: Any, bits: Bits, transform: Any = "") -> Recipe:
     """Return a recipe out of functions of the bits, or of what does not depend on them."""
-    grid, scale, rule = (part if callable(part) else _always(part) for part in (grid, scale, rule))
-    return Recipe(grid, scale, rule, bits)
+    given = (grid, scale, rule, transform)
+    grid, scale, rule, transform = (part if callable(part) else _always(part) for part in given)
+    return Recipe(grid, scale, rule, bits, transform)
 
 
 def _signed(bits: Bits) -> Int:
@@ -102,6 +112,14 @@ def _quest(bits: Bits) -> RMS:
     if bits not in QUEST:
         raise ArgumentError(f"bits must be one of {', '.join(map(str, QUEST))}, got {bits!r}")
     return RMS(2 * QUEST[int(bits)] / (2**bits - 1), token=True)
+
+
+def _dorefa_grid(bits: Bits) -> Grid:
+    return Binary() if bits == 1 else HalfInt(int(bits))
+
+
+def _dorefa_scale(bits: Bits) -> Scale:
+    return AbsMean() if bits == 1 else Fixed(2 / (2**bits - 1))
 
 
 _EXACT = Learned(form="clip", start="lsq")
@@ -129,8 +147,10 @@ PRESETS = {
     ),
     "dorefa": Preset(
         "Zhou et al., DoReFa-Net, 2016, section 2.3",
-        activation=_recipe(_unsigned, lambda bits: Fixed(1 / (2**bits - 1)), STE("value"), 4),
-        note="weights go through a tanh first, which is no quantizer",
+        _recipe(
+            _dorefa_grid, _dorefa_scale, Identity(), 4, lambda bits: "" if bits == 1 else "tanh"
+        ),
+        _recipe(_unsigned, lambda bits: Fixed(1 / (2**bits - 1)), STE("value"), 4),
     ),
     "tqt": Preset(
         "Jain et al., Trained quantization thresholds, 2019, section 3",
@@ -149,6 +169,11 @@ PRESETS = {
         _recipe(_signed, AbsMax(token=True), Identity(), 8),
         "activations are normalized before, by their root mean square",
     ),
+    "twn": Preset(
+        "Li et al., Ternary weight networks, 2016, section 2",
+        _recipe(Ternary(), AbsMax(axis=0), Identity(), 1.58, "twn"),
+        note="the threshold is 0.7 of the mean size, as in the text; the authors' code has 0.75",
+    ),
     "seq": Preset(
         "Liu et al., ParetoQ, 2025, section 3",
         _recipe(Stretched, _SEQ, LSQ("code", 0), 2),
@@ -163,4 +188,4 @@ PRESETS = {
     "mxfp4": Preset("OCP microscaling formats, version 1.0, 2023, section 6.3", _BLOCKS, _BLOCKS),
     "nvfp4": Preset("NVIDIA, Pretraining large language models with NVFP4, 2025", _NVFP4, _NVFP4),
 }
-"""By name; `twn` has two scales, of the thresholds and of the values, and is no quantizer here."""
+"""By name."""

@@ -23,6 +23,7 @@ from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule
 from .schedules import Delay, keeping_dtype
+from .transforms import TRANSFORMS, Transform
 
 
 class Quantizer(RuleModule[GridEstimator | Identity]):
@@ -41,6 +42,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         rule: a `GridEstimator` or its shorthand, or `Identity`.
         shape: that of the input, where a learned scale is one a channel or a block; sizes along
             which a scale is shared don't count.
+        transform: what the input goes through first: `"tanh"`, `tanh(x) / max |tanh(x)|`, as in
+            DoReFa-Net; or `"twn"`, 0 below a threshold and one size above it for every entry of the
+            first dimension, as in ternary weight networks.
         delay: how many steps of `st.nn.step_schedules` the input first passes as it is.
         fields: numbers or schedules for fields of the rule.
 
@@ -64,6 +68,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     shift: nn.Parameter | None
     shift_origin: Tensor
     delay: Delay | None
+    oscillation: Any = None
+    """What tracks the codes of the weight that it quantizes, if something does."""
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         rule: GridEstimator | Identity | str = "ste",
         *,
         shape: Sequence[int] | None = None,
+        transform: Transform = "",
         delay: int = 0,
         **fields: Number,
     ) -> None:
@@ -81,6 +88,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not isinstance(scaling, Scale):
             raise ArgumentError(f"scale must be one of st.scales, such as AbsMax(), got {scale!r}")
         self.grid, self.scaling, self.enabled = grid, scaling, True
+        if transform and transform not in TRANSFORMS:
+            known = ", ".join(TRANSFORMS)
+            raise ArgumentError(f"transform must be one of {known}, or '', got {transform!r}")
+        self.transform = transform
         self.delay = Delay(delay) if delay else None
         self.register_parameter("parameter", None)
         self.register_parameter("shift", None)
@@ -164,11 +175,18 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         values = self.grid.decode(blocks, self._zero()) * scale
         return (values if self.offset is None else values + self.offset).reshape(codes.shape)
 
+    def values(self, x: Tensor) -> Tensor:
+        """Return what `x` is quantized to, without learning from it."""
+        return self._quantized(x, learn=False)
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
             return self._waiting(x) if self.enabled and self.training else x
+        return self._quantized(x, learn=self.training)
+
+    def _quantized(self, x: Tensor, learn: bool) -> Tensor:
         blocks = self._blocks(x)
-        scale = self._scale(blocks, learn=self.training)
+        scale = self._scale(blocks, learn)
         shift: dict[str, Any] = {}
         if self.scaling.shifts:
             shift[self.scaling.shifts] = _beside(blocks, getattr(self, self.scaling.shifts))
@@ -178,7 +196,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _waiting(self, x: Tensor) -> Tensor:
         """Return the input, of which parameters have gradients of 0, as replicas count on some."""
         learned = [p.sum() for p in (self.parameter, self.shift) if p is not None]
-        return straight_through(x, x + 0 * sum(learned).to(x.dtype)) if learned else x
+        return straight_through(x, x + 0 * torch.stack(learned).sum().to(x.dtype)) if learned else x
 
     def start(self, x: Tensor) -> None:
         """Measure the kept scale on `x`, whether or not it has started."""
@@ -199,7 +217,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _blocks(self, x: Tensor) -> Tensor:
         check_floating("x", x)
         check_not_nested("x", x)
-        return self.scaling.blocks(x)
+        return self.scaling.blocks(TRANSFORMS[self.transform](x) if self.transform else x)
 
     def _scale(self, blocks: Tensor, learn: bool) -> Tensor:
         if not self.scaling.kept:

@@ -26,6 +26,8 @@ SCHEMES = {
     "half": (Scheme(HalfInt(2), AbsMax()), 2),
     "2 bits": (Scheme(Stretched(2), Learned(axis=0, start="max"), "lsq"), 2),
     "1.58 bits": (Scheme(Stretched(1.58), Learned(start="max"), "lsq"), 2),
+    "dorefa": (st.nn.preset("dorefa").weight.scheme(4), 4),
+    "twn": (st.nn.preset("twn").weight.scheme(), 2),
     "ternary": (Scheme(Ternary(), AbsMean(), "identity"), 2),
     "binary": (Scheme(Binary(), AbsMean(axis=0), "identity"), 1),
     "e4m3": (Scheme(Float("e4m3"), AbsMax(axis=0)), 8),

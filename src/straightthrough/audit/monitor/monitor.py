@@ -39,8 +39,9 @@ class Monitor:
     - `flip_rate`: the share of units whose hard outcome differs from that of the same unit in
       the last observed step. For gates and weights this is learning. Activations are compared
       place by place while their shape stays, so other inputs flip them too: feed the same batch
-      to tell the two apart. Of soft outcomes it is the likelier or largest class that
-      flips, and of gates whether they are open. Not for `Clamp`.
+      to tell the two apart. Of quantizers it is the code that flips, whatever the scale does; of
+      soft outcomes the likelier or largest class, and of gates whether they are open. Not for
+      `Clamp`.
     - `sparsity`: the share of zeros, for gates, binary draws, counts and the pointwise operators
       that have a zero.
     - `entropy`: in nats, the mean of the distributions that are drawn from (at the temperature of
@@ -52,6 +53,9 @@ class Monitor:
       codebooks, as `Codebook.dead_codes` says.
     - `unique_ids`, `collision_rate`: of quantizers, how many different (tuples of) numbers the
       vectors of a call have, and 1 less that over the number of vectors.
+
+    - `oscillation`, `frozen`: of quantized weights that `st.nn.Oscillations` tracks, the mean
+      frequency of their oscillations, and the share that is frozen.
 
     A quantity that is undefined (0 / 0) is left out.
 

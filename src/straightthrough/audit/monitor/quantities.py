@@ -50,6 +50,7 @@ class Kind:
         output_dim: for rows of classes, where the output has what a row became, out of the module;
             None if a row became an element.
         rows: whether vectors come in last, and codes go out beside their numbers.
+        codes: whether the outcome is the code of the input, whose value may move with a scale.
     """
 
     outcome: Callable[[nn.Module, Tensor], Tensor] | None = None
@@ -58,6 +59,7 @@ class Kind:
     counts: Callable[[nn.Module, Tensor, int], Tensor] | None = None
     output_dim: Callable[[nn.Module], int | None] = _own_dim
     rows: bool = False
+    codes: bool = False
 
 
 def _value(module: nn.Module, y: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ KINDS: dict[type[nn.Module], Kind] = {
     Pointwise: Kind(_value, zeros=True),
     Sign: Kind(_value),
     Clamp: Kind(),
-    Quantizer: Kind(_value, zeros=True),
+    Quantizer: Kind(_value, zeros=True, codes=True),
     Bernoulli: Kind(_value, True, binary_entropy),
     BinaryConcrete: Kind(_likelier, True, binary_entropy),
     HardConcreteGate: Kind(_open, True, binary_entropy),

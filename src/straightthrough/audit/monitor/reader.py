@@ -13,6 +13,7 @@ from ...core.errors import apply_mask
 from ...core.internals import transforms_active
 from ...nn.bernoulli import HardConcreteGate
 from ...nn.codebook import Codebook, Quantized
+from ...nn.quantizer import Quantizer
 from .quantities import (
     Kind,
     code_usage,
@@ -117,6 +118,8 @@ class Reader:
                 found = self._kind.entropy(sample(given, size), of_probs, tau)
                 self._found["entropy"].append(found)
             self._read_output(module, output, given.shape[-1], size)
+            if isinstance(module, Quantizer):
+                self._read_quantizer(module, x, shared)
         if y.requires_grad and x.requires_grad:
             self._watch_gradients(module, x, y, shared, size)
 
@@ -124,7 +127,7 @@ class Reader:
         kind, found = self._kind, self._found
         if kind.zeros:
             found["sparsity"].append((sample(output, size) == 0).float().mean())
-        if kind.outcome is None:
+        if kind.outcome is None or kind.codes:
             return
         outcome = kind.outcome(module, output)
         if kind.counts is not None:
@@ -132,6 +135,13 @@ class Reader:
             found["code_use"].append(use)
             found["perplexity"].append(perplexity)
         self._compare(sample(outcome, size))
+
+    def _read_quantizer(self, module: Quantizer, x: Tensor, shared: bool) -> None:
+        if module.active:
+            self._compare(sample(examples(module.codes(x), None, shared), self._elements))
+        if module.oscillation is not None:
+            self._found["oscillation"].append(module.oscillation.frequency.mean())
+            self._found["frozen"].append(module.oscillation.frozen.float().mean())
 
     def _compare(self, outcome: Tensor) -> None:
         """Compare an outcome with that of the same call in the last observed step."""

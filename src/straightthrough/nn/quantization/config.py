@@ -12,6 +12,7 @@ from ...ops.quantize.arguments import check_grid
 from ...scales import AbsMax, AbsMean, Fixed, Learned, Scale
 from ...surrogates import Identity
 from ..quantizer import Quantizer
+from ..transforms import Transform
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Scheme:
         grid: one of `st.grids`.
         scale: one of `st.scales`.
         rule: a `GridEstimator` or its shorthand, or `Identity`.
+        transform: as that of a `Quantizer`.
 
     Example:
         >>> quantize = st.nn.Scheme(st.grids.Int(4), st.scales.AbsMax()).quantizer()
@@ -32,13 +34,16 @@ class Scheme:
     grid: Grid
     scale: Scale = field(default_factory=AbsMax)
     rule: GridEstimator | Identity | str = "ste"
+    transform: Transform = ""
 
     def __post_init__(self) -> None:
         check_grid(self.grid)
 
     def quantizer(self, shape: Sequence[int] | None = None, *, delay: int = 0) -> Quantizer:
         """Return a new quantizer; `shape` is that of its input, where a scale is a channel's."""
-        return Quantizer(self.grid, self.scale, self.rule, shape=shape, delay=delay)
+        return Quantizer(
+            self.grid, self.scale, self.rule, shape=shape, transform=self.transform, delay=delay
+        )
 
     def along(self, axis: int) -> Scheme:
         """Return the scheme whose channels, if its scale is one a channel, lie along `axis`."""

@@ -24,8 +24,9 @@ FORMS = ("float", "packed", "torchao")
 
 @dataclass
 class Weight:
-    """A quantized weight of a model: where it is, what quantizes it, and of what."""
+    """A quantized weight of a model: its path, where it is, what quantizes it, and of what."""
 
+    path: str
     module: nn.Module
     name: str
     quantizer: Quantizer
@@ -79,7 +80,7 @@ def replaced(
     """
     _check_ready(model)
     model = copy.deepcopy(model)
-    weights = [*_weights(model)]
+    weights = [*quantized_weights(model)]
     ready = {id(w.latent): make(w) for w in weights}  # all first, as weights may be shared
     for weight in weights:
         _put(weight, *ready[id(weight.latent)])
@@ -103,16 +104,20 @@ def _check_ready(model: nn.Module) -> None:
             )
 
 
-def _weights(model: nn.Module) -> Iterator[Weight]:
-    for module in model.modules():
+def quantized_weights(model: nn.Module) -> Iterator[Weight]:
+    """Yield every weight of a model that a quantizer quantizes."""
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
         if isinstance(module, Quantized) and isinstance(module.weight_quantizer, Quantizer):
-            yield Weight(module, "weight", module.weight_quantizer, module.weight)
+            yield Weight(
+                f"{prefix}weight", module, "weight", module.weight_quantizer, module.weight
+            )
         for name, parts in parametrizations(module).items():
             if isinstance(parts[-1], Quantizer):
                 latent: Tensor = parts.original
                 for part in [*parts][:-1]:
                     latent = part(latent)
-                yield Weight(module, name, parts[-1], latent)
+                yield Weight(f"{prefix}{name}", module, name, parts[-1], latent)
 
 
 @torch.no_grad()

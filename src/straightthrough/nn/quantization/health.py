@@ -1,0 +1,268 @@
+"""What ails quantized weights in training: codes that oscillate; and what is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import ArgumentError, check_at_least, check_count, check_number
+from ...grids.block import Blocks
+from ..quantizer import Quantizer
+from .convert import Weight, quantized_weights
+
+
+class Oscillation(nn.Module):
+    """How often the codes of one weight change against the direction of their last change.
+
+    Attributes:
+        frequency: a running mean of that event, an element.
+        average: a running mean of the codes.
+        frozen: which elements stay at a code, and `code`, for these that one.
+    """
+
+    code: Tensor
+    direction: Tensor
+    frequency: Tensor
+    average: Tensor
+    frozen: Tensor
+
+    def __init__(self, weight: Weight, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self._weight = (weight,)  # in a tuple, so that it is no submodule
+        codes = weight.quantizer.codes(weight.latent)
+        self.register_buffer("code", codes)
+        self.register_buffer("direction", torch.zeros_like(codes, dtype=torch.int8))
+        self.register_buffer("frequency", torch.zeros_like(codes, dtype=torch.float32))
+        self.register_buffer("average", codes.float())
+        self.register_buffer("frozen", torch.zeros_like(codes, dtype=torch.bool))
+
+    @torch.no_grad()
+    def step(self, threshold: float | None) -> None:
+        """Look at the codes, and freeze what oscillates more often than the threshold."""
+        (weight,) = self._weight
+        codes = weight.quantizer.codes(weight.latent)
+        codes = torch.where(self.frozen, self.code, codes)
+        change = (codes - self.code).sign().to(torch.int8)
+        against = (change * self.direction == -1).float()
+        self.frequency.lerp_(against, self.momentum)
+        self.average.lerp_(codes.float(), self.momentum)
+        self.direction.copy_(torch.where(change != 0, change, self.direction))
+        self.code.copy_(codes)
+        if threshold is not None:
+            now = ~self.frozen & (self.frequency > threshold)
+            self.code.copy_(torch.where(now, self.average.round().to(self.code.dtype), self.code))
+            self.frozen.logical_or_(now)
+        if bool(self.frozen.any()):
+            self._hold(weight.quantizer, weight.latent)
+
+    def _hold(self, quantizer: Quantizer, latent: Tensor) -> None:
+        values = quantizer.decode(self.code, quantizer.scale_of(latent))
+        latent.copy_(torch.where(self.frozen, values.to(latent.dtype), latent))
+
+
+class Oscillations(nn.Module):
+    """Tracks the oscillations of a prepared model's weights, and freezes them if asked to.
+
+    An oscillation is a change of a weight's code against the direction of its last change. Its
+    frequency is a running mean, `f <- f + momentum (o - f)`, o being 1 at a step with one and else
+    0. A weight whose frequency exceeds the threshold is frozen: at the code nearest to the running
+    mean of its codes, whatever its scale does, for good.
+
+    Call `step()` after each step of the optimizer. The state dict has all it knows, so a training
+    that goes on with it goes on the same. `st.audit.Monitor` shows the mean frequency and the share
+    that is frozen. Weights whose grid's blocks have scales of their own (`MX`, `NVFP4`) are left
+    out, as their codes move with their neighbours.
+
+    Args:
+        model: prepared, on an input of which scales have started.
+        momentum: of both running means, in (0, 1].
+        threshold: the frequency from which a weight is frozen; None for never. It can be assigned
+            at any time: the paper lowers it by a cosine, to 0.011 for 3 bits.
+
+    Attributes:
+        weights: an `Oscillation` a weight, by name, with `frequency`, `average` and `frozen`.
+
+    Raises:
+        ArgumentError: for other numbers, and if nothing is quantized.
+
+    Cost: a pass over the weights and 14 bytes an element.
+
+    Example:
+        >>> net = st.nn.prepare(torch.nn.Sequential(torch.nn.Linear(4, 4)), [("0", "w4")])
+        >>> oscillations = st.nn.Oscillations(net, threshold=0.02)
+        >>> optimizer = torch.optim.SGD(st.nn.param_groups(net, lr=0.1))
+        >>> for _ in range(10):
+        ...     optimizer.zero_grad()
+        ...     net(torch.randn(8, 4)).square().mean().backward()
+        ...     optimizer.step()
+        ...     oscillations.step()
+        >>> oscillations.share(0.005).dtype
+        torch.float32
+
+    References:
+        Nagel et al., "Overcoming oscillations in quantization-aware training", 2022, sections 2.2
+        and 4.3.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, momentum: float = 0.01, threshold: float | None = None
+    ) -> None:
+        super().__init__()
+        if not 0 < check_number("momentum", momentum) <= 1:
+            raise ArgumentError(f"momentum must lie in (0, 1], got {momentum}")
+        self.threshold = threshold
+        self.weights: dict[str, Oscillation] = {}
+        for weight in _parameters(model):
+            if not isinstance(weight.quantizer.grid, Blocks):
+                found = Oscillation(weight, momentum)
+                self.weights[weight.path] = found
+                self.add_module(weight.path.replace(".", "/"), found)
+                weight.quantizer.__dict__["oscillation"] = found
+        if not self.weights:
+            raise ArgumentError("the model has no weight with codes of its own; first prepare it")
+
+    def step(self) -> None:
+        """Look at every weight, after a step of the optimizer."""
+        for weight in self.weights.values():
+            weight.step(self.threshold)
+
+    def share(self, frequency: float) -> Tensor:
+        """Return the share of all elements that oscillate more often than a frequency."""
+        found = [weight.frequency.flatten() > frequency for weight in self.weights.values()]
+        return torch.cat(found).float().mean()
+
+
+def dampening(model: nn.Module) -> Tensor:
+    """Return a loss that draws weights to the values they are quantized to.
+
+    The sum of `(q(w) - clip(w))^2` over all quantized weights, `q(w)` held and the clip that to the
+    ends of the grid: what lies beyond is not drawn. Add it, times a number that grows with training
+    (the paper: a cosine from 0 to 0.1), to the loss.
+
+    Args:
+        model: prepared.
+
+    Example:
+        >>> scheme = st.nn.Scheme(st.grids.Int(4), st.scales.Fixed(1.0))
+        >>> net = st.nn.prepare(torch.nn.Linear(2, 1), [("", st.nn.Config(scheme))])
+        >>> _ = net.weight.data.copy_(torch.tensor([[0.75, 9.0]]))
+        >>> loss = st.nn.dampening(net)
+        >>> loss.backward()
+        >>> loss.item(), net.weight.grad.tolist()
+        (0.0625, [[-0.5, 0.0]])
+
+    References:
+        Nagel et al., "Overcoming oscillations in quantization-aware training", 2022, section 4.2.
+    """
+    total: Tensor | None = None
+    for weight in _parameters(model):
+        quantizer, latent = weight.quantizer, weight.latent
+        with torch.no_grad():
+            values = quantizer.values(latent)
+            # Beyond the ends the nearest value is an end, and the distance to it is not to shrink.
+            beyond = _beyond(quantizer, latent)
+        part = torch.where(beyond, 0, values - latent).square().sum()
+        total = part if total is None else total + part
+    return torch.zeros(()) if total is None else total
+
+
+class CAGE(nn.Module):
+    """Pulls weights to the grid after every step of an optimizer.
+
+    `w <- w - lr l (w - q(w))` after the step, lr that of the weight's group. l is 0 for the first
+    part of the steps and then grows linearly to the strength: decoupled, as weight decay is.
+
+    Args:
+        optimizer: of the model's parameters.
+        model: prepared.
+        steps: how many steps there will be, at least 1.
+        strength: l at the end, >= 0.
+        start: the part of the steps before, in [0, 1).
+
+    Attributes:
+        position: how many steps were done; in the state dict.
+
+    Raises:
+        ArgumentError: for other numbers.
+
+    Example:
+        >>> net = st.nn.prepare(torch.nn.Linear(4, 4), [("", "w4")])
+        >>> optimizer = torch.optim.AdamW(st.nn.param_groups(net, lr=1e-3))
+        >>> pull = st.nn.CAGE(optimizer, net, steps=1000)
+        >>> pull.strength_now
+        0.0
+
+    References:
+        "CAGE: curvature-aware gradient estimation for accurate quantization-aware training", 2025,
+        the decoupled form.
+    """
+
+    position: Tensor
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        *,
+        steps: int,
+        strength: float = 10.0,
+        start: float = 0.8,
+    ) -> None:
+        super().__init__()
+        check_count("steps", steps)
+        check_at_least("strength", strength, 0)
+        if not 0 <= check_number("start", start) < 1:
+            raise ArgumentError(f"start must lie in [0, 1), got {start}")
+        self.steps, self.strength, self.start = steps, strength, start
+        self._weights = {id(weight.latent): weight for weight in _parameters(model)}
+        self._handle = optimizer.register_step_post_hook(self._pull)
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def strength_now(self) -> float:
+        """The strength at the present position."""
+        done = min(self.position.item() / self.steps, 1.0)
+        return self.strength * max(0.0, (done - self.start) / (1 - self.start))
+
+    def remove(self) -> None:
+        """Take the hook off the optimizer."""
+        self._handle.remove()
+
+    @torch.no_grad()
+    def _pull(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.position += 1
+        strength = self.strength_now
+        if strength == 0:
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                weight = self._weights.get(id(parameter))
+                if weight is not None:
+                    off = parameter - weight.quantizer.values(parameter)
+                    parameter.sub_(off, alpha=float(group["lr"]) * strength)
+
+
+def _parameters(model: nn.Module) -> Iterator[Weight]:
+    """Yield the quantized weights that are parameters, each of those that are shared once.
+
+    Not those that are transformed first, whose values lie elsewhere than they do.
+    """
+    seen: set[int] = set()
+    for weight in quantized_weights(model):
+        plain = isinstance(weight.latent, nn.Parameter) and not weight.quantizer.transform
+        if plain and id(weight.latent) not in seen:
+            seen.add(id(weight.latent))
+            yield weight
+
+
+def _beyond(quantizer: Quantizer, x: Tensor) -> Tensor:
+    """Return which elements lie beyond the least and the largest value of the grid."""
+    grid, blocks = quantizer.grid, quantizer.scaling.blocks(x)
+    zero, offset = quantizer.zero_point, quantizer.offset
+    v = (blocks if offset is None else blocks - offset) / quantizer.scale_of(x)
+    v = v if zero is None else v + zero.round()
+    return ((v < grid.low) | (v > grid.high)).reshape(x.shape)

@@ -1,0 +1,183 @@
+"""Oscillations: their law, what is counted, frozen, damped and pulled."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import straightthrough as st
+from straightthrough.grids import MX, Int
+from straightthrough.nn import CAGE, Config, Oscillations, Scheme, dampening, param_groups, prepare
+from straightthrough.scales import Fixed, Learned
+
+STEPS = Config(Scheme(Int(8), Fixed(1.0)))
+
+
+def layer(*weights, config=STEPS):
+    model = prepare(nn.Linear(len(weights), 1, bias=False), [("", config)])
+    model.weight.data = torch.tensor([weights])
+    return model
+
+
+def settle(model, due, steps, *watches):
+    """Train by the squares of what is off, an element; return codes after each step."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    codes = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model.quantized_weight() - due).square().sum().backward()
+        optimizer.step()
+        for watch in watches:
+            watch.step()
+        codes.append(model.weight_quantizer.codes(model.weight)[0])
+    return torch.stack(codes)
+
+
+def test_the_law_of_flips():
+    """The codes' mean is the target, and 2 min(f, 1 - f) of the steps flip, f its fraction."""
+    due = torch.tensor([0.1, 0.25, 0.5, 0.75, -2.2])
+    model = layer(0.5, 0.5, 0.5, 0.5, -2.5)
+    watch = Oscillations(model, momentum=0.002)
+    codes = settle(model, due, 4000, watch)
+    torch.testing.assert_close(codes.float().mean(0), due, rtol=0, atol=0.01)
+    law = 2 * torch.minimum(due - due.floor(), due.ceil() - due)
+    flips = (codes[1:] != codes[:-1]).float().mean(0)
+    torch.testing.assert_close(flips, law, rtol=0, atol=0.01)
+    # Here every flip is against the last one, so an oscillation.
+    (found,) = watch.weights.values()
+    torch.testing.assert_close(found.frequency[0], law, rtol=0, atol=0.02)
+    torch.testing.assert_close(found.average[0], due, rtol=0, atol=0.02)
+    assert watch.share(0.3).item() == pytest.approx(0.8)  # but for 0.1
+
+
+def test_an_oscillation_is_a_change_against_the_last_one():
+    model = layer(0.0)
+    watch = Oscillations(model, momentum=0.5)
+    (found,) = watch.weights.values()
+    frequency = 0.0
+    # Up, up, still, down (against), still, down, up (against).
+    for value, against in [(1, 0), (2, 0), (2, 0), (1, 1), (1, 0), (0, 0), (3, 1)]:
+        model.weight.data.fill_(value)
+        watch.step()
+        frequency += 0.5 * (against - frequency)
+        assert found.frequency.item() == frequency
+
+
+def test_what_oscillates_is_frozen_at_the_mean_of_its_codes():
+    due = torch.tensor([0.1, 0.75, 3.0])
+    rows = Config(Scheme(Int(8), Learned(start=127.0), "ste"))
+    model = layer(0.5, 0.5, 3.0, config=rows)
+    model.quantized_weight()
+    model.weight_quantizer.parameter.requires_grad_(False)
+    watch = Oscillations(model, momentum=0.01)
+    settle(model, due, 800, watch)
+    watch.threshold = 0.1
+    codes = settle(model, due, 50, watch)
+    (found,) = watch.weights.values()
+    assert found.frozen.tolist() == [[True, True, False]]
+    assert codes[-1].tolist() == [0, 1, 3]
+    assert len(codes[1:].unique(dim=0)) == 1
+    with torch.no_grad():  # the scale moves, and the codes stay
+        model.weight_quantizer.origin.add_(1.0)
+    settle(model, due, 1, watch)
+    assert model.weight_quantizer.codes(model.weight)[0, :2].tolist() == [0, 1]
+
+
+def test_a_training_goes_on_with_its_state():
+    due = torch.tensor([0.1, 0.25])
+    model = layer(0.5, 0.5)
+    watch = Oscillations(model, threshold=0.15)
+    settle(model, due, 60, watch)
+    twin = copy.deepcopy(model)
+    other = Oscillations(twin, threshold=0.15)
+    other.load_state_dict(watch.state_dict())
+    assert torch.equal(settle(twin, due, 60, other), settle(model, due, 60, watch))
+
+
+def test_dampening_draws_to_the_value_but_not_from_beyond():
+    model = layer(0.7, -0.2, 300.0, -1000.0)
+    loss = dampening(model)
+    assert loss.item() == pytest.approx(0.3**2 + 0.2**2)
+    loss.backward()
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[-0.6, -0.4, 0.0, 0.0]]))
+    assert dampening(nn.Linear(2, 2)).item() == 0
+
+
+def test_the_pull_is_decoupled_and_grows():
+    model = layer(0.7, 2.2)
+    optimizer = torch.optim.Adam(param_groups(model, lr=0.05))
+    pull = CAGE(optimizer, model, steps=10, strength=4.0, start=0.5)
+    strengths = []
+    for _ in range(12):
+        twin = copy.deepcopy(model)
+        other = torch.optim.Adam(param_groups(twin, lr=0.05))
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        for each, step in ((model, optimizer), (twin, other)):
+            step.zero_grad()
+            each.quantized_weight().square().sum().backward()
+            step.step()
+        strengths.append(pull.strength_now)
+        wanted = twin.weight - 0.05 * strengths[-1] * (twin.weight - twin.weight.round())
+        torch.testing.assert_close(model.weight, wanted)
+    ramp = [0.0] * 5 + [0.8, 1.6, 2.4, 3.2, 4.0, 4.0, 4.0]
+    assert strengths == pytest.approx(ramp)
+    assert pull.state_dict()["position"] == 12
+    pull.remove()
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_the_monitor_sees_them():
+    torch.manual_seed(0)
+    model = prepare(nn.Sequential(nn.Linear(8, 8)), [("0", "w4")])
+    model(torch.randn(4, 8))
+    watch = Oscillations(model)
+    optimizer = torch.optim.SGD(param_groups(model, lr=1e-4))
+    with st.audit.Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(4, 8)).square().mean().backward()
+            optimizer.step()
+            watch.step()
+            monitor.step()
+    seen = {(each.quantity, each.step): each.value for each in monitor.observations}
+    assert {each.operator for each in monitor.observations} == {"0.weight_quantizer"}
+    assert seen["oscillation", 2] == pytest.approx(
+        watch.weights["0.weight"].frequency.mean().item()
+    )
+    assert seen["frozen", 2] == 0
+    assert seen["flip_rate", 2] < 0.1, "scales move all values, and no code"
+
+
+def pulled(model, **options):
+    return CAGE(torch.optim.SGD(model.parameters(), lr=0.1), model, **options)
+
+
+WRONG = [
+    (lambda: Oscillations(nn.Linear(2, 2)), "no weight with codes of its own; first prepare it"),
+    (lambda: Oscillations(layer(*[1.0] * 32, config=Config(Scheme(MX())))), "no weight with codes"),
+    (lambda: Oscillations(layer(1.0), momentum=0), "momentum must lie in (0, 1], got 0"),
+    (lambda: pulled(layer(1.0), steps=0), "steps must be an int of at least 1, got 0"),
+    (lambda: pulled(layer(1.0), steps=1, start=1), "start must lie in [0, 1), got 1"),
+    (lambda: pulled(layer(1.0), steps=1, strength=-1), "strength must be at least 0, got -1"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG)
+def test_wrong_arguments(call, message):
+    with pytest.raises(st.ArgumentError) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+def test_a_law_of_another_step_size():
+    """The same law where the scale is not 1."""
+    scale, due = 0.25, 0.1
+    model = layer(0.1, config=Config(Scheme(Int(8), Fixed(scale))))
+    codes = settle(model, torch.tensor([due]), 4000)
+    fraction = due / scale - math.floor(due / scale)
+    flips = (codes[1:] != codes[:-1]).float().mean()
+    assert flips.item() == pytest.approx(2 * min(fraction, 1 - fraction), abs=0.01)
