@@ -20,7 +20,7 @@ from straightthrough.core.signature import names, shaped
 from straightthrough.ops.bernoulli.api import hard_concrete
 from straightthrough.ops.categorical.api import gumbel_softmax
 
-from . import plain
+from . import codebooks, plain
 
 Shape = tuple[int, ...]
 Inputs = tuple[Tensor, ...]
@@ -48,6 +48,12 @@ LOOKUP: Shape = (8192, 8192)
 
 LAYER: Shape = (1024, 1024)
 """Weights of the masked layer."""
+
+ROWS: Shape = (8192, 64)
+"""Of the codebook that learns."""
+
+PRODUCT = "product of matrices"
+"""The part of a search that is no overhead."""
 
 CODES: tuple[Shape, ...] = ((65536, 16), (1048576, 8))
 """Of codes without a table, whose numbers are those of an int64."""
@@ -297,7 +303,19 @@ def _declared() -> list[Case]:
         shapes=(LAYER,),
         composed=True,
     )
-    return [relaxed, layer]
+    codebook = Case(
+        "vector_quantizer",
+        codebooks.quantize,
+        None,
+        others={PRODUCT: Way(codebooks.product, _nothing), **_peer("vector_quantizer")},
+        shapes=(ROWS,),
+        composed=True,
+    )
+    return [relaxed, layer, codebook]
+
+
+def _nothing(grad: Tensor, z: Tensor) -> None:
+    """The backward of what has none."""
 
 
 def _masked_linear(logits: Tensor, *layer: Tensor) -> Tensor:
@@ -330,6 +348,11 @@ _AS_IT_IS: dict[str, Any] = {"softness": 1.0, "standardize": False}
 """For softtorch: the softmax of the scores themselves."""
 
 PEERS: dict[str, tuple[str, Callable[[Any], Way]]] = {
+    "vector_quantizer": (
+        "vector_quantize_pytorch",
+        lambda peer: Way(codebooks.their_quantizer(peer)),
+    ),
+    "fsq": ("vector_quantize_pytorch", lambda peer: Way(codebooks.their_scalars(peer, 5))),
     "categorical-reinmax": ("reinmax", lambda peer: Way(lambda x: peer.reinmax(x, 1.0)[0])),
     "heaviside": (
         "snntorch.surrogate",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .cases import (
     BOTH,
+    CODES,
     COMPILED,
     COUNTS,
     DOUBLE,
@@ -19,6 +20,8 @@ from .cases import (
     OURS,
     OURS_COMPILED,
     PLAIN,
+    PRODUCT,
+    ROWS,
     SHORT,
     SMALL,
     WIDTH,
@@ -146,12 +149,27 @@ def _memory(
     return Target(work, case, BOTH, shape, (OURS,), value, bound, False, unit)
 
 
+def peak_share(ours: Record, other: Record) -> float | None:
+    """Return the bytes at the peak, as a share of the other's."""
+    if ours.extra_bytes is None or other.extra_bytes is None:
+        return None
+    return ours.extra_bytes / other.extra_bytes
+
+
+def _peak(case: str, than: str, bound: float, shape: Shape) -> Target:
+    work = f"{case} {written(shape)} {SHORT[BOTH]}, memory vs {than}"
+    unit = "of its peak"
+    return Target(work, case, BOTH, shape, (OURS, than), peak_share, bound, False, unit)
+
+
 def _graph(case: str) -> Target:
     work = f"{case} {written(GRAPH)} {SHORT[BOTH]}, compiled over eager beyond x * 2"
     ways = (OURS, OURS_COMPILED, DOUBLE, DOUBLE_COMPILED)
     unit = "of 25 us or 10 %"
     return Target(work, case, BOTH, GRAPH, ways, graph_cost, 1.0, False, unit)
 
+
+VQP = "vector_quantize_pytorch"
 
 COMPILED_CASES = (
     *("sign", "heaviside", "round", "clamp", "ternary"),
@@ -191,6 +209,10 @@ TARGETS: tuple[Target, ...] = (
     _time("sign", BOTH, "aten", 1.2, value=slowdown),
     _memory("sign", "saved for backward", saved_share, 1 / 32, "of the input's bytes"),
     _time("masked_linear", FORWARD, "no mask", 6, LAYER, share),
+    _time("vector_quantizer", BOTH, VQP, 10, ROWS),
+    _time("vector_quantizer", BOTH, PRODUCT, 1.4, ROWS, slowdown),
+    _peak("vector_quantizer", VQP, 1 / 20, ROWS),
+    *(_time("fsq", BOTH, VQP, 4, shape) for shape in CODES),
     _memory(
         "categorical-reinmax", "beyond value and gradient", row_bytes, ROW_BYTES, "bytes a row"
     ),

@@ -162,7 +162,8 @@ class Codebook(nn.Module):
             q = torch.where(mask.unsqueeze(-1), q, 0)
         if learning:
             with torch.no_grad():
-                self.statistics.collect(z.detach().reshape(-1, self.width), index.flatten())
+                rows = z.detach().reshape(-1, self.width)
+                self.statistics.collect(rows, index.flatten(), self.revive > 0)
                 if self.update == "forward":
                     self.update_codebook()
         return q, index

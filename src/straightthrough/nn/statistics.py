@@ -51,14 +51,18 @@ class CodebookStatistics(nn.Module):
         self.count.fill_(1)
         self.total.copy_(codebook)
 
-    def collect(self, rows: Tensor, index: Tensor) -> None:
-        """Take in vectors `(N, D)` and the codes `(N)` that they chose; -1 for none."""
+    def collect(self, rows: Tensor, index: Tensor, candidates: bool) -> None:
+        """Take in vectors `(N, D)` and the codes `(N)` that they chose; -1 for none.
+
+        Some of them may be `candidates` that dead codes are given.
+        """
         count, total = sums(rows, index, len(self.count))
         self.new_count.add_(count)
         self.new_total.add_(total)
-        candidates, usable = self.sample(rows, index >= 0)
-        self.candidates.copy_(candidates)
-        self.usable.copy_(usable)
+        if candidates:
+            chosen, usable = self.sample(rows, index >= 0)
+            self.candidates.copy_(chosen)
+            self.usable.copy_(usable)
 
     def sample(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return as many distinct rows as there are codes, and which of them are rows."""

@@ -27,13 +27,14 @@ LEVELS = [
     s for s, said in kernels.states.items() if said in (kernels.ACTIVE, "a better one is active")
 ]
 ALIKE = ("grad", "dispersion", "count")
-ROWS = ("x", "logits", "scores", "y", "mean", *ALIKE)
+ROWS = ("x", "z", "logits", "scores", "y", "mean", *ALIKE)
 GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(ROWS, torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
     "scales": torch.tensor([0.5]),
     "places": torch.arange(5).repeat(3, 1),
+    "levels": torch.tensor([8, 5, 5, 5, 2]),
     "seed": torch.tensor(3),
     "offset": 5,
     "samples": 2,

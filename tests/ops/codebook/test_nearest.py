@@ -45,6 +45,17 @@ def test_ties_go_to_the_lowest_number(dtype):
     assert not st.nearest(z, torch.ones(70, 3, dtype=dtype)).any()
 
 
+def test_ties_of_codewords_far_apart_in_the_codebook():
+    """Codewords are scored in tiles of 512, and 64 of them at a time."""
+    codebook = torch.randn(2000, 3)
+    for first, second in ((3, 1999), (100, 101), (60, 70), (500, 520)):
+        again = codebook.clone()
+        again[second] = again[first]
+        assert st.nearest(again[first] + torch.tensor([[0.0, 0.0, 1e-4]]), again).item() == first
+    z = torch.randn(500, 3)
+    assert st.nearest(z, codebook).tolist() == exactly(z, codebook)
+
+
 @DTYPES
 @pytest.mark.parametrize("offset", [100.0, 1000.0])
 def test_far_from_zero_no_codeword_is_wrong(dtype, offset):

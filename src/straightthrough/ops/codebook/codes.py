@@ -131,6 +131,6 @@ def fsq_decode(
     """
     every = _check_levels(levels, None)
     check_index(index, math.prod(every))
-    wide = torch.empty((), dtype=compute_dtype(dtype), device=index.device)
-    digits = digits_of(index.clamp(min=0), every).to(wide.dtype)
-    return decoded(Grid(every, 1.0, symmetric, wide).code(digits), index, dtype)
+    number = torch.tensor(every, device=index.device)
+    digits = digits_of(index.clamp(min=0), number).to(compute_dtype(dtype))
+    return decoded(Grid(number, 1.0, symmetric, digits).code(digits), index, dtype)

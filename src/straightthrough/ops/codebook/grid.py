@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -12,20 +9,18 @@ SLOPES = {"tanh": 1.0, "sigmoid": 0.8}
 """What a bound multiplies z by before tanh: 2 sigmoid(1.6 z) - 1 = tanh(0.8 z)."""
 
 
-def number_of(digits: Tensor, levels: Sequence[int]) -> Tensor:
+def number_of(digits: Tensor, levels: Tensor) -> Tensor:
     """Return `sum_d digit_d prod_{e < d} levels_e` of int64 digits, the first the least."""
-    return (digits * _places(levels, digits.device)).sum(-1)
+    return (digits * _places(levels)).sum(-1)
 
 
-def digits_of(number: Tensor, levels: Sequence[int]) -> Tensor:
+def digits_of(number: Tensor, levels: Tensor) -> Tensor:
     """Return the int64 digits of a number."""
-    base = torch.tensor(levels, device=number.device)
-    return number.unsqueeze(-1) // _places(levels, number.device) % base
+    return number.unsqueeze(-1) // _places(levels) % levels
 
 
-def _places(levels: Sequence[int], device: torch.device) -> Tensor:
-    places = [math.prod(levels[:d]) for d in range(len(levels))]
-    return torch.tensor(places, device=device)
+def _places(levels: Tensor) -> Tensor:
+    return torch.cat([levels.new_ones(1), levels[:-1].cumprod(0)])
 
 
 def decoded(code: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
@@ -37,25 +32,20 @@ class Grid:
     """How an entry is bounded, `reach tanh(slope z + shift) - offset`, and its whole number read.
 
     Attributes:
-        levels: how many each entry has.
+        levels: how many each entry has, int64.
         symmetric: whether the levels lie evenly about 0; else, of an even number, one more below.
     """
 
-    def __init__(self, levels: Sequence[int], slope: float, symmetric: bool, like: Tensor) -> None:
-        def row(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=like.dtype, device=like.device)
-
-        self.levels, self.slope, self.symmetric = levels, slope, symmetric
-        if symmetric:
-            reach, offset = [(n - 1) / 2 for n in levels], [0.0 for n in levels]
-        else:
-            reach = [(n - 1) / 2 * (1 + 1e-3) for n in levels]
-            offset = [0.5 * (n % 2 == 0) for n in levels]
-        pairs = zip(offset, reach, strict=True)
-        self.reach, self.offset = row(reach), row(offset)
-        self.shift = row([math.atanh(part / whole) for part, whole in pairs])
-        self.half = row([(n - 1) / 2 if symmetric else n // 2 for n in levels])
-        self.most = row([n - 1 for n in levels])
+    def __init__(self, levels: Tensor, slope: float, symmetric: bool, like: Tensor) -> None:
+        self.slope, self.symmetric = slope, symmetric
+        wide = levels.double()
+        reach, offset = (wide - 1) / 2, torch.zeros_like(wide)
+        half = reach
+        if not symmetric:
+            reach, offset = reach * (1 + 1e-3), 0.5 * (levels % 2 == 0)
+            half = levels // 2
+        rows = (reach, offset, torch.atanh(offset / reach), half, wide - 1)
+        self.reach, self.offset, self.shift, self.half, self.most = (x.to(like) for x in rows)
 
     def digits(self, z: Tensor) -> Tensor:
         """Return the level of each entry, from 0 on, as a floating number."""

@@ -15,7 +15,7 @@ from ...core.precision import compute_dtype, narrowed
 from ...core.rules import Saved
 from ...estimators import PairEstimator
 from ...estimators.pair import factored, has_direction, inner
-from .grid import Grid, number_of
+from .reference import coded, finite_scalars, finite_scalars_gradient
 from .search import nearest_index
 
 
@@ -89,14 +89,6 @@ class Through(Operation):
         return self.rule.forward(to_z, to_q, *saved)
 
 
-def _coded(code: Tensor, digits: Tensor, levels: Sequence[int], z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return codes in the dtype of `z` and their numbers; NaN and -1 for a row that holds NaN."""
-    invalid = z.isnan().any(-1)
-    number = number_of(digits.nan_to_num(0).long(), levels)
-    code = torch.where(invalid.unsqueeze(-1), torch.nan, code.to(z.dtype))
-    return code, torch.where(invalid, -1, number)
-
-
 @dataclass(frozen=True)
 class FiniteScalars(Operation):
     """The nearest level of each bounded entry forward, the derivative of the bound backward."""
@@ -110,23 +102,20 @@ class FiniteScalars(Operation):
     numbers_move: ClassVar[bool] = False
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        grid, wide = self._grid(z)
-        digits = grid.digits(wide)
-        return _coded(grid.code(digits), digits, self.levels, z)
+        return finite_scalars(z, self._levels(z), self.slope, self.symmetric)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
 
     def backward(self, grad: Tensor, z: Tensor) -> tuple[Tensor]:
-        grid, wide = self._grid(z)
-        return (narrowed(grid.derivative(wide) * grad.to(wide.dtype), z.dtype, grad),)
+        levels = self._levels(z)
+        return (finite_scalars_gradient(z, grad, levels, self.slope, self.symmetric),)
 
     def jvp(self, tangents: Sequence[Tensor], z: Tensor) -> Tensor:
         return self.backward(tangents[0], z)[0]
 
-    def _grid(self, z: Tensor) -> tuple[Grid, Tensor]:
-        wide = z.to(compute_dtype(z.dtype))
-        return Grid(self.levels, self.slope, self.symmetric, wide), wide
+    def _levels(self, z: Tensor) -> Tensor:
+        return torch.tensor(self.levels, device=z.device)
 
 
 def signs_of(digits: Tensor, sphere: bool) -> Tensor:
@@ -148,7 +137,8 @@ class Signs(Operation):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         digits = (z >= 0).to(compute_dtype(z.dtype))
-        return _coded(signs_of(digits, self.sphere), digits, (2,) * z.shape[-1], z)
+        levels = torch.full(z.shape[-1:], 2, device=z.device)
+        return coded(signs_of(digits, self.sphere), digits, levels, z)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs if self.sphere else ()

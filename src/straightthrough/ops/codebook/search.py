@@ -1,8 +1,9 @@
 """The search for the nearest codeword, as one torch operator that graphs call whole.
 
-Scores `<z - m, c - m> - |c - m|^2 / 2`, m the codebook's mean, are the matrix product of a chunk of
-rows. Where the best one leads the next by more than their rounding can be, it is the nearest. The
-others of its row that it does not lead so are told apart by their distances in float64.
+Scores `<z - m, c - m> - |c - m|^2 / 2`, m the codebook's mean, are matrix products of tiles of rows
+and codewords. Where the best one leads the next by more than their rounding can be, it is the
+nearest. The others of its row, which it does not lead so, are told apart by their distances in
+float64.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from torch import Tensor
 from ...core.internals import Operator
 from ...core.library import library
 from ...core.precision import compute_dtype, widest
+from .reference import BLOCK, two_largest
 
-BLOCK = 64
-"""Codewords whose largest score is found first: that is much faster than an argmax over all."""
-
-BUDGET = {"cpu": 2**21}
-"""Scores that exist at once, by device."""
+BUDGET = {"cpu": 2**19}
+"""Scores that exist at once, by device: on a CPU, what its second cache holds."""
 
 ELSEWHERE = 2**26
+
+TILE = {"cpu": 512}
+"""Codewords that are scored at once, by device; elsewhere it is all of them."""
 
 library.define("nearest(Tensor z, Tensor codebook) -> Tensor")
 nearest_index: Operator = torch.ops.straightthrough.nearest.default
@@ -70,40 +72,60 @@ torch.library.register_vmap("straightthrough::nearest", _vmap, lib=library)
 def _search(z: Tensor, codebook: Tensor) -> Tensor:
     """Return the nearest codeword of each row of `z`, `(N, D)`, in `codebook`, `(K, D)`."""
     wide = compute_dtype(z.dtype)
-    usable = codebook.isfinite().all(-1)
+    usable, valid = _finite(codebook), _finite(z)
     centre, weight, radius = _centred(codebook.to(wide), usable)
     index = torch.full(z.shape[:1], -1, device=z.device)
-    valid = z.isfinite().all(-1) & usable.any()
-    step = max(1, BUDGET.get(z.device.type, ELSEWHERE) // weight.shape[1])
-    scores = weight.new_empty(min(step, len(z)), weight.shape[1])
+    width = min(TILE.get(z.device.type, len(weight)), len(weight))
+    step = max(1, BUDGET.get(z.device.type, ELSEWHERE) // width)
+    scores = weight.new_empty(min(step, len(z)), width)
     for first in range(0, len(z), step):
         part = slice(first, first + step)
-        x = z[part].to(wide) - centre
         # The bias is one more column, as torch.addmm first copies it to every row of the scores.
-        found = torch.mm(F.pad(x, (0, 1), value=1.0), weight, out=scores[: len(x)])
-        slack = _rounding(x.square().sum(-1).sqrt(), radius, z.shape[-1])
-        best, close, least = _screened(found, slack)
-        rows = (close & valid[part]).nonzero().squeeze(-1)
-        if len(rows):
-            near = ~(found[rows, : len(usable)] < least[rows]) & usable
-            best[rows] = _nearest_of(z[part][rows], codebook, near)
-        index[part] = best
-    return torch.where(valid, index, -1)
+        x = F.pad(z[part].to(wide) - centre, (0, 1), value=1.0)
+        best, place, following = _two_best(x, weight, scores[: len(x)])
+        least = best - _rounding(x[:, :-1].square().sum(-1).sqrt(), radius, z.shape[-1])
+        rows = (~(following < least) & valid[part]).nonzero().squeeze(-1)
+        for some in rows.split(max(1, step * width // len(weight))) if len(rows) else ():
+            near = ~(x[some] @ weight[: len(usable)].T < least[some].unsqueeze(-1)) & usable
+            place[some] = _nearest_of(z[part][some], codebook, near)
+        index[part] = place
+    return torch.where(valid & usable.any(), index, -1)
+
+
+def _two_best(x: Tensor, weight: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of each row the best score and its first place, and the next, of tiles of scores."""
+    found = []
+    for columns in weight.split(scores.shape[1]):
+        tile = scores[:, : len(columns)]
+        found.append(two_largest(torch.mm(x, columns.T, out=tile)))
+    best, place, following = map(torch.stack, zip(*found, strict=True))
+    peak, tile = best.max(0, keepdim=True)
+    chosen = place.gather(0, tile) + scores.shape[1] * tile
+    following = torch.maximum(
+        best.scatter(0, tile, -torch.inf).amax(0), following.gather(0, tile).squeeze(0)
+    )
+    return peak.squeeze(0), chosen.squeeze(0), following
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Return whether all of a row is finite."""
+    return x.abs().amax(-1).isfinite()
 
 
 def _centred(codebook: Tensor, usable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean codeword, what scores are made by, and the largest `|c - m|`.
 
-    That is `c - m` and below it `-|c - m|^2 / 2`, whole blocks of columns. What is not usable, or
-    was added, scores -infinity.
+    That is `c - m` and beside it `-|c - m|^2 / 2`, whole blocks of rows. What is not usable, or was
+    added, scores -infinity.
     """
     known = usable.unsqueeze(-1)
     centre = torch.where(known, codebook, 0).sum(0) / usable.sum().clamp(min=1)
-    weight = F.pad(torch.where(known, codebook - centre, 0), (0, 0, 0, -len(codebook) % BLOCK))
-    bias = F.pad(usable, (0, len(weight) - len(usable))).log().to(weight.dtype)
-    square = weight.square().sum(-1)
-    scoring = torch.cat([weight, (bias - square / 2).unsqueeze(-1)], -1)
-    return centre, scoring.T, square.amax().sqrt()
+    away = torch.where(known, codebook - centre, 0)
+    square = away.square().sum(-1, keepdim=True)
+    scoring = torch.cat([away, torch.where(known, -square / 2, -torch.inf)], -1)
+    scoring = F.pad(scoring, (0, 0, 0, -len(codebook) % BLOCK), value=-torch.inf)
+    scoring[len(codebook) :, :-1] = 0
+    return centre, scoring, square.amax().sqrt()
 
 
 def _rounding(length: Tensor, radius: Tensor, width: int) -> Tensor:
@@ -120,18 +142,6 @@ def _epsilon(x: Tensor) -> float:
     said = {each.fp32_precision for each in (torch.backends, backend, backend.matmul)}
     coarse = x.dtype == torch.float32 and not said <= {"none", "ieee"}
     return torch.finfo(torch.bfloat16 if coarse else x.dtype).eps
-
-
-def _screened(scores: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return of each row the best score's place, whether others may be better, and from where."""
-    blocks = scores.unflatten(1, (-1, BLOCK))
-    peaks = blocks.amax(-1)
-    best, block = peaks.max(-1)
-    inside = blocks[torch.arange(len(best), device=best.device), block]
-    least = (best - slack).unsqueeze(-1)
-    rivals = (peaks >= least).sum(-1) + (inside >= least).sum(-1)
-    # One peak, and one in its block, is the best itself. Where it is NaN there is none.
-    return block * BLOCK + inside.argmax(-1), rivals != 2, least
 
 
 def _nearest_of(z: Tensor, codebook: Tensor, candidates: Tensor) -> Tensor:

@@ -178,7 +178,7 @@ def _decode(index: Tensor, bits: int, dtype: torch.dtype, *, sphere: bool) -> Te
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 63:
         raise ArgumentError(f"bits must be an int from 1 to 63, got {bits!r}")
     check_index(index, 2**bits)
-    digits = digits_of(index.clamp(min=0), (2,) * bits)
+    digits = digits_of(index.clamp(min=0), torch.full((bits,), 2, device=index.device))
     return decoded(signs_of(digits.to(compute_dtype(dtype)), sphere), index, dtype)
 
 

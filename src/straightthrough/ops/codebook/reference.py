@@ -1,0 +1,74 @@
+"""What the kernels of codebooks must equal, in plain torch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.kernels import index, kernel, like
+from ...core.precision import compute_dtype, narrowed
+from .grid import Grid, number_of
+
+BLOCK = 64
+"""Scores whose largest is found first: that is much faster than an argmax over all."""
+
+
+def row(x: Tensor, *_: object) -> Tensor:
+    """A result of one number a row of the first argument."""
+    return x.new_empty(x.shape[:-1])
+
+
+@kernel("(Tensor scores) -> (Tensor, Tensor, Tensor)", row, index, row)
+def two_largest(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of each row the largest score, its first place, and the next, which may be as large.
+
+    Both are NaN, and the place is 0, where the row holds NaN. After a single one comes -infinity.
+    """
+    padded = F.pad(scores, (0, -scores.shape[-1] % BLOCK), value=-torch.inf)
+    blocks = padded.unflatten(-1, (-1, BLOCK))
+    peaks = blocks.amax(-1)
+    largest, block = peaks.max(-1, keepdim=True)
+    inside = blocks.take_along_dim(block.unsqueeze(-1), -2).squeeze(-2)
+    place = inside.argmax(-1, keepdim=True)
+    others = peaks.scatter(-1, block, -torch.inf), inside.scatter(-1, place, -torch.inf)
+    following = torch.cat(others, -1).amax(-1, keepdim=True)
+    unknown = largest.isnan()
+    place = torch.where(unknown, 0, block * BLOCK + place)
+    following = torch.where(unknown, torch.nan, following)
+    return largest.squeeze(-1), place.squeeze(-1), following.squeeze(-1)
+
+
+BOUNDS = "Tensor levels, float slope, bool symmetric"
+
+
+@kernel(f"(Tensor z, {BOUNDS}) -> (Tensor, Tensor)", like, index)
+def finite_scalars(
+    z: Tensor, levels: Tensor, slope: float, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the nearest level of each bounded entry as a code, and the number of a row of them.
+
+    They are NaN and -1 for a row that holds NaN.
+    """
+    wide = z.to(compute_dtype(z.dtype))
+    grid = Grid(levels, slope, symmetric, wide)
+    digits = grid.digits(wide)
+    return coded(grid.code(digits), digits, levels, z)
+
+
+@kernel(f"(Tensor z, Tensor grad, {BOUNDS}) -> Tensor")
+def finite_scalars_gradient(
+    z: Tensor, grad: Tensor, levels: Tensor, slope: float, symmetric: bool
+) -> Tensor:
+    """Return the gradient to `z`: that to the code times the derivative of the bound."""
+    wide = z.to(compute_dtype(z.dtype))
+    grid = Grid(levels, slope, symmetric, wide)
+    return narrowed(grid.derivative(wide) * grad.to(wide.dtype), z.dtype, grad)
+
+
+def coded(code: Tensor, digits: Tensor, levels: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return codes in the dtype of `z` and their numbers; NaN and -1 for a row that holds NaN."""
+    invalid = z.isnan().any(-1)
+    number = number_of(digits.nan_to_num(0).long(), levels)
+    code = torch.where(invalid.unsqueeze(-1), torch.nan, code.to(z.dtype))
+    return code, torch.where(invalid, -1, number)

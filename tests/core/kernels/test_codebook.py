@@ -1,0 +1,68 @@
+"""Kernels of codebooks against their references, at every instruction set that this machine has."""
+
+import pytest
+import torch
+
+from straightthrough.core import kernels
+from straightthrough.ops.codebook.grid import SLOPES
+from straightthrough.ops.codebook.reference import (
+    finite_scalars,
+    finite_scalars_gradient,
+    two_largest,
+)
+from straightthrough.testing import DTYPES
+from straightthrough.testing.compare import assert_bits
+
+pytestmark = [pytest.mark.kernels, pytest.mark.parametrize("dtype", DTYPES, ids=str)]
+
+SHAPES = [(1,), (1, 1), (9, 16), (7, 65), (33, 512), (3, 4, 1000), (0, 5), (5, 17)]
+LEVELS = [[5], [2, 3], [8, 5, 5, 5], [4] * 16, [7] * 20, [1000] * 3, [8] * 9]
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("ties", [False, True])
+def test_two_largest(shape, ties, dtype):
+    scores = torch.randn(shape).to(dtype)
+    scores = scores.round() if ties else scores
+    if len(rows := scores.view(-1, shape[-1])) > 4:
+        rows[1, shape[-1] // 2], rows[2], rows[3, -1] = torch.nan, -torch.inf, torch.inf
+    assert kernels.has_kernel(scores)
+    for x in (scores, scores.mT.contiguous().mT if scores.ndim > 1 else scores):
+        pairs = zip(two_largest(x), two_largest.__wrapped__(x), strict=True)
+        for got, due in pairs:
+            assert_bits(got, due, f"{shape}")
+    largest, place, following = two_largest(scores)
+    known = scores[~largest.isnan()].double()
+    if shape[-1] > 1:
+        due = known.sort(dim=-1, descending=True, stable=True)
+        assert_bits(largest[~largest.isnan()].double(), due.values[..., 0], "largest")
+        assert_bits(following[~largest.isnan()].double(), due.values[..., 1], "next")
+        assert torch.equal(place[~largest.isnan()], due.indices[..., 0])
+
+
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_finite_scalars(levels, slope, symmetric, dtype):
+    for rows in (0, 1, 7, 700):
+        z = (2 * torch.randn(rows, len(levels))).to(dtype)
+        grad = torch.randn_like(z)
+        if rows > 5:
+            z[1, -1], z[2, 0], z[3], z[4], z[5] = torch.nan, torch.inf, -torch.inf, 0, -0.0
+            grad[0, 0], grad[6, 0] = torch.inf, torch.finfo(dtype).max
+        bounds = (torch.tensor(levels), slope, symmetric)
+        assert kernels.has_kernel(z, grad)
+        due = finite_scalars.__wrapped__(z, *bounds)
+        for got, wanted in zip(finite_scalars(z, *bounds), due, strict=True):
+            assert_bits(got, wanted, f"{levels}")
+        got = finite_scalars_gradient(z, grad, *bounds)
+        wanted = finite_scalars_gradient.__wrapped__(z.double(), grad.double(), *bounds)
+        most = torch.finfo(dtype).max
+        wanted = torch.where(grad.isfinite(), wanted.clamp(-most, most), wanted)
+        torch.testing.assert_close(got, wanted.to(dtype), equal_nan=True)
