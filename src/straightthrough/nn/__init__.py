@@ -32,6 +32,7 @@ from .categorical import (
     GumbelSoftmax,
 )
 from .codebook import Codebook, Quantized, codebook_loss, commitment
+from .control import ControlVariate
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .presets import PRESETS, Preset, Recipe, preset
@@ -54,6 +55,7 @@ __all__ = [
     "Ceil",
     "Clamp",
     "Codebook",
+    "ControlVariate",
     "Floor",
     "Geometric",
     "GroupedVQ",
