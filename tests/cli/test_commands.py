@@ -42,7 +42,8 @@ def test_list_shows_every_operator_rule_and_function(cli):
     assert lookup["outcome"] == "TableRow"
     assert lookup["outputs"] == ["... D"]
     others = ["fsq_decode", "hard_concrete_mean", "l0_norm", "lfq_decode", "lfq_entropy", "nearest"]
-    others += ["straight_through", "strict", "wrap"]
+    others += ["straight_through", "strict"]
+    others += ["subset_entropy", "subset_log_prob", "subset_marginals", "wrap"]
     assert [row["name"] for row in listed["functions"]] == others
     assert [row["name"] for row in listed["baselines"]] == ["exact"]
 
