@@ -43,7 +43,8 @@ def test_list_shows_every_operator_rule_and_function(cli):
     assert lookup["outcome"] == "TableRow"
     assert lookup["outputs"] == ["... D"]
     others = ["bsq_decode", "fsq_decode", "hard_concrete_mean", "l0_norm", "lfq_decode"]
-    others += ["lfq_entropy", "nearest", "straight_through", "strict", "wrap"]
+    others += ["lfq_entropy", "nearest", "straight_through", "strict"]
+    others += ["subset_entropy", "subset_log_prob", "subset_marginals", "wrap"]
     assert [row["name"] for row in listed["functions"]] == others
     assert [row["name"] for row in listed["baselines"]] == ["exact"]
 

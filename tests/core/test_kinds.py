@@ -126,7 +126,7 @@ class Around(nn.Module):
 
 def test_every_module_is_tried() -> None:
     others = {"schedules", "step_schedules", "preset", "Preset", "PRESETS", "Recipe"}
-    others |= {"Codebook", "Quantized", "codebook_loss", "commitment"}
+    others |= {"ControlVariate", "Codebook", "Quantized", "codebook_loss", "commitment"}
     assert set(MODULES) | others == set(st.nn.__all__)
 
 

@@ -13,11 +13,13 @@ from ..audit.compare.exact import LIMIT
 from ..audit.compare.quadratic import quadratic
 from ..core.errors import ArgumentError
 from ..core.registry import resolve
-from ..estimators import CategoricalEstimator
+from ..core.rules import Relaxation, Rule
+from ..estimators import CategoricalEstimator, SubsetEstimator
 from . import advice
 from .console import Json, inform, names, writable
 
 DEFAULTS = ["straight_through", "reinmax", "reinmax:1.5", "gumbel:0.1"]
+SUBSETS = ["simple", "second_order", "logistic", "softmax"]
 
 
 def main(
@@ -47,6 +49,14 @@ def main(
     size: Annotated[
         int | None,
         typer.Option(min=1, max=4096, help="Of the quadratic: classes. Default: 4."),
+    ] = None,
+    subset: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of the quadratic: how many classes are drawn, by st.sample_subset. Default: one, "
+            "by st.categorical.",
+        ),
     ] = None,
     samples: Annotated[
         int | None,
@@ -85,10 +95,12 @@ def main(
     Without, a random quadratic: z^T A z + b^T z at a one-hot z drawn from softmax(eta), with
     A = Q^T Q and Q, b and eta standard normal. A class is an outcome, so that a limit below the
     size has outcomes drawn instead of enumerated, and the numbers come with standard errors.
+    With --subset k, z is a k-hot, whose outcomes are enumerated always.
     """
     given = names(estimators) if estimators is not None else None
     if target is not None:
-        _refuse("the random quadratic, not of a function", {"--size": size, "--samples": samples})
+        quadratics = {"--size": size, "--subset": subset, "--samples": samples}
+        _refuse("the random quadratic, not of a function", quadratics)
         rules = None if given is None else [_rule(t) if ":" in t else t for t in given]
         settings = advice.Settings(
             loss=target,
@@ -101,8 +113,9 @@ def main(
         return advice.run(settings, rules, output or Path("results/audit"), json)
     _refuse("a function, given as MODULE:FUNCTION", {"--budget": budget, "--batch": batch})
     _on_quadratic(
-        [_rule(text) for text in given or DEFAULTS],
+        [_rule(text, subset) for text in given or (SUBSETS if subset else DEFAULTS)],
         size=4 if size is None else size,
+        subset=subset,
         samples=1024 if samples is None else samples,
         seed=seed,
         rescale=rescale,
@@ -121,9 +134,10 @@ def _refuse(what: str, options: dict[str, Any]) -> None:
 
 
 def _on_quadratic(
-    rules: list[CategoricalEstimator],
+    rules: list[Rule],
     *,
     size: int,
+    subset: int | None,
     samples: int,
     seed: int,
     rescale: bool,
@@ -133,7 +147,8 @@ def _on_quadratic(
 ) -> None:
     folder = writable(output) if output else None
     loss, eta = quadratic(size, seed)
-    audit = compare(loss, eta, rules, samples=samples, seed=seed, rescale=rescale, limit=limit)
+    settings: dict[str, Any] = {"samples": samples, "seed": seed, "rescale": rescale}
+    audit = compare(loss, eta, rules, k=subset, limit=limit, **settings)
     print(audit.to_json() if json else audit.table())
     if folder:
         audit.plot(folder / "audit.png")
@@ -141,10 +156,11 @@ def _on_quadratic(
         inform(f"written: {folder / 'audit.png'}, {folder / 'audit.json'}")
 
 
-def _rule(text: str) -> CategoricalEstimator:
-    """Read `reinmax` or `reinmax:1.5`."""
+def _rule(text: str, subset: int | None = None) -> Any:
+    """Read `reinmax` or `reinmax:1.5`, of a subset's rules where it is one that is drawn."""
     name, colon, tau = text.partition(":")
-    rule: CategoricalEstimator = resolve("estimators", name, CategoricalEstimator)
+    fits = (SubsetEstimator, Relaxation) if subset else (CategoricalEstimator,)
+    rule: Rule = resolve("estimators", name, *fits)
     if not colon:
         return rule
     if "tau" not in vars(rule):

@@ -33,6 +33,7 @@ from .categorical import (
 )
 from .codebook import Codebook, Quantized, codebook_loss, commitment
 from .codes import FSQ, LFQ
+from .control import ControlVariate
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
 from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trunc
 from .presets import PRESETS, Preset, Recipe, preset
@@ -64,6 +65,7 @@ __all__ = [
     "Clamp",
     "Codebook",
     "Config",
+    "ControlVariate",
     "Floor",
     "Geometric",
     "GroupedVQ",

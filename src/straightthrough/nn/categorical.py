@@ -13,6 +13,7 @@ from ..ops.categorical import api
 from ..ops.categorical.reference import argmax_index
 from ..relaxations import Softmax
 from .base import EstimatorModule, Number, RuleModule
+from .control import ControlVariate
 
 
 class Categorical(EstimatorModule[CategoricalEstimator]):
@@ -21,6 +22,7 @@ class Categorical(EstimatorModule[CategoricalEstimator]):
     Args:
         estimator: a `CategoricalEstimator` or its shorthand.
         dim: the dimension of the classes.
+        control: a `ControlVariate`, which takes variance from the gradient; none by default.
         fields: numbers or schedules for the estimator's fields.
 
     Example:
@@ -34,16 +36,25 @@ class Categorical(EstimatorModule[CategoricalEstimator]):
         estimator: CategoricalEstimator | str = "reinmax",
         *,
         dim: int = -1,
+        control: ControlVariate | None = None,
         **fields: Number,
     ) -> None:
         super().__init__(estimator, (CategoricalEstimator,), fields)
-        self.dim = dim
+        self.dim, self.control = dim, control
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        if self.training:
-            self.observe(logits, self.dim, mask)
+        if not self.training:
+            return api.argmax(logits, dim=self.dim, mask=mask)
+        self.observe(logits, self.dim, mask)
+
+        def draw(logits: Tensor) -> Tensor:
             return api.categorical(logits, self.rule, dim=self.dim, mask=mask)
-        return api.argmax(logits, dim=self.dim, mask=mask)
+
+        def mean(logits: Tensor) -> Tensor:
+            tau = self.rule.tau_forward
+            return (apply_mask("logits", logits, mask).float() / tau).softmax(self.dim)
+
+        return draw(logits) if self.control is None else self.control(logits, draw, mean)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dim={self.dim}"

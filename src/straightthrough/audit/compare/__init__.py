@@ -1,7 +1,7 @@
 """Bias and variance of estimators, against exact and unbiased gradients."""
 
 from .comparison import compare
-from .exact import exact_gradient
+from .gradient import exact_gradient
 from .result import Audit
 from .row import Row, StandardErrors
 from .unbiased import Estimate, disarm, reinforce

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,8 @@ from torch import Tensor
 from ...core.errors import ArgumentError, check_count, check_limit
 from ...core.noise import Seed
 from ...core.registry import resolve
-from ...core.rules import Rule
-from ...estimators import CategoricalEstimator
+from ...core.rules import Relaxation, Rule
+from ...estimators import CategoricalEstimator, SubsetEstimator
 from .exact import (
     LIMIT,
     Loss,
@@ -19,12 +20,13 @@ from .exact import (
     check_finite,
     count_outcomes,
     enumerate_outcomes,
-    expected_gradient,
     losses,
 )
+from .gradient import check_enumerable, expected_gradient, gradient_over_subsets
 from .groups import GROUPS, LeaveOneOut, draw_outcomes, group_size
 from .result import Audit
 from .row import Row
+from .subsets import OfSubset, subsets_of
 from .tally import SampledTally, Tally
 
 Rules = Sequence[tuple[str, CategoricalEstimator]]
@@ -33,8 +35,9 @@ Rules = Sequence[tuple[str, CategoricalEstimator]]
 def compare(
     loss: Loss,
     logits: Tensor,
-    estimators: Sequence[CategoricalEstimator | str],
+    estimators: Sequence[Rule | str],
     *,
+    k: int | None = None,
     samples: int = 1024,
     seed: int = 0,
     rescale: bool = False,
@@ -42,7 +45,8 @@ def compare(
 ) -> Audit:
     """Bias and variance of estimators of the gradient of `E[loss(z)]`.
 
-    z are the one-hots of L independent categorical variables. At each outcome a rule gets what a
+    z are the one-hots of L independent categorical variables, or with a k the k-hots that
+    `st.sample_subset` draws. At each outcome a rule gets what a
     training step would give it, the loss's gradient at that hard outcome, and returns an estimate
     for the logits. The outcomes are enumerated and weighted by their probabilities, so that the
     moments of a rule without noise are exact; a rule's own noise is sampled. Where a rule has
@@ -50,10 +54,13 @@ def compare(
     exact gradient are those of that law.
 
     Args:
-        loss: maps one-hots `(N, C)` or `(N, L, C)`, N outcomes at a time in the logits' dtype,
-            to `(N,)`; differentiable, each outcome's loss a function of that outcome alone.
+        loss: maps one-hots (or k-hots) `(N, C)` or `(N, L, C)`, N outcomes at a time in the
+            logits' dtype, to `(N,)`; differentiable, each outcome's loss a function of that outcome
+            alone.
         logits: `(C,)`, one variable, or `(L, C)`; floating.
         estimators: rules or their shorthands, e.g. `["reinmax", st.estimators.GumbelST(0.5)]`.
+            With a k those of subsets, and relaxations, which are taken at the logits.
+        k: how many classes of each variable are chosen; None for one class, drawn as such.
         samples: draws of its own noise an outcome, for a rule that draws any. From 2 on its noise
             is taken off the squared bias, which then may fall below 0. Past `limit` it is the
             number of outcomes drawn, rounded up to a multiple of 32 that is at least 64, with one
@@ -62,7 +69,8 @@ def compare(
         rescale: scale the mean estimate to the exact gradient's norm first, and the variance by
             the square of that factor: what is left is the error of the direction. A mean of 0
             stays.
-        limit: how many outcomes, C**L, are enumerated at most; of more, `samples` are drawn.
+        limit: how many outcomes, C**L, are enumerated at most; of more, `samples` are drawn. With
+            a k they are (C choose k)**L, and more are refused.
 
     Returns:
         An `Audit`: `rows`, `table()`, `plot()`, `to_json()`. Its `method` says whether outcomes
@@ -70,8 +78,9 @@ def compare(
 
     Raises:
         DtypeError, ShapeError: for logits or a loss as in `exact_gradient`.
-        ArgumentError: if an estimator is unknown, there is none, `samples` is not at least 1,
-            or the loss is not differentiable or finite at an outcome.
+        ArgumentError: if an estimator is unknown, there is none, `samples` or k is not at least 1,
+            there are more than `limit` subsets, or the loss is not differentiable or finite at an
+            outcome.
 
     Edge cases: an unbiased estimate of a small squared bias may fall below 0, and one of a cosine
     outside [-1, 1]. Rare outcomes that were never drawn are in no estimate and no error.
@@ -90,10 +99,15 @@ def compare(
         Liu, Dong, Liu, Yu, Gao, "Bridging discrete and backpropagation: straight-through and
         beyond", 2023 (ReinMax is unbiased for quadratics).
     """
-    rules = _rules(estimators)
     check_count("samples", samples)
     check_limit("limit", limit)
     Seed(seed)  # checks it
+    if k is not None:
+        total = check_enumerable(logits, k, limit)
+        found_rules = _rules(estimators, SubsetEstimator, Relaxation)
+        rows = _over_subsets(loss, logits.detach(), k, found_rules, rescale)
+        return Audit(rows, total, samples, seed, rescale)
+    rules = _rules(estimators, CategoricalEstimator)
     total = count_outcomes(logits)
     measure = _enumerated if total <= limit else _sampled
     found: dict[int, Row] = {}
@@ -121,6 +135,19 @@ def _enumerated(
     return tuple(tally.row(rescale) for tally in tallies)
 
 
+def _over_subsets(
+    loss: Loss, logits: Tensor, k: int, rules: Sequence[tuple[str, Any]], rescale: bool
+) -> tuple[Row, ...]:
+    exact, subsets = gradient_over_subsets(loss, logits, k), subsets_of(logits, k)
+    tallies = [Tally(name, OfSubset(rule, k, subsets.hot), exact) for name, rule in rules]
+    wide = logits.reshape(exact.shape).to(torch.float64)
+    for outcomes in subsets.outcomes(logits.dtype):
+        _, grad = loss_and_gradient(loss, outcomes, logits)
+        for tally in tallies:
+            tally.add(wide, outcomes, grad, 1, 0)
+    return tuple(tally.row(rescale) for tally in tallies)
+
+
 def _sampled(
     loss: Loss, logits: Tensor, tau: float, rules: Rules, samples: int, seed: int, rescale: bool
 ) -> tuple[Row, ...]:
@@ -136,19 +163,14 @@ def _sampled(
     return tuple(tally.row(reference.estimates() / tau, rescale) for tally in tallies)
 
 
-def _rules(
-    estimators: Sequence[CategoricalEstimator | str],
-) -> list[tuple[str, CategoricalEstimator]]:
+def _rules(estimators: Sequence[Rule | str], *fits: type[Rule]) -> list[tuple[str, Any]]:
     if isinstance(estimators, str | Rule) or not estimators:
         raise ArgumentError(
             f"estimators must be a list of rules or shorthands, such as ['reinmax'], "
             f"got {estimators!r}"
         )
     return [
-        (
-            given if isinstance(given, str) else repr(given),
-            resolve("estimators", given, CategoricalEstimator),
-        )
+        (given if isinstance(given, str) else repr(given), resolve("estimators", given, *fits))
         for given in estimators
     ]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.errors import ArgumentError, ShapeError, check_floating, check_limit
+from ...core.errors import ArgumentError, ShapeError, check_floating
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -37,8 +37,8 @@ class Outcomes:
     weight: Tensor
 
 
-def count_outcomes(logits: Tensor) -> int:
-    """Check the logits and return C**L, the number of their outcomes."""
+def check_logits(logits: Tensor) -> None:
+    """Raise unless logits are those of one variable or several, each with an outcome."""
     check_floating("logits", logits)
     if logits.ndim not in (1, 2) or logits.numel() == 0:
         raise ShapeError(
@@ -52,6 +52,11 @@ def count_outcomes(logits: Tensor) -> int:
             f"logits must be finite or -inf, with a finite one in each row, got a row with "
             f"{_first_wrong(wrong[0])}"
         )
+
+
+def count_outcomes(logits: Tensor) -> int:
+    """Check the logits and return C**L, the number of their outcomes."""
+    check_logits(logits)
     return logits.shape[-1] ** logits[..., 0].numel()
 
 
@@ -106,61 +111,3 @@ def check_finite(name: str, value: Tensor, one_hot: Tensor) -> None:
             f"{name} is not finite at the outcome with classes {index}, whose probability is above "
             f"0; rule it out with logits of -inf, or mend the loss there"
         )
-
-
-def exact_gradient(loss: Loss, logits: Tensor, *, limit: int = LIMIT) -> Tensor:
-    """The exact gradient of `E[loss(z)]` to the logits of z, by enumeration.
-
-    Value: `dE/dlogits_l = sum_z p(z) loss(z) (z_l - p_l)`, z over the one-hots of L independent
-    categorical variables, `p(z) = prod_l <z_l, p_l>`, `p_l = softmax(logits_l)`. The loss need
-    not be differentiable.
-
-    Args:
-        loss: maps one-hots `(N, C)` or `(N, L, C)`, N outcomes at a time in the logits' dtype,
-            to `(N,)`; each outcome's loss must be a function of that outcome alone.
-        logits: `(C,)`, one variable, or `(L, C)`; floating.
-        limit: how many outcomes, C**L, are enumerated at most.
-
-    Returns:
-        A tensor of the shape, dtype and device of `logits`. The loss is evaluated in the logits'
-        dtype; probabilities and sums are float64.
-
-    Raises:
-        DtypeError: if the logits are not floating.
-        ShapeError: if the logits are not `(C,)` or `(L, C)`, or the loss does not return `(N,)`.
-        ArgumentError: if there are more than `limit` outcomes, a row of logits has none, or the
-            loss is not finite at one.
-
-    Edge cases: outcomes of probability 0 are left out, so the loss may be undefined there.
-
-    Higher order: none; the result is detached.
-
-    Cost: the loss at C**L outcomes, in chunks of about 2^18 elements of one-hots.
-
-    Example:
-        >>> cost = torch.tensor([1.0, 2.0, 4.0])
-        >>> st.audit.exact_gradient(lambda z: z @ cost, torch.zeros(3))
-        tensor([-0.4444, -0.1111,  0.5556])
-    """
-    check_limit("limit", limit)
-    if count_outcomes(logits) > limit:
-        classes, variables = logits.shape[-1], logits[..., 0].numel()
-        raise ArgumentError(
-            f"{variables} variables of {classes} classes have {classes}**{variables} outcomes, "
-            f"above limit={limit}; estimate the gradient without bias by st.audit.reinforce, "
-            f"or st.audit.disarm for binary variables, or pass a higher limit="
-        )
-    return expected_gradient(loss, logits).to(logits.dtype).reshape(logits.shape)
-
-
-@torch.no_grad()
-def expected_gradient(loss: Loss, logits: Tensor, tau: float = 1.0) -> Tensor:
-    """Return the exact gradient in float64, `(L, C)`, z drawn from `softmax(logits / tau)`."""
-    p = (logits.reshape(-1, logits.shape[-1]).to(torch.float64) / tau).softmax(-1)
-    at_outcomes, mean = torch.zeros_like(p), torch.zeros_like(p[0, 0])
-    for outcomes in enumerate_outcomes(logits, tau):
-        value = losses(loss, outcomes.one_hot, logits).to(torch.float64)
-        weighted = outcomes.weight * value
-        at_outcomes += torch.einsum("n,nlc->lc", weighted, outcomes.one_hot.to(torch.float64))
-        mean += weighted.sum()
-    return (at_outcomes - mean * p) / tau

@@ -14,6 +14,7 @@ from ...estimators import CategoricalEstimator
 from .exact import CHUNK, Outcomes
 from .groups import GROUPS, Sums
 from .row import Row, StandardErrors
+from .subsets import OfSubset
 
 
 class Tally:
@@ -23,7 +24,7 @@ class Tally:
     scatter of the draws at each outcome tells, and which is taken off.
     """
 
-    def __init__(self, name: str, rule: CategoricalEstimator, exact: Tensor) -> None:
+    def __init__(self, name: str, rule: CategoricalEstimator | OfSubset, exact: Tensor) -> None:
         self.name, self.rule, self.exact = name, rule, exact
         self.mean_error = torch.zeros_like(exact)
         self.mse = self.noise = self.seconds = 0.0
@@ -116,7 +117,7 @@ def _moments(
 
 @torch.no_grad()
 def _estimates(
-    rule: CategoricalEstimator,
+    rule: CategoricalEstimator | OfSubset,
     logits: Tensor,
     outcomes: Outcomes,
     grad: Tensor,
