@@ -14,7 +14,7 @@ from straightthrough.cli.app import app
 from straightthrough.cli.pages import layout
 from straightthrough.core.registry import OPERATORS, RULES, first_line
 from straightthrough.core.rules import Derivative
-from straightthrough.estimators import GridEstimator
+from straightthrough.estimators import GridEstimator, SolverEstimator
 from straightthrough.report import markdown
 from straightthrough.report.markdown import table
 
@@ -32,7 +32,8 @@ FORMS = {
         "Rules for draws, selections, codewords and numbers on a grid. `Softmax` is a relaxation, "
         "for the deterministic `st.topk`; `Fini` gives the gradient of a count; those that fit "
         "`st.fake_quantize` the gradients of a number on a grid; `PairSTE`, `Both`, `Rotation` and "
-        "`DiVeQ` those of a vector and its codeword; all others that of a draw of classes. "
+        "`DiVeQ` those of a vector and its codeword; `SolverIdentity`, `Blackbox`, `IMLE` and "
+        "`Perturbed` those of what a solver returns; all others that of a draw of classes. "
         "The shaded band of a picture is one standard deviation of a single sample.",
     ),
 }
@@ -158,7 +159,7 @@ def rule_page(record, form: str) -> str:
     )
     facts = table(["", ""], [["shorthand", shorthand], ["fits", ", ".join(takers)]])
     members = "derivative, primitive" if form == "surrogates" else "vjp"
-    members = "" if issubclass(record.type, GridEstimator) else members
+    members = "" if issubclass(record.type, (GridEstimator, SolverEstimator)) else members
     docs = autodoc("autoclass", f"straightthrough.{form}.{name}", members)
     return f"# `st.{form}.{name}`\n\n![{name}]({record.name}.svg)\n\n{facts}\n\n{docs}"
 

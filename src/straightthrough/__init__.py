@@ -25,6 +25,7 @@ from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.permutation.api import assignment, permutation, rank, reorder
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
+from .ops.solver.api import solve
 from .ops.subset.api import topk
 
 __version__ = "0.1.0"
@@ -73,6 +74,7 @@ __all__ = [
     "round",
     "scales",
     "sign",
+    "solve",
     "stochastic_quantize",
     "stochastic_round",
     "straight_through",

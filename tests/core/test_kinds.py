@@ -96,6 +96,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Argmax": lambda: st.nn.Argmax(st.nn.schedules.Confidence()),
     "GumbelSoftmax": st.nn.GumbelSoftmax,
     "TopK": lambda: st.nn.TopK(2),
+    "Solve": lambda: st.nn.Solve(OPERATORS["solve"].arguments["solver"]),
     "Bernoulli": st.nn.Bernoulli,
     "BinaryConcrete": st.nn.BinaryConcrete,
     "HardConcreteGate": lambda: st.nn.HardConcreteGate(3),

@@ -71,6 +71,7 @@ PUBLIC = [
     "round",
     "scales",
     "sign",
+    "solve",
     "stochastic_quantize",
     "stochastic_round",
     "straight_through",
@@ -94,6 +95,7 @@ OPERATORS_OF_FAMILIES = {
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
     "quantize": {"fake_quantize", "stochastic_quantize", "stochastic_round"},
     "subset": {"topk"},
+    "solver": {"solve"},
     "permutation": {"rank", "permutation", "reorder", "assignment"},
     "codebook": {"through", "vector_quantize", "fsq", "lfq", "bsq"},
 }

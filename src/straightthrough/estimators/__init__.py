@@ -21,6 +21,7 @@ from .reinmax_rao import ReinMaxRao
 from .rotation import Rotation
 from .rounding import DGE, EWGS, Trust
 from .softmax import Softmax
+from .solver import IMLE, Blackbox, Perturbed, SolverEstimator, SolverIdentity
 from .ste import PACT, STE, TQT
 from .straight_through import StraightThrough
 
@@ -28,11 +29,13 @@ __all__ = [
     "DARN",
     "DGE",
     "EWGS",
+    "IMLE",
     "LSQ",
     "MVE",
     "PACT",
     "STE",
     "TQT",
+    "Blackbox",
     "Both",
     "CategoricalEstimator",
     "CountEstimator",
@@ -47,12 +50,15 @@ __all__ = [
     "MVEInteger",
     "PairEstimator",
     "PairSTE",
+    "Perturbed",
     "Poly",
     "ReinMax",
     "ReinMaxCV",
     "ReinMaxRao",
     "Rotation",
     "Softmax",
+    "SolverEstimator",
+    "SolverIdentity",
     "StraightThrough",
     "Trust",
 ]

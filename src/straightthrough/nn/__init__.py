@@ -38,6 +38,7 @@ from .presets import PRESETS, Preset, Recipe, preset
 from .quantizer import Quantizer
 from .quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
 from .schedules import step_schedules
+from .solver import Solve
 from .subset import TopK
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "ResidualVQ",
     "Round",
     "Sign",
+    "Solve",
     "Ternary",
     "TopK",
     "Trunc",
