@@ -89,6 +89,10 @@ PAPERS = {
     "Quantization and training of neural networks for efficient integer-arithmetic-only "
     "inference": f"{ARXIV}1712.05877",
     "Deep learning with limited numerical precision": f"{ARXIV}1502.02551",
+    "Switch transformers: scaling to trillion parameter models with simple and efficient "
+    "sparsity": f"{ARXIV}2101.03961",
+    "ST-MoE: designing stable and transferable sparse expert models": f"{ARXIV}2202.08906",
+    "Auxiliary-loss-free load balancing strategy for mixture-of-experts": f"{ARXIV}2408.15664",
     "Backpropagation through combinatorial algorithms: identity with projection "
     "works": f"{ARXIV}2205.15213",
     "Differentiation of blackbox combinatorial solvers": f"{ARXIV}1912.02175",

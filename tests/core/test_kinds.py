@@ -97,6 +97,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "GumbelSoftmax": st.nn.GumbelSoftmax,
     "TopK": lambda: st.nn.TopK(2),
     "Solve": lambda: st.nn.Solve(OPERATORS["solve"].arguments["solver"]),
+    "TopKRouter": lambda: st.nn.TopKRouter(3, 2),
     "Bernoulli": st.nn.Bernoulli,
     "BinaryConcrete": st.nn.BinaryConcrete,
     "HardConcreteGate": lambda: st.nn.HardConcreteGate(3),
@@ -127,7 +128,7 @@ class Around(nn.Module):
 
 def test_every_module_is_tried() -> None:
     others = {"schedules", "step_schedules", "preset", "Preset", "PRESETS", "Recipe"}
-    others |= {"Codebook", "Quantized", "codebook_loss", "commitment"}
+    others |= {"Codebook", "Quantized", "Routing", "codebook_loss", "commitment"}
     assert set(MODULES) | others == set(st.nn.__all__)
 
 

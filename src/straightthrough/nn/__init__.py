@@ -37,6 +37,7 @@ from .pointwise import Ceil, Clamp, Floor, Heaviside, Round, Sign, Ternary, Trun
 from .presets import PRESETS, Preset, Recipe, preset
 from .quantizer import Quantizer
 from .quantizers import FSQ, LFQ, GroupedVQ, ResidualVQ, VectorQuantizer
+from .router import Routing, TopKRouter
 from .schedules import step_schedules
 from .solver import Solve
 from .subset import TopK
@@ -69,10 +70,12 @@ __all__ = [
     "Recipe",
     "ResidualVQ",
     "Round",
+    "Routing",
     "Sign",
     "Solve",
     "Ternary",
     "TopK",
+    "TopKRouter",
     "Trunc",
     "VectorQuantizer",
     "codebook_loss",

@@ -33,7 +33,8 @@ class Solve(Draw):
         rule = self.estimator.in_dtype(wide.dtype)
         point = rule.point(self._rows(wide), Noise(seed, *self.place)).reshape(theta.shape)
         z = solved(point.detach(), self.solver, self.event_dim)
-        return (torch.where(self._invalid(wide), torch.nan, z).to(theta.dtype),)
+        invalid = self._any(theta.isnan() | theta.isposinf())
+        return (torch.where(invalid, torch.nan, z).to(theta.dtype),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return (*inputs, outputs[0])
@@ -48,13 +49,15 @@ class Solve(Draw):
         rule = self.estimator.in_dtype(wide)
         gradient = rule.gradient(rows, at, to_z, solve, Noise(seed, *self.place))
         gradient = gradient.reshape(theta.shape)
-        return narrowed(torch.where(self._invalid(z), torch.nan, gradient), theta.dtype), None
+        # A solver may answer to an infinite gradient by a finite one, which would hide it.
+        unknown = self._any(~(z.isfinite() & grad.isfinite()))
+        return narrowed(torch.where(unknown, torch.nan, gradient), theta.dtype), None
 
     def _rows(self, x: Tensor) -> Tensor:
         """Return one row a problem."""
         lead, size = x.shape[: x.ndim - self.event_dim], x.shape[x.ndim - self.event_dim :]
         return x.reshape(lead.numel(), size.numel())
 
-    def _invalid(self, x: Tensor) -> Tensor:
-        """Say of problems whether they hold NaN or +infinity, so that it broadcasts to them."""
-        return (x.isnan() | x.isposinf()).any(tuple(range(-self.event_dim, 0)), keepdim=True)
+    def _any(self, x: Tensor) -> Tensor:
+        """Say of problems whether any of their entries is, so that it broadcasts to them."""
+        return x.any(tuple(range(-self.event_dim, 0)), keepdim=True)
