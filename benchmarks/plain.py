@@ -111,6 +111,25 @@ def assignment(scores: Tensor, iterations: int) -> Tensor:
     return substitute(hard.to(x.dtype).reshape(x.shape), x.exp())
 
 
+def solve(theta: Tensor, solver: Callable[[Tensor], Tensor]) -> Tensor:
+    """The solution of a perturbed problem; the step that its gradient takes needs a class."""
+
+    class Step(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, theta: Tensor, moved: Tensor) -> Tensor:
+            z = solver(theta + moved)
+            ctx.save_for_backward(theta, moved, z)
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+            theta, moved, z = ctx.saved_tensors
+            return z - solver(theta - grads[0] + moved), None
+
+    noise = -torch.empty_like(theta).exponential_().log()
+    return Step.apply(theta, noise)
+
+
 def categorical(logits: Tensor) -> Tensor:
     """A one-hot draw: there is no other differentiable one in torch."""
     return F.gumbel_softmax(logits, hard=True)
@@ -226,6 +245,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "geometric": geometric,
     "negative_binomial": negative_binomial,
     "topk": topk,
+    "solve": solve,
     "rank": rank,
     "permutation": permutation,
     "reorder": reorder,

@@ -13,7 +13,7 @@ from benchmarks import results, tables
 from straightthrough.cli.app import app
 from straightthrough.cli.pages import layout
 from straightthrough.core.registry import OPERATORS, RULES, first_line
-from straightthrough.estimators import GridEstimator
+from straightthrough.estimators import GridEstimator, SolverEstimator
 from straightthrough.report import markdown
 from straightthrough.report.markdown import table
 
@@ -36,7 +36,8 @@ FORMS = {
         "Rules for draws, codewords and numbers on a grid. `Fini` gives the gradient of a count; "
         "those that fit "
         "`st.fake_quantize` the gradients of a number on a grid; `PairSTE`, `Both`, `Rotation` and "
-        "`DiVeQ` those of a vector and its codeword; all others that of a draw of classes. "
+        "`DiVeQ` those of a vector and its codeword; `SolverIdentity`, `Blackbox`, `IMLE` and "
+        "`Perturbed` those of what a solver returns; all others that of a draw of classes. "
         "The shaded band of a picture is one standard deviation of a single sample.",
     ),
 }
@@ -160,7 +161,7 @@ def rule_page(record, form: str) -> str:
     )
     facts = table(["", ""], [["shorthand", shorthand], ["fits", ", ".join(takers)]])
     members = "derivative, primitive" if form == "surrogates" else "vjp"
-    members = "" if issubclass(record.type, GridEstimator) else members
+    members = "" if issubclass(record.type, (GridEstimator, SolverEstimator)) else members
     first = next(each for each in RULES.values() if each.type is record.type)
     docs = autodoc("autoclass", f"straightthrough.{form}.{name}", members, record is first)
     return f"# `st.{form}.{titled(record)}`\n\n![{name}]({record.name}.svg)\n\n{facts}\n\n{docs}"

@@ -96,6 +96,18 @@ PAPERS = {
     "Quantization and training of neural networks for efficient integer-arithmetic-only "
     "inference": f"{ARXIV}1712.05877",
     "Deep learning with limited numerical precision": f"{ARXIV}1502.02551",
+    "Switch transformers: scaling to trillion parameter models with simple and efficient "
+    "sparsity": f"{ARXIV}2101.03961",
+    "ST-MoE: designing stable and transferable sparse expert models": f"{ARXIV}2202.08906",
+    "Auxiliary-loss-free load balancing strategy for mixture-of-experts": f"{ARXIV}2408.15664",
+    "Backpropagation through combinatorial algorithms: identity with projection "
+    "works": f"{ARXIV}2205.15213",
+    "Differentiation of blackbox combinatorial solvers": f"{ARXIV}1912.02175",
+    "Implicit MLE: backpropagating through discrete exponential family "
+    "distributions": f"{ARXIV}2106.01798",
+    "Adaptive perturbation-based gradient estimation for discrete latent variable "
+    "models": f"{ARXIV}2209.04862",
+    "Learning with differentiable perturbed optimizers": f"{ARXIV}2002.08676",
     "Fast differentiable sorting and ranking": f"{ARXIV}2002.08871",
     "SoftSort: a continuous relaxation for the argsort operator": f"{ARXIV}2006.16038",
     "Learning latent permutations with Gumbel-Sinkhorn networks": f"{ARXIV}1802.08665",

@@ -12,7 +12,7 @@ import torch
 import straightthrough as st
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation
-from straightthrough.estimators import Fini, GridEstimator, PairEstimator
+from straightthrough.estimators import Fini, GridEstimator, PairEstimator, SolverEstimator
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -181,6 +181,29 @@ def draw_pair(rule, path):
         plt.close(figure)
 
 
+def draw_solver(rule, path):
+    """Draw the gradient to x that the larger of (x, 0) gets, for a gradient (1, 0) to its one-hot.
+
+    In grey, the share of draws in which that is x, and its slope.
+    """
+    draws = 400
+    theta = torch.stack([X[::8], torch.zeros_like(X[::8])], -1).expand(draws, -1, -1)
+    theta = theta.clone().requires_grad_()
+    y = st.solve(lambda t: torch.nn.functional.one_hot(t.argmax(-1), 2), theta, rule, seed=0)
+    found = torch.autograd.grad(y[..., 0].sum(), theta)[0][..., 0]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+        left.plot(X[::8], y[..., 0].detach().mean(0), color=GREY, lw=1.6)
+        right.plot(X[::8], found.mean(0), color=BLUE, lw=2)
+        spread = found.std(0)
+        low, high = found.mean(0) - spread, found.mean(0) + spread
+        right.fill_between(X[::8], low, high, color=BLUE, alpha=0.15, lw=0)
+        left.set(title="share of draws with x the larger of (x, 0)", xlabel="x")
+        right.set(title=f"gradient to x, mean of {draws}", xlabel="x")
+        figure.savefig(path)
+        plt.close(figure)
+
+
 def draw_gallery(path):
     """Draw every surrogate with its defaults in one figure."""
     rules = [record for record in RULES.values() if issubclass(record.type, Derivative)]
@@ -247,6 +270,8 @@ def draw(rule, path):
         draw_grid_estimator(rule, path)
     elif isinstance(rule, PairEstimator):
         draw_pair(rule, path)
+    elif isinstance(rule, SolverEstimator):
+        draw_solver(rule, path)
     else:
         draw_estimator(rule, path)
 

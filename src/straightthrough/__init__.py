@@ -26,6 +26,7 @@ from .ops.counts.api import binomial, geometric, negative_binomial, poisson
 from .ops.permutation.api import assignment, permutation, rank, reorder
 from .ops.pointwise.api import ceil, clamp, floor, heaviside, round, sign, ternary, trunc
 from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_round
+from .ops.solver.api import solve
 from .ops.subset.api import sample_subset, sample_topk, topk
 from .ops.subset.law import subset_entropy, subset_log_prob, subset_marginals
 
@@ -79,6 +80,7 @@ __all__ = [
     "sample_topk",
     "scales",
     "sign",
+    "solve",
     "stochastic_quantize",
     "stochastic_round",
     "straight_through",

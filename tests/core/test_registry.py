@@ -75,6 +75,7 @@ PUBLIC = [
     "sample_topk",
     "scales",
     "sign",
+    "solve",
     "stochastic_quantize",
     "stochastic_round",
     "straight_through",
@@ -101,6 +102,7 @@ OPERATORS_OF_FAMILIES = {
     "counts": {"poisson", "binomial", "geometric", "negative_binomial"},
     "quantize": {"fake_quantize", "stochastic_quantize", "stochastic_round"},
     "subset": {"topk", "sample_topk", "sample_subset"},
+    "solver": {"solve"},
     "permutation": {"rank", "permutation", "reorder", "assignment"},
     "codebook": {"through", "vector_quantize", "fsq", "lfq", "bsq"},
 }

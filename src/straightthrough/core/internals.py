@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pkgutil import resolve_name
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -77,6 +77,18 @@ def native(operator: Operator) -> Callable[..., Any]:
     """Return an operator's way into torch, without a call of Python's."""
     direct: Any = getattr(operator, "_op", operator)
     return cast(Callable[..., Any], direct)
+
+
+_Constant = TypeVar("_Constant", bound=Callable[..., Any])
+
+
+def constant_in_graphs(function: _Constant) -> _Constant:
+    """Have compiled code call a function while it is recorded, and keep what it returns.
+
+    As `torch.compiler.assume_constant_result`, which imports all of the compiler to set this mark.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # functions take any
+    return function
 
 
 _has_implementation: Callable[[str, str], bool] = private(

@@ -33,7 +33,7 @@ class Rule(Portable, ABC):  # abstract by its forms
 
     draws_noise: ClassVar[bool] = False  # of its own, in backward
     linear: ClassVar[bool] = True  # in the gradient to the value; else there is no forward mode
-    tau_forward: float = 1.0  # forward draws from softmax(logits / tau_forward)
+    tau_forward: float = 1.0  # forward draws from softmax(logits / tau_forward); 0: the largest
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -22,6 +22,7 @@ from .rotation import Rotation
 from .rounding import DGE, EWGS, Trust
 from .second_order import SecondOrder
 from .simple import Simple
+from .solver import IMLE, Blackbox, Perturbed, SolverEstimator, SolverIdentity
 from .ste import PACT, STE, TQT
 from .straight_through import StraightThrough
 from .subset import SubsetEstimator
@@ -30,11 +31,13 @@ __all__ = [
     "DARN",
     "DGE",
     "EWGS",
+    "IMLE",
     "LSQ",
     "MVE",
     "PACT",
     "STE",
     "TQT",
+    "Blackbox",
     "Both",
     "CategoricalEstimator",
     "CountEstimator",
@@ -49,6 +52,7 @@ __all__ = [
     "MVEInteger",
     "PairEstimator",
     "PairSTE",
+    "Perturbed",
     "Poly",
     "ReinMax",
     "ReinMaxCV",
@@ -56,6 +60,8 @@ __all__ = [
     "Rotation",
     "SecondOrder",
     "Simple",
+    "SolverEstimator",
+    "SolverIdentity",
     "StraightThrough",
     "SubsetEstimator",
     "Trust",

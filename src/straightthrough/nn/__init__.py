@@ -45,7 +45,9 @@ from .quantization.prepare import param_groups, prepare
 from .quantization.sizes import Size, SizeReport, size_report
 from .quantizer import Quantizer
 from .quantizers import GroupedVQ, ResidualVQ, VectorQuantizer
+from .router import Routing, TopKRouter
 from .schedules import step_schedules
+from .solver import Solve
 from .subset import TopK
 
 __all__ = [
@@ -82,12 +84,15 @@ __all__ = [
     "Recipe",
     "ResidualVQ",
     "Round",
+    "Routing",
     "Scheme",
     "Sign",
     "Size",
     "SizeReport",
+    "Solve",
     "Ternary",
     "TopK",
+    "TopKRouter",
     "Trunc",
     "VectorQuantizer",
     "codebook_loss",

@@ -273,6 +273,78 @@ class Confidence(Schedule):
         return f"{self.start} -> {self.end}, confidence {self._position():.3g}, decay={self.decay}"
 
 
+class Answering(Schedule):
+    """A step that grows until the solver answers to it: the lam of adaptive implicit MLE.
+
+    Of `st.nn.Solve` each backward in training moves `c <- decay c + (1 - decay) m`, m the mean
+    count of entries of a problem whose gradient is not 0. `step()` adds `rate` where c lies below
+    `target`, and takes it away above it; the value stays at `rate` at least. It and c are part of
+    the state dict, and without `torch.distributed` of one process.
+
+    Args:
+        start: the first value, > 0.
+        rate: how far a step moves it, > 0.
+        target: of the entries whose gradient is not 0, > 0.
+        decay: of the running mean, in [0, 1).
+
+    References:
+        Minervini, Franceschi, Niepert, "Adaptive perturbation-based gradient estimation for
+        discrete latent variable models", 2023.
+
+    Example:
+        >>> lam = st.nn.schedules.Answering(0.5, rate=0.25, decay=0.0)
+        >>> lam.see(torch.zeros(4, 3))
+        >>> lam.step()
+        >>> lam.value
+        0.75
+    """
+
+    running: Tensor
+
+    def __init__(
+        self, start: float = 1.0, rate: float = 1e-3, target: float = 1.0, decay: float = 0.9
+    ) -> None:
+        for name, number in (("start", start), ("rate", rate), ("target", target)):
+            check_positive(name, number)
+        check_number("decay", decay)
+        if not 0 <= decay < 1:
+            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
+        super().__init__(start, start, 1)
+        self.rate, self.target, self.decay = rate, target, decay
+        self.register_buffer("position", torch.zeros(()))
+        self.register_buffer("running", torch.full((), float(target)))
+
+    def between(self, fraction: Any) -> Any:
+        return self.start + fraction
+
+    @property
+    def value(self) -> float:
+        """The present step."""
+        return self.start + self._position()
+
+    @property
+    def current(self) -> Number:
+        """The same as an operator takes it."""
+        return self.start + self.position.double() if is_compiling() else self.value
+
+    @torch.no_grad()
+    def see(self, gradient: Tensor) -> None:
+        """Move the running mean by the rows of a gradient `(..., n)`."""
+        count = (whole(gradient) != 0).sum(-1, dtype=torch.float32).mean()
+        self.running.lerp_(count.to(self.running.device), 1 - self.decay)
+
+    def step(self) -> None:
+        """Move the value by `rate`, up or down."""
+        moved = self.position + self.rate * (self.target - self.running).sign()
+        self.position.copy_(moved.clamp(min=self.rate - self.start))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
+
+    def extra_repr(self) -> str:
+        return f"{self.value:.3g}, rate={self.rate}, target={self.target}, decay={self.decay}"
+
+
 def keeping_dtype(before: Tensor, moved: Tensor) -> Tensor:
     """Return a buffer on the device it was moved to, in the dtype it had."""
     return moved if moved.dtype == before.dtype else before.to(moved.device)

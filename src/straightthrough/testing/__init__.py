@@ -94,7 +94,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
 
     Args:
         rule: a `Derivative`, a `Relaxation`, or an estimator of classes, counts, numbers on a grid
-            or codewords, registered or not.
+            codewords or solutions, registered or not.
         device: where the inputs lie.
 
     Raises:
@@ -114,7 +114,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
         raise ArgumentError(
             f"no operator takes {rule!r}; "
             f"a rule is a Derivative, a Relaxation, or a CategoricalEstimator, CountEstimator, "
-            f"GridEstimator or PairEstimator"
+            f"GridEstimator, PairEstimator or SolverEstimator"
         )
     for record in takers:
         _check(Case(record, rule, device))

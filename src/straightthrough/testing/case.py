@@ -70,7 +70,8 @@ class Case:
         x, *rest = inputs
         if self.rule is not None and self.rule.tau_forward != 1:
             most = torch.finfo(torch.float64).max
-            x = torch.where(x.isinf(), x, (x.double() / self.rule.tau_forward).clamp(-most, most))
+            tau = max(self.rule.tau_forward, torch.finfo(torch.float64).tiny)
+            x = torch.where(x.isinf(), x, (x.double() / tau).clamp(-most, most))
         specified = self.record.expected(x, *rest, **self.record.arguments)
         return specified if isinstance(specified, tuple) else (specified,)
 

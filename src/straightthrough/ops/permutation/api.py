@@ -104,11 +104,10 @@ def rank(
     References:
         Blondel, Teboul, Berthet, Djolonga, "Fast differentiable sorting and ranking", 2020.
     """
-    strength = check_positive("strength", strength)
-    descending = _check_flag("descending", descending)
+    operation = Rank(check_positive("strength", strength), _check_flag("descending", descending))
     dim = check_rows("scores", scores, dim)
     rows = apply_mask("scores", scores, mask)
-    y: Tensor = apply(Rank(strength, descending), rows if dim == -1 else rows.movedim(dim, -1))
+    y: Tensor = apply(operation, rows if dim == -1 else rows.movedim(dim, -1))
     check_outcomes("rank", lambda: y.isnan().any(-1))
     return y if dim == -1 else y.movedim(-1, dim)
 
@@ -159,9 +158,9 @@ def permutation(scores: Tensor, *, tau: Number = 1.0, descending: bool = True) -
     References:
         Prillo, Eisenschlos, "SoftSort: a continuous relaxation for the argsort operator", 2020.
     """
-    tau, descending = check_positive("tau", tau), _check_flag("descending", descending)
+    operation = Permute(check_positive("tau", tau), _check_flag("descending", descending))
     check_rows("scores", scores, -1)
-    y: Tensor = apply(Permute(tau, descending), scores)
+    y: Tensor = apply(operation, scores)
     check_outcomes("permutation", lambda: y[..., 0, 0].isnan())
     return y
 
@@ -217,7 +216,7 @@ def reorder(
     References:
         Prillo, Eisenschlos, "SoftSort: a continuous relaxation for the argsort operator", 2020.
     """
-    tau, descending = check_positive("tau", tau), _check_flag("descending", descending)
+    operation = Reorder(check_positive("tau", tau), _check_flag("descending", descending))
     check_rows("scores", scores, -1)
     values = in_dtype_of("scores", scores, "values", values)
     if values.shape[:-1] != scores.shape:
@@ -225,7 +224,7 @@ def reorder(
             f"values must be (..., n, D) for scores (..., n) of shape {tuple(scores.shape)}, got "
             f"{tuple(values.shape)}; use values.unsqueeze(-1) for a number an entry"
         )
-    y: Tensor = apply(Reorder(tau, descending), scores, values)
+    y: Tensor = apply(operation, scores, values)
     check_outcomes("reorder", lambda: scores.isnan().any(-1))
     return y
 
@@ -279,8 +278,8 @@ def assignment(scores: Tensor, *, tau: Number = 1.0, iterations: int = 20) -> Te
         Mena, Belanger, Linderman, Snoek, "Learning latent permutations with Gumbel-Sinkhorn
         networks", 2018.
     """
-    tau = check_positive("tau", tau)
     check_count("iterations", iterations)
+    relaxation = Sinkhorn(check_positive("tau", tau), iterations)
     check_floating("scores", scores)
     if scores.is_nested:
         check_dense("scores", scores)
@@ -289,6 +288,6 @@ def assignment(scores: Tensor, *, tau: Number = 1.0, iterations: int = 20) -> Te
             f"scores must be squares, (..., n, n) with n at least 1, got {tuple(scores.shape)}; "
             f"fill up what is missing with a constant score"
         )
-    y: Tensor = apply(Assign(Sinkhorn(tau, iterations)), scores)
+    y: Tensor = apply(Assign(relaxation), scores)
     check_outcomes("assignment", lambda: y[..., 0, 0].isnan())
     return y

@@ -1,0 +1,265 @@
+"""Rules for what a solver returns, the y that makes `<theta, y>` largest."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ArgumentError, check_count, check_positive
+from ..core.noise import Noise, gumbel
+from ..core.registry import rule
+from ..core.rules import Rule
+
+Solver = Callable[[Tensor], Tensor]
+
+
+class SolverEstimator(Rule):
+    """A backward rule for a solver, which backward may call again.
+
+    A subclass writes `gradient`, of rows in float32 or float64, and `point`, where forward solves,
+    if that is not at theta; then `tau_forward` is above 0.
+    """
+
+    linear: ClassVar[bool] = False
+    tau_forward = 0.0
+
+    def point(self, theta: Tensor, noise: Noise) -> Tensor:
+        """Return where forward solves."""
+        return theta
+
+    @abstractmethod
+    def gradient(
+        self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
+    ) -> Tensor:
+        """Return the gradient to theta.
+
+        Args:
+            theta: `(N, n)`, a problem a row, float32 or float64.
+            z: the solutions that forward returned, of that shape and dtype.
+            grad: the gradient to them, likewise.
+            solve: solves other rows of that shape; its derivative is 0.
+            noise: that of the forward, row by row.
+        """
+
+
+def gumbels(like: Tensor, noise: Noise, sample: int = 0) -> Tensor:
+    """Return standard Gumbel noise of the shape of rows."""
+    return gumbel(uniforms(like, noise, sample))
+
+
+def uniforms(like: Tensor, noise: Noise, sample: int) -> Tensor:
+    """Return uniforms of the shape of rows."""
+    rows, size = like.shape
+    return noise.classes(rows, size, like.dtype, sample)
+
+
+PROJECTIONS = ("mean", "std", "none")
+
+
+@rule("solver_identity", shorthand="identity")
+@dataclass(frozen=True)
+class SolverIdentity(SolverEstimator):
+    """The gradient as it is, projected: `g - mean(g)`; no further solve.
+
+    What is taken away is what no solution answers to, where a number that is added to all of theta
+    changes none, as in assignments, paths of equal length and subsets of a size. `"std"` projects
+    what the scale changes too: `(g - mean(g) - u mean(u g)) / s`, `u = (theta - mean) / s`, s the
+    standard deviation of theta; `"none"` takes nothing away.
+
+    Args:
+        projection: `"mean"`, `"std"` or `"none"`.
+
+    Cost: one pass over the gradient.
+
+    Higher order: differentiates the formula.
+
+    References:
+        Sahoo et al., "Backpropagation through combinatorial algorithms: identity with projection
+        works", 2023.
+    """
+
+    projection: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.projection not in PROJECTIONS:
+            raise ArgumentError(
+                f"projection must be one of {', '.join(PROJECTIONS)}, got {self.projection!r}"
+            )
+
+    def gradient(
+        self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
+    ) -> Tensor:
+        if self.projection == "none":
+            return grad
+        centred = grad - grad.mean(-1, keepdim=True)
+        if self.projection == "mean":
+            return centred
+        offset = theta - theta.mean(-1, keepdim=True)
+        scale = offset.square().mean(-1, keepdim=True).sqrt()
+        scale = torch.where(scale > 0, scale, 1)
+        unit = offset / scale
+        return (centred - unit * (unit * grad).mean(-1, keepdim=True)) / scale
+
+
+@rule("blackbox")
+@dataclass(frozen=True)
+class Blackbox(SolverEstimator):
+    """The slope of a piecewise linear interpolation: `(z(theta) - z(theta - lam g)) / lam`.
+
+    The step has to change a solution: too small a lam gives 0, too large a one bias alone.
+
+    Args:
+        lam: how far to step along the gradient, > 0.
+
+    Cost: one solve.
+
+    Higher order: the solutions are held, so second derivatives are 0.
+
+    References:
+        Vlastelica et al., "Differentiation of blackbox combinatorial solvers", 2020, algorithm 1.
+    """
+
+    lam: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("lam", self.lam)
+
+    def gradient(
+        self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
+    ) -> Tensor:
+        return (z - solve(theta - self.lam * grad)) / self.lam
+
+
+@rule("imle")
+@dataclass(frozen=True)
+class IMLE(SolverEstimator):
+    """Implicit maximum likelihood: the same step, averaged over perturbed problems.
+
+    Forward solves at `theta + sigma e_0`, e Gumbel noise. Backward is
+    `mean_m (z(theta + sigma e_m) - z(theta - lam g + sigma e_m)) / lam`, m = 0, ..., samples - 1:
+    the same noise in both terms, and the first solution is forward's. (The published code leaves
+    out the division by lam.)
+
+    Args:
+        lam: how far to step along the gradient, > 0; with `relative`, as a share of theta's length.
+        samples: how many problems are perturbed, at least 1.
+        sigma: of the noise, > 0.
+        relative: whether the step of a row is `lam |theta| / |g|` times its gradient, as in
+            adaptive implicit maximum likelihood; a schedule of `st.nn.Solve` then moves lam.
+
+    Cost: 2 samples - 1 solves.
+
+    Higher order: the solutions are held, so second derivatives are those of the step alone.
+
+    References:
+        Niepert, Minervini, Franceschi, "Implicit MLE: backpropagating through discrete exponential
+        family distributions", 2021. Minervini, Franceschi, Niepert, "Adaptive perturbation-based
+        gradient estimation for discrete latent variable models", 2023.
+    """
+
+    lam: float = 1.0
+    samples: int = 1
+    sigma: float = 1.0
+    relative: bool = False
+
+    draws_noise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_positive("lam", self.lam)
+        check_count("samples", self.samples)
+        check_positive("sigma", self.sigma)
+
+    @property
+    def tau_forward(self) -> float:  # type: ignore[override]  # that of a Gumbel of this scale
+        return self.sigma
+
+    def point(self, theta: Tensor, noise: Noise) -> Tensor:
+        return theta + self.sigma * gumbels(theta, noise)
+
+    def gradient(
+        self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
+    ) -> Tensor:
+        step = self._step(theta, grad)
+        total = torch.zeros_like(theta)
+        for sample in range(self.samples):
+            moved = self.sigma * gumbels(theta, noise, sample)
+            here = solve(theta + moved) if sample else z
+            total = total + here - solve(theta - step * grad + moved)
+        return total / (step * self.samples)
+
+    def _step(self, theta: Tensor, grad: Tensor) -> Tensor | float:
+        if not self.relative:
+            return self.lam
+        lengths = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (theta, grad)]
+        share = lengths[0] / lengths[1]
+        return self.lam * torch.where(share.isfinite() & (share > 0), share, 1)
+
+
+LAWS = ("gumbel", "normal")
+
+
+@rule("perturbed")
+@dataclass(frozen=True)
+class Perturbed(SolverEstimator):
+    """The gradient of the mean solution of perturbed problems, by their noise.
+
+    Forward solves at `theta + sigma e_0`. Backward is
+    `mean_m <z(theta + sigma e_m) - b, g> nu(e_m) / sigma`, m = 1, ..., samples, with `nu(e) = e`
+    for normal noise, `1 - exp(-e)` for Gumbel noise: that of `<E[z(theta + sigma e)], g>`,
+    unbiased. The baseline b = z(theta) changes no mean; it takes most of the variance away where
+    the noise seldom changes the solution, and adds some where it often does.
+
+    Args:
+        sigma: of the noise, > 0.
+        samples: how many problems are perturbed, at least 1.
+        law: `"gumbel"` or `"normal"`.
+        baseline: whether the solution at theta is taken away, at the cost of one more solve.
+
+    Cost: samples + 1 solves.
+
+    Higher order: the solutions are held.
+
+    References:
+        Berthet et al., "Learning with differentiable perturbed optimizers", 2020, proposition 3.1.
+    """
+
+    sigma: float = 1.0
+    samples: int = 4
+    law: str = "gumbel"
+    baseline: bool = True
+
+    draws_noise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_positive("sigma", self.sigma)
+        check_count("samples", self.samples)
+        if self.law not in LAWS:
+            raise ArgumentError(f"law must be one of {', '.join(LAWS)}, got {self.law!r}")
+
+    @property
+    def tau_forward(self) -> float:  # type: ignore[override]  # that of a Gumbel of this scale
+        return self.sigma
+
+    def point(self, theta: Tensor, noise: Noise) -> Tensor:
+        return theta + self.sigma * self._noise(theta, noise, 0)
+
+    def gradient(
+        self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
+    ) -> Tensor:
+        base = solve(theta) if self.baseline else torch.zeros_like(theta)
+        total = torch.zeros_like(theta)
+        for sample in range(1, self.samples + 1):
+            e = self._noise(theta, noise, sample)
+            gain = ((solve(theta + self.sigma * e) - base) * grad).sum(-1, keepdim=True)
+            total = total + gain * (e if self.law == "normal" else 1 - torch.exp(-e))
+        return total / (self.sigma * self.samples)
+
+    def _noise(self, like: Tensor, noise: Noise, sample: int) -> Tensor:
+        if self.law == "gumbel":
+            return gumbels(like, noise, sample)
+        return torch.special.ndtri(uniforms(like, noise, sample))

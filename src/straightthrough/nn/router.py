@@ -1,0 +1,193 @@
+"""A router of a mixture of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from ..core.errors import (
+    ArgumentError,
+    DtypeError,
+    ShapeError,
+    check_at_least,
+    check_count,
+    check_rows,
+)
+from ..core.precision import compute_dtype
+from ..ops.subset.api import topk
+from .base import OperatorModule
+from .schedules import keeping_dtype
+from .statistics import together
+
+SCORES = ("softmax", "sigmoid")
+
+
+class Routing(NamedTuple):
+    """Where tokens go.
+
+    Attributes:
+        gates: `(..., E)`, what each expert's output counts, 0 for those not chosen.
+        index: `(..., k)` int64, the numbers of the chosen, in rising order.
+        balance: the loss of Switch, 1 where all experts are used alike.
+        z: the z-loss.
+    """
+
+    gates: Tensor
+    index: Tensor
+    balance: Tensor
+    z: Tensor
+
+
+class TopKRouter(OperatorModule):
+    """The k experts of every token, balanced without a loss, or with one.
+
+    With `s = softmax(logits)`, or `sigmoid(logits)`: the k largest of `s + bias` are chosen, and
+    `gates_e = s_e` for these, 0 for the others; with `normalize` over their sum. The gradient goes
+    to the logits through the gates. (`Routing` holds what comes out.)
+
+    Balance without a loss: in training each forward counts the tokens of every expert, and
+    `update()`, to be called once an optimizer step, adds `rate * sign(mean load - load)` to the
+    bias, by loads of all processes. The bias chooses, and is in no gate. It is a buffer: part of
+    the state dict, and out of any optimizer's reach and decay.
+
+    Balance by losses: `balance = E sum_e f_e P_e`, f_e the share of the choices that are expert e
+    (without gradient), P_e the mean of `s_e / sum s`; and `z = mean(logsumexp(logits)^2)`. Multiply
+    by some 1e-2 and 1e-3 and add them to the loss, or leave them.
+
+    Padding: where `mask` is False a token has gates of 0, and is in no count and no loss.
+
+    Args:
+        experts: how many there are, E.
+        k: how many are chosen, 1 <= k <= E.
+        scores: `"softmax"` or `"sigmoid"`.
+        normalize: whether the gates of a token sum to 1.
+        rate: of the bias, at least 0; 0 leaves it where it is.
+
+    Raises:
+        ArgumentError: for numbers out of these ranges, or another name of scores.
+
+    Edge cases: ties go to the expert of the lowest number. A token with NaN has gates of NaN, and
+    is not counted. Losses of no token are 0. Gates are computed in float32 for half precision and
+    returned in the dtype of the logits; losses are float32 (float64 for float64).
+
+    References:
+        Fedus, Zoph, Shazeer, "Switch transformers: scaling to trillion parameter models with simple
+        and efficient sparsity", 2022, eq. 4. Zoph et al., "ST-MoE: designing stable and
+        transferable sparse expert models", 2022, eq. 5. Wang et al., "Auxiliary-loss-free load
+        balancing strategy for mixture-of-experts", 2024, algorithm 1.
+
+    Example:
+        >>> router = st.nn.TopKRouter(experts=4, k=2)
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0, 1.0], [0.0, 0.0, 3.0, 0.0]])
+        >>> route = router(logits, mask=torch.tensor([True, False]))
+        >>> route.gates
+        tensor([[0.7311, 0.2689, 0.0000, 0.0000],
+                [0.0000, 0.0000, 0.0000, 0.0000]])
+        >>> route.index
+        tensor([[0, 1],
+                [0, 2]])
+        >>> router.update()
+        >>> router.bias
+        tensor([-0.0010, -0.0010,  0.0010,  0.0010])
+    """
+
+    bias: Tensor
+    load: Tensor
+
+    def __init__(
+        self,
+        experts: int,
+        k: int,
+        *,
+        scores: str = "softmax",
+        normalize: bool = True,
+        rate: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        check_count("experts", experts)
+        check_count("k", k)
+        if k > experts:
+            raise ArgumentError(f"k must lie in [1, {experts}] for {experts} experts, got {k}")
+        if scores not in SCORES:
+            raise ArgumentError(f"scores must be one of {', '.join(SCORES)}, got {scores!r}")
+        check_at_least("rate", rate, 0)
+        self.experts, self.k, self.scores = experts, k, scores
+        self.normalize, self.rate = normalize, rate
+        self.register_buffer("bias", torch.zeros(experts))
+        self.register_buffer("load", torch.zeros(experts))
+
+    def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Routing:
+        """Return the `Routing` of tokens with logits `(..., E)`, `mask` `(...)` True for tokens."""
+        check_rows("logits", logits, -1)
+        if logits.shape[-1] != self.experts:
+            raise ShapeError(
+                f"logits must be (..., {self.experts}) for {self.experts} experts, got "
+                f"{tuple(logits.shape)}"
+            )
+        tokens = _tokens(logits, mask)
+        wide = torch.where(tokens, logits, 0).to(compute_dtype(logits.dtype))
+        score = wide.softmax(-1) if self.scores == "softmax" else wide.sigmoid()
+        chosen = topk((score + self.bias.to(score.dtype)).detach(), self.k)
+        gates = score * chosen
+        if self.normalize:
+            gates = gates / gates.sum(-1, keepdim=True).clamp(min=torch.finfo(gates.dtype).tiny)
+        index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
+        counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)
+        if self.training:
+            with torch.no_grad():
+                self.load.add_(counted.sum(0))
+        gates = torch.where(tokens, gates, 0)
+        losses = self._losses(wide, score, counted, tokens)
+        return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)
+
+    def _losses(
+        self, logits: Tensor, score: Tensor, chosen: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        counted = (tokens & ~logits.isnan().any(-1, keepdim=True)).reshape(-1, 1)
+        logits, score = (
+            torch.where(counted, x.reshape(-1, self.experts), 0) for x in (logits, score)
+        )
+        count = counted.sum().clamp(min=1)
+        tiny = torch.finfo(score.dtype).tiny
+        mean = (score / score.sum(-1, keepdim=True).clamp(min=tiny)).sum(0) / count
+        share = chosen.sum(0) / (count * self.k)
+        z = torch.where(counted.squeeze(-1), logits.logsumexp(-1).square(), 0).sum() / count
+        return self.experts * (share * mean).sum(), z
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the bias by what was counted since the last time, over all processes."""
+        load = together(self.load.clone())
+        self.bias.add_(self.rate * (load.mean() - load).sign())
+        self.load.zero_()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            if buffer is not None:  # half precision is too coarse for steps of the bias, and counts
+                self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
+        return self
+
+    def extra_repr(self) -> str:
+        return (
+            f"experts={self.experts}, k={self.k}, scores={self.scores!r}, "
+            f"normalize={self.normalize}, rate={self.rate}"
+        )
+
+
+def _tokens(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Return which rows are tokens, `(..., 1)`."""
+    if mask is None:
+        return torch.ones_like(logits[..., :1], dtype=torch.bool)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise DtypeError(f"mask must be a bool tensor (True = a token), got {kind}")
+    if mask.shape != logits.shape[:-1]:
+        raise ShapeError(
+            f"mask must be {tuple(logits.shape[:-1])}, one a token, got {tuple(mask.shape)}"
+        )
+    return mask.unsqueeze(-1)

@@ -1,0 +1,61 @@
+"""Solvers as modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..estimators.solver import SolverEstimator, SolverIdentity
+from ..ops.solver import api
+from .base import EstimatorModule, Number
+from .schedules import Answering
+
+
+class Solve(EstimatorModule[SolverEstimator]):
+    """`st.solve` as a module; in `eval()` the solution at theta itself, without noise.
+
+    Args:
+        solver: takes problems `(N, ...)` and returns solutions of that shape.
+        estimator: a `SolverEstimator` or its shorthand.
+        event_dim: how many of the last dimensions are one problem.
+        fields: numbers or schedules for the estimator's fields; an `Answering` schedule for `lam`
+            is shown the gradient to theta of every backward in training.
+
+    Example:
+        >>> largest = lambda t: torch.nn.functional.one_hot(t.argmax(-1), t.shape[-1])
+        >>> choose = st.nn.Solve(largest, "blackbox", lam=st.nn.schedules.Linear(10, 1, steps=100))
+        >>> choose(torch.tensor([1.0, 3.0, 2.0]))
+        tensor([0., 1., 0.])
+    """
+
+    def __init__(
+        self,
+        solver: Callable[[Tensor], Any],
+        estimator: SolverEstimator | str = "imle",
+        *,
+        event_dim: int = 1,
+        **fields: Number,
+    ) -> None:
+        super().__init__(estimator, (SolverEstimator,), fields)
+        self.solver, self.event_dim = solver, event_dim
+
+    def forward(self, theta: Tensor) -> Tensor:
+        if not self.training:
+            return api.solve(self.solver, theta, SolverIdentity(), event_dim=self.event_dim)
+        seeing = [getattr(self, name) for name in self._scheduled]
+        seeing = [schedule for schedule in seeing if isinstance(schedule, Answering)]
+        if seeing and theta.requires_grad and torch.is_grad_enabled():
+            theta = theta.view_as(theta)  # whose gradient comes of this call alone
+            for schedule in seeing:
+                theta.register_hook(self._shown_to(schedule))
+        return api.solve(self.solver, theta, self.rule, event_dim=self.event_dim)
+
+    def _shown_to(self, schedule: Answering) -> Callable[[Tensor], None]:
+        return lambda gradient: schedule.see(gradient.flatten(-self.event_dim))
+
+    def extra_repr(self) -> str:
+        name = getattr(self.solver, "__name__", type(self.solver).__name__)
+        return f"solver={name}, {super().extra_repr()}, event_dim={self.event_dim}"

@@ -1,0 +1,1 @@
+"""What a solver returns for the parameters of its problem."""

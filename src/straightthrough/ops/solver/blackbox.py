@@ -1,0 +1,142 @@
+"""A solver as an operator of torch: opaque, called by its key, whatever it is written in."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import ArgumentError, ShapeError, StraightThroughError, check_not_onnx
+from ...core.internals import constant_in_graphs
+from ...core.library import library
+
+Solver = Callable[[Tensor], Any]
+
+_keys: dict[Any, str] = {}
+_solvers: dict[str, Any] = {}
+_recent: deque[Any] = deque(maxlen=64)
+"""So many are kept alive here; what is older lives as long as its owner has it."""
+
+_count = itertools.count()
+
+
+@constant_in_graphs
+def key_of(solver: Solver) -> str:
+    """Return what stands for a solver in an operation, which holds no function."""
+    if not callable(solver):
+        raise ArgumentError(
+            f"solver must be a function of theta (N, n) that returns the solutions, got "
+            f"{type(solver).__name__}"
+        )
+    try:
+        reference = (weakref.WeakMethod if isinstance(solver, MethodType) else weakref.ref)(solver)
+        known = _keys.get(reference)
+    except TypeError:
+        raise ArgumentError(
+            f"solver must be hashable and allow weak references, got {type(solver).__name__}; "
+            f"pass a function that calls it"
+        ) from None
+    if known is None:
+        _forget()
+        known = _keys[reference] = str(next(_count))
+        _solvers[known] = reference
+    if not _recent or _recent[-1] is not solver:
+        _recent.append(solver)
+    return known
+
+
+def _forget() -> None:
+    for reference, key in [*_keys.items()]:
+        if reference() is None:
+            del _keys[reference], _solvers[key]
+
+
+def _solved(theta: Tensor, key: str, event_dim: int) -> Tensor:
+    """Return the solutions of all problems, in the shape and the dtype of theta."""
+    reference = _solvers.get(key)
+    solver = reference() if reference is not None else None
+    if solver is None:
+        raise StraightThroughError(
+            "the solver is gone: keep a reference to it for as long as its graph is used"
+        )
+    problems = theta.reshape(-1, *theta.shape[theta.ndim - event_dim :])
+    if len(problems) == 0:
+        return torch.empty_like(theta)
+    try:
+        with torch.no_grad():
+            found = solver(problems.clone())
+    except Exception as error:
+        raise StraightThroughError(_blamed(solver, problems, error)) from error
+    return _read(found, problems, solver).reshape(theta.shape)
+
+
+def _blamed(solver: Solver, problems: Tensor, error: Exception) -> str:
+    """Return what a solver raised and, found by solving one after the other, where."""
+    place = f"of shape {tuple(problems.shape)}"
+    for row in range(len(problems)) if len(problems) > 1 else ():
+        try:
+            solver(problems[row : row + 1].clone())
+        except Exception as one:
+            error, place = one, f"at row {row} of {len(problems)}"
+            break
+    return (
+        f"the solver {_name(solver)} raised {type(error).__name__} {place}: {error}; it is given "
+        f"theta as (N, ...), also perturbed, and may return NaN for a row without a solution"
+    )
+
+
+def _name(solver: Solver) -> str:
+    return getattr(solver, "__name__", type(solver).__name__)
+
+
+def _read(found: Any, problems: Tensor, solver: Solver) -> Tensor:
+    if not isinstance(found, Tensor):
+        try:
+            found = torch.from_numpy(np.array(found))
+        except (TypeError, ValueError) as error:
+            raise StraightThroughError(
+                f"the solver {_name(solver)} must return a tensor or an array of the solutions, "
+                f"got {type(found).__name__}: {error}"
+            ) from None
+    if found.is_complex():
+        raise StraightThroughError(
+            f"the solver {_name(solver)} must return numbers, got {found.dtype}"
+        )
+    if found.shape != problems.shape:
+        raise ShapeError(
+            f"the solver {_name(solver)} must return solutions of the shape "
+            f"{tuple(problems.shape)} of its theta, got {tuple(found.shape)}; of the number of "
+            f"what is chosen make ones and zeros with torch.nn.functional.one_hot"
+        )
+    return found.detach().to(problems, copy=True)
+
+
+def _shape(theta: Tensor, key: str, event_dim: int) -> Tensor:
+    check_not_onnx("a solver", "export what comes before it")
+    return torch.empty_like(theta)
+
+
+def _mapped(
+    info: Any, dims: tuple[Any, ...], theta: Tensor, key: str, event_dim: int
+) -> tuple[Tensor, int]:
+    return solved(theta.movedim(dims[0], 0), key, event_dim), 0
+
+
+library.define("solved(Tensor theta, str key, int event_dim) -> Tensor")
+library.impl("solved", _solved, "CompositeExplicitAutograd")
+torch.library.register_fake("straightthrough::solved", _shape, lib=library)
+torch.library.register_vmap("straightthrough::solved", _mapped, lib=library)
+solved = torch.ops.straightthrough.solved
+
+
+def held(theta: Tensor, key: str, event_dim: int) -> Tensor:
+    """Return the solutions as a function of theta whose derivative is 0."""
+    found: Tensor = solved(theta.detach(), key, event_dim)
+    return torch.where(torch.ones_like(found, dtype=torch.bool), found, theta)

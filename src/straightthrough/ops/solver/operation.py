@@ -1,0 +1,63 @@
+"""Solvers: the solution forward, a rule backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.noise import Noise, Place
+from ...core.operation import Draw
+from ...core.precision import compute_dtype, narrowed
+from ...estimators.solver import SolverEstimator
+from .blackbox import held, solved
+
+
+@dataclass(frozen=True)
+class Solve(Draw):
+    """The solution of a problem forward, a rule that may solve others backward."""
+
+    estimator: SolverEstimator
+    place: Place
+    solver: str
+    event_dim: int
+
+    @property
+    def dims(self) -> tuple[str, ...]:  # type: ignore[override]  # a problem has as many
+        return (" ".join(["...", *(f"N{i}" for i in range(self.event_dim))]),)
+
+    def forward(self, theta: Tensor, seed: Tensor) -> tuple[Tensor]:
+        wide = theta.to(compute_dtype(theta.dtype))
+        rule = self.estimator.in_dtype(wide.dtype)
+        point = rule.point(self._rows(wide), Noise(seed, *self.place)).reshape(theta.shape)
+        z = solved(point.detach(), self.solver, self.event_dim)
+        invalid = self._any(theta.isnan() | theta.isposinf())
+        return (torch.where(invalid, torch.nan, z).to(theta.dtype),)
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return (*inputs, outputs[0])
+
+    def backward(self, grad: Tensor, theta: Tensor, seed: Tensor, z: Tensor) -> tuple[Tensor, None]:
+        wide = compute_dtype(theta.dtype)
+        rows, at, to_z = (self._rows(x.to(wide)) for x in (theta, z.detach(), grad))
+
+        def solve(rows: Tensor) -> Tensor:
+            return self._rows(held(rows.reshape(theta.shape), self.solver, self.event_dim))
+
+        rule = self.estimator.in_dtype(wide)
+        gradient = rule.gradient(rows, at, to_z, solve, Noise(seed, *self.place))
+        gradient = gradient.reshape(theta.shape)
+        # A solver may answer to an infinite gradient by a finite one, which would hide it.
+        unknown = self._any(~(z.isfinite() & grad.isfinite()))
+        return narrowed(torch.where(unknown, torch.nan, gradient), theta.dtype), None
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Return one row a problem."""
+        lead, size = x.shape[: x.ndim - self.event_dim], x.shape[x.ndim - self.event_dim :]
+        return x.reshape(lead.numel(), size.numel())
+
+    def _any(self, x: Tensor) -> Tensor:
+        """Say of problems whether any of their entries is, so that it broadcasts to them."""
+        return x.any(tuple(range(-self.event_dim, 0)), keepdim=True)
