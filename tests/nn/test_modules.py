@@ -92,7 +92,7 @@ def value_and_gradient(function, x=X):
 
 def test_every_module_has_a_row():
     own = {"ControlVariate", "HardConcreteGate", "CategoricalLookup", "Quantizer", "Codebook"}
-    own |= {"Solve", "TopKRouter"}
+    own |= {"Solve", "TopKRouter", "CAGE", "Oscillation", "Oscillations"}
     own |= {"VectorQuantizer", "ResidualVQ", "GroupedVQ", "FSQ", "LFQ"}  # test_quantizers.py
     public = {name: getattr(st.nn, name) for name in st.nn.__all__}
     classes = {
