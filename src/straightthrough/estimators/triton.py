@@ -8,8 +8,10 @@ from ..core.gpu import implement
 from ..core.native import philox, rows, stored
 from ..core.native.arguments import check_index, check_noise, check_samples
 from ..core.native.elementary import exp
-from ..core.native.rows import over_rows
-from ..core.native.stored import number
+from ..core.native.rows import fits_a_tile, over_rows
+from ..core.native.stored import known_power, number
+from ..core.precision import compute_dtype, narrowed
+from .triton_long import gumbel_st_long, power, reinmax_long, straight_through_long
 
 
 @triton.jit
@@ -60,16 +62,6 @@ def reinmax_short(
     stored.store_gradient(to, at, value, inside)
 
 
-@triton.jit
-def power(ratio, tau, POWER: tl.constexpr):
-    """`ratio^(1 / tau)`, a whole power where it is known to be one."""
-    if POWER == 1:
-        return ratio
-    if POWER == 2:
-        return ratio * ratio
-    return exp(tl.log(ratio) / tau)
-
-
 @triton.jit(do_not_specialize=["count", "offset"])
 def gumbel_st_short(
     x, grad, to, index, tau, samples, seed, offset: tl.int64, POWER: tl.constexpr,
@@ -99,7 +91,8 @@ def gumbel_st_short(
 def straight_through(logits, index, grad, tau):
     """The gradient to the logits."""
     check_index(index, logits)
-    return over_rows(straight_through_short, logits, grad, number(tau, logits))
+    kernels = straight_through_short, straight_through_long
+    return over_rows(*kernels, logits, grad, number(tau, logits))
 
 
 def reinmax(logits, index, grad, tau):
@@ -107,7 +100,7 @@ def reinmax(logits, index, grad, tau):
     check_index(index, logits)
     closed = not isinstance(tau, torch.Tensor) and tau == 1
     outcome, tau = index.contiguous(), number(tau, logits)
-    return over_rows(reinmax_short, logits, grad, outcome, tau, closed)
+    return over_rows(reinmax_short, reinmax_long, logits, grad, outcome, tau, closed)
 
 
 def gumbel_st(logits, index, grad, tau, samples, seed, offset):
@@ -115,9 +108,13 @@ def gumbel_st(logits, index, grad, tau, samples, seed, offset):
     check_index(index, logits)
     check_samples(samples)
     check_noise(seed, offset, logits)
-    known = {1.0: 1, 0.5: 2}.get(tau, 0) if not isinstance(tau, torch.Tensor) else 0
+    wide = compute_dtype(logits.dtype)
+    if samples > 1 and not fits_a_tile(logits) and wide != logits.dtype:  # it is summed in memory
+        given = logits.to(wide), index, grad.to(wide), tau, samples, seed, offset
+        return narrowed(gumbel_st(*given), logits.dtype)
     noise = index.contiguous(), number(tau, logits), samples, seed, offset
-    return over_rows(gumbel_st_short, logits, grad, *noise, known)
+    kernels = gumbel_st_short, gumbel_st_long
+    return over_rows(*kernels, logits, grad, *noise, known_power(tau))
 
 
 implement(straight_through, reinmax, gumbel_st)

@@ -8,6 +8,7 @@ from ..core.native import rows, stored
 from ..core.native.elementary import exp
 from ..core.native.rows import over_rows
 from ..core.native.stored import number
+from .triton_long import of_logits_long, of_value_long
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -36,7 +37,8 @@ def of_logits_short(
     peak, inverse = tl.max(logits, 1), 1 / stored.read(tau, x)
     certain = peak == float("inf")
     below = (logits - tl.where(certain, 0.0, peak)[:, None]) * inverse
-    below = tl.where(certain[:, None], tl.where(logits == float("inf"), 0.0, -float("inf")), below)
+    on = tl.where(logits == float("inf"), 0.0, tl.where(logits == logits, -float("inf"), logits))
+    below = tl.where(certain[:, None], on, below)
     times = tl.where(certain, 0.0, inverse * stored.read(scale, x))
     value = rows.pulled(exp(below), g, logits == peak[:, None], times)
     stored.store_gradient(to, at, value, inside)
@@ -44,12 +46,12 @@ def of_logits_short(
 
 def softmax_backward_of_value(y, grad, tau):
     """The gradient to what the softmax was of."""
-    return over_rows(of_value_short, y, grad, number(tau, y))
+    return over_rows(of_value_short, of_value_long, y, grad, number(tau, y))
 
 
 def softmax_backward_of_logits(x, grad, tau, scale):
     """The gradient to the logits."""
-    return over_rows(of_logits_short, x, grad, number(tau, x), number(scale, x))
+    return over_rows(of_logits_short, of_logits_long, x, grad, number(tau, x), number(scale, x))
 
 
 implement(softmax_backward_of_value, softmax_backward_of_logits)

@@ -136,3 +136,11 @@ def gumbel(u):
 def logistic(u):
     """Uniforms as standard logistic numbers, the larger the uniform the less."""
     return log1m(u) - tl.log(u)
+
+
+@triton.jit
+def exponentials(seed, position, first, tag, CLASSES: tl.constexpr, DOUBLE: tl.constexpr):
+    """Exp(1) of one row, of CLASSES classes from `first` on: [CLASSES]."""
+    position += tl.zeros([1], tl.int64)
+    u = class_uniforms(seed, position, first, tag, CLASSES, DOUBLE)
+    return exponential(tl.reshape(u, [CLASSES]))

@@ -41,11 +41,6 @@ class Layout(NamedTuple):
         return next(size for size in (16, 8, 4, 2, 1) if self.classes % size == 0)
 
     @property
-    def blocks(self) -> int:
-        """How many blocks a long row has."""
-        return triton.cdiv(self.classes, BLOCK)
-
-    @property
     def short(self) -> bool:
         """Whether a row is no longer than a tile."""
         return self.classes <= LONGEST
@@ -72,6 +67,21 @@ class Layout(NamedTuple):
         """The grid of short rows."""
         return (triton.cdiv(self.rows, self.tile["ROWS"]),)
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks a long row has."""
+        return triton.cdiv(self.classes, BLOCK)
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """What a kernel of long rows is compiled for."""
+        return {"VECTOR": self.vector, "WIDTH": BLOCK, **options(8)}
+
+
+def fits_a_tile(x: Tensor) -> bool:
+    """Whether the rows of `x` are short."""
+    return x.shape[-1] <= LONGEST
+
 
 def layout(x: Tensor, *others: Tensor) -> Layout:
     """Return where the rows of `x` lie, and of the others as well."""
@@ -97,19 +107,28 @@ def laid_out(of: Layout, x: Tensor) -> Tensor:
     return x if of.inner > 1 else x.contiguous()
 
 
-def over_rows(kernel: Any, x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
-    """Return what a kernel makes of rows, and of the gradient to them where one is given."""
+def fresh_in(of: Layout, x: Tensor) -> Tensor:
+    """Return a new tensor whose rows lie as those of `x` are read."""
+    order = torch.preserve_format if of.inner > 1 else torch.contiguous_format
+    return torch.empty_like(x, memory_format=order)
+
+
+def over_rows(short: Any, long: Any, x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
+    """Return what a kernel makes of rows, and of the gradient to them where one is given.
+
+    A long row is one program's, which goes over it block by block.
+    """
     check_rows("the input", x)
     given = [x]
     if grad is not None:
         check_alike("grad", grad, x)
         given.append(grad)
-    result = torch.empty_like(x)
-    of = layout(*given, result)
-    if of.inner == 1:
-        result = torch.empty_like(x, memory_format=torch.contiguous_format)
-    given = [laid_out(of, each) for each in given]
-    kernel[of.tiles](*given, result, *rest, *of.arguments, **of.tile)
+    of = layout(*given)
+    given, result = [laid_out(of, each) for each in given], fresh_in(of, x)
+    if of.short:
+        short[of.tiles](*given, result, *rest, *of.arguments, **of.tile)
+    else:
+        long[(of.rows,)](*given, result, *rest, of.classes // of.vector, **of.block)
     return result
 
 
@@ -124,6 +143,19 @@ def tile(count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH:
     inside = (row < count)[:, None] & (j < classes)[None, :]
     at = (row // inner * inner * classes + row % inner)[:, None] + (j * inner)[None, :]
     return row, j, inside, at
+
+
+@triton.jit
+def block(first, classes, WIDTH: tl.constexpr):
+    """The classes of a block of this program's long row, which are there, and where they lie."""
+    j = first + tl.arange(0, WIDTH)
+    return j, j < classes, tl.program_id(0).to(tl.int64) * classes + j
+
+
+@triton.jit
+def least(x):
+    """The least number of what `x` is computed in, below which a maximum is none."""
+    return -1.7976931348623157e308 if x.dtype.element_ty == tl.float64 else -3.4028234663852886e38
 
 
 @triton.jit

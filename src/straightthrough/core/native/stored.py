@@ -23,6 +23,11 @@ def number(value: float | Tensor, x: Tensor) -> float | Tensor:
     return torch.full((), value, dtype=torch.float64, device=x.device)
 
 
+def known_power(tau: float | Tensor) -> int:
+    """Return 1 / tau where it is known to be 1 or 2, else 0."""
+    return {1.0: 1, 0.5: 2}.get(tau, 0) if not isinstance(tau, Tensor) else 0
+
+
 def options(warps: int) -> dict[str, Any]:
     """Return what a kernel is compiled with; the default of the fusion is about to change."""
     return {"num_warps": warps, "enable_fp_fusion": True}

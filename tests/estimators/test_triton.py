@@ -1,0 +1,100 @@
+"""Gradients given the outcome, and the softmax's, by the kernels for GPUs: rows of many blocks."""
+
+import pytest
+import torch
+
+from straightthrough.core.noise import Noise
+from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
+from straightthrough.ops.categorical import reference as categorical
+from straightthrough.ops.categorical.reference import argmax_index
+
+pytestmark = pytest.mark.interpreter
+rows = pytest.importorskip("straightthrough.core.native.rows")
+NOISE = Noise(torch.tensor(7), 2**33)
+
+
+@pytest.fixture(autouse=True)
+def _short_blocks(monkeypatch):
+    """Every row with more than 16 classes is a long one, of five blocks."""
+    monkeypatch.setattr(rows, "LONGEST", 16)
+    monkeypatch.setattr(rows, "BLOCK", 32)
+    with torch.no_grad():
+        yield
+
+
+def arguments():
+    x, grad = 4 * torch.randn(7, 140), torch.randn(7, 140)
+    x[0, 3], x[1], x[2, 70], x[3, 5] = torch.nan, -torch.inf, torch.inf, 40
+    return x, argmax_index(x).clamp(min=0), grad
+
+
+def assert_near(given, exact):
+    """To 2e-6 of the largest of a row, against double precision."""
+    assert torch.equal(given.isnan(), exact.isnan())
+    given, exact = given.double().nan_to_num(0), exact.nan_to_num(0)
+    assert ((given - exact).abs() <= 4e-6 * exact.abs().amax(-1, keepdim=True) + 1e-30).all()
+
+
+def float32_noise(monkeypatch):
+    classes_of = Noise.classes
+    monkeypatch.setattr(
+        Noise,
+        "classes",
+        lambda self, count, classes, _, sample=0: classes_of(
+            self, count, classes, torch.float32, sample
+        ).double(),
+    )
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.5, 1.3])
+def test_long_rows_given_the_outcome(tau, monkeypatch, launches):
+    x, index, grad = arguments()
+    wide = x.double(), index, grad.double(), tau
+    for operator in (straight_through.straight_through, reinmax.reinmax):
+        assert_near(operator(x, index, grad, tau), operator.__wrapped__(*wide))
+    float32_noise(monkeypatch)
+    for samples in (1, 3):
+        given = gumbel.gumbel_st(x, index, grad, tau, samples, NOISE)
+        assert_near(given, gumbel.gumbel_st.__wrapped__(*wide, samples, NOISE))
+    assert launches == ["straight_through_long", "reinmax_long", *["gumbel_st_long"] * 2]
+
+
+@pytest.mark.parametrize("tau", [1.0, 1.3])
+def test_long_softmaxes(tau, monkeypatch, launches):
+    x, _, grad = arguments()
+    float32_noise(monkeypatch)
+    y = categorical.gumbel_softmax(x, tau, NOISE)
+    assert_near(y, categorical.gumbel_softmax.__wrapped__(x.double(), tau, NOISE))
+    to_value, to_logits = softmax.softmax_backward_of_value, softmax.softmax_backward_of_logits
+    given = to_value(y, grad, tau)
+    exact = torch.softmax(y.double().log(), -1)
+    assert_near(given, to_value.__wrapped__(exact, grad.double(), tau))
+    assert_near(
+        to_logits(x, grad, tau, 2.0), to_logits.__wrapped__(x.double(), grad.double(), tau, 2.0)
+    )
+    assert launches == ["gumbel_softmax_long", "of_value_long", "of_logits_long"]
+
+
+def test_infinity_beside_nan_is_nan(monkeypatch):
+    x, grad = torch.randn(2, 40), torch.randn(2, 40)
+    x[0, 3], x[0, 35], x[1, 3] = torch.nan, torch.inf, torch.inf
+    for longest in (16, 64):
+        monkeypatch.setattr(rows, "LONGEST", longest)
+        given = softmax.softmax_backward_of_logits(x, grad, 0.7, 1.0)
+        assert given[0].isnan().all()
+        assert (given[1] == 0).all()
+
+
+def test_a_mean_in_half_precision_is_rounded_once():
+    x, index, grad = (
+        value.bfloat16() if value.is_floating_point() else value for value in arguments()
+    )
+    given = gumbel.gumbel_st(x, index, grad, 1.0, 3, NOISE)
+    wide = gumbel.gumbel_st(x.float(), index, grad.float(), 1.0, 3, NOISE)
+    assert torch.equal(given.nan_to_num(7), wide.bfloat16().nan_to_num(7))
+
+
+def test_gradients_beyond_the_range_stay_finite():
+    x, grad = torch.zeros(1, 4).half(), torch.tensor([[6e4, -6e4, 6e4, -6e4]]).half()
+    given = straight_through.straight_through(x, torch.zeros(1, dtype=torch.int64), grad, 0.01)
+    assert given.tolist() == [[65504, -65504, 65504, -65504]]
