@@ -29,6 +29,7 @@ FILES = (
     "tests/ops/bernoulli/test_triton.py",
     "tests/ops/categorical/test_triton.py",
     "tests/ops/pointwise/test_triton.py",
+    "tests/ops/subset/test_triton.py",
 )
 """Tests of what the interpreter runs."""
 

@@ -53,12 +53,18 @@ def load(key: str, modules: Iterable[str]) -> frozenset[str]:
     for folder, package in sorted({_package_of(module) for module in modules}):
         for file in sorted(Path(folder).glob("triton*.py")):
             import_module(f"{package}.{file.stem}")
-    for name, function in IMPLEMENTED.items():
-        serve = _on_its_device(function) if key == "CUDA" else function
-        for overload in getattr(torch.ops.straightthrough, name).overloads():
-            full = name if overload == "default" else f"{name}.{overload}"
-            library.impl(full, serve, key)
+    for name in IMPLEMENTED:
+        _register(name, key)
     return frozenset(IMPLEMENTED)
+
+
+@functools.cache  # once in a process, as torch warns of a second time
+def _register(name: str, key: str) -> None:
+    function = IMPLEMENTED[name]
+    serve = _on_its_device(function) if key == "CUDA" else function
+    for overload in getattr(torch.ops.straightthrough, name).overloads():
+        full = name if overload == "default" else f"{name}.{overload}"
+        library.impl(full, serve, key)
 
 
 def _package_of(module: str) -> tuple[str, str]:
