@@ -70,6 +70,8 @@ PAPERS = {
     "Surrogate gradient learning in spiking neural networks": f"{ARXIV}1901.09948",
     "Ternary weight networks": f"{ARXIV}1605.04711",
     "The concrete distribution": f"{ARXIV}1611.00712",
+    "CAGE: curvature-aware gradient estimation for accurate quantization-aware "
+    "training": f"{ARXIV}2510.18784",
     "Training discrete deep generative models via gapped straight-through "
     "estimator": f"{ARXIV}2206.07235",
     "DiVeQ: differentiable vector quantization using the reparameterization "
@@ -81,6 +83,7 @@ PAPERS = {
     "Neural discrete representation learning": f"{ARXIV}1711.00937",
     "Restructuring vector quantization with the rotation trick": f"{ARXIV}2410.06424",
     "Network quantization with element-wise gradient scaling": f"{ARXIV}2104.00903",
+    "Overcoming oscillations in quantization-aware training": f"{ARXIV}2203.11086",
     "QuEST: stable training of LLMs with 1-bit weights and activations": f"{ARXIV}2502.05003",
     "Optimizing large language model training using FP4 quantization": f"{ARXIV}2501.17116",
     "Trained quantization thresholds for accurate and efficient fixed-point inference of "

@@ -152,8 +152,8 @@ def dampening(model: nn.Module) -> Tensor:
         >>> _ = net.weight.data.copy_(torch.tensor([[0.75, 9.0]]))
         >>> loss = st.nn.dampening(net)
         >>> loss.backward()
-        >>> loss.item(), net.weight.grad.tolist()
-        (0.0625, [[-0.5, 0.0]])
+        >>> loss.item(), net.weight.grad
+        (0.0625, tensor([[-0.5000, -0.0000]]))
 
     References:
         Nagel et al., "Overcoming oscillations in quantization-aware training", 2022, section 4.2.
