@@ -37,7 +37,7 @@ struct Bounds {
   static ALWAYS_INLINE Vec<T> at(const std::vector<T>& row, int64_t d) {
     return load<T>(row.data() + d, std::integral_constant<int64_t, lanes<T>>(), T(0));
   }
-  // e^(-2 |u|) of the argument u of tanh: that is +-(1 - e) / (1 + e), its derivative
+  // e^(-2 |u|) of the argument u of tanh, which is +-(1 - e) / (1 + e), and its derivative
   // 4 e / (1 + e)^2.
   struct Inner {
     Vec<T> u, e;
