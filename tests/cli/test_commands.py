@@ -65,7 +65,7 @@ def test_env_shows_versions_and_what_serves_each_family(cli, monkeypatch):
     served = shown["implementations"]
     assert set(served) == {record.family for record in OPERATORS.values()}
     none = {"serves": "reference", "on_gpus": "reference"}
-    assert served["codebook"] == none | {"why": "these operators have no kernels"}
+    assert served["solver"] == none | {"why": "these operators have no kernels"}
     assert shown["kernels"] == kernels.states
     level = kernels.level
     assert served["categorical"]["serves"] == (f"{level} kernels" if level else "reference")

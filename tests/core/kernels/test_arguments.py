@@ -138,7 +138,7 @@ def cases(op: torch._ops.OpOverload) -> Iterator[tuple[list[Any], str]]:
 
 
 def result_is_right(result: Any, first: Tensor) -> bool:
-    """Whether each result has the shape that its dtype tells: a value, indices or bits.
+    """Whether each result has the shape that its dtype tells: values, indices or bits.
 
     Behind the bits of a window may come those of NaN.
     """
@@ -148,7 +148,7 @@ def result_is_right(result: Any, first: Tensor) -> bool:
         torch.int64: [first.shape[:-1]],
         torch.uint8: [(count,), (2 * count,)],
     }
-    shapes[first.dtype] = [*shapes.get(first.dtype, []), first.shape]
+    shapes[first.dtype] = [*shapes.get(first.dtype, []), first.shape, first.shape[:-1]]
     results = result if isinstance(result, tuple) else (result,)
     return all(each.shape in shapes.get(each.dtype, []) for each in results)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.precision import widest
+
 SLOPES = {"tanh": 1.0, "sigmoid": 0.8}
 """What a bound multiplies z by before tanh: 2 sigmoid(1.6 z) - 1 = tanh(0.8 z)."""
 
@@ -38,7 +40,7 @@ class Grid:
 
     def __init__(self, levels: Tensor, slope: float, symmetric: bool, like: Tensor) -> None:
         self.slope, self.symmetric = slope, symmetric
-        wide = levels.double()
+        wide = levels.to(widest(levels.device))
         reach, offset = (wide - 1) / 2, torch.zeros_like(wide)
         half = reach
         if not symmetric:
