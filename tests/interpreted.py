@@ -27,6 +27,7 @@ FILES = (
     "tests/core/native",
     "tests/core/kernels/test_agreement.py",
     "tests/ops/categorical/test_triton.py",
+    "tests/estimators/test_triton.py",
 )
 """Tests of what the interpreter runs."""
 

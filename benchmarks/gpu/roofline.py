@@ -67,7 +67,6 @@ CALLS: dict[str, tuple[str, ...]] = {
     "categorical, reinmax": ("draw", "reinmax"),
     "categorical, gumbel": ("draw", "gumbel_st"),
     "gumbel_softmax": ("gumbel_softmax", "softmax_backward_of_value"),
-    "argmax": ("softmax_backward_of_logits",),
 }
 """Forward and backward of an operator with a rule, as kernels; its snippet has its first name."""
 
