@@ -28,6 +28,7 @@ FILES = (
     "tests/core/kernels/test_agreement.py",
     "tests/ops/bernoulli/test_triton.py",
     "tests/ops/categorical/test_triton.py",
+    "tests/estimators/test_triton.py",
     "tests/ops/pointwise/test_triton.py",
     "tests/ops/subset/test_triton.py",
 )
