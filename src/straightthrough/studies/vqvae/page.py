@@ -51,19 +51,24 @@ def _lead(result: dict[str, Any]) -> str:
     )
 
 
-def _of(groups: Groups, *, revival: bool) -> Groups:
-    return {name: runs for name, runs in groups.items() if name.endswith(REVIVAL) is revival}
+def _parts(groups: Groups) -> dict[str, Groups]:
+    """Return the runs by the chart that they are in, by what it says of them."""
+    found: dict[str, Groups] = {}
+    for name, runs in groups.items():
+        of_codebook = "codebooks with revival" if name.endswith(REVIVAL) else "codebooks without it"
+        part = of_codebook if ", " in name else "codes without a codebook"
+        found.setdefault(part, {})[name] = runs
+    return found
 
 
 def _training(page: Page, groups: Groups) -> None:
     page.heading("Training", "The untrained model, far above the others, is left out.")
-    for title, revival in (("without revival of dead codes", False), ("with it", True)):
-        shown = _of(groups, revival=revival)
-        if shown:
-            page.chart(
-                partial(charts.lines, lines(shown, "test_error", first=1), "epoch", "test error"),
-                f"Test error over epochs, one line a quantizer: {title}",
-            )
+    for part, shown in _parts(groups).items():
+        series = lines(shown, "test_error", first=1)
+        page.chart(
+            partial(charts.lines, series, "epoch", "test error"),
+            f"Test error over epochs, one line a quantizer: {part}",
+        )
 
 
 def _usage(page: Page, groups: Groups) -> None:
@@ -72,16 +77,15 @@ def _usage(page: Page, groups: Groups) -> None:
         "The share of each code among all tokens of the training images, the most frequent first; "
         "of the first seed. A line ends where the codes that are used do.",
     )
-    for title, revival in (("without revival of dead codes", False), ("with it", True)):
+    for part, shown in _parts(groups).items():
         series = []
-        for slot, (name, runs) in enumerate(_of(groups, revival=revival).items()):
+        for slot, (name, runs) in enumerate(shown.items()):
             shares = [share for share in runs[0]["shares"] if share > 0]
             series.append(Line(name, slot, [*range(1, len(shares) + 1)], shares))
-        if series:
-            page.chart(
-                partial(charts.lines, series, "code, by how often it is chosen", "share", log="y"),
-                f"Share of each code, one line a quantizer: {title}",
-            )
+        page.chart(
+            partial(charts.lines, series, "code, by how often it is chosen", "share", log="y"),
+            f"Share of each code, one line a quantizer: {part}",
+        )
 
 
 def _pictures(page: Page, groups: Groups, originals: dict[str, Any]) -> None:
