@@ -36,7 +36,7 @@ class Routing(NamedTuple):
     """
 
     gates: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of that name
     balance: Tensor
     z: Tensor
 
