@@ -4,6 +4,7 @@ A mixture of small experts learns the digits of scikit-learn, with four kinds of
 router, and a router that is never trained. All experts are computed, so that every kind is at hand.
 
     python tools/measure_router.py
+    python tools/measure_router.py --unnormalized --rate 0.001
 """
 
 import argparse
@@ -28,11 +29,11 @@ KINDS = {
 class Mixture(nn.Module):
     """Two linear layers an expert, of which each token takes some."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, normalize: bool, rate: float) -> None:
         super().__init__()
         self.kind = kind
         self.logits = nn.Linear(64, EXPERTS)
-        self.router = st.nn.TopKRouter(EXPERTS, CHOSEN, rate=1e-2)
+        self.router = st.nn.TopKRouter(EXPERTS, CHOSEN, normalize=normalize, rate=rate)
         self.up = nn.Parameter(torch.randn(EXPERTS, 64, WIDTH) / 8)
         self.down = nn.Parameter(torch.randn(EXPERTS, WIDTH, 10) / WIDTH**0.5)
 
@@ -54,13 +55,13 @@ class Mixture(nn.Module):
         return y
 
 
-def accuracy(kind: str, seed: int, steps: int) -> float:
+def accuracy(kind: str, seed: int, steps: int, **router: float) -> float:
     """Train one mixture; return the share of the test digits that it knows."""
     torch.manual_seed(seed)
     images, labels = (torch.from_numpy(x) for x in load_digits(return_X_y=True))
     x, order = images.float() / 16, torch.randperm(len(labels))
     train, test = order[:1200], order[1200:]
-    model = Mixture(kind)
+    model = Mixture(kind, **router)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for _ in range(steps):
         batch = train[torch.randint(len(train), (128,))]
@@ -80,10 +81,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--rate", type=float, default=1e-2, help="of the router's bias")
+    parser.add_argument("--unnormalized", action="store_true", help="gates that don't sum to 1")
     given = parser.parse_args()
+    router = {"normalize": not given.unnormalized, "rate": given.rate}
     print("| gradient to the router | accuracy | over seeds |\n| --- | --- | --- |")
     for kind, meaning in KINDS.items():
-        found = [accuracy(kind, seed, given.steps) for seed in range(given.seeds)]
+        found = [accuracy(kind, seed, given.steps, **router) for seed in range(given.seeds)]
         spread = stdev(found) if len(found) > 1 else 0.0
         print(f"| {kind}: {meaning} | {mean(found):.3f} | {spread:.3f} |", flush=True)
 

@@ -30,13 +30,13 @@ class Routing(NamedTuple):
 
     Attributes:
         gates: `(..., E)`, what each expert's output counts, 0 for those not chosen.
-        index: `(..., k)` int64, the numbers of the chosen, in rising order.
+        index: `(..., k)` int64, the numbers of the chosen, in rising order; of padding the first.
         balance: the loss of Switch, 1 where all experts are used alike.
         z: the z-loss.
     """
 
     gates: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of that name
     balance: Tensor
     z: Tensor
 
@@ -88,7 +88,7 @@ class TopKRouter(OperatorModule):
                 [0.0000, 0.0000, 0.0000, 0.0000]])
         >>> route.index
         tensor([[0, 1],
-                [0, 2]])
+                [0, 1]])
         >>> router.update()
         >>> router.bias
         tensor([-0.0010, -0.0010,  0.0010,  0.0010])

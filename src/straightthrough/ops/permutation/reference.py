@@ -8,31 +8,39 @@ import torch
 from torch import Tensor
 
 from ...core.kernels import kernel
-from ...core.precision import cast, check_has_float64, narrowed
+from ...core.precision import cast, check_has_float64, compute_dtype, narrowed
 
 TIED = 1e-9
 """Fitted values that differ by less, in ranks, are of one block: rounding must not part them."""
 
 
+def sorted_by(scores: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
+    """Return the entries in order and their numbers, equal ones by their number."""
+    values, order = torch.sort(scores, dim=-1, descending=descending, stable=True)
+    return values, order
+
+
 def order_of(scores: Tensor, descending: bool) -> Tensor:
-    """Return the numbers of the entries in order, equal ones by their number."""
-    return torch.sort(scores, dim=-1, descending=descending, stable=True).indices
+    """Return the numbers of the entries in that order."""
+    return sorted_by(scores, descending)[1]
 
 
 def ranks(scores: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
     """Return the rank of every entry, 0 for one at -infinity, and the order; NaN in rows of none.
 
-    A row has no outcome when it holds NaN or nothing above -infinity.
+    A row has no outcome when it holds NaN, which is sorted as the largest, or nothing above
+    -infinity.
     """
-    order = order_of(scores, descending)
-    absent = scores.isneginf()
-    place = torch.arange(1, scores.shape[-1] + 1, device=scores.device).expand_as(order)
+    values, order = sorted_by(scores, descending)
+    largest = values[..., :1] if descending else values[..., -1:]
+    wide = compute_dtype(scores.dtype)
+    place = torch.arange(1, scores.shape[-1] + 1, dtype=wide, device=scores.device)
     if not descending:  # those at -infinity come first
-        place = place - absent.sum(-1, keepdim=True)
-    value = torch.zeros_like(scores).scatter(-1, order, place.to(scores.dtype))
-    value = torch.where(absent, 0, value)
-    invalid = scores.isnan().any(-1, keepdim=True) | absent.all(-1, keepdim=True)
-    return torch.where(invalid, torch.nan, value), order
+        least = torch.full_like(largest, torch.finfo(scores.dtype).min).contiguous()
+        place = place - torch.searchsorted(values.contiguous(), least)
+    place = place.to(scores.dtype).clamp(min=0) * (values > -torch.inf)
+    value = torch.zeros_like(scores).scatter(-1, order, place)
+    return value.masked_fill(~(largest > -torch.inf), torch.nan), order
 
 
 @kernel("(Tensor scores, Tensor places, Tensor grad, float strength, bool descending) -> Tensor")
