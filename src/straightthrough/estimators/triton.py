@@ -11,7 +11,7 @@ from ..core.native.elementary import exp
 from ..core.native.rows import fits_a_tile, over_rows
 from ..core.native.stored import known_power, number
 from ..core.precision import compute_dtype, narrowed
-from .triton_long import gumbel_st_long, power, reinmax_long, straight_through_long
+from .long_rows import gumbel_st_long, power, reinmax_long, straight_through_long
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from ..core.native import rows, stored
 from ..core.native.elementary import exp
 from ..core.native.rows import over_rows
 from ..core.native.stored import number
-from ..estimators.triton_long import of_logits_long, of_value_long
+from .long_rows import of_logits_long, of_value_long
 
 
 @triton.jit(do_not_specialize=["count"])
