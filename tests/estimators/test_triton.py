@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from straightthrough.core.noise import Noise
-from straightthrough.estimators import gumbel, reinmax, softmax, straight_through
+from straightthrough.estimators import gumbel, reinmax, straight_through
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.categorical.reference import argmax_index
+from straightthrough.relaxations import softmax
 
 pytestmark = pytest.mark.interpreter
 rows = pytest.importorskip("straightthrough.core.native.rows")
