@@ -115,7 +115,8 @@ def declaring_folders() -> dict[str, Path]:
 def test_kernels_for_gpus_stand_beside_those_for_the_cpu(source: Path) -> None:
     """And in their order, file by file."""
     declared, found = declaring_folders(), on_gpus(source)
-    assert found
+    if source.stem != "triton" and not found:
+        return  # a part of the one that does
     assert {declared[name] for name in found} == {source.parent}
     on_cpus = [
         name for file in sorted(source.parent.glob("cpu*.cpp")) for name in implemented(file)
