@@ -30,6 +30,7 @@ FILES = (
     "tests/ops/categorical/test_triton.py",
     "tests/ops/pointwise/test_triton.py",
     "tests/ops/subset/test_triton.py",
+    "tests/estimators/test_triton.py",
 )
 """Tests of what the interpreter runs."""
 

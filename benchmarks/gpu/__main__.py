@@ -19,6 +19,7 @@ from .compiling import PIPES
 from .roofline import CALLS, CARDS, DTYPES, Prediction, predict
 
 SHAPES = "65536x16,65536x64,4096x1000,32x10"
+MOST_CLASSES = 8192
 NOTE = (
     "Predicted, not measured. A launch takes 5 us and the longest of two: its bytes at 85 % of the "
     "card's bandwidth, the instructions of a pipe at 70 % of its rate. Of plain torch bytes and "
@@ -71,6 +72,11 @@ def _shape(text: str) -> tuple[int, int]:
     rows, _, classes = text.partition("x")
     if not (rows.isdecimal() and classes.isdecimal() and int(rows) and int(classes)):
         raise ArgumentError(f"shapes must be such as 32x10,4096x1000, got {text!r}")
+    if int(classes) > MOST_CLASSES:
+        raise ArgumentError(
+            f"shapes must have at most {MOST_CLASSES} classes, as the kernels of longer rows have "
+            f"loops, which are not counted; got {text!r}"
+        )
     return int(rows), int(classes)
 
 

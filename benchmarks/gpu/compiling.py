@@ -21,6 +21,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from straightthrough.core import gpu, kernels
+from straightthrough.core.native import rows
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -92,7 +93,8 @@ def launches(
         found.append(_launch(self.fn.__name__, kernel, grid, args, target))
 
     driver.set_active(Driver(target))
-    with mock.patch.object(JITFunction, "run", compiled):
+    warps = mock.patch.object(rows, "LANES", target.warp_size)
+    with warps, mock.patch.object(JITFunction, "run", compiled):
         results = gpu.IMPLEMENTED[name](*arguments)
     return found, results if isinstance(results, tuple) else (results,)
 

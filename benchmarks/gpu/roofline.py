@@ -70,7 +70,6 @@ CALLS: dict[str, tuple[str, ...]] = {
     "categorical, reinmax": ("draw", "reinmax"),
     "categorical, gumbel": ("draw", "gumbel_st"),
     "gumbel_softmax": ("gumbel_softmax", "softmax_backward_of_value"),
-    "argmax": ("softmax_backward_of_logits",),
     "bernoulli, straight_through": ("binary_draw", "binary_straight_through"),
     "bernoulli, reinmax": ("binary_draw", "binary_reinmax"),
     "bernoulli, gumbel": ("binary_draw", "binary_gumbel_st"),

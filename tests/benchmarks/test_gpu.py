@@ -80,5 +80,11 @@ def test_pipes(opcode, pipe):
 
 
 def test_wrong_options(command):
-    for wrong in ("--cards none", "--calls none", "--shapes 3", "--dtype float8"):
+    for wrong in (
+        "--cards none",
+        "--calls none",
+        "--shapes 3",
+        "--shapes 4x9000",
+        "--dtype float8",
+    ):
         assert command(wrong)[0] == 2

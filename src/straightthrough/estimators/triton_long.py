@@ -10,17 +10,17 @@ from ..core.native.elementary import exp
 @triton.jit
 def power(ratio, tau, POWER: tl.constexpr):
     """`ratio^(1 / tau)`, a whole power where it is known to be one."""
-    if POWER == 1:
-        return ratio
-    if POWER == 2:
-        return ratio * ratio
-    return exp(tl.log(ratio) / tau)
+    if POWER == 0:
+        ratio = exp(tl.log(ratio) / tau)
+    elif POWER == 2:
+        ratio *= ratio
+    return ratio
 
 
 @triton.jit
 def summed(x, inverse, classes, WIDTH: tl.constexpr):
     """The largest logit of a row, and the sum of the weights beside it."""
-    peak, total = rows.least(x), 0.0
+    peak, total = rows.least(x), rows.nothing(x)
     for first in range(0, classes, WIDTH):
         _, inside, at = rows.block(first, classes, WIDTH)
         logits = stored.load(x, at, inside, -float("inf"))
@@ -40,8 +40,8 @@ def pull_long(
 
     As in `rows.pulled`, g is taken relative to that of the likeliest class, so far.
     """
-    peak, likeliest = rows.least(x), 0.0
-    total, weighted, broken = 0.0, 0.0, 0
+    peak, likeliest = rows.least(x), rows.nothing(x)
+    total, weighted, broken = rows.nothing(x), rows.nothing(x), 0
     for first in range(0, classes, WIDTH):
         _, inside, at = rows.block(first, classes, WIDTH)
         z = stored.load(x, at, inside, -float("inf"))
@@ -51,9 +51,10 @@ def pull_long(
         before, older = peak, likeliest
         peak = tl.maximum(peak, highest)
         likeliest = tl.where(highest > before, there, older)
-        w, shrunk = tl.where(inside, z, 0.0), 1.0
         if LOGITS:
             w, shrunk = exp((z - peak) * inverse), exp((before - peak) * inverse)
+        else:
+            w, shrunk = tl.where(inside, z, 0.0), 1.0
         weighted = (weighted + (older - likeliest) * total) * shrunk
         weighted += tl.sum(w * tl.where(inside, g - likeliest, 0.0), 0)
         total = total * shrunk + tl.sum(w, 0)
@@ -101,7 +102,8 @@ def reinmax_long(
     chosen = tl.minimum(tl.maximum(tl.load(index + row), 0), classes - 1).to(tl.int32)
     grad_chosen = stored.widened(tl.load(grad + row * classes + chosen))
     peak, total = summed(x, 1.0, classes, WIDTH)
-    factor, weighted, warm_total, warm_weighted = 0.5 / total, 0.0 * total, 0.0 * total, 0.0 * total
+    factor, weighted = 0.5 / total, rows.nothing(x)
+    warm_total, warm_weighted = rows.nothing(x), rows.nothing(x)
     if not CLOSED:
         for first in range(0, classes, WIDTH):
             _, inside, at = rows.block(first, classes, WIDTH)
@@ -145,7 +147,7 @@ def gumbel_st_long(
         tag, own = philox.conditional(k), chosen // 4 * 4
         around = philox.exponentials(key, offset + row, own, tag, 4, double)
         least = tl.sum(tl.where(own + tl.arange(0, 4) == chosen, around, 0.0), 0) / total
-        sum_y, weighted = 0.0 * total, 0.0 * total
+        sum_y, weighted = rows.nothing(x), rows.nothing(x)
         for last in tl.static_range(2):
             mean = weighted / sum_y
             for first in range(0, classes, WIDTH):

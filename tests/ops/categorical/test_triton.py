@@ -58,6 +58,38 @@ def test_rare_classes_are_drawn_where_it_is_their_turn():
     assert len(index.unique()) > 5
 
 
+@pytest.fixture
+def of_blocks(monkeypatch):
+    """Rows of more than 64 classes are long ones, of blocks of 128."""
+    monkeypatch.setattr(rows, "LONGEST", 64)
+    monkeypatch.setattr(rows, "BLOCK", 128)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_long_rows(dtype, of_blocks, launches):
+    x = (3 * torch.randn(40, 1000)).to(dtype)
+    x[0, 3], x[1], x[2, 700], x[3, 300:] = torch.nan, -torch.inf, torch.inf, -torch.inf
+    y, index = draw(x, Noise(SEED))
+    assert launches == ["draw_blocks", "draw_long"]
+    assert torch.equal(index, draw_index.__wrapped__(x, Noise(SEED)))
+    assert index[:4].tolist()[:3] == [-1] * 3
+    assert y[:3].isnan().all()
+    assert torch.equal(y[3:], torch.nn.functional.one_hot(index[3:], 1000).to(dtype))
+
+
+def test_rare_classes_of_long_rows():
+    """1e-9 each, after one that has all, where a sum in float32 stands still."""
+    x = torch.full((50_000,), np.log(1e-9), dtype=torch.float32)
+    x[0] = 0
+    until = torch.softmax(x.double(), -1).cumsum(-1)
+    uniform = Noise(SEED).rows(2**18)
+    places = (uniform > until[0] + 1e-12).nonzero().flatten()[:8]
+    index = torch.cat([draw_index(x[None], Noise(SEED, int(place))) for place in places])
+    wanted = torch.searchsorted(until, uniform[places])
+    assert len(wanted.unique()) > 5
+    assert ((index - wanted).abs() <= 1).all()  # 2^-22 of the whole would be 240 classes
+
+
 def test_rows_beside_each_other_stay_where_they_are(launches):
     image = torch.randn(2, 6, 8, 9)
     x = image.movedim(1, -1)

@@ -58,13 +58,12 @@ def row_bits(seed, position):
 @triton.jit
 def class_uniforms(seed, position, first, tag, CLASSES: tl.constexpr, DOUBLE: tl.constexpr):
     """The uniforms of rows at positions [R], of CLASSES classes from `first` on: [R, CLASSES]."""
+    size: tl.constexpr = 2 if DOUBLE else 4
+    group = first // size + tl.arange(0, CLASSES // size)
+    w0, w1, w2, w3 = blocks(seed, position[:, None], group[None, :], tag)
     if DOUBLE:
-        group = first // 2 + tl.arange(0, CLASSES // 2)
-        w0, w1, w2, w3 = blocks(seed, position[:, None], group[None, :], tag)
         unit = joined(unit53(w0, w1), unit53(w2, w3))
     else:
-        group = first // 4 + tl.arange(0, CLASSES // 4)
-        w0, w1, w2, w3 = blocks(seed, position[:, None], group[None, :], tag)
         unit = joined(joined(unit24(w0), unit24(w2)), joined(unit24(w1), unit24(w3)))
     return unit
 
@@ -84,9 +83,11 @@ def element_uniforms(seed, group, tag, DOUBLE: tl.constexpr):
         unit = joined(unit53(u0, u1), unit53(u2, u3))
     else:
         l0, l1, l2, l3 = blocks(seed, group, 1, tag)
-        even = joined(_lower(u0, l0), _lower(u2, l2)), joined(_lower(u1, l1), _lower(u3, l3))
-        odd = joined(_upper(u0, l0), _upper(u2, l2)), joined(_upper(u1, l1), _upper(u3, l3))
-        unit = unit24(joined(joined(even[0], even[1]), joined(odd[0], odd[1])))
+        even = joined(
+            joined(_lower(u0, l0), _lower(u2, l2)), joined(_lower(u1, l1), _lower(u3, l3))
+        )
+        odd = joined(joined(_upper(u0, l0), _upper(u2, l2)), joined(_upper(u1, l1), _upper(u3, l3)))
+        unit = unit24(joined(even, odd))
     return unit
 
 

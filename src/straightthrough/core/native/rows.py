@@ -16,10 +16,13 @@ ELEMENTS = 1024
 """Of a tile: as many short rows as that is, or one longer row."""
 
 LONGEST = 16384
-"""Classes of a row that one tile holds at most."""
+"""Numbers of a row that one tile holds at most: of a draw its classes, of a gradient two each."""
 
 BLOCK = 2048
 """Classes of a longer row that are worked on at once."""
+
+LANES = 64 if torch.version.hip else 32
+"""Of a warp."""
 
 BESIDE = 32
 """Rows that lie beside each other are read there if they are as many; fewer are put in order."""
@@ -42,7 +45,7 @@ class Layout(NamedTuple):
 
     @property
     def short(self) -> bool:
-        """Whether a row is no longer than a tile."""
+        """Whether a row alone is no longer than a tile."""
         return self.classes <= LONGEST
 
     @property
@@ -54,12 +57,12 @@ class Layout(NamedTuple):
     def tile(self) -> dict[str, Any]:
         """What such a kernel is compiled for."""
         width = max(4, triton.next_power_of_2(self.classes))
-        warps = min(16, max(4, width // 1024))
+        lanes = min(512, max(128, width // 16))
         return {
             "VECTOR": self.vector,
             "ROWS": max(1, ELEMENTS // width),
             "WIDTH": width,
-            **options(warps),
+            **options(lanes // LANES),
         }
 
     @property
@@ -75,12 +78,12 @@ class Layout(NamedTuple):
     @property
     def block(self) -> dict[str, Any]:
         """What a kernel of long rows is compiled for."""
-        return {"VECTOR": self.vector, "WIDTH": BLOCK, **options(8)}
+        return {"VECTOR": self.vector, "WIDTH": BLOCK, **options(256 // LANES)}
 
 
 def fits_a_tile(x: Tensor) -> bool:
-    """Whether the rows of `x` are short."""
-    return x.shape[-1] <= LONGEST
+    """Whether a row of `x` and a gradient to it are no longer than a tile."""
+    return 2 * x.shape[-1] <= LONGEST
 
 
 def layout(x: Tensor, *others: Tensor) -> Layout:
@@ -96,7 +99,7 @@ def layout(x: Tensor, *others: Tensor) -> Layout:
     while d >= 0 and strides[d] == outer:
         outer *= sizes[d]
         d -= 1
-    beside = d < 0 and inner >= BESIDE and stride == inner and classes <= LONGEST
+    beside = d < 0 and inner >= BESIDE and stride == inner and fits_a_tile(x)
     if not beside or any(other.stride() != x.stride() for other in others):
         return Layout(rows, classes)
     return Layout(rows, classes, inner)
@@ -125,7 +128,7 @@ def over_rows(short: Any, long: Any, x: Tensor, grad: Tensor | None, *rest: Any)
         given.append(grad)
     of = layout(*given)
     given, result = [laid_out(of, each) for each in given], fresh_in(of, x)
-    if of.short:
+    if fits_a_tile(x):
         short[of.tiles](*given, result, *rest, *of.arguments, **of.tile)
     else:
         long[(of.rows,)](*given, result, *rest, of.classes // of.vector, **of.block)
@@ -153,9 +156,19 @@ def block(first, classes, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def nothing(x):
+    """Zero, as a number of what values at `x` are computed in."""
+    return tl.full([], 0.0, tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
+
+
+@triton.jit
 def least(x):
-    """The least number of what `x` is computed in, below which a maximum is none."""
-    return -1.7976931348623157e308 if x.dtype.element_ty == tl.float64 else -3.4028234663852886e38
+    """The least such number, below which a maximum is none."""
+    if x.dtype.element_ty == tl.float64:
+        value = tl.full([], -1.7976931348623157e308, tl.float64)
+    else:
+        value = tl.full([], -3.4028234663852886e38, tl.float32)
+    return value
 
 
 @triton.jit

@@ -27,12 +27,6 @@ def whole(weight, CLASSES: tl.constexpr):
 
 
 @triton.jit
-def first_above(weights, target):
-    """The first of some weights a row at which their sum is above `target`."""
-    return tl.sum((tl.cumsum(weights, 1) <= target[:, None]).to(tl.int32), 1)
-
-
-@triton.jit
 def share(uniform, total):
     """A uniform of 53 bits times a total, rounded down: it is below the total."""
     return tl.umulhi(uniform << 11, total.to(tl.uint64)).to(tl.int64)
@@ -48,9 +42,11 @@ def draw_short(
     logits = stored.load(x, at, inside, -float("inf"))
     uniform = philox.row_bits(tl.load(seed), offset + row)
     weight = rough_exp(logits - tl.max(logits, 1)[:, None])
-    weights = whole(weight, WIDTH)
-    drawn = first_above(weights, share(uniform, tl.sum(weights, 1)))
-    drawn = tl.where(tl.sum(weight, 1) > 0, drawn, -1)  # NaN is not
+    sound = tl.sum(weight, 1) > 0  # NaN is not
+    until = tl.cumsum(whole(weight, WIDTH), 1)
+    target = share(uniform, tl.max(until, 1))
+    drawn = tl.sum((until <= target[:, None]).to(tl.int32), 1)
+    drawn = tl.where(sound, drawn, -1)
     tl.store(index + row, drawn, row < count)
     if y is not None:
         hot = (j[None, :] == drawn[:, None]).to(logits.dtype)
@@ -146,7 +142,7 @@ def gumbel_softmax_long(
     for first in range(0, classes, WIDTH):
         _, inside, at = rows.block(first, classes, WIDTH)
         largest = tl.maximum(largest, tl.max(stored.load(x, at, inside, -float("inf")), 0))
-    peak, total = rows.least(x), 0.0
+    peak, total = rows.least(x), rows.nothing(x)
     for last in tl.static_range(2):
         for first in range(0, classes, WIDTH):
             _, inside, at = rows.block(first, classes, WIDTH)
