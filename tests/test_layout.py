@@ -111,17 +111,25 @@ def declaring_folders() -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("source", sorted(PACKAGE.rglob("triton*.py")), ids=relative)
+FOR_GPUS = [source for source in sorted(PACKAGE.rglob("triton*.py")) if on_gpus(source)]
+
+
+@pytest.mark.parametrize("source", FOR_GPUS, ids=relative)
 def test_kernels_for_gpus_stand_beside_those_for_the_cpu(source: Path) -> None:
     """And in their order, file by file."""
     declared, found = declaring_folders(), on_gpus(source)
-    if source.stem != "triton" and not found:
-        return  # a part of the one that does
     assert {declared[name] for name in found} == {source.parent}
     on_cpus = [
         name for file in sorted(source.parent.glob("cpu*.cpp")) for name in implemented(file)
     ]
     assert found == [name for name in on_cpus if name in found]
+
+
+def test_every_kernel_for_gpus_is_registered() -> None:
+    """Files without one of their own are a part of another's."""
+    assert {source.parent for source in FOR_GPUS} == {
+        source.parent for source in PACKAGE.rglob("triton*.py")
+    }
 
 
 def test_what_declares_a_kernel_stands_beside_it() -> None:
