@@ -116,6 +116,7 @@ def test_every_kind_of_layer_ships(to):
     y = model.eval()(index)
     ready = convert(model, to=to)
     assert torch.equal(ready(index), y)
+    assert torch.equal(model(index), y), "the model stays as it is"
     assert ready.head.weight is ready.embed.weight
     if to == "float":
         types = {name: type(module) for name, module in Everything().named_modules()}
@@ -128,6 +129,21 @@ def test_every_kind_of_layer_ships(to):
     again = copy.deepcopy(ready)
     assert torch.equal(again(index), y)
     again.load_state_dict(ready.state_dict())
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
+def test_weights_that_are_parametrized_already_ship(to):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)), nn.Linear(4, 4))
+    plain = model[0].weight.detach().clone()
+    w4 = Scheme(Int(4), Learned(axis=0, start="max"), "lsq")
+    model = prepare(model, [("*", Config(w4))]).eval()
+    assert torch.equal(model[0].weight, w4.quantizer(plain.shape)(plain))
+    x = torch.randn(3, 8)
+    ready = convert(model, to=to)
+    assert torch.equal(ready(x), model(x))
+    if to == "float":
+        assert type(ready[0]) is nn.Linear
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -208,5 +208,8 @@ def test_what_is_refused():
     model = prepare(nn.Linear(4, 2), [("", "w4")])
     with pytest.raises(st.ArgumentError, match=r"'' is in training; call eval\(\)"):
         to_onnx(model, (torch.randn(1, 4),))
+    fresh = prepare(nn.Linear(4, 2), [("", "w4a8")]).eval()
+    with pytest.raises(st.ArgumentError, match="'input_quantizer' has no scale yet; first run"):
+        to_onnx(fresh, (torch.randn(1, 4),))
     with pytest.raises(st.ArgumentError, match="opset_version must be at least 21"):
         to_onnx(model.eval(), (torch.randn(1, 4),), opset_version=18)

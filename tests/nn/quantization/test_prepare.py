@@ -274,11 +274,16 @@ def wrapped():
     return model
 
 
+def hooked():
+    return nn.utils.weight_norm(nn.Linear(4, 2))
+
+
 MHA = nn.MultiheadAttention
 REFUSED = [
     (net, [(nn.Conv3d, "w4")], "nothing that can be quantized is left for the pattern 'Conv3d'"),
     (net, [("*", "w4"), ("4", None)], "the first pattern that a module fits counts"),
     (net, [("re:4", "w5")], "'w5' is no configuration; known: w8a8, w4, w4a8, w2, bitnet, mxfp4"),
+    (hooked, [("", "w4")], "the weight of '' is no parameter, but made before each call"),
     (lazy, [(nn.Linear, "w4")], "'0' is lazy and has no weight yet; first run it on an input"),
     (lambda: prepare(net(), [("4", "w4")]), [("0", "w4")], "'4' is prepared already"),
     (lambda: prepare(Own(), [("", "w4")]), [("", "w4")], "'' is prepared already"),
@@ -292,6 +297,7 @@ REFUSED = [
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize(("make", "configs", "message"), REFUSED)
 def test_what_is_refused_says_why_and_changes_nothing(make, configs, message):
     model = make()

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from ...core.errors import ArgumentError
 from ..quantizer import Quantizer
-from .layers import SLOTS, Quantized, original, parametrizations, parametrized
+from .layers import SLOTS, Quantized, original, own_class, parametrizations, parametrized
 from .packed import Packed
 from .torchao import as_torchao
 
@@ -80,6 +80,9 @@ def replaced(
     """
     _check_ready(model)
     model = copy.deepcopy(model)
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            own_class(module)
     weights = [*quantized_weights(model)]
     ready = {id(w.latent): make(w) for w in weights}  # all first, as weights may be shared
     for weight in weights:
@@ -114,10 +117,16 @@ def quantized_weights(model: nn.Module) -> Iterator[Weight]:
             )
         for name, parts in parametrizations(module).items():
             if isinstance(parts[-1], Quantizer):
-                latent: Tensor = parts.original
-                for part in [*parts][:-1]:
-                    latent = part(latent)
-                yield Weight(f"{prefix}{name}", module, name, parts[-1], latent)
+                yield Weight(f"{prefix}{name}", module, name, parts[-1], _before_last(parts))
+
+
+def _before_last(parts: parametrize.ParametrizationList) -> Tensor:
+    """Return what the last parametrization gets."""
+    names = ["original"] if parts.is_tensor else [f"original{n}" for n in range(parts.ntensors)]
+    given: list[Tensor] = [getattr(parts, name) for name in names]
+    for part in [*parts][:-1]:
+        given = [part(*given)]
+    return given[0]
 
 
 @torch.no_grad()

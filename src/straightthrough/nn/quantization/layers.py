@@ -125,11 +125,23 @@ def parametrizations(module: nn.Module) -> dict[str, parametrize.Parametrization
 
 def parametrized(module: nn.Module, name: str, part: nn.Module) -> None:
     """Have a parameter or a buffer of a module go through another module."""
+    if parametrize.is_parametrized(module):
+        own_class(module)
     # A check would run it, and start a scale before a checkpoint is loaded.
     parametrize.register_parametrization(module, name, part, unsafe=True)
     if isinstance(module, nn.RNNBase):
         # It keeps a list of its weights; computed ones, that have a graph, can't be copied.
         type(module)._flat_weights = property(_current_weights, _keep_nothing)  # type: ignore[assignment]  # a list
+
+
+def own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    Its parameters are properties of its class, which copies share, and lose with one of them.
+    """
+    shared = type(module)
+    members = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
 def _current_weights(module: Any) -> list[Tensor]:

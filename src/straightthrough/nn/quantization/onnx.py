@@ -42,7 +42,8 @@ def to_onnx(model: nn.Module, args: Sequence[Any], **options: Any) -> torch.onnx
         An `ONNXProgram`, whose `save(path)` writes the file.
 
     Raises:
-        ArgumentError: for an older opset; if a layer is in training, or its delay is not over.
+        ArgumentError: for an older opset; if a scale has not started, a layer is in training, or
+            its delay is not over.
 
     Example:
         >>> net = st.nn.prepare(torch.nn.Sequential(torch.nn.Linear(8, 4)), [("0", "w4a8")]).eval()
@@ -58,6 +59,10 @@ def to_onnx(model: nn.Module, args: Sequence[Any], **options: Any) -> torch.onnx
             f"{options['opset_version']}"
         )
     model = replaced(model, _as_integers)
+    for name, module in model.named_modules():
+        waits = isinstance(module, Quantizer) and module.active and module.scaling.kept
+        if waits and not module.started:
+            raise ArgumentError(f"{name!r} has no scale yet; first run the model on an input")
     with intercepted(_with_nodes):
         program = torch.onnx.export(model, tuple(args), dynamo=True, **options)
     assert program is not None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from ...core.errors import ArgumentError, ShapeError
 from ...core.mesh import on_mesh
@@ -46,10 +47,10 @@ class Place:
     def weights(self) -> dict[str, Tensor]:
         """Its tensors that are quantized: the weight of a layer, else all parameters of rows."""
         if self.is_layer:
-            return {"weight": self.module.get_parameter("weight")}
+            return {"weight": self.module.weight}  # type: ignore[dict-item]  # all layers' is a tensor
         own: dict[str, Tensor | None] = {**self.module._parameters}
         for name, parts in parametrizations(self.module).items():
-            own[name] = parts.original
+            own[name] = parts.original if parts.is_tensor else getattr(self.module, name)
         return {n: p for n, p in own.items() if p is not None and (is_lazy(p) or p.ndim > 1)}
 
 
@@ -131,10 +132,10 @@ def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
 
 
 def _places(model: nn.Module) -> Iterator[Place]:
-    """Yield what can be quantized; a quantizer's own parameters can't."""
+    """Yield what can be quantized; what quantizes or parametrizes can't."""
     for name, module in model.named_modules():
         place = Place(name, module)
-        if not isinstance(module, Quantizer) and place.weights:
+        if not isinstance(module, Quantizer | ParametrizationList) and place.weights:
             yield place
 
 
@@ -254,6 +255,11 @@ def _check_module(place: Place, own: Config) -> None:
     module, shown = place.module, repr(place.name)
     if any(is_lazy(weight) for weight in place.weights.values()):
         raise ArgumentError(f"{shown} is lazy and has no weight yet; first run it on an input")
+    if place.is_layer and "weight" not in module._parameters:
+        raise ArgumentError(
+            f"the weight of {shown} is no parameter, but made before each call; use what makes it "
+            f"from torch.nn.utils.parametrizations"
+        )
     if not place.is_layer and (own.input or own.output):
         raise ArgumentError(
             f"{shown} is a {type(module).__name__}, of which only weights can be quantized; give "
