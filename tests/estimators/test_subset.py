@@ -8,7 +8,13 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
-from straightthrough.estimators import ReinMax, SecondOrder, Simple, StraightThrough
+from straightthrough.estimators import (
+    ReinMax,
+    SecondOrder,
+    Simple,
+    StraightThrough,
+    SubsetEstimator,
+)
 from subsets import Enumerated, quadratic
 
 
@@ -17,12 +23,12 @@ def logits(n: int, seed: int, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(n, dtype=torch.float64, generator=generator)
 
 
-def of_quadratic(rule: object, law: Enumerated, seed: int) -> tuple[float, float]:
+def of_quadratic(rule: SubsetEstimator, law: Enumerated, seed: int) -> tuple[float, float]:
     """Squared bias and variance of a rule, relative to the exact gradient's square."""
     a, b = quadratic(len(law.logits), seed)
     z = law.subsets
     exact = law.gradient((z @ a * z).sum(-1) + z @ b)
-    found = rule.vjp(law.logits.expand_as(z).contiguous(), z, 2 * z @ a + b)  # type: ignore[attr-defined]
+    found = rule.vjp(law.logits.expand_as(z).contiguous(), z, 2 * z @ a + b)
     mean = law.p @ found
     scale = exact.square().sum()
     bias = (mean - exact).square().sum() / scale
@@ -89,18 +95,18 @@ def test_one_of_n_is_reinmax_and_the_straight_through_estimator(scale: float) ->
 
 @pytest.mark.parametrize("rule", [Simple(), SecondOrder()], ids=repr)
 @pytest.mark.parametrize("dtype", FLOATING)
-def test_edges(rule: object, dtype: torch.dtype) -> None:
+def test_edges(rule: SubsetEstimator, dtype: torch.dtype) -> None:
     low = -torch.inf
     x = torch.tensor([[0.0, low, 1.0, 2.0], [low, low, 1.0, 2.0], [80.0, -80.0, 80.0, -80.0]])
     z = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [1, 0, 1, 0]])
     grad = torch.tensor([[1.0, 5.0, -2.0, 3.0]] * 3)
-    found = rule.vjp(x.to(dtype), z.to(dtype), grad.to(dtype))  # type: ignore[attr-defined]
+    found = rule.vjp(x.to(dtype), z.to(dtype), grad.to(dtype))
     assert found.dtype == dtype
     assert found.isfinite().all()
     assert found[0, 1] == 0
     assert found[0].abs().max() > 0.01
     assert found[1:].float().abs().max() < 1e-20
-    every = rule.vjp(x[2:].to(dtype), torch.ones(1, 4).to(dtype), grad[2:].to(dtype))  # type: ignore[attr-defined]
+    every = rule.vjp(x[2:].to(dtype), torch.ones(1, 4).to(dtype), grad[2:].to(dtype))
     assert every.eq(0).all()
 
 
