@@ -66,9 +66,21 @@ def argmax(logits: Tensor) -> Tensor:
 
 
 def topk(scores: Tensor, k: int) -> Tensor:
-    """The k-hot of the largest entries with the gradient of k times a softmax."""
+    """The k-hot of the largest entries with the gradient of sigmoids whose sum is k.
+
+    Their threshold is found by bisection, and moved once more by a step that is differentiated.
+    """
     hard = torch.zeros_like(scores).scatter(-1, scores.topk(k).indices, 1.0)
-    return substitute(hard, k * scores.softmax(-1))
+    with torch.no_grad():
+        low = scores.amin(-1, keepdim=True) - 20
+        high = scores.amax(-1, keepdim=True) + 20
+        for _ in range(30):
+            b = (low + high) / 2
+            above = (scores - b).sigmoid().sum(-1, keepdim=True) > k
+            low, high = torch.where(above, b, low), torch.where(above, high, b)
+    y = (scores - low).sigmoid()
+    slopes = (y * (1 - y)).sum(-1, keepdim=True).detach()
+    return substitute(hard, (scores - low - (y.sum(-1, keepdim=True) - k) / slopes).sigmoid())
 
 
 def rank(scores: Tensor) -> Tensor:

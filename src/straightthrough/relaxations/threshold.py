@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.engine import apply
 from ..core.errors import ArgumentError, check_positive
-from ..core.precision import compute_dtype, in_compute_dtype
+from ..core.kernels import kernel
+from ..core.precision import cast, compute_dtype, in_compute_dtype, widened
 from ..core.registry import rule
 from ..core.rules import Relaxation
 from .jacobian import relative_to
 from .level import LAWS, Level
+
+
+def relative(x: Tensor, k: int, tau: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `x` relative to its k-th largest, over tau; that; and which rows are certain.
+
+    A row is, and is 0 then, where nothing finite parts the chosen from the others.
+    """
+    largest = x.detach().topk(min(k + 1, x.shape[-1]), -1).values
+    least, after = largest[..., k - 1 : k], largest[..., k:]
+    if k == x.shape[-1]:
+        after = torch.full_like(least, -torch.inf)
+    certain = ~((after - least) / tau).isfinite()
+    return ((x - least) / tau).masked_fill(certain, 0), least, certain
+
+
+def product(
+    name: str, x: Tensor, grad: Tensor, k: int, tau: Any, transposed: bool = True
+) -> Tensor:
+    """Return the transpose of the Jacobian of a law's `soft_topk`, or that itself, times `grad`."""
+    unordered = x.isnan().any(-1, keepdim=True)
+    if k == x.shape[-1]:
+        return torch.zeros_like(grad).masked_fill(unordered, torch.nan)
+    z, _, certain = relative(x, k, tau)
+    level, law = Level(name, k), LAWS[name]
+    f, w = law.log_density(z - apply(level, z).unsqueeze(-1)).exp(), level.weights(z)
+    if law.exact:  # symmetric, and blind to a constant in grad, which would cost digits
+        grad = relative_to(w.argmax(-1), grad)
+    moved = f * grad
+    if transposed and not law.exact:
+        pulled = (moved - w * moved.sum(-1, keepdim=True)) / tau
+    else:
+        pulled = (moved - f * (w * grad).sum(-1, keepdim=True)) / tau
+    return pulled.masked_fill(certain, 0).masked_fill(unordered, torch.nan)
+
+
+@kernel("(Tensor x, Tensor grad, int k, float tau) -> Tensor")
+@widened
+def logistic_backward(x: Tensor, grad: Tensor, k: int, tau: float) -> Tensor:
+    """`f (g - <f, g> / sum f) / tau`, f the slopes of sigmoids that sum to k."""
+    return product("logistic", x, grad, k, tau)
 
 
 @rule("midpoint", law="midpoint")
@@ -65,7 +108,7 @@ class Threshold(Relaxation):
         return self.soft_topk(x, 1)
 
     def soft_topk(self, x: Tensor, k: int) -> Tensor:
-        z, least, certain = self._relative(x, k)
+        z, least, certain = relative(x, k, self.tau)
         level = apply(Level(self.law, k), z).unsqueeze(-1) if k < x.shape[-1] else 0
         chosen = (x >= least).to(x.dtype)
         share = (k / chosen.sum(-1, keepdim=True)).masked_fill(least.isneginf(), torch.nan)
@@ -74,47 +117,21 @@ class Threshold(Relaxation):
     def backward(self, x: Tensor, grad: Tensor, k: int = 1) -> Tensor:
         if self._overridden:
             return super().backward(x, grad, k)
-        rule = self.in_dtype(compute_dtype(x.dtype))
-        return in_compute_dtype(rule._product, x, grad, k, True)
+        if self.law == "logistic" and x.dtype == grad.dtype:
+            return logistic_backward(x, grad, k, self.tau)
+        return self._product(x, grad, k, transposed=True)
 
     def forward(self, x: Tensor, tangent: Tensor, k: int = 1) -> Tensor:
         if self._overridden:
             return super().forward(x, tangent, k)
-        rule = self.in_dtype(compute_dtype(x.dtype))
-        return in_compute_dtype(rule._product, x, tangent, k, False)
+        return self._product(x, tangent, k, transposed=False)
+
+    def _product(self, x: Tensor, grad: Tensor, k: int, transposed: bool) -> Tensor:
+        tau = cast(self.tau, compute_dtype(x.dtype))
+        return in_compute_dtype(partial(product, self.law), x, grad, k, tau, transposed)
 
     @property
     def _overridden(self) -> bool:
         """Whether a subclass has a `soft` or `soft_topk` of its own."""
         own = ((type(self).soft, Threshold.soft), (type(self).soft_topk, Threshold.soft_topk))
         return any(one is not other for one, other in own)
-
-    def _relative(self, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `x` relative to its k-th largest, over tau; that; and which rows are certain.
-
-        A row is, and is 0 then, where nothing finite parts the chosen from the others.
-        """
-        largest = x.detach().topk(min(k + 1, x.shape[-1]), -1).values
-        least, after = largest[..., k - 1 : k], largest[..., k:]
-        if k == x.shape[-1]:
-            after = torch.full_like(least, -torch.inf)
-        certain = ~((after - least) / self.tau).isfinite()
-        return ((x - least) / self.tau).masked_fill(certain, 0), least, certain
-
-    def _product(self, x: Tensor, grad: Tensor, k: int, transposed: bool) -> Tensor:
-        """Return the Jacobian's transpose, or the Jacobian, times `grad`."""
-        z, _, certain = self._relative(x, k)
-        if k == x.shape[-1]:
-            product = torch.zeros_like(grad)
-        else:
-            level, law = Level(self.law, k), LAWS[self.law]
-            f, w = law.log_density(z - apply(level, z).unsqueeze(-1)).exp(), level.weights(z)
-            if law.exact:  # symmetric, and blind to a constant in grad, which would cost digits
-                grad = relative_to(w.argmax(-1), grad)
-            moved = f * grad
-            if transposed and not law.exact:
-                product = (moved - w * moved.sum(-1, keepdim=True)) / self.tau
-            else:
-                product = (moved - f * (w * grad).sum(-1, keepdim=True)) / self.tau
-        unordered = x.isnan().any(-1, keepdim=True)
-        return product.masked_fill(certain, 0).masked_fill(unordered, torch.nan)

@@ -23,7 +23,7 @@ from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.permutation import reference as orders
 from straightthrough.ops.pointwise import reference as pointwise
 from straightthrough.ops.subset import reference as subset
-from straightthrough.relaxations import softmax
+from straightthrough.relaxations import softmax, threshold
 from straightthrough.relaxations.jacobian import relative_to
 from straightthrough.surrogates.window import Window, window_bits, window_gradient
 from straightthrough.testing.compare import assert_bits
@@ -152,6 +152,24 @@ class TestAgreement:
         for scores, strength in ((x, 2.0), (x.round(), 0.5), (x.nan_to_num(0, 0, 0), 30.0)):
             order = orders.order_of(scores, descending)
             assert_agrees(orders.rank_gradient, scores, order, grad, strength, descending)
+
+    @pytest.mark.parametrize("tau", [1.0, 0.5])
+    def test_thresholds(self, shape, dtype, tau):
+        """In double precision; a threshold in a wide gap has as many digits as the gap's width."""
+        (x, grad), n = rows(shape, dtype), shape[-1]
+        for scores in (x, (x / 8).round()):  # the second with many ties
+            for k in {1, 2, (n + 1) // 2, n - 1, n}.intersection(range(1, n + 1)):
+                given = threshold.logistic_backward(scores, grad, k, tau)
+                wide = scores.double(), grad.double()
+                exact = threshold.logistic_backward.__wrapped__(*wide, k, tau).to(dtype).double()
+                assert given.dtype == dtype
+                assert torch.equal(given.isnan(), exact.isnan())
+                largest = wide[0].topk(min(k + 1, n), -1).values
+                gap = (largest[..., k - 1] - largest[..., -1]).nan_to_num(0, 0, 0).unsqueeze(-1)
+                scale = exact.nan_to_num(0).abs().amax(-1, keepdim=True) if n * len(x) else exact
+                bound = TOLERANCE[dtype] * scale * (1 + gap / tau)
+                bound += torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+                assert ((given.double() - exact).nan_to_num(0).abs() <= bound).all()
 
     @pytest.mark.parametrize("of_probs", [False, True])
     def test_binary_draws(self, shape, dtype, of_probs):

@@ -45,6 +45,7 @@ def graphs_of(function, x):
         (st.bernoulli, "binary_draw", "binary_reinmax"),
         (st.hard_concrete, "concrete", "concrete_backward"),
         (st.argmax, "argmax_hot", "softmax_backward_of_logits"),
+        (lambda x: st.topk(x, 2), "topk_hot", "logistic_backward"),
         (lambda x: st.topk(x, 2, "softmax"), "topk_hot", "softmax_backward_of_logits"),
     ],
 )
