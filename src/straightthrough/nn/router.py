@@ -28,11 +28,9 @@ SCORES = ("softmax", "sigmoid")
 class Routing(NamedTuple):
     """Where tokens go.
 
-    Attributes:
-        gates: `(..., E)`, what each expert's output counts, 0 for those not chosen.
-        index: `(..., k)` int64, the numbers of the chosen, in rising order; of padding the first.
-        balance: the loss of Switch, 1 where all experts are used alike.
-        z: the z-loss.
+    The gates, `(..., E)`, what each expert's output counts, 0 for those not chosen; `index`,
+    `(..., k)` int64, the numbers of the chosen in rising order, of padding the first; `balance`, the
+    loss of Switch, 1 where all experts are used alike; and `z`, the z-loss.
     """
 
     gates: Tensor
