@@ -32,8 +32,8 @@ OUT_OF_RANGE = {  # of the fields of this name, wherever they are
     "bound": (0, -1.0, "must be above 0, got {}"),
     "cap": (0, -1.0, "must be above 0, got {}"),
     "k": (1, -1.0, "must be above 1, got {}"),
-    "steps": (0, 1.5, True, "must be an int of at least 1, got {}"),
-    "projection": ("code", 1, None, "must be one of mean, norm, none, got {!r}"),
+    "steps": (-1, 1.5, True, "must be an int of at least 0, got {}"),
+    "projection": ("code", 1, None, "must be one of mean, std, none, got {!r}"),
     "amplitude": (-0.1, 0.226, "must lie in [0, 0.225), got {}"),
 }
 
@@ -44,7 +44,7 @@ def fields():
         for field in dataclasses.fields(rule):
             *values, message = OUT_OF_RANGE.get(field.name, (NUMBER,))
             yield from ((rule, field.name, value, message) for value in values)
-            if field.type not in ("int", "bool", "str"):
+            if field.type not in (int, bool, str, "int", "bool", "str"):
                 yield from ((rule, field.name, value, NUMBER) for value in (NAN, INF, True))
 
 
