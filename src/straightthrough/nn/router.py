@@ -29,8 +29,8 @@ class Routing(NamedTuple):
     """Where tokens go.
 
     The gates, `(..., E)`, what each expert's output counts, 0 for those not chosen; `index`,
-    `(..., k)` int64, the numbers of the chosen in rising order, of padding the first; `balance`, the
-    loss of Switch, 1 where all experts are used alike; and `z`, the z-loss.
+    `(..., k)` int64, the numbers of the chosen in rising order, of padding the first; `balance`,
+    the loss of Switch, 1 where all experts are used alike; and `z`, the z-loss.
     """
 
     gates: Tensor
