@@ -44,7 +44,7 @@ def fields():
         for field in dataclasses.fields(rule):
             *values, message = OUT_OF_RANGE.get(field.name, (NUMBER,))
             yield from ((rule, field.name, value, message) for value in values)
-            if field.type not in (int, bool, str, "int", "bool", "str"):
+            if isinstance(getattr(rule, field.name), float):
                 yield from ((rule, field.name, value, NUMBER) for value in (NAN, INF, True))
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import straightthrough as st
+from straightthrough.core import noise
 from straightthrough.core.errors import FLOATING
-from straightthrough.ops.permutation import operation
 
 NAN, INFINITY = math.nan, math.inf
 DTYPES = pytest.mark.parametrize("dtype", FLOATING)
