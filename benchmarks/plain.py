@@ -142,6 +142,32 @@ def solve(theta: Tensor, solver: Callable[[Tensor], Tensor]) -> Tensor:
     return Step.apply(theta, noise)
 
 
+def sample_topk(logits: Tensor, k: int) -> Tensor:
+    """Gumbel top-k: the same of logits with Gumbels added."""
+    return topk(logits - torch.empty_like(logits).exponential_().log(), k)
+
+
+def sample_subset(logits: Tensor, k: int) -> Tensor:
+    """An exact draw, class by class given those before it, with the gradient of the marginals.
+
+    The weights of the classes from i on, of which j are chosen, are a table that is made from the
+    last class to the first.
+    """
+    classes = logits.shape[-1]
+    table = [torch.full((*logits.shape[:-1], k + 1), -torch.inf)]
+    table[0][..., 0] = 0
+    for i in reversed(range(classes)):
+        with_it = F.pad(table[0][..., :-1], (1, 0), value=-torch.inf) + logits[..., i : i + 1]
+        table.insert(0, torch.logaddexp(table[0], with_it))
+    (marginals,) = torch.autograd.grad(table[0][..., k].sum(), logits, create_graph=True)
+    left, chosen = torch.full(logits.shape[:-1], k), []
+    for i in range(classes):
+        among, without = (table[j].detach().gather(-1, left[..., None])[..., 0] for j in (i, i + 1))
+        chosen.append(torch.rand(left.shape) >= (without - among).exp())
+        left = left - chosen[-1].long()
+    return substitute(torch.stack(chosen, -1).to(logits.dtype), marginals)
+
+
 def categorical(logits: Tensor) -> Tensor:
     """A one-hot draw: there is no other differentiable one in torch."""
     return F.gumbel_softmax(logits, hard=True)
@@ -257,6 +283,8 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "geometric": geometric,
     "negative_binomial": negative_binomial,
     "topk": topk,
+    "sample_topk": sample_topk,
+    "sample_subset": sample_subset,
     "solve": solve,
     "rank": rank,
     "permutation": permutation,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from straightthrough.core.outcomes import ClassNumber, Code
+from straightthrough.core.outcomes import ClassNumber, Code, KHot
 from straightthrough.core.registry import OperatorRecord
 from straightthrough.core.rules import Rule
 from straightthrough.core.signature import shaped, sizes
@@ -176,6 +176,8 @@ def _first(source: Source, record: OperatorRecord, direct: bool) -> tuple[Tensor
     numbers = isinstance(record.outcome, ClassNumber)
     most = 1 / torch.finfo(source.dtype).eps if numbers else MOST
     most = 10 if isinstance(record.outcome, Code) else most  # whose number is an int64
+    if record.samples and isinstance(record.outcome, KHot):
+        most = 6  # whose outcomes are enumerated, in every order
     square = len(record.inputs[0].named) == 2
     classes = source.up_to(min(most, 16 if square else 1024))
     row = [classes, classes] if square else [classes]
