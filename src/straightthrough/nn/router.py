@@ -94,6 +94,7 @@ class TopKRouter(OperatorModule):
 
     bias: Tensor
     load: Tensor
+    dim = -1
 
     def __init__(
         self,

@@ -330,6 +330,25 @@ def test_a_sample_is_no_larger_than_asked_and_prefers_no_row_or_column():
         assert (found - 256).abs().max() < 78
 
 
+def test_routers_and_solvers_are_read():
+    router = st.nn.TopKRouter(experts=4, k=1)
+    logits = torch.tensor([[[3.0, 0, 0, 0], [0.0, 2, 0, 0]], [[3.0, 0, 0, 0], [0.0, 0, 0, 9]]])
+    logits.requires_grad_()
+    with Monitor(router, every=1) as monitor:
+        router(logits, mask=torch.tensor([[True, True], [True, False]])).balance.backward()
+        monitor.step()
+    seen = {row.quantity: row.value for row in monitor.observations}
+    assert seen["code_use"] == 0.5  # experts 0 and 1; what goes to 3 is padding
+    assert seen["perplexity"] == pytest.approx(3 / 4 ** (1 / 3))
+
+    solve = st.nn.Solve(lambda theta: (theta > 0).to(theta), "blackbox")
+    theta = torch.tensor([[1.0, -1.0, -1.0, -1.0]], requires_grad=True)
+    with Monitor(solve, every=1) as monitor:
+        solve(theta).sum().backward()
+        monitor.step()
+    assert {row.quantity: row.value for row in monitor.observations}["sparsity"] == 0.75
+
+
 def test_quantizers_are_read():
     model = st.nn.ResidualVQ(2, 8, 3, k_means=False)
     z = torch.randn(2, 20, 3, requires_grad=True)

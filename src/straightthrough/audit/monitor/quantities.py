@@ -29,6 +29,8 @@ from ...nn.counts import Count
 from ...nn.pointwise import Clamp, Pointwise, Sign
 from ...nn.quantizer import Quantizer
 from ...nn.quantizers import GroupedVQ, ResidualVQ, VectorQuantizer
+from ...nn.router import TopKRouter
+from ...nn.solver import Solve
 from ...nn.subset import TopK
 
 
@@ -131,6 +133,8 @@ KINDS: dict[type[nn.Module], Kind] = {
     Count: Kind(_value, zeros=True),
     Argmax: Kind(_largest, counts=_chosen),
     TopK: Kind(_largest, counts=_chosen),
+    TopKRouter: Kind(_open, counts=_chosen),
+    Solve: Kind(_value, zeros=True),
     **dict.fromkeys((VectorQuantizer, ResidualVQ, GroupedVQ, FSQ, LFQ), Kind(rows=True)),
 }
 """Of each class of modules, and of its subclasses that have no entry of their own."""

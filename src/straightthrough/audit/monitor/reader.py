@@ -14,6 +14,7 @@ from ...core.internals import transforms_active
 from ...nn.bernoulli import HardConcreteGate
 from ...nn.codebook import Codebook, Quantized
 from ...nn.quantizer import Quantizer
+from ...nn.router import Routing
 from .quantities import (
     Kind,
     code_usage,
@@ -27,6 +28,7 @@ from .quantities import (
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+Output = Tensor | Quantized | Routing
 
 
 class Reader:
@@ -71,9 +73,7 @@ class Reader:
             return self._isolate_eagerly(args, kwargs)
         return None
 
-    def _after_forward(
-        self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor | Quantized
-    ) -> None:
+    def _after_forward(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Output) -> None:
         if self.active and module.training is self._training:
             self._read_eagerly(module, args, kwargs, y)
 
@@ -82,7 +82,9 @@ class Reader:
             return None
         return tuple(map(_view, args)), {name: _view(value) for name, value in kwargs.items()}
 
-    def _read(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Tensor | Quantized) -> None:
+    def _read(self, module: nn.Module, args: Args, kwargs: Kwargs, y: Output) -> None:
+        if isinstance(y, Routing):  # whose mask is of tokens
+            y, kwargs = y.gates, {name: x for name, x in kwargs.items() if name != "mask"}
         value = y.quantized if isinstance(y, Quantized) else y
         if value.numel() == 0 or transforms_active():
             return
