@@ -12,7 +12,13 @@ import torch
 import straightthrough as st
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation
-from straightthrough.estimators import Fini, GridEstimator, PairEstimator, SolverEstimator
+from straightthrough.estimators import (
+    Fini,
+    GridEstimator,
+    PairEstimator,
+    SolverEstimator,
+    SubsetEstimator,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -138,9 +144,11 @@ def binary_gradients(rule, x, power, centre, draws):
     for y, weight in ((0, 1 - p), (1, p)):
         slope = power * abs(y - centre) ** (power - 1) * (1 if y > centre else -1)
         grad = torch.tensor([0.0, slope], dtype=torch.float64).expand_as(logits)
-        index = torch.full(logits.shape[:-1], y)
+        outcome = torch.full(logits.shape[:-1], y)
+        if isinstance(rule, SubsetEstimator):  # one of two
+            outcome = torch.nn.functional.one_hot(outcome, 2).to(logits)
         seed = {"seed": y} if rule.draws_noise else {}
-        estimate = rule.vjp(logits, index, grad, **seed)[..., 1]
+        estimate = rule.vjp(logits, outcome, grad, **seed)[..., 1]
         first = first + weight * estimate.mean(0)
         second = second + weight * estimate.square().mean(0)
     return exact, first, (second - first.square()).clamp(min=0).sqrt()

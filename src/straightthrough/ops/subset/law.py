@@ -61,7 +61,7 @@ def subset_log_prob(
     dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The log-probability of a subset under `p(z) ~ exp(<z, logits>)`, |z| = k.
+    """The log-probability of a subset under `p(z) ~ exp(<z, logits>)`, `|z| = k`.
 
     Value: `<value, logits> - log Z`, Z the sum of `exp(<z, logits>)` over all z of k ones.
 
@@ -111,7 +111,7 @@ def subset_log_prob(
 
 
 def subset_entropy(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | None = None) -> Tensor:
-    """The entropy of a subset drawn from `p(z) ~ exp(<z, logits>)`, |z| = k, in nats.
+    """The entropy of a subset drawn from `p(z) ~ exp(<z, logits>)`, `|z| = k`, in nats.
 
     Value: `log Z - <mu, logits>`, mu the marginals: from 0 to the logarithm of C choose k.
 
