@@ -184,12 +184,15 @@ class IMLE(SolverEstimator):
     def gradient(
         self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
     ) -> Tensor:
-        step = self._step(theta, grad)
+        step, most = self._step(theta, grad), torch.finfo(theta.dtype).max
+        # A step of large numbers may be infinite.
+        target = (theta - step * grad).clamp(-most, most)
+        target = torch.where(theta.isfinite(), target, theta)
         total = torch.zeros_like(theta)
         for sample in range(self.samples):
             moved = self.sigma * gumbels(theta, noise, sample)
             here = solve(theta + moved) if sample else z
-            total = total + here - solve(theta - step * grad + moved)
+            total = total + here - solve(target + moved)
         return total / (step * self.samples)
 
     def _step(self, theta: Tensor, grad: Tensor) -> Tensor | float:
@@ -197,7 +200,8 @@ class IMLE(SolverEstimator):
             return self.lam
         lengths = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (theta, grad)]
         share = lengths[0] / lengths[1]
-        return self.lam * torch.where(share.isfinite() & (share > 0), share, 1)
+        step = self.lam * torch.where(share.isfinite() & (share > 0), share, 1)
+        return step.clamp(max=torch.finfo(theta.dtype).max)
 
 
 LAWS = ("gumbel", "normal")

@@ -56,7 +56,7 @@ def marginals(logits: Tensor, k: int) -> Tensor:
     hot = torch.zeros(len(subsets), x.shape[-1], dtype=x.dtype, device=x.device)
     hot.scatter_(-1, torch.tensor(subsets, device=x.device), 1)
     # Relative to the largest, as sums of the largest numbers overflow.
-    relative = x - x.amax(-1, keepdim=True)
+    relative = torch.where(x.isneginf(), x, (x - x.amax(-1, keepdim=True)).clamp(min=-1e300))
     weights = torch.where(hot > 0, relative.unsqueeze(-2), 0).sum(-1).softmax(-1)
     return (weights @ hot).masked_fill(without_outcome(x, k), torch.nan)
 
