@@ -201,7 +201,8 @@ class IMLE(SolverEstimator):
         lengths = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (theta, grad)]
         share = lengths[0] / lengths[1]
         step = self.lam * torch.where(share.isfinite() & (share > 0), share, 1)
-        return step.clamp(max=torch.finfo(theta.dtype).max)
+        numbers = torch.finfo(theta.dtype)
+        return step.clamp(numbers.tiny, numbers.max)
 
 
 LAWS = ("gumbel", "normal")
