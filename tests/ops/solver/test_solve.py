@@ -121,6 +121,21 @@ def test_perturbed_is_the_published_form(baseline: bool) -> None:
 # ---- the objective that is smoothed ----
 
 
+@pytest.mark.parametrize(
+    ("theta", "grad", "lam"),
+    [([1.7e38], [1.5], 50.0), ([1e19, 0.0], [1.5, 0.0], 1e30), ([1e-45], [0.5], 0.08)],
+)
+def test_adaptive_imle_is_finite_at_the_ends_of_the_range(theta, grad, lam) -> None:
+    """A step beyond the largest number, or below the least, is that number."""
+
+    def of_numbers(theta: Tensor) -> Tensor:
+        return largest(theta).where(theta.isfinite().all(-1, keepdim=True), math.nan)
+
+    rule = IMLE(lam, relative=True)
+    found = pulled(torch.tensor([theta]), torch.tensor([grad]), of_numbers, rule)
+    assert found.isfinite().all()
+
+
 @pytest.mark.parametrize("law", ["gumbel", "normal"])
 def test_perturbed_is_the_gradient_of_the_smoothed_objective(law: str) -> None:
     """Two numbers, the larger of which is taken, with probabilities in closed form."""
