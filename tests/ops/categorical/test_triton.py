@@ -82,7 +82,7 @@ def test_rare_classes_of_long_rows():
     x = torch.full((50_000,), np.log(1e-9), dtype=torch.float32)
     x[0] = 0
     until = torch.softmax(x.double(), -1).cumsum(-1)
-    uniform = Noise(SEED).rows(2**18)
+    uniform = Noise(SEED).rows(2**18).double() / 2**53
     places = (uniform > until[0] + 1e-12).nonzero().flatten()[:8]
     index = torch.cat([draw_index(x[None], Noise(SEED, int(place))) for place in places])
     wanted = torch.searchsorted(until, uniform[places])
