@@ -16,7 +16,7 @@ def pull_long(
 
     Rows that are `CERTAIN`, by an infinity, get 0.
 
-    As in `rows.pulled`, g is taken relative to that of the likeliest class, so far.
+    As in `rows.relative_to`, g is taken relative to that of the likeliest class, so far.
     """
     peak, likeliest = rows.least(x), rows.nothing(x)
     total, weighted, broken = rows.nothing(x), rows.nothing(x), 0
@@ -37,7 +37,9 @@ def pull_long(
         weighted += tl.sum(w * tl.where(inside, g - likeliest, 0.0), 0)
         total = total * shrunk + tl.sum(w, 0)
         broken += tl.sum((z != z).to(tl.int32), 0)
-    mean, factor = weighted / total, inverse * scale / total
+    mean, factor = weighted, inverse * scale
+    if LOGITS:
+        mean, factor = mean / total, factor / total
     for first in range(0, classes, WIDTH):
         _, inside, at = rows.block(first, classes, WIDTH)
         z = stored.load(x, at, inside, -float("inf"))

@@ -19,7 +19,9 @@ def of_value_short(
     """`J(y) g / tau`."""
     _, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
     w, g = stored.load(y, at, inside, 0.0), stored.load(grad, at, inside, 0.0)
-    value = rows.pulled(w, g, w == tl.max(w, 1)[:, None], 1 / stored.read(tau, y))
+    g = rows.relative_to(w == tl.max(w, 1)[:, None], g)
+    # Values that were rounded don't sum to 1, and are taken as they are.
+    value = w * (g - tl.sum(w * g, 1)[:, None]) * (1 / stored.read(tau, y))
     stored.store_gradient(to, at, value, inside)
 
 

@@ -178,13 +178,18 @@ def at_class(value, j, chosen):
 
 
 @triton.jit
-def pulled(w, g, likeliest, times):
-    """`J(y) g` times a factor a row, y in proportion to `w`.
+def relative_to(likeliest, g):
+    """Gradients relative to that of the likeliest class.
 
-    J(y) sends constants to 0: relative to g of the likeliest class a row that is all but certain
-    loses no digits.
+    J(y) sends constants to 0, and so a row that is all but certain loses no digits.
     """
-    g -= tl.max(tl.where(likeliest, g, -float("inf")), 1)[:, None]
+    return g - tl.max(tl.where(likeliest, g, -float("inf")), 1)[:, None]
+
+
+@triton.jit
+def pulled(w, g, likeliest, times):
+    """`J(y) g` times a factor a row, y in proportion to `w`."""
+    g = relative_to(likeliest, g)
     total = tl.sum(w, 1)
     mean = tl.sum(w * g, 1) / total
     return w * (times / total)[:, None] * (g - mean[:, None])
