@@ -14,7 +14,7 @@ from straightthrough.core.errors import FLOATING
 from straightthrough.estimators import LSQ, STE
 from straightthrough.grids import Int, Stretched, Ternary
 from straightthrough.nn import Quantizer
-from straightthrough.scales import RMS, AbsMax, AbsMean, Fixed, Learned, Observed
+from straightthrough.scales import RMS, AbsMax, AbsMean, Fixed, Learned, Observed, Scale
 from straightthrough.surrogates import Identity
 
 X = torch.tensor([[0.5, -1.0, 2.0, 0.1], [4.0, 0.0, -3.0, 1.0]])
@@ -264,3 +264,31 @@ def test_wrong_arguments(call, message):
 def test_the_default_scale_is_the_largest_size():
     assert Quantizer(Int(4)).scaling == AbsMax()
     assert Quantizer(Int(4)).rule == STE()
+
+
+KEPT = [Learned(), Learned(start="mse"), Learned(zero_point=True), Observed()]
+
+
+@pytest.mark.parametrize("scaling", KEPT, ids=repr)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_is_in_no_scale_that_is_kept(scaling: Scale, bad: float) -> None:
+    x = torch.tensor([0.5, -2.0, 1.0, 0.0])
+    broken = torch.tensor([0.5, -2.0, 1.0, bad])
+    one, other = (Quantizer(Int(8, signed=not scaling.shifts), scaling) for _ in range(2))
+    for _ in range(2):  # the second is observed by a scale that has started
+        one(x)
+        y = other(broken)
+    assert torch.equal(one.scale, other.scale)
+    assert y.isnan().tolist() == [False] * 3 + [math.isnan(bad)]
+    assert torch.equal(one(x), other(x))
+
+
+@pytest.mark.parametrize("scaling", [*KEPT, AbsMax(), AbsMean(), AbsMax(token=True)], ids=repr)
+def test_an_empty_input_passes_and_starts_nothing(scaling: Scale) -> None:
+    quantize = Quantizer(Int(8, signed=not scaling.shifts), scaling)
+    x = torch.empty(0, 4, requires_grad=True)
+    assert quantize(x).shape == quantize.codes(x).shape == (0, 4)
+    quantize(x).sum().backward()
+    assert not (scaling.kept and quantize.started)
+    again, full = Quantizer(Int(8, signed=not scaling.shifts), scaling), torch.randn(3, 4)
+    assert torch.equal(quantize(full), again(full))

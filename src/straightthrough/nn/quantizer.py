@@ -52,7 +52,11 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         enabled: set to False, the input passes as it is.
 
     Raises:
-        ArgumentError: for an unknown grid, scale, rule or field, or a shape that is missing.
+        ArgumentError: for an unknown grid, scale, rule or field, a shape that is missing, or where
+            a rank's first input is empty.
+
+    Edge cases: a scale that is kept is measured on the finite elements alone, and starts with the
+    first input that is not empty; an empty input passes. NaN stays NaN.
 
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max"), "lsq")
@@ -220,17 +224,24 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         return self.scaling.blocks(TRANSFORMS[self.transform](x) if self.transform else x)
 
     def _scale(self, blocks: Tensor, learn: bool) -> Tensor:
+        some = blocks.numel() > 0
         if not self.scaling.kept:
+            if not some:
+                return blocks.new_ones((), dtype=compute_dtype(blocks.dtype))
             measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
             return measured
         if not self._has_started:
-            self._start(blocks)
-        elif learn and isinstance(self.scaling, Observed):
+            if some or _ranks() > 1:
+                self._start(blocks)
+        elif some and learn and isinstance(self.scaling, Observed):
             self._observe(blocks, self.scaling.momentum)
         return _beside(blocks, self.scale)
 
     @torch.no_grad()
     def _start(self, blocks: Tensor) -> None:
+        if not blocks.numel():
+            raise ArgumentError("a scale starts from the first input, which is empty; pass some")
+        blocks = _numbers(blocks)
         scale = _agreed(self.scaling.measure(blocks, self.grid))
         if isinstance(self.scaling, Learned):
             scale = self.scaling.parameter(scale)
@@ -245,7 +256,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: float) -> None:
-        kept, grid = self.origin, self.grid
+        kept, grid, blocks = self.origin, self.grid, _numbers(blocks)
         kept.lerp_(self.scaling.measure(blocks, grid).to(kept.dtype).reshape(kept.shape), momentum)
         if self.scaling.shifts:
             moved = self.scaling.measure_shift(blocks, grid).to(kept.dtype)
@@ -277,7 +288,16 @@ def _beside(x: Tensor, scale: Tensor) -> Tensor:
 
 def _agreed(scale: Tensor) -> Tensor:
     """Return the mean over the ranks of a process group, if there is one."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if _ranks() > 1:
         dist.all_reduce(scale)
-        scale = scale / dist.get_world_size()
+        scale = scale / _ranks()
     return scale
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _numbers(x: Tensor) -> Tensor:
+    """Return the input with 0 for what is no number, so that no scale is NaN or infinite ever after."""
+    return torch.where(x.isfinite(), x, 0)
