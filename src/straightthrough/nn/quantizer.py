@@ -299,5 +299,5 @@ def _ranks() -> int:
 
 
 def _numbers(x: Tensor) -> Tensor:
-    """Return the input with 0 for what is no number, so that no scale is NaN or infinite ever after."""
+    """Return the input with 0 for what is no number, so that a scale stays finite ever after."""
     return torch.where(x.isfinite(), x, 0)
