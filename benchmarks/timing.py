@@ -10,8 +10,12 @@ from collections.abc import Mapping
 
 from .cases import Call
 
-SAMPLE = 1e-3
-"""A sample lasts at least about so many seconds; a shorter call is repeated."""
+SAMPLE = 2e-2
+"""A sample lasts at least about so many seconds; a shorter call is repeated.
+
+The first calls after another way's find neither its data nor its code in the caches; of a compiled
+graph they take twice the time, which samples of a millisecond showed as 100 us a call.
+"""
 
 FEWEST, MOST = 5, 200
 """Rounds."""
