@@ -67,10 +67,21 @@ def other_implementations() -> list[str]:
     return ["off", *(level for level in lower if (kernels.FOLDER / f"{level}.so").exists())]
 
 
+REFERENCE_ALONE = {
+    testing.check_compiled,
+    testing.check_double_backward,
+    testing.check_jvp,
+    testing.check_vmap,
+    testing.check_vmap_grad,
+    testing.check_vmap_randomness,
+}
+"""What the reference computes, whatever serves eager calls."""
+
+
 def check_draws() -> None:
     """Run the part of the matrix that kernels serve: draws, in eager calls."""
     for check, case in MATRIX:
-        if case.record.samples and check is not testing.check_compiled:
+        if case.record.samples and check not in REFERENCE_ALONE:
             check(case)
 
 

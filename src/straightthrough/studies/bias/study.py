@@ -13,16 +13,11 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.estimators import (
-    DARN,
     MVE,
     CategoricalEstimator,
-    DecoupledST,
-    GappedST,
     GumbelRao,
     GumbelST,
     ReinMax,
-    ReinMaxCV,
-    ReinMaxRao,
     StraightThrough,
 )
 
@@ -30,23 +25,9 @@ from ...audit.compare.quadratic import quadratic
 from ...core.errors import ArgumentError, check_count
 from ...core.progress import Notify, Progress, silent
 from ..journal import Journal
+from ..one_hots import one_hot_rules
 from ..record import Header
 from ..training import threads
-
-RULES: tuple[CategoricalEstimator, ...] = (
-    StraightThrough(),
-    ReinMax(),
-    ReinMax(tau=1.5),
-    GumbelST(tau=0.1),
-    GumbelRao(tau=0.1, samples=100),
-    MVE(tau=1e7),
-    GappedST(),
-    DARN(),
-    ReinMaxRao(),
-    ReinMaxCV(),
-    DecoupledST(tau_forward=0.5),
-)
-"""Every estimator, the first six as published; `MVEInteger` is for losses of a number."""
 
 PUBLISHED_CELL = (4, 0)
 PUBLISHED = {
@@ -62,6 +43,10 @@ PUBLISHED = {
 Hooper, Shekhovtsov, "Generalized and optimal straight-through estimators", 2026. The temperature
 of the two Gumbel rules is about 0.1; their moments are of `PUBLISHED_DRAWS` draws an outcome.
 """
+
+_FOUND = {type(rule) for rule in PUBLISHED}
+RULES = (*PUBLISHED, *(rule for rule in one_hot_rules().values() if type(rule) not in _FOUND))
+"""Every estimator, the first six as published; `MVEInteger` is for losses of a number."""
 
 PUBLISHED_DRAWS = 1000
 
@@ -209,7 +194,7 @@ def _moments(
         rows = st.audit.compare(loss, logits, [rule], samples=samples, seed=noise, rescale=True)
         return rows.rows[0]
 
-    averaged = rule.samples if isinstance(rule, GumbelRao | ReinMaxRao | ReinMaxCV) else 1
+    averaged = getattr(rule, "samples", 1)
     whole, error = row(draws // averaged, seed), 0.0
     if rule.draws_noise:
         smaller = [row(draws // averaged // SMALLER, seed + 1 + i) for i in range(RUNS)]

@@ -16,6 +16,7 @@ from ...core.errors import ArgumentError
 from ...core.progress import Notify, silent
 from ...core.registry import resolve
 from ..journal import Journal
+from ..one_hots import one_hot_rules
 from ..record import Header
 from ..training import Trainer, check_epochs, threads, train
 
@@ -26,20 +27,6 @@ TARGET = 0.45
 
 EXACT = "exact"
 """Stands among the estimators for the gradient of the expected loss itself."""
-
-RULES: dict[str, st.estimators.CategoricalEstimator] = {
-    "straight_through": st.estimators.StraightThrough(),
-    "gumbel": st.estimators.GumbelST(tau=0.1),
-    "gumbel_rao": st.estimators.GumbelRao(tau=0.1, samples=20),
-    "reinmax": st.estimators.ReinMax(),
-    "mve": st.estimators.MVE(tau=1e6),
-    "gapped": st.estimators.GappedST(),
-    "darn": st.estimators.DARN(),
-    "reinmax_rao": st.estimators.ReinMaxRao(),
-    "reinmax_cv": st.estimators.ReinMaxCV(),
-    "decoupled": st.estimators.DecoupledST(tau_forward=0.5),
-}
-"""Every estimator, the first five as published; `mve_integer` is for equally spaced numbers."""
 
 PUBLISHED = {
     "straight_through": {1.5: 0.2272, 2.0: 0.1480, 3.0: 0.0688},
@@ -52,6 +39,15 @@ PUBLISHED = {
 
 Hooper, Shekhovtsov, "Generalized and optimal straight-through estimators", 2026.
 """
+
+_EVERY = {
+    **one_hot_rules(),
+    "gumbel": st.estimators.GumbelST(tau=0.1),
+    "gumbel_rao": st.estimators.GumbelRao(tau=0.1, samples=20),
+    "mve": st.estimators.MVE(tau=1e6),
+}
+RULES = {name: _EVERY[name] for name in dict.fromkeys((*PUBLISHED, *_EVERY))}
+"""Every estimator, the first five as published; `mve_integer` is for equally spaced numbers."""
 
 EPOCHS = 50
 """As published."""
