@@ -15,7 +15,10 @@ KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
 
-test: lint types tests doctests
+# Doctests and types keep one processor busy each, the tests all that there are.
+test: lint
+	$(MAKE) --output-sync --jobs 2 types doctests
+	$(MAKE) tests
 
 # The short form of the suite and the tests of the kernels, built and run with the oldest torch.
 test-oldest: .venv-oldest/dev

@@ -17,6 +17,7 @@ import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -34,6 +35,10 @@ OLDEST_TORCH = "0x020a000000000000"  # 2.10
 # probabilities are the same bits either way; the others are not those of the reference as rarely
 # without (1 of 60,000,000 binary draws, 2 of 300,000 rows of 1,000 classes), whose exp is another.
 CONTRACTION = "-ffp-contract=fast"
+COMMON = [
+    *("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"),
+    *("-Wno-psabi", CONTRACTION, f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}"),
+]
 FLAGS = "STRAIGHTTHROUGH_CXXFLAGS"  # more of them, as `make sanitize` has
 CACHE = "STRAIGHTTHROUGH_KERNEL_CACHE"  # a folder of libraries, each named by what it is made of
 REQUIRED = "STRAIGHTTHROUGH_REQUIRE_KERNELS"  # where nothing is made without them: `make wheel`
@@ -115,8 +120,17 @@ def why_not() -> str | None:
 def build(target: Path) -> str | None:
     """Compile every level; if one fails, keep none and return what the compiler says of it."""
     levels = LEVELS.get(machine(), {"baseline": []})
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        runs = list(pool.map(lambda level: compile_level(target, level, levels[level]), levels))
+    options = {level: [*COMMON, *flags, *extra_flags()] for level, flags in levels.items()}
+    missing = [level for level in levels if not take(target, level, options[level])]
+    with TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [
+            (source, Path(scratch) / f"{level}-{number}.o", options[level])
+            for level in missing
+            for number, source in enumerate(sorted(PACKAGE.rglob("cpu*.cpp")))
+        ]
+        runs = list(pool.map(lambda job: compile_source(*job), jobs))
+        if not any(run.returncode for run in runs):
+            runs += [link(target, level, options[level], Path(scratch)) for level in missing]
     failed = next((run for run in runs if run.returncode), None)
     if failed is None:
         return None
@@ -127,34 +141,50 @@ def build(target: Path) -> str | None:
     return f"{compiler()} failed: {said}"
 
 
-def compile_level(target: Path, level: str, flags: list[str]) -> subprocess.CompletedProcess:
-    """Compile all sources into the library of one instruction set, or take it from the cache."""
+def extra_flags() -> list[str]:
+    """Return what the environment adds to the options of every level."""
+    return os.environ.get(FLAGS, "").split()
+
+
+def compile_source(source: Path, made: Path, options: list[str]) -> subprocess.CompletedProcess:
+    """Compile one source for one instruction set."""
+    include = f"-I{torch_folder() / 'include'}"
+    command = [compiler(), *options, include, "-c", str(source), "-o", str(made)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def link(target: Path, level: str, options: list[str], made: Path) -> subprocess.CompletedProcess:
+    """Make the library of one instruction set, and keep a copy in the cache."""
     torch = torch_folder()
-    link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-ltorch_cpu"]
-    options = [
-        *("-O3", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", *flags),
-        *("-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", CONTRACTION),
-        *(f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}", *os.environ.get(FLAGS, "").split()),
-    ]
+    library = target / f"{level}.so"
+    with_torch = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-ltorch_cpu"]
     command = [
-        *(compiler(), *options, f"-I{torch / 'include'}"),
-        *map(str, sorted(PACKAGE.rglob("cpu*.cpp"))),
-        *("-o", str(target / f"{level}.so"), f"-L{torch / 'lib'}", *link),
+        *(compiler(), *options, "-shared", *map(str, sorted(made.glob(f"{level}-*.o")))),
+        *("-o", str(library), f"-L{torch / 'lib'}", *with_torch),
     ]
-    folder = os.environ.get(CACHE)
-    if not folder:
-        return subprocess.run(command, capture_output=True, text=True)
-    cached = Path(folder) / f"{content_hash(torch, options)}.so"
-    if cached.exists():
-        shutil.copy(cached, target / f"{level}.so")
-        return subprocess.CompletedProcess(command, 0)
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
+    cached = in_cache(options)
+    if done.returncode == 0 and cached:
         cached.parent.mkdir(parents=True, exist_ok=True)
         partial = cached.with_suffix(f".{os.getpid()}")
-        shutil.copy(target / f"{level}.so", partial)
+        shutil.copy(library, partial)
         partial.replace(cached)
     return done
+
+
+def take(target: Path, level: str, options: list[str]) -> bool:
+    """Take the library of one instruction set from the cache; return whether it was there."""
+    cached = in_cache(options)
+    if cached is None or not cached.exists():
+        return False
+    shutil.copy(cached, target / f"{level}.so")
+    return True
+
+
+def in_cache(options: list[str]) -> Path | None:
+    """Return where the library that these options make is kept, if there is a cache."""
+    folder = os.environ.get(CACHE)
+    return Path(folder) / f"{content_hash(torch_folder(), options)}.so" if folder else None
 
 
 def content_hash(torch: Path, options: list[str]) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,8 +97,17 @@ def whole(function: Function) -> Function:
     return torch.compile(function, fullgraph=True, backend="aot_eager")
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """New processes, which have torch and its compiler imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo.convert_frame"])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        yield pool
+
+
 @pytest.mark.parametrize(("row", "column", "claim"), CELLS)
-def test_a_cell_is_true(row: str, column: str, claim: str) -> None:
+def test_a_cell_is_true(row: str, column: str, claim: str, processes: ProcessPoolExecutor) -> None:
     if claim == "yes":
         torch.compiler.reset()
         f, compile = of_column(column)
@@ -107,12 +116,7 @@ def test_a_cell_is_true(row: str, column: str, claim: str) -> None:
         torch.testing.assert_close(expressions(f, compile)[row](example()), wanted)
         return
     # In a process of its own, as torch does not leave a level whose trace has failed.
-    code = (
-        f"import core.test_compiled_page as page; page.try_refused({row!r}, {column!r}, {claim!r})"
-    )
-    command, here = [sys.executable, "-c", code], Path(__file__).parents[1]
-    run = subprocess.run(command, cwd=here, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    processes.submit(try_refused, row, column, claim).result()
 
 
 def said(error: BaseException | None) -> str:
