@@ -25,6 +25,7 @@ ENVIRONMENT = {
 }
 FILES = (
     "tests/core/native",
+    "tests/core/test_triton.py",
     "tests/core/kernels/test_agreement.py",
     "tests/ops/bernoulli/test_triton.py",
     "tests/ops/categorical/test_triton.py",

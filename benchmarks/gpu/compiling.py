@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from straightthrough.core import gpu, kernels
+from straightthrough.core import gpu
 from straightthrough.core.native import rows
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -81,7 +81,7 @@ def launches(
     name: str, arguments: Sequence[Any], target: GPUTarget
 ) -> tuple[list[Launch], tuple[Tensor, ...]]:
     """Return what operator `name` launches for arguments on torch's device `meta`, and makes."""
-    kernels.on_gpu("CUDA")
+    gpu.loaded("CUDA")
     found: list[Launch] = []
     run = JITFunction.run
 

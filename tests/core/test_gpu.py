@@ -45,12 +45,12 @@ class Pretended:
 
 def test_a_gpu_without_triton_is_told_once(monkeypatch):
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)
-    kernels.on_gpu.cache_clear()
+    gpu.loaded.cache_clear()
     gpu.warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match="triton is not installed"):
         assert not kernels.has_kernel(Pretended(), name="draw")
     assert not kernels.has_kernel(Pretended(), name="draw")  # a warning would be an error
-    kernels.on_gpu.cache_clear()
+    gpu.loaded.cache_clear()
     gpu.warn_once.cache_clear()
 
 

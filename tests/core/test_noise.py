@@ -10,7 +10,7 @@ from torch import Tensor
 
 import straightthrough as st
 from gof import FAILURE_RATE, assert_frequencies, assert_law
-from straightthrough.core import noise
+from straightthrough.core import noise, uniforms
 
 WIDE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
@@ -51,7 +51,7 @@ def philox_in_integers(counter: tuple[int, ...], key: int) -> list[int]:
 def test_philox_known_answers(
     counter: tuple[int, ...], key: tuple[int, int], answer: tuple[int, ...]
 ) -> None:
-    words = noise.philox(tuple(map(torch.tensor, counter)), seed(signed(key[1] << 32 | key[0])))
+    words = uniforms.philox(tuple(map(torch.tensor, counter)), seed(signed(key[1] << 32 | key[0])))
     assert tuple(int(word) for word in words) == answer
     assert philox_in_integers(counter, key[1] << 32 | key[0]) == list(answer)
 
@@ -60,7 +60,7 @@ def test_philox_of_whole_tensors() -> None:
     generator = np.random.default_rng(0)
     counters = generator.integers(0, 2**32, size=(4, 500))
     key = 0xDEADBEEF12345678
-    words = noise.philox(tuple(torch.from_numpy(row) for row in counters), seed(signed(key)))
+    words = uniforms.philox(tuple(torch.from_numpy(row) for row in counters), seed(signed(key)))
     wanted = [philox_in_integers(tuple(map(int, column)), key) for column in counters.T]
     assert torch.stack(words, -1).tolist() == wanted
 
@@ -105,7 +105,7 @@ def test_uniforms_are_never_0_or_1(word: int, monkeypatch: pytest.MonkeyPatch) -
         shape = torch.broadcast_shapes(*(part.shape for part in counter))
         return (torch.full(shape, word),) * 4
 
-    monkeypatch.setattr(noise, "philox", extreme)
+    monkeypatch.setattr(uniforms, "philox", extreme)
     units = [
         noise.Noise(seed(0), 0).rows(2).double() / 2**53,
         *(noise.Noise(seed(0), 0).classes(2, 3, dtype) for dtype in (torch.float32, torch.float64)),

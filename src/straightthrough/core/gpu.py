@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,17 @@ from .library import library
 
 IMPLEMENTED: dict[str, Callable[..., Any]] = {}
 """By the operator's name; filled as files `triton.py` are imported."""
+
+DECLARED: dict[str, str] = {}
+"""The modules that declare operators, by the operator's name."""
+
+enabled, interpreted = True, False
+"""Whether kernels may serve, and whether Triton's interpreter runs them on the CPU, for tests."""
+
+
+def declare(name: str, module: str) -> None:
+    """Let the kernel of an operator be looked for beside the module that declares it."""
+    DECLARED[name] = module
 
 
 def implement(*functions: Callable[..., Any]) -> None:
@@ -46,11 +57,21 @@ def warn_once(reason: str) -> None:
     )
 
 
-def load(key: str, modules: Iterable[str]) -> frozenset[str]:
-    """Register under a dispatch key the kernels that stand beside modules; return their names."""
+def serves(x: Tensor, name: str) -> bool:
+    """Whether a kernel serves an operator on the device of a tensor."""
+    if not enabled or not (x.is_cuda or (x.is_cpu and interpreted)):
+        return False
+    if x.is_cuda and (reason := why_not()):
+        warn_once(reason)
+    return name in loaded("CUDA" if x.is_cuda else "CPU")  # CUDA is AMD's too
+
+
+@functools.cache
+def loaded(key: str) -> frozenset[str]:
+    """Register all kernels under a dispatch key, at the first call; return whose they are."""
     if why_not():
         return frozenset()
-    for folder, package in sorted({_package_of(module) for module in modules}):
+    for folder, package in sorted(set(map(_package_of, DECLARED.values()))):
         for file in sorted(Path(folder).glob("triton*.py")):
             import_module(f"{package}.{file.stem}")
     for name in IMPLEMENTED:

@@ -68,7 +68,7 @@ class Kernel:
         found = {}
         if level is not None and has_implementation(self.name, "CPU"):
             found["cpu"] = f"{level} kernels"
-        if enabled and self.name in on_gpu("CUDA"):
+        if gpu.enabled and self.name in gpu.loaded("CUDA"):
             found["cuda"] = "Triton kernels"
         return found
 
@@ -232,6 +232,7 @@ def _define(
         torch.library.register_fake(f"straightthrough::{full}", shapes, lib=library)
         overloads.append(getattr(getattr(torch.ops.straightthrough, name), overload))
     KERNELS[name] = Kernel(name, reference, reference.__module__)
+    gpu.declare(name, reference.__module__)
     return overloads[0], overloads[1] if len(overloads) > 1 else None
 
 
@@ -242,7 +243,7 @@ def has_kernel(x: Tensor, grad: Tensor | None = None, name: str = "") -> bool:
     of tensors. A library for the CPU has every kernel; of those for GPUs, `name` says which.
     """
     return (
-        (level is not None if x.is_cpu and level != INTERPRETER else _on_gpu(x, name))
+        (level is not None if x.is_cpu and not gpu.interpreted else gpu.serves(x, name))
         and _known(x)
         and (grad is None or (grad.dtype == x.dtype and _known(grad)))
         and not is_grad_enabled()
@@ -250,29 +251,15 @@ def has_kernel(x: Tensor, grad: Tensor | None = None, name: str = "") -> bool:
     )
 
 
-@functools.cache
-def on_gpu(key: str) -> frozenset[str]:
-    """Return whose kernels for GPUs serve under a dispatch key, looked for at the first call."""
-    return gpu.load(key, {kernel.module for kernel in KERNELS.values()})
-
-
-def _on_gpu(x: Tensor, name: str) -> bool:
-    if not enabled or not (x.is_cpu or x.is_cuda):
-        return False
-    if x.is_cuda and (reason := gpu.why_not()):
-        gpu.warn_once(reason)
-    return name in on_gpu("CPU" if x.is_cpu else "CUDA")  # CUDA is AMD's too
-
-
 @contextmanager
 def disabled() -> Iterator[None]:
     """Let the reference serve every call inside the context."""
-    global level, enabled
-    serving, level, enabled = (level, enabled), None, False
+    global level
+    serving, level, gpu.enabled = (level, gpu.enabled), None, False
     try:
         yield
     finally:
-        level, enabled = serving
+        level, gpu.enabled = serving
 
 
 def choose(asked: str, capability: str, folder: Path) -> dict[str, str]:
@@ -319,8 +306,7 @@ def _load() -> tuple[str | None, str, dict[str, str]]:
 
 
 level, reason, states = _load()
-enabled = os.environ.get(VARIABLE) != "off"
-"""Whether kernels for GPUs may serve."""
+gpu.enabled, gpu.interpreted = os.environ.get(VARIABLE) != "off", level == INTERPRETER
 
-if level is None and enabled:
+if level is None and gpu.enabled:
     installed.warn_once(reason)

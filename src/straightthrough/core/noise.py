@@ -1,12 +1,4 @@
-"""Noise as a pure function of (seed, position), by Philox4x32-10.
-
-A counter of four 32-bit words names a block of four random words; the seed's two halves are the
-key. What the counter means is fixed here, for every implementation of every operator:
-
-    words 0, 1   the position (of the row, or of a group of elements), low and high half
-    word 2       the group of classes within the row; for elements, which half of their words
-    word 3       the stream (what the noise is for), plus 256 times the number of the sample
-"""
+"""Noise as a pure function of a seed and of positions, which `uniforms.py` makes of them."""
 
 from __future__ import annotations
 
@@ -23,9 +15,7 @@ from .errors import ArgumentError, DtypeError, ShapeError, check_not_onnx
 from .internals import tracing, transforms_active
 from .library import library
 from .mesh import agreed, local
-from .philox import MASK, philox
-
-HALF = 0xFFFF
+from .uniforms import class_uniforms, element_uniforms, row_uniforms
 
 DRAW, CONDITIONAL = 0, 1
 """Streams: the outcome in forward; the noise given the outcome in backward."""
@@ -165,29 +155,6 @@ torch.library.register_fake("straightthrough::fresh_seed", _fake_seed, lib=libra
 torch.library.register_vmap("straightthrough::fresh_seed", _fresh_seeds, lib=library)
 
 
-def _blocks(
-    seed: Tensor, position: Tensor, group: Tensor, stream: int, sample: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tag = torch.full((), stream + 256 * sample, dtype=torch.int64, device=seed.device)
-    return philox((position & MASK, position >> 32, group, tag), seed)
-
-
-def _numerator(high: Tensor, low: Tensor) -> Tensor:
-    """Map 64 random bits to the odd numbers below 2^53, of which each over 2^53 is as likely."""
-    return (high << 21) | (low >> 11) | 1
-
-
-def _unit(words: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn words into uniforms in (0, 1): a word each in float32, two side by side in float64."""
-    if dtype == torch.float64:
-        return _numerator(words[..., ::2], words[..., 1::2]).to(dtype) * 2.0**-53
-    return ((words.to(dtype) + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
-
-
-def _width(dtype: torch.dtype) -> int:
-    return 2 if dtype == torch.float64 else 4
-
-
 class Noise(NamedTuple):
     """Where an operator's noise comes from: a seed, and the map from its positions to the whole's.
 
@@ -209,19 +176,14 @@ class Noise(NamedTuple):
             return self._replace(offset=self.offset + count)
         return self._replace(start=self.start + count)
 
-    def positions(self, count: int) -> Tensor:
-        """Return the places in the whole of the first `count` rows, or elements."""
-        device = self.seed.device
-        if not self.run:
-            return torch.arange(self.offset, self.offset + count, device=device)
-        local = torch.arange(self.start, self.start + count, device=device)
-        return self.offset + local // self.run * self.stride + local % self.run
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """All but the seed."""
+        return self.offset, self.run, self.stride, self.start
 
     def rows(self, count: int) -> Tensor:
         """Return one 53-bit uniform a row, `(count,)`, as its odd numerator over 2^53 in int64."""
-        zero = torch.zeros((), dtype=torch.int64, device=self.seed.device)
-        words = _blocks(self.seed, self.positions(count), zero, DRAW, 0)
-        return _numerator(words[0], words[1])
+        return row_uniforms(self.seed, self.place, count)
 
     def classes(
         self,
@@ -232,50 +194,13 @@ class Noise(NamedTuple):
         stream: int = CONDITIONAL,
     ) -> Tensor:
         """Return one uniform a row and class, `(rows, classes)`, all in (0, 1)."""
-        position = self.positions(rows).unsqueeze(-1)
-        width = _width(dtype)
-        # Not -(-classes // width): ONNX rounds the quotient of a size left open towards 0.
-        groups = (classes + width - 1) // width
-        group = torch.arange(groups, device=self.seed.device)
-        words = torch.stack(_blocks(self.seed, position, group, stream, sample), -1)
-        return _unit(words, dtype).flatten(-2)[..., :classes]
+        return class_uniforms(self.seed, self.place, rows, classes, dtype, stream + 256 * sample)
 
     def elements(
         self, count: int, dtype: torch.dtype, stream: int = DRAW, sample: int = 0
     ) -> Tensor:
-        """Return one uniform an element, `(count,)`, all in (0, 1).
-
-        In float64 a block holds two. In float32 two blocks hold eight: one the upper halves of
-        their words, the other the lower halves. The first alone decides most binary draws.
-        """
-        width = 2 if dtype == torch.float64 else 8
-        if self.run:
-            position = self.positions(count)
-            every = self._groups(position // width, dtype, stream, sample)
-            return every.gather(-1, (position % width).unsqueeze(-1)).squeeze(-1)
-        first, last = self.offset // width, (self.offset + count + width - 1) // width
-        group = torch.arange(first, last, device=self.seed.device)
-        every = self._groups(group, dtype, stream, sample).flatten()
-        skip = self.offset - first * width
-        if isinstance(count, int):
-            return every[skip:][:count]
-        # A size left open, of which no slice is known to be short enough.
-        return every.index_select(0, torch.arange(skip, skip + count, device=every.device))
-
-    def _groups(self, group: Tensor, dtype: torch.dtype, stream: int, sample: int) -> Tensor:
-        """Return the uniforms of groups of elements, `(groups, 2 or 8)`."""
-        halves = torch.arange(1 if dtype == torch.float64 else 2, device=group.device)
-        blocks = _blocks(self.seed, group.unsqueeze(-1), halves, stream, sample)
-        words = torch.stack(blocks, -1)
-        if dtype != torch.float64:
-            words = _joined_halves(words[..., 0, :], words[..., 1, :])
-        return _unit(words.flatten(-2), dtype)
-
-
-def _joined_halves(upper: Tensor, lower: Tensor) -> Tensor:
-    """Return two words of each two, the first of both lower halves, then of both upper ones."""
-    first, second = (upper & HALF) << 16 | lower & HALF, upper & ~HALF | lower >> 16
-    return torch.stack([first, second], -1)
+        """Return one uniform an element, `(count,)`, all in (0, 1)."""
+        return element_uniforms(self.seed, self.place, count, dtype, stream + 256 * sample)
 
 
 def exponential(uniform: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.test_noise import KNOWN_ANSWERS, signed
-from straightthrough.core import noise
+from straightthrough.core import kernels, noise
 from straightthrough.core.noise import Noise
 
 triton = pytest.importorskip("triton")
@@ -15,6 +15,12 @@ pytestmark = pytest.mark.interpreter
 SEED = torch.tensor(0x123456789ABCDEF)
 OFFSETS = [0, 5, 2**32 - 3, 2**40 + 3]
 DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.fixture(autouse=True)
+def _the_noise_of_torch():
+    with kernels.disabled():
+        yield
 
 
 @triton.jit

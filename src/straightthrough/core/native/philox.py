@@ -1,4 +1,4 @@
-"""Philox4x32-10 on GPUs: the words and the meaning of the counter as in noise.py."""
+"""Philox4x32-10 on GPUs: the words and the meaning of the counter as in uniforms.py."""
 
 import triton
 import triton.language as tl

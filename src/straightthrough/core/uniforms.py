@@ -1,0 +1,144 @@
+"""Uniforms of a seed at positions, by Philox4x32-10.
+
+A counter of four 32-bit words names a block of four random words; the seed's two halves are the
+key. What the counter means is fixed here, for every implementation of every operator:
+
+    words 0, 1   the position (of the row, or of a group of elements), low and high half
+    word 2       the group of classes within the row; for elements, which half of their words
+    word 3       the tag: the stream (what the noise is for), plus 256 times the sample's number
+
+Philox is some seventy operations of torch, of which each is a launch on a GPU. There `triton.py`
+has a kernel of one launch, for the operators that have none of their own. Graphs that are recorded
+hold torch's operations, which compilers fuse.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from . import gpu
+from .internals import tracing, transforms_active
+from .library import library
+from .philox import MASK, philox
+
+HALF = 0xFFFF
+
+Place = tuple[int, int, int, int]
+"""Offset, run and stride of a `Seed`, and the local position that is asked for first."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
+
+
+def _on_gpus(schema: str) -> Callable[[_Function], _Function]:
+    """Make the decorated reference an operator of `schema`, whose kernel serves it on GPUs."""
+
+    def register(reference: _Function) -> _Function:
+        name = reference.__name__
+        library.define(name + schema)
+        library.impl(name, reference, "CompositeExplicitAutograd")
+        gpu.declare(name, reference.__module__)
+        operator = getattr(torch.ops.straightthrough, name)
+
+        def call(seed: Tensor, *rest: Any) -> Any:
+            recorded = tracing() or transforms_active() or type(seed) is not Tensor
+            if not recorded and gpu.serves(seed, name):
+                return operator(seed, *rest)
+            return reference(seed, *rest)
+
+        return cast(_Function, functools.wraps(reference)(call))
+
+    return register
+
+
+@_on_gpus("(Tensor seed, int[] place, int count) -> Tensor")
+def row_uniforms(seed: Tensor, place: Place, count: int) -> Tensor:
+    """Return 53 bits a row, of which the last is set: a uniform times 2^53, in int64."""
+    zero = torch.zeros((), dtype=torch.int64, device=seed.device)
+    words = _blocks(seed, _positions(seed, place, count), zero, 0)
+    return _numerator(words[0], words[1])
+
+
+@_on_gpus("(Tensor seed, int[] place, int rows, int classes, ScalarType dtype, int tag) -> Tensor")
+def class_uniforms(
+    seed: Tensor, place: Place, rows: int, classes: int, dtype: torch.dtype, tag: int
+) -> Tensor:
+    """Return one uniform a row and class: four of a block in float32, two in float64."""
+    position = _positions(seed, place, rows).unsqueeze(-1)
+    width = 2 if dtype == torch.float64 else 4
+    # Not -(-classes // width): ONNX rounds the quotient of a size left open towards 0.
+    groups = (classes + width - 1) // width
+    group = torch.arange(groups, device=seed.device)
+    words = torch.stack(_blocks(seed, position, group, tag), -1)
+    return _unit(words, dtype).flatten(-2)[..., :classes]
+
+
+@_on_gpus("(Tensor seed, int[] place, int count, ScalarType dtype, int tag) -> Tensor")
+def element_uniforms(
+    seed: Tensor, place: Place, count: int, dtype: torch.dtype, tag: int
+) -> Tensor:
+    """Return one uniform an element.
+
+    In float64 a block holds two. In float32 two blocks hold eight: one the upper halves of their
+    words, the other the lower halves. The first alone decides most binary draws.
+    """
+    offset, run, _, _ = place
+    width = 2 if dtype == torch.float64 else 8
+    if run:
+        position = _positions(seed, place, count)
+        every = _groups(seed, position // width, dtype, tag)
+        return every.gather(-1, (position % width).unsqueeze(-1)).squeeze(-1)
+    first, last = offset // width, (offset + count + width - 1) // width
+    every = _groups(seed, torch.arange(first, last, device=seed.device), dtype, tag).flatten()
+    skip = offset - first * width
+    if isinstance(count, int):
+        return every[skip:][:count]
+    # A size left open, of which no slice is known to be short enough.
+    return every.index_select(0, torch.arange(skip, skip + count, device=every.device))
+
+
+def _positions(seed: Tensor, place: Place, count: int) -> Tensor:
+    """Return the places in the whole of the first `count` rows, or elements."""
+    offset, run, stride, start = place
+    if not run:
+        return torch.arange(offset, offset + count, device=seed.device)
+    local = torch.arange(start, start + count, device=seed.device)
+    return offset + local // run * stride + local % run
+
+
+def _groups(seed: Tensor, group: Tensor, dtype: torch.dtype, tag: int) -> Tensor:
+    """Return the uniforms of groups of elements, `(groups, 2 or 8)`."""
+    halves = torch.arange(1 if dtype == torch.float64 else 2, device=group.device)
+    words = torch.stack(_blocks(seed, group.unsqueeze(-1), halves, tag), -1)
+    if dtype != torch.float64:
+        words = _joined_halves(words[..., 0, :], words[..., 1, :])
+    return _unit(words.flatten(-2), dtype)
+
+
+def _blocks(
+    seed: Tensor, position: Tensor, group: Tensor, tag: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    last = torch.full((), tag, dtype=torch.int64, device=seed.device)
+    return philox((position & MASK, position >> 32, group, last), seed)
+
+
+def _numerator(high: Tensor, low: Tensor) -> Tensor:
+    """Map 64 random bits to the odd numbers below 2^53, of which each over 2^53 is as likely."""
+    return (high << 21) | (low >> 11) | 1
+
+
+def _unit(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn words into uniforms in (0, 1): a word each in float32, two side by side in float64."""
+    if dtype == torch.float64:
+        return _numerator(words[..., ::2], words[..., 1::2]).to(dtype) * 2.0**-53
+    return ((words.to(dtype) + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
+
+
+def _joined_halves(upper: Tensor, lower: Tensor) -> Tensor:
+    """Return two words of each two, the first of both lower halves, then of both upper ones."""
+    first, second = (upper & HALF) << 16 | lower & HALF, upper & ~HALF | lower >> 16
+    return torch.stack([first, second], -1)
