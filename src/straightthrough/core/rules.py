@@ -98,7 +98,7 @@ class Saved(enum.Enum):
 
     NOTHING = "nothing: the gradient passes unchanged"
     INPUT = "the input"
-    WINDOW = "one bit an element: whether |x| is within a bound"
+    WINDOW = "one bit an element: whether it is within bounds"
 
 
 _Formula = TypeVar("_Formula", bound=Callable[..., Any])

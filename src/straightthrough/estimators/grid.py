@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ArgumentError
-from ..core.rules import Rule
+from ..core.rules import Rule, Saved
 from ..grids import Placed
 from ..grids.grid import Inside
 
@@ -18,7 +18,8 @@ class GridEstimator(Rule):
 
     The value is `y = s q`, `q` the value of the grid nearest to `v = x / s`. A subclass writes
     `gradient`, the formula of the gradient to the input, for float32 or float64, and may write
-    that of the gradient to the scale.
+    that of the gradient to the scale. Under `@saves(Saved.WINDOW)` the first is the gradient in
+    the range and 0 beyond it, under `@saves(Saved.NOTHING)` the gradient everywhere.
     """
 
     inside: Inside = "code"
@@ -45,6 +46,21 @@ class GridEstimator(Rule):
     def within(self, at: Placed) -> Tensor:
         """Return which elements lie in the range."""
         return at.inside(self.inside)
+
+    @property
+    def saved(self) -> Saved:
+        """What backward has to know where the scale gets no gradient."""
+        return getattr(type(self).gradient, "saves", Saved.INPUT)
+
+    @property
+    def masks(self) -> bool:
+        """Whether the range is all that the gradients to the input and to the scale depend on.
+
+        That is a rule that passes the gradient or stops it, and whose scale learns from the error.
+        """
+        own = type(self)
+        by_error = own.scale_gradient is GridEstimator.scale_gradient
+        return self.saved is Saved.WINDOW and by_error and own.within is GridEstimator.within
 
     def factor(self, at: Placed) -> float:
         """Return what the gradient to the scale is multiplied by."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import ArgumentError, check_limit, check_number
 from ..core.registry import rule
+from ..core.rules import Saved, saves
 from ..grids import Placed
 from ..grids.grid import Inside
 from .grid import GridEstimator, check_inside, passed
@@ -33,7 +34,7 @@ class LSQ(GridEstimator):
         inside: `"value"`, or `"code"` for `n <= round(v) <= p`.
         batch_dims: how many leading dimensions N leaves out, where there are more.
 
-    Cost: the input is saved.
+    Cost: the input is saved, or where the scale gets no gradient one bit an element.
 
     Example:
         >>> s = torch.tensor(0.5, requires_grad=True)
@@ -53,6 +54,7 @@ class LSQ(GridEstimator):
         check_inside(self.inside)
         check_limit("batch_dims", self.batch_dims)
 
+    @saves(Saved.WINDOW)
     def gradient(self, at: Placed, grad: Tensor) -> Tensor:
         return passed(self.within(at), grad)
 
@@ -72,7 +74,7 @@ class LSQPlus(LSQ):
     Args:
         inside, batch_dims: as in `LSQ`.
 
-    Cost: the input is saved.
+    Cost: the input is saved, or where the scale gets no gradient one bit an element.
 
     Example:
         >>> b = torch.tensor(0.25, requires_grad=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.registry import rule
+from ..core.rules import Saved, saves
 from ..grids import Placed
 from ..grids.grid import Inside
 from .grid import GridEstimator, check_inside, passed
@@ -43,6 +44,7 @@ class STE(GridEstimator):
     def __post_init__(self) -> None:
         check_inside(self.inside)
 
+    @saves(Saved.WINDOW)
     def gradient(self, at: Placed, grad: Tensor) -> Tensor:
         return passed(self.within(at), grad)
 
@@ -65,6 +67,7 @@ class TQT(GridEstimator):
         inference of deep neural networks", 2019, eqs. 6 and 8.
     """
 
+    @saves(Saved.WINDOW)
     def gradient(self, at: Placed, grad: Tensor) -> Tensor:
         return passed(self.within(at), grad)
 
@@ -92,6 +95,7 @@ class PACT(GridEstimator):
 
     inside = "value"
 
+    @saves(Saved.WINDOW)
     def gradient(self, at: Placed, grad: Tensor) -> Tensor:
         return passed(self.within(at), grad)
 
@@ -103,5 +107,6 @@ class PACT(GridEstimator):
 class Through(GridEstimator):
     """What `Identity` is for a quantized number: `g`, in the range or not."""
 
+    @saves(Saved.NOTHING)
     def gradient(self, at: Placed, grad: Tensor) -> Tensor:
         return grad.clone()

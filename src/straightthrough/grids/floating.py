@@ -114,5 +114,5 @@ def power_of_two(size: Tensor) -> Tensor:
         near = torch.exp2(torch.floor(torch.log2(size)))
         near = torch.where(near > size, near / 2, near)
         return torch.where(2 * near <= size, 2 * near, near)
-    # m 2^k over m is 2^k, without an error.
-    return size / torch.frexp(size).mantissa / 2
+    # m 2^k over 2 m is 2^(k - 1), without an error.
+    return size / (2 * torch.frexp(size).mantissa)

@@ -32,7 +32,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(ROWS, torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
-    "scales": torch.tensor([0.5]),
+    **dict.fromkeys(("scales", "zeros"), torch.tensor([0.5])),
     "places": torch.arange(5).repeat(3, 1),
     "levels": torch.tensor([8, 5, 5, 5, 2]),
     "seed": torch.tensor(3),
@@ -41,6 +41,9 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     "k": 2,
     "trials": 7,
     "order": 3,
+    "element": "e4m3",
+    "block": 0,
+    "mode": "",
     "float": 0.7,
     "bool": True,
 }
@@ -58,6 +61,7 @@ BAD: dict[str, list[Any]] = {
     "int": [-(2**63), -1, 0, 2**24 + 1, 2**62, 2**63 - 1],
     "float": [torch.nan, torch.inf, -torch.inf, 0.0, -1.0, 1e308],
     "bool": [False],
+    "str": ["", "e4m4", "floor", "e4m3\0"],
 }
 
 
@@ -99,7 +103,7 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
     if name == "index":
         wrong = value.dtype != torch.int64 or value.shape != SHAPE[:-1]
         return wrong or bool(((value < -1) | (value >= SHAPE[-1])).any())
-    if name == "scales":
+    if name in ("scales", "zeros"):
         wide = torch.promote_types(first.dtype, torch.float32)
         return value.dtype != wide or value.shape != (1,)
     if place == 0:
@@ -112,6 +116,9 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
         "k": range(1, 6),
         "trials": range(1, 2**15 + 1),
         "order": range(1, 4),
+        "block": range(1),
+        "element": ("e4m3",),
+        "mode": ("",),
     }
     return name in bounds and value not in bounds[name]
 
@@ -155,8 +162,6 @@ def result_is_right(result: Any, first: Tensor, of_rows: bool) -> bool:
     value = first.shape[:-1] if of_rows else first.shape
     shapes[first.dtype] = [*shapes.get(first.dtype, []), value]
     results = result if isinstance(result, tuple) else (result,)
-    if len(results) == 3:  # the two largest scores of a row, and a place
-        shapes[first.dtype] = [first.shape[:-1]]
     return all(each.shape in shapes.get(each.dtype, []) for each in results)
 
 

@@ -1,4 +1,4 @@
-"""Kernels of quantized integers against their references, bit by bit but for sums."""
+"""Kernels of quantized numbers against their references, bit by bit but for sums."""
 
 import math
 
@@ -8,10 +8,13 @@ import torch
 import straightthrough as st
 from straightthrough.core import kernels
 from straightthrough.core.bits import pack
-from straightthrough.estimators import LSQ, STE, TQT, LSQPlus
-from straightthrough.grids import Int
+from straightthrough.estimators import LSQ, PACT, STE, TQT, LSQPlus
+from straightthrough.grids import MX, NVFP4, Binary, Float, Int, Ternary
+from straightthrough.grids.block import MODES
+from straightthrough.grids.floating import FORMATS
 from straightthrough.ops.quantize import reference
-from straightthrough.ops.quantize.operation import FakeQuantize, one_a_row
+from straightthrough.ops.quantize.operation import FakeQuantize
+from straightthrough.ops.quantize.served import in_rows, kernels_of, one_a_row
 from straightthrough.testing import DTYPES
 
 pytestmark = pytest.mark.kernels
@@ -52,33 +55,80 @@ def assert_bits_same(got, due):
     assert torch.equal(got.signbit(), due.signbit())
 
 
+def assert_agrees(name, x, grad, laid, *arguments):
+    """The three kernels of a family against their references."""
+    names = (name, f"{name}_and_inside", f"{name}_backward")
+    values, values_and_inside, backward = (getattr(reference, each) for each in names)
+    assert kernels.has_kernel(x)
+    due = values.__wrapped__(x, *laid, *arguments)
+    assert_bits_same(values(x, *laid, *arguments), due)
+    for by_value in (False, True):
+        given = (*arguments, by_value)
+        found, wanted = (
+            f(x, *laid, *given) for f in (values_and_inside, values_and_inside.__wrapped__)
+        )
+        assert_bits_same(found[0], due)
+        assert torch.equal(found[1], wanted[1])
+        found, wanted = (f(x, grad, *laid, *given) for f in (backward, backward.__wrapped__))
+        assert_bits_same(found[0], wanted[0])
+        for got, exact in zip(found[1:], wanted[1:], strict=True):
+            y = values.__wrapped__(x.to(laid[0].dtype), *laid, *arguments)
+            assert_close_as_sums(got, exact, y, grad, laid[0])
+
+
+def assert_close_as_sums(got, exact, y, grad, scales):
+    """Within a share of the sum of the sizes of its terms, `|g| (2 |q| + 1)` at most."""
+    assert got.dtype == torch.float64
+    assert torch.equal(got.isfinite(), exact.isfinite())
+    q = (y.double().reshape(len(scales), -1) / scales.double().unsqueeze(-1)).nan_to_num(0, 0, 0)
+    terms = grad.double().abs().reshape(q.shape) * (2 * q.abs() + 1)
+    off = (got - exact).abs()[got.isfinite()]
+    assert bool((off <= 1e-5 * terms.sum(-1)[got.isfinite()]).all())
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("ends", RANGES, ids=str)
 @pytest.mark.parametrize(("shape", "rows"), SHAPES, ids=str)
 class TestAgreementOfIntegers:
-    def test_values(self, shape, rows, ends, dtype):
-        x, scales, _ = inputs(shape, rows, dtype, ends[1])
-        assert kernels.has_kernel(x)
-        due = reference.integers.__wrapped__(x, scales, *ends)
-        assert_bits_same(reference.integers(x, scales, *ends), due)
-        for by_value in (False, True):
-            found = reference.integers_and_inside(x, scales, *ends, by_value)
-            wanted = reference.integers_and_inside.__wrapped__(x, scales, *ends, by_value)
-            assert_bits_same(found[0], due)
-            assert torch.equal(found[1], wanted[1])
-
-    @pytest.mark.parametrize("by_value", [False, True])
-    def test_gradients(self, shape, rows, ends, dtype, by_value):
+    def test_without_a_zero_point(self, shape, rows, ends, dtype):
         x, scales, grad = inputs(shape, rows, dtype, ends[1])
-        found = reference.integers_backward(x, grad, scales, *ends, by_value)
-        due = reference.integers_backward.__wrapped__(x, grad, scales, *ends, by_value)
-        assert_bits_same(found[0], due[0])
-        size = reference.integers_backward.__wrapped__(
-            x.double(), grad.double().abs(), scales.double(), *ends, by_value
-        )[1].abs()
-        bound = 1e-5 * (size + grad.double().abs().sum() * ends[1] + 1)
-        assert found[1].dtype == torch.float64
-        assert bool(((found[1] - due[1]).abs() <= bound).all())
+        assert_agrees("integers", x, grad, (scales,), *ends)
+
+    def test_with_a_zero_point(self, shape, rows, ends, dtype):
+        x, scales, grad = inputs(shape, rows, dtype, ends[1])
+        zeros = torch.arange(-3, rows - 3).to(scales.dtype)
+        if rows > 14:
+            zeros[8:14] = torch.tensor([math.nan, math.inf, 3e7, -1e9, -0.0, 2.0**22])
+        assert_agrees("affine", x, grad, (scales, zeros), *ends)
+
+
+FORMS = [(name, 0, "") for name in FORMATS]
+FORMS += [(name, 8 * (n + 1), mode) for n, name in enumerate(FORMATS) for mode in MODES]
+FORMS += [("e2m1", 16, "nvfp4")]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_agreement_of_floats(form, rows, dtype):
+    """Of blocks of zeros, with what is no number, that all but overflow, and denormal ones."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((6, 960), generator=generator)
+    x *= torch.exp(4 * torch.randn(x.shape, generator=generator))
+    flat = x.view(-1)
+    put = [0.0, -0.0, math.nan, math.inf, -math.inf, 0.25, -0.75, 1.25, 1.75, 2.5, 3.5, 5.0]
+    put += [448.0, 464.0, 465.0, 6.0, -6.5, 7.5, 28.0, 57344.0, 61440.0]
+    for start, few in ((0, put[:2] + put[5:]), (240, put[2:3]), (480, put[3:]), (721, put)):
+        flat[start : start + len(few)] = torch.tensor(few)
+    flat[960:1100], flat[1200:1320], flat[1440] = 0, flat[1200:1320] * 1e-42, 3.3e38
+    flat[1680:1920] *= 1e30
+    scales = torch.rand(rows, generator=generator) + 0.5
+    scales[0] = 1
+    if rows > 1:
+        scales[2:] = torch.tensor([0.0, -1.0, math.nan, math.inf])
+    grad = torch.randn(x.shape, generator=generator).to(dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    assert_agrees("floats", x.to(dtype), grad, (scales.to(wide),), *form)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -101,22 +151,88 @@ def test_which_scales_are_one_a_row():
     assert one_a_row(torch.empty(4, 3, 32), torch.ones(4, 1, 1))
 
 
-@pytest.mark.parametrize("rule", [STE(), STE("value"), LSQ(), LSQ("code", 0), TQT(), LSQPlus()])
+def test_a_scale_and_a_zero_point_have_the_same_rows():
+    x = torch.empty(4, 8, 64)
+    for shapes, rows in ((((), ()), 1), (((4, 1, 1), ()), 4), (((), (4, 8, 1)), 32)):
+        laid = in_rows(x, *map(torch.ones, shapes))
+        assert [each.shape for each in laid] == [(rows,), (rows,)]
+    assert in_rows(x, torch.ones(4, 1, 1), torch.ones(4, 8, 1)) is None
+    assert in_rows(x, torch.ones(4, 1, 1), torch.ones(8, 1)) is None
+
+
+def test_which_grids_have_kernels():
+    class Coarse(Int):
+        def rounded(self, v, zero=0, rounding=torch.round):
+            return 2 * super().rounded(v / 2, zero, rounding)
+
+    class Even(MX):
+        def of_largest(self, largest):
+            return torch.ones_like(largest)
+
+    assert kernels_of(Int(4), "zero_point").values is reference.affine
+    assert kernels_of(Int(4), "").values is kernels_of(Ternary(), "").values
+    assert kernels_of(MX("e2m1", 8, "even"), "").arguments == ("e2m1", 8, "even")
+    for grid in (Binary(), Coarse(4), Even(), MX(block=4)):
+        assert kernels_of(grid, "") is None
+    for grid in (Int(4), Float("e4m3"), NVFP4()):
+        assert kernels_of(grid, "offset") is None
+
+
+RULES = [STE(), STE("value"), LSQ(), LSQ("code", 0), TQT(), LSQPlus()]
+
+
+def pulled(grid, rule, x, scale, grad, zero=None):
+    """The value and the gradients to all tensors."""
+    leaves = [each.clone().requires_grad_() for each in (x, scale, zero) if each is not None]
+    with torch.enable_grad():
+        y = st.fake_quantize(*leaves, grid=grid, rule=rule)
+    return y.detach(), *torch.autograd.grad(y, leaves, grad)
+
+
+@pytest.mark.parametrize("grid", [Int(3), Ternary(), Float("e4m3"), MX(), NVFP4()], ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("shape", [(), (6, 1)], ids=str)
-def test_an_operator_with_kernels_has_the_gradients_of_the_reference(rule, shape):
-    x, grad = torch.randn(6, 64), torch.randn(6, 64)
-    scale = torch.rand(shape) / 4 + 0.1
-    assert FakeQuantize(Int(3), rule).served(x, scale)
-
-    def pulled():
-        leaves = x.clone().requires_grad_(), scale.clone().requires_grad_()
-        with torch.enable_grad():
-            y = st.fake_quantize(*leaves, grid=Int(3), rule=rule)
-        return y.detach(), *torch.autograd.grad(y, leaves, grad)
-
-    found = pulled()
+def test_an_operator_with_kernels_has_the_gradients_of_the_reference(rule, shape, grid):
+    x, grad, scale = torch.randn(6, 64), torch.randn(6, 64), torch.rand(shape) / 4 + 0.1
+    assert FakeQuantize(grid, rule).served(x, scale)
+    found = pulled(grid, rule, x, scale, grad)
     with kernels.disabled():
-        due = pulled()
+        due = pulled(grid, rule, x, scale, grad)
     assert torch.equal(found[0], due[0])
     assert torch.equal(found[1], due[1])
     torch.testing.assert_close(found[2], due[2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize(
+    "shapes", [((), ()), ((6, 1), ()), ((), (6, 1)), ((6, 1), (6, 1))], ids=str
+)
+def test_the_same_with_a_zero_point(rule, shapes):
+    grid, x, grad = Int(3, signed=False), torch.randn(6, 64), torch.randn(6, 64)
+    scale, zero = torch.rand(shapes[0]) / 4 + 0.1, 3 + 2 * torch.rand(shapes[1])
+    assert FakeQuantize(grid, rule, "zero_point").served(x, scale, zero)
+    found = pulled(grid, rule, x, scale, grad, zero)
+    with kernels.disabled():
+        due = pulled(grid, rule, x, scale, grad, zero)
+    assert torch.equal(found[0], due[0])
+    assert torch.equal(found[1], due[1])
+    for got, wanted in zip(found[2:], due[2:], strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [STE(), LSQ(), TQT(), PACT()], ids=repr)
+@pytest.mark.parametrize("grid", [Int(3), MX(), NVFP4(), Float("e2m1")], ids=str)
+def test_where_the_scale_does_not_learn_one_bit_an_element_is_saved(grid, rule):
+    saved = []
+    x = torch.randn(4, 64, requires_grad=True)
+
+    def keep(tensor):
+        saved.append(tensor.nbytes)
+        return tensor
+
+    for context in (kernels.disabled(), torch.enable_grad()):
+        saved.clear()
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with torch.enable_grad(), hooks, context:
+            st.fake_quantize(x, 0.3, grid=grid, rule=rule).sum().backward()
+        assert saved == [x.numel() // 8]

@@ -82,6 +82,14 @@ ALWAYS_INLINE V absolute(V x) {
   return bits_of<V>(bits_of<IntVec<Lane<V>>>(x) & std::numeric_limits<I>::max());
 }
 
+// The size of one vector with the sign of another; it has none itself.
+template <class V>
+ALWAYS_INLINE V with_sign_of(V x, V size) {
+  using I = typename Traits<Lane<V>>::Int;
+  using Ints = IntVec<Lane<V>>;
+  return bits_of<V>((bits_of<Ints>(x) & std::numeric_limits<I>::min()) | bits_of<Ints>(size));
+}
+
 // No less than a bound; a NaN stays.
 template <class V>
 ALWAYS_INLINE V at_least(Lane<V> bound, V x) {

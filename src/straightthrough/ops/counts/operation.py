@@ -11,9 +11,9 @@ from ...core.errors import check_not_onnx
 from ...core.noise import Noise, Place
 from ...core.operation import Draw
 from ...core.precision import check_has_float64
-from ...estimators import CountEstimator, Fini
+from ...estimators import CountEstimator
 from .families import Family
-from .reference import fini, pulled
+from .reference import pulled
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,8 @@ class CountDraw(Draw):
 
     def backward(self, grad: Tensor, x: Tensor, count: Tensor) -> tuple[Tensor, None]:
         given = (x, count, grad, *self.family.parameter)
-        if isinstance(self.rule, Fini) and type(self.rule).gradient is Fini.gradient:
-            return fini(*given, self.rule.order), None
-        return pulled(self.rule, *given), None
+        pull = getattr(type(self.rule).gradient, "kernel", pulled)
+        return pull(self.rule, *given), None
 
     def jvp(self, tangents: Sequence[Tensor], x: Tensor, count: Tensor) -> Tensor:
         return self.backward(tangents[0], x, count)[0]

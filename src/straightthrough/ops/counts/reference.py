@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +125,13 @@ def fini(
 ) -> Tensor:
     """Return the gradient of `Fini(order)` to a parameter, as `pulled` does."""
     return pulled(Fini(order), x, count, grad, size, direct, of_failure)
+
+
+def _fini(rule: Fini, *given: Any) -> Tensor:
+    return fini(*given, rule.order)
+
+
+Fini.gradient.kernel = _fini  # type: ignore[attr-defined]  # functions take any
 
 
 def pulled(

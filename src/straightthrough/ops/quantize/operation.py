@@ -16,15 +16,12 @@ from ...core.kernels import has_kernel
 from ...core.noise import START, Noise, Place
 from ...core.operation import Draw, Operation
 from ...core.precision import compute_dtype, narrowed
+from ...core.rules import Saved
 from ...estimators.grid import GridEstimator
-from ...estimators.lsq import LSQ, LSQPlus
-from ...estimators.ste import STE, TQT, Through
-from ...grids import Grid, Int, Placed
+from ...grids import Grid, Placed
 from ..bernoulli.reference import uniform_like
-from .reference import in_units, integers, integers_and_inside, integers_backward, passed_bits
-
-MASKED = (STE, TQT, LSQ, LSQPlus)
-"""The rules that pass the gradient or stop it, and whose scale learns from the error."""
+from .reference import in_units, passed_bits
+from .served import Kernels, in_rows, kernels_of
 
 Shift = Literal["", "zero_point", "offset"]
 """What the third input is, if there is one: the code of 0, or what is taken off before."""
@@ -44,19 +41,18 @@ class FakeQuantize(Operation):
         counted = type(self.rule).factor is not GridEstimator.factor
         return () if counted or self.shift else ("...", "")
 
-    def served(self, x: Tensor, scale: Tensor) -> bool:
-        """Whether kernels serve a call on these, here and now."""
-        of_integers = isinstance(self.grid, Int) and not self.shift
-        return of_integers and has_kernel(x) and one_a_row(x, scale)
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The least and the largest value of the grid."""
-        return self.grid.low, self.grid.high
+    def served(self, x: Tensor, *laid: Tensor) -> tuple[Kernels, tuple[Tensor, ...]] | None:
+        """Return the kernels that serve a call, and what lays the grid as they take it."""
+        kernels = kernels_of(self.grid, self.shift)
+        if kernels is None or not has_kernel(x):
+            return None
+        rows = in_rows(x, *laid)
+        return None if rows is None else (kernels, rows)
 
     def forward(self, x: Tensor, scale: Tensor, *shift: Tensor) -> tuple[Tensor]:
-        if self.served(x, scale):
-            return (integers(x, rows_of(scale, x), *self.ends),)
+        if served := self.served(x, scale, *shift):
+            kernels, rows = served
+            return (kernels.values(x, *rows, *kernels.arguments),)
         at = self.placed(x, scale, *shift)
         y = at.q * scale.to(at.q.dtype)
         if self.shift == "offset":
@@ -70,31 +66,49 @@ class FakeQuantize(Operation):
         self, x: Tensor, scale: Tensor, *shift: Tensor
     ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         learned = any(tensor.requires_grad for tensor in (scale, *shift))
-        if type(self.rule) is Through and not learned and not forward_mode():
-            return self.forward(x, scale, *shift), ()
-        if type(self.rule) is not STE or learned or forward_mode():
+        if self.rule.saved is Saved.INPUT or learned or forward_mode():
             return super().forward_and_save(x, scale, *shift)
-        if self.served(x, scale):
+        if self.rule.saved is Saved.NOTHING:
+            return self.forward(x, scale, *shift), ()
+        if served := self.served(x, scale, *shift):
+            kernels, rows = served
             by_value = self.rule.inside == "value"
-            y, bits = integers_and_inside(x, rows_of(scale, x), *self.ends, by_value)
+            y, bits = kernels.values_and_inside(x, *rows, *kernels.arguments, by_value)
             return (y,), (bits,)
         if tracing():  # the compiler keeps a bool an element by itself
             return super().forward_and_save(x, scale, *shift)
         at = self.placed(x, scale, *shift)
-        return self.forward(x, scale, *shift), (pack(at.inside(self.rule.inside)),)
+        return self.forward(x, scale, *shift), (pack(self.rule.within(at)),)
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
         if len(saved) < 2:
             to_x = passed_bits(grad, saved[0]) if saved else grad
             return (to_x, None, None) if self.shift else (to_x, None)
-        x, scale, *_ = saved
-        if type(self.rule) in MASKED and self.served(x, scale) and has_kernel(x, grad):
-            by_value = self.rule.inside == "value"
-            to_x, sums = integers_backward(x, grad, rows_of(scale, x), *self.ends, by_value)
-            shapes = Placed(self.grid, x, x, 0, scale.shape)  # of which the factor is
-            to_scale = (sums * self.rule.factor(shapes)).to(compute_dtype(x.dtype))
-            return to_x, narrowed(to_scale, scale.dtype).reshape(scale.shape)
+        x = saved[0]
+        if self.rule.masks and has_kernel(x, grad) and (served := self.served(*saved)):
+            return self._by_kernels(grad, *served, *saved)
         return self._gradients(grad, self.placed(*saved), *saved)
+
+    def _by_kernels(
+        self,
+        grad: Tensor,
+        kernels: Kernels,
+        rows: tuple[Tensor, ...],
+        x: Tensor,
+        scale: Tensor,
+        *zero: Tensor,
+    ) -> tuple[Tensor, ...]:
+        by_value = self.rule.inside == "value"
+        to_x, of_scale, *of_zero = kernels.backward(x, grad, *rows, *kernels.arguments, by_value)
+        at = Placed(self.grid, x, x, 0, scale.shape)  # the factors are of its shapes
+        parts = [of_scale * self.rule.factor(at)]
+        if of_zero:
+            parts.append(-rows[0] * of_zero[0] * self.rule.shift_factor(at))
+        to_others = (
+            narrowed(_gathered(part, x.dtype, other), other.dtype).reshape(other.shape)
+            for part, other in zip(parts, (scale, *zero), strict=True)
+        )
+        return to_x, *to_others
 
     def _gradients(
         self, grad: Tensor, at: Placed, x: Tensor, *others: Tensor
@@ -154,23 +168,9 @@ def _counted(at: Placed, part: Tensor) -> Tensor:
     return torch.where(at.q.isnan(), 0, part)
 
 
-def one_a_row(x: Tensor, scale: Tensor) -> bool:
-    """Whether a kernel can read the scale: one for all, or one a row of leading dimensions.
-
-    The rows are multiples of 32.
-    """
-    if scale.numel() == 1:
-        return True
-    own = (1,) * (x.ndim - scale.ndim) + tuple(scale.shape)
-    lead = len(own)
-    while lead and own[lead - 1] == 1:
-        lead -= 1
-    return own[:lead] == tuple(x.shape[:lead]) and x.shape[lead:].numel() % 32 == 0
-
-
-def rows_of(scale: Tensor, x: Tensor) -> Tensor:
-    """Return a scale as kernels take it."""
-    return scale.to(compute_dtype(x.dtype)).reshape(-1)
+def _gathered(part: Tensor, dtype: torch.dtype, other: Tensor) -> Tensor:
+    """Return a sum a row as the sums of what `other` is for, in what `dtype` is computed in."""
+    return (part if part.numel() == other.numel() else part.sum()).to(compute_dtype(dtype))
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ class StochasticQuantize(FakeQuantize, Draw):
 
     place: Place = START
 
-    def served(self, x: Tensor, scale: Tensor) -> bool:
-        return False
+    def served(self, x: Tensor, *laid: Tensor) -> None:
+        return None
 
     def forward_and_save(
         self, x: Tensor, scale: Tensor, *seed: Tensor

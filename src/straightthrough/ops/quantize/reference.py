@@ -1,6 +1,6 @@
-"""What the kernels of quantized integers must equal, in plain torch.
+"""What the kernels of quantized numbers must equal, in plain torch.
 
-There is one scale a row, in what the input is computed in.
+There is one scale a row, in what the input is computed in, and one zero point where there are any.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from torch import Tensor
 from ...core.bits import pack, unpack
 from ...core.kernels import bits, kernel, like
 from ...core.precision import cast, compute_dtype, widest
+from ...grids import MX, NVFP4, Float, Grid
 
 ROWS = "Tensor x, Tensor scales, float low, float high"
+SHIFTED = "Tensor x, Tensor scales, Tensor zeros, float low, float high"
+FORMAT = "str element, int block, str mode"
 
 
 def in_units(x: Tensor, scale: Tensor) -> Tensor:
@@ -29,23 +32,39 @@ def _steps(x: Tensor, scales: Tensor) -> Tensor:
     return in_units(wide.reshape(scales.shape[0], -1), scales.unsqueeze(-1))
 
 
-def _codes(v: Tensor, low: Any, high: Any) -> Tensor:
-    return torch.round(v).clamp(cast(low, v.dtype), cast(high, v.dtype)) + 0.0
+def _whole(v: Tensor, zero: Tensor | float, low: Any, high: Any) -> Tensor:
+    return (torch.round(v) + zero).clamp(cast(low, v.dtype), cast(high, v.dtype)) - zero
 
 
-def _inside(v: Tensor, low: Any, high: Any, by_value: bool) -> Tensor:
+def _inside(v: Tensor, zero: Tensor | float, low: Any, high: Any, by_value: bool) -> Tensor:
     low, high = cast(low, v.dtype), cast(high, v.dtype)
     if by_value:
-        return (v > low) & (v < high)
-    code = torch.round(v)
+        return (v > low - zero) & (v < high - zero)
+    code = torch.round(v) + zero
     return (code >= low) & (code <= high)
+
+
+def _in_rows(q: Tensor, scales: Tensor, x: Tensor) -> Tensor:
+    """Return values of the grid in the units of the input, of its shape and dtype."""
+    return (q * scales.unsqueeze(-1)).reshape(x.shape).to(x.dtype)
+
+
+def _pulled(
+    v: Tensor, q: Tensor, inside: Tensor, x: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradient in the range, and two sums: that of the scale, and of what is beyond."""
+    g, wide = grad.to(v.dtype).reshape(v.shape), widest(v.device)
+    to_x = torch.where(inside, g, 0)
+    share = torch.where(q.isnan(), 0, g * (q - torch.where(inside, v, 0)))
+    beyond = torch.where(q.isnan(), 0, g - to_x)
+    to_x = to_x.reshape(x.shape).to(x.dtype)
+    return to_x, share.sum(-1, dtype=wide), beyond.sum(-1, dtype=wide)
 
 
 @kernel(f"({ROWS}) -> Tensor")
 def integers(x: Tensor, scales: Tensor, low: float, high: float) -> Tensor:
     """Return the nearest multiple of the scale, from `low` to `high` times it."""
-    y = _codes(_steps(x, scales), low, high) * scales.unsqueeze(-1)
-    return y.reshape(x.shape).to(x.dtype)
+    return _in_rows(_whole(_steps(x, scales), 0.0, low, high), scales, x)
 
 
 @kernel(f"({ROWS}, bool by_value) -> (Tensor, Tensor)", like, bits)
@@ -53,7 +72,7 @@ def integers_and_inside(
     x: Tensor, scales: Tensor, low: float, high: float, by_value: bool
 ) -> tuple[Tensor, Tensor]:
     """Return `integers`, and the bits that say what lies in the range."""
-    inside = _inside(_steps(x, scales), low, high, by_value)
+    inside = _inside(_steps(x, scales), 0.0, low, high, by_value)
     return integers(x, scales, low, high), pack(inside)
 
 
@@ -69,18 +88,95 @@ def of_scale(x: Tensor, grad: Tensor, scales: Tensor, *_: Any) -> Tensor:
 
 
 @kernel(
-    "(Tensor x, Tensor grad, Tensor scales, float low, float high, bool by_value)"
-    " -> (Tensor, Tensor)",
-    like,
-    of_scale,
+    f"({ROWS.replace('x,', 'x, Tensor grad,')}, bool by_value) -> (Tensor, Tensor)", like, of_scale
 )
 def integers_backward(
     x: Tensor, grad: Tensor, scales: Tensor, low: float, high: float, by_value: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient in the range, and the sums of `g (q - v)` there and `g q` beyond it."""
     v = _steps(x, scales)
-    g, inside = grad.to(v.dtype).reshape(v.shape), _inside(v, low, high, by_value)
-    share = _codes(v, low, high) - torch.where(inside, v, 0)
-    share = torch.where(v.isnan(), 0, g * share)
-    to_x = torch.where(inside, g, 0).reshape(x.shape).to(x.dtype)
-    return to_x, share.sum(-1, dtype=widest(share.device))
+    inside = _inside(v, 0.0, low, high, by_value)
+    return _pulled(v, _whole(v, 0.0, low, high), inside, x, grad)[:2]
+
+
+@kernel(f"({SHIFTED}) -> Tensor")
+def affine(x: Tensor, scales: Tensor, zeros: Tensor, low: float, high: float) -> Tensor:
+    """Return `integers` whose codes, the zero point added, are from `low` to `high`."""
+    return _in_rows(_whole(_steps(x, scales), zeros.unsqueeze(-1), low, high), scales, x)
+
+
+@kernel(f"({SHIFTED}, bool by_value) -> (Tensor, Tensor)", like, bits)
+def affine_and_inside(
+    x: Tensor, scales: Tensor, zeros: Tensor, low: float, high: float, by_value: bool
+) -> tuple[Tensor, Tensor]:
+    """Return `affine`, and the bits that say what lies in the range."""
+    inside = _inside(_steps(x, scales), zeros.unsqueeze(-1), low, high, by_value)
+    return affine(x, scales, zeros, low, high), pack(inside)
+
+
+@kernel(
+    f"({SHIFTED.replace('x,', 'x, Tensor grad,')}, bool by_value) -> (Tensor, Tensor, Tensor)",
+    *(like, of_scale, of_scale),
+)
+def affine_backward(
+    x: Tensor,
+    grad: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    low: float,
+    high: float,
+    by_value: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `integers_backward` does, and the sums of `g` beyond the range."""
+    v, zero = _steps(x, scales), zeros.unsqueeze(-1)
+    inside = _inside(v, zero, low, high, by_value)
+    return _pulled(v, _whole(v, zero, low, high), inside, x, grad)
+
+
+def _formats(element: str, block: int, mode: str) -> Grid:
+    if not mode:
+        return Float(element)
+    return NVFP4() if mode == "nvfp4" else MX(element, block, mode)  # type: ignore[arg-type]  # a mode of MX
+
+
+def _placed(x: Tensor, scales: Tensor, grid: Grid, by_value: bool) -> tuple[Tensor, ...]:
+    """Return the rows in steps, what they become, and what lies in the range."""
+    v = _steps(x, scales)
+    return v, grid.nearest(v), grid.inside(v, 0, "value" if by_value else "code")
+
+
+@kernel(f"(Tensor x, Tensor scales, {FORMAT}) -> Tensor")
+def floats(x: Tensor, scales: Tensor, element: str, block: int, mode: str) -> Tensor:
+    """Return the nearest number of a floating format times the scale.
+
+    Without a mode the grid is `Float(element)`; else that of blocks, `MX(element, block, mode)` or
+    with the mode `"nvfp4"` `NVFP4()`.
+    """
+    return _in_rows(_formats(element, block, mode).nearest(_steps(x, scales)), scales, x)
+
+
+@kernel(f"(Tensor x, Tensor scales, {FORMAT}, bool by_value) -> (Tensor, Tensor)", like, bits)
+def floats_and_inside(
+    x: Tensor, scales: Tensor, element: str, block: int, mode: str, by_value: bool
+) -> tuple[Tensor, Tensor]:
+    """Return `floats`, and the bits that say what lies in the range."""
+    _, q, inside = _placed(x, scales, _formats(element, block, mode), by_value)
+    return _in_rows(q, scales, x), pack(inside)
+
+
+@kernel(
+    f"(Tensor x, Tensor grad, Tensor scales, {FORMAT}, bool by_value) -> (Tensor, Tensor)",
+    *(like, of_scale),
+)
+def floats_backward(
+    x: Tensor,
+    grad: Tensor,
+    scales: Tensor,
+    element: str,
+    block: int,
+    mode: str,
+    by_value: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return what `integers_backward` does, of floating formats."""
+    v, q, inside = _placed(x, scales, _formats(element, block, mode), by_value)
+    return _pulled(v, q, inside, x, grad)[:2]

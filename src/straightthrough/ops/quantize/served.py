@@ -1,0 +1,104 @@
+"""Which kernels have the formulas of a grid, said of the function that is its formula.
+
+A subclass of a grid that rounds in a way of its own has none.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...core.precision import compute_dtype
+from ...grids import MX, NVFP4, Float, Grid, Int, Ternary
+from ...grids.block import Blocks
+from .reference import (
+    affine,
+    affine_and_inside,
+    affine_backward,
+    floats,
+    floats_and_inside,
+    floats_backward,
+    integers,
+    integers_and_inside,
+    integers_backward,
+)
+
+
+class Kernels(NamedTuple):
+    """The kernels of a grid; each takes tensors, then `arguments`."""
+
+    values: Callable[..., Tensor]
+    values_and_inside: Callable[..., tuple[Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, ...]]
+    arguments: tuple[Any, ...]
+
+
+@functools.cache
+def kernels_of(grid: Grid, shift: str) -> Kernels | None:
+    """Return the kernels of a grid that is shifted by a zero point, by an offset, or not at all."""
+    of: Any = getattr(type(grid).rounded, "kernels", None)
+    return None if of is None else of(grid, shift)
+
+
+def _of_integers(grid: Int | Ternary, shift: str) -> Kernels | None:
+    ends = grid.low, grid.high
+    if shift == "zero_point":
+        return Kernels(affine, affine_and_inside, affine_backward, ends)
+    return None if shift else Kernels(integers, integers_and_inside, integers_backward, ends)
+
+
+def _of_floats(name: str, block: int, mode: str) -> Kernels:
+    return Kernels(floats, floats_and_inside, floats_backward, (name, block, mode))
+
+
+def _of_format(grid: Float, shift: str) -> Kernels | None:
+    return None if shift else _of_floats(grid.name, 0, "")
+
+
+def _of_blocks(grid: Blocks, shift: str) -> Kernels | None:
+    mode: Any = getattr(type(grid).of_largest, "mode", None)
+    if shift or mode is None or grid.size % 8:  # a byte has the bits of 8
+        return None
+    return _of_floats(grid.of.name, grid.size, mode(grid))
+
+
+Int.rounded.kernels = Ternary.rounded.kernels = _of_integers  # type: ignore[attr-defined]  # functions take any
+Float.rounded.kernels = _of_format  # type: ignore[attr-defined]  # likewise
+Blocks.rounded.kernels = _of_blocks  # type: ignore[attr-defined]  # likewise
+MX.of_largest.mode = lambda grid: grid.mode  # type: ignore[attr-defined]  # likewise
+NVFP4.of_largest.mode = lambda grid: "nvfp4"  # type: ignore[attr-defined]  # likewise
+
+
+def in_rows(x: Tensor, scale: Tensor, *zero: Tensor) -> tuple[Tensor, ...] | None:
+    """Return what lays a grid as kernels take it, a number a row; None where they can't."""
+    if not one_a_row(x, scale):
+        return None
+    wide = compute_dtype(x.dtype)
+    scales = scale.to(wide).reshape(-1)
+    if not zero:
+        return (scales,)
+    if not one_a_row(x, zero[0]):
+        return None
+    zeros = torch.round(zero[0].to(wide)).reshape(-1)
+    rows = max(scales.numel(), zeros.numel())
+    if scales.numel() not in (1, rows) or zeros.numel() not in (1, rows):
+        return None
+    return scales.expand(rows), zeros.expand(rows)
+
+
+def one_a_row(x: Tensor, laid: Tensor) -> bool:
+    """Whether kernels can read a scale or a zero point: one for all, or one a row.
+
+    Rows are of leading dimensions, and multiples of 32.
+    """
+    if laid.numel() == 1:
+        return True
+    own = (1,) * (x.ndim - laid.ndim) + tuple(laid.shape)
+    lead = len(own)
+    while lead and own[lead - 1] == 1:
+        lead -= 1
+    return own[:lead] == tuple(x.shape[:lead]) and x.shape[lead:].numel() % 32 == 0

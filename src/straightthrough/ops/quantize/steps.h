@@ -1,0 +1,180 @@
+// What the kernels of quantized numbers share: rows that have a scale, and the passes over them.
+//
+// A grid is a class with the scale of every row. Neighbours of `unit` elements have the same steps:
+// `steps<T>(x)(i)` makes those of unit i, and `place(x)` of these says what a vector becomes.
+#pragma once
+#include <vector>
+
+#include "../../core/native/elementwise.h"
+
+namespace quantize {
+
+using namespace operators;
+using namespace simd;
+
+// ---- rows ----
+
+constexpr int64_t kAligned = 32;     // rows begin at whole bytes of bits, and at whole vectors
+constexpr int64_t kSegment = 4096;   // elements that are summed in the precision of the work
+
+// The scale with its entries in order, one a row.
+inline Tensor scales_of(const Tensor& x, const Tensor& scale) {
+  check_floating("x", x);
+  check_cpu("scales", scale);
+  const int32_t due = dtype_of(x) == kFloat64 ? kFloat64 : kFloat32;
+  const int64_t rows = scale.numel();
+  const bool fits = dtype_of(scale) == due && scale.dim() == 1 && rows > 0 &&
+                    x.numel() % rows == 0 && (rows == 1 || x.numel() / rows % kAligned == 0);
+  if (!fits)
+    refuse("scales must be one number a row of ", described(x), ", in what it is computed in, and ",
+           "rows of a multiple of ", kAligned, ", got ", described(scale));
+  return ordered(scale);
+}
+
+// The scale of a row, NaN where it is none.
+template <class T>
+T valid(T scale) {
+  const bool is = scale > 0 && scale < std::numeric_limits<T>::infinity();
+  return is ? scale : std::numeric_limits<T>::quiet_NaN();
+}
+
+// Where a vector lies: in units of the scale, the value that it becomes, and whether in the range.
+template <class T>
+struct Placed {
+  Vec<T> v, q;
+  Truth<T> inside;
+};
+
+template <class T>
+ALWAYS_INLINE Truth<T> both(Truth<T> a, Truth<T> b) {
+  return a & b;
+}
+
+// ---- passes ----
+
+// Call f(i, steps, count) for vectors of the elements in [begin, end).
+template <class T, class Steps, class F>
+void over_steps(int64_t begin, int64_t end, int64_t unit, const Steps& steps_of, const F& f) {
+  while (begin < end) {
+    const int64_t index = begin / unit, stop = std::min(end, (index + 1) * unit);
+    const auto steps = steps_of(index);
+    over_vectors<T>(begin, stop, [=](int64_t i, auto count) { f(i, steps, count); });
+    begin = stop;
+  }
+}
+
+// y = f(element) for all vectors, in what they are computed in and stored as.
+template <class Grid, class F>
+void over_grid(const Tensor& x, const Grid& grid, const F& f) {
+  const int64_t unit = grid.unit(x);
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const Reader<T, S> from{in<S>(x), std::numeric_limits<T>::quiet_NaN()};
+    const auto steps_of = grid.template steps<T>(in<S>(x));
+    over_elements(x.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      over_steps<T>(begin, end, unit, steps_of, [=](int64_t i, const auto& steps, auto count) {
+        const auto placed = steps.place(from.next(i, count));
+        f(compute, stored, i, placed.q * steps.scale, placed.inside, count);
+      });
+    });
+  });
+}
+
+template <class Grid>
+Tensor values(const Tensor& x, const Grid& grid) {
+  Tensor y = fresh_like(x);
+  void* to = y.mutable_data_ptr();
+  over_grid(x, grid, [=](auto compute, auto stored, int64_t i, auto value, auto, auto count) {
+    using S = decltype(stored);
+    Writer<decltype(compute), S>{static_cast<S*>(to)}.next(i, value, count);
+  });
+  return y;
+}
+
+template <class Grid>
+std::tuple<Tensor, Tensor> values_and_inside(const Tensor& x, const Grid& grid) {
+  Tensor y = fresh_like(x), bits = fresh_bits(x.numel());
+  void* to = y.mutable_data_ptr();
+  uint8_t* truths = out<uint8_t>(bits);
+  over_grid(x, grid,
+            [=](auto compute, auto stored, int64_t i, auto value, auto inside, auto count) {
+              using T = decltype(compute);
+              using S = decltype(stored);
+              Writer<T, S>{static_cast<S*>(to)}.next(i, value, count);
+              store_bits<T>(truths, i, inside, count);
+            });
+  return {y, bits};
+}
+
+// ---- gradients ----
+
+// What the elements of a part add to the gradients of the scale and of what shifts the grid.
+struct Sums {
+  double scale = 0, shift = 0;
+};
+
+template <class V>
+double total(V sum) {
+  double result = 0;
+  for (const auto part : widen(sum)) result += simd::sum(part);
+  return result;
+}
+
+// The gradient to a part of a row, and its sums.
+template <bool shifts, class T, class S, class Steps>
+INLINE_CALLS Sums backward_of_part(const S* x, const S* grad, S* to, int64_t unit,
+                                   const Steps& steps_of, int64_t begin, int64_t end) {
+  const Reader<T, S> from{x, std::numeric_limits<T>::quiet_NaN()}, of{grad, T(0)};
+  const Writer<T, S, true> writer{to};
+  Vec<T> to_scale{}, to_shift{};
+  over_steps<T>(begin, end, unit, steps_of, [&, from, of, writer](int64_t i, const auto& steps,
+                                                                  auto count) {
+    const auto placed = steps.place(from.next(i, count));
+    const Vec<T> g = of.next(i, count), none{};
+    writer.next(i, select(placed.inside, g, none), count);
+    const Truth<T> counts = less_equal(placed.q, placed.q);  // what has no value adds nothing
+    const Vec<T> share = placed.q - select(placed.inside, placed.v, none);
+    to_scale += select(counts, g * share, none);
+    if (shifts) to_shift += select(counts, select(placed.inside, none, g), none);
+  });
+  return {total(to_scale), shifts ? total(to_shift) : 0};
+}
+
+// The gradient in the range, and one row after the other the sums of g (q - v) there and g q beyond
+// it, and where the grid is shifted those of g beyond it.
+template <bool shifts, class Grid>
+std::array<Tensor, 3> backward(const Tensor& x, const Tensor& grad, const Tensor& scales,
+                               const Grid& grid) {
+  Tensor to_x = fresh_like(x), to_scale = fresh(scales.sizes(), kFloat64);
+  Tensor to_shift = fresh(scales.sizes(), kFloat64);
+  const int64_t rows = scales.numel(), length = x.numel() / rows, unit = grid.unit(x);
+  const int64_t parts = (length + kSegment - 1) / kSegment;
+  std::vector<Sums> sums(rows * parts);
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const S *from = in<S>(x), *of = in<S>(grad);
+    S* to = out<S>(to_x);
+    const auto steps_of = grid.template steps<T>(from);
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::clamp<int64_t>(length, 1, kSegment));
+    torch::stable::parallel_for(0, rows * parts, grain, [&](int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; ++part) {
+        const int64_t row = part / parts, begin = row * length + part % parts * kSegment;
+        const int64_t end = std::min(begin + kSegment, (row + 1) * length);
+        sums[part] = backward_of_part<shifts, T, S>(from, of, to, unit, steps_of, begin, end);
+      }
+    });
+  });
+  double *of_scale = out<double>(to_scale), *of_shift = out<double>(to_shift);
+  for (int64_t row = 0; row < rows; ++row) {
+    of_scale[row] = of_shift[row] = 0;
+    for (int64_t part = row * parts; part < (row + 1) * parts; ++part) {
+      of_scale[row] += sums[part].scale;
+      of_shift[row] += sums[part].shift;
+    }
+  }
+  return {to_x, to_scale, to_shift};
+}
+
+}  // namespace quantize
