@@ -11,10 +11,11 @@ from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.studies.bias import study as bias
 from straightthrough.studies.mask import study as mask
 from straightthrough.studies.polynomial import study as polynomial
+from straightthrough.studies.qat import study as qat
 from straightthrough.studies.vae import study as vae
 from straightthrough.studies.vqvae import study as vqvae
 
-STUDIES = ["study vae", "study mask", "study vqvae", "study polynomial", "study bias"]
+STUDIES = [f"study {name}" for name in ("vae", "mask", "vqvae", "polynomial", "bias", "qat")]
 COMMANDS = ["list", "audit", "env", "report", "study", *STUDIES]
 
 
@@ -247,7 +248,7 @@ def test_ctrl_c_in_an_audit_is_one_line_and_exit_1(cli, monkeypatch):
     assert cli("audit") == (1, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("study", [vae, mask, vqvae, polynomial, bias])
+@pytest.mark.parametrize("study", [vae, mask, vqvae, polynomial, bias, qat])
 def test_the_output_folder_is_tried_before_training(cli, tmp_path, monkeypatch, study):
     monkeypatch.setattr(study, "run", lambda *_: pytest.fail("the study ran"))
     blocked = tmp_path / "file"

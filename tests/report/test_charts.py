@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from straightthrough.report import charts
-from straightthrough.report.charts import DARK, LIGHT, Bar, Interval, Line
+from straightthrough.report.charts import DARK, LIGHT, Bar, Interval, Line, Panel
 
 
 def pixels(png):
@@ -103,3 +103,19 @@ def test_bars_are_as_long_as_their_values():
     widths = (sheet == colour).all(-1).sum(1)
     short, long = sorted(set(widths[widths > 20]))[0], widths.max()
     assert long / short == pytest.approx(3, rel=0.02)
+
+
+def test_histograms_fill_after_and_cut_what_is_empty():
+    def drawn(after):
+        panels = [Panel(f"p{n}", [0, 4, 4, 0], after, (-2.0, 2.0), [0.5]) for n in range(3)]
+        return pixels(charts.histograms(panels, "weight", LIGHT))
+
+    def filled(sheet):
+        colour = np.array(list(bytes.fromhex(LIGHT.lines[1][1:])))
+        mixed = (0.6 * colour + 0.4 * 255).round()
+        return int((abs(sheet - mixed) <= 2).all(-1).sum())
+
+    # The empty ends are left out, so that both halves are wide; half of the counts, half filled.
+    whole, half = drawn([0, 4, 4, 0]), drawn([0, 4, 0, 0])
+    assert filled(half) / filled(whole) == pytest.approx(0.5, abs=0.05)
+    assert filled(whole) > 0.2 * whole.shape[0] * whole.shape[1]

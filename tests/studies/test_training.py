@@ -11,6 +11,7 @@ from straightthrough.studies.data import Data, load
 from straightthrough.studies.journal import Journal
 from straightthrough.studies.mask import study as mask
 from straightthrough.studies.polynomial import study as polynomial
+from straightthrough.studies.qat import study as qat
 from straightthrough.studies.record import to_json
 from straightthrough.studies.vae import study as vae
 from straightthrough.studies.vqvae import study as vqvae
@@ -22,12 +23,14 @@ SETTINGS = {
     mask: mask.Settings(epochs=EPOCHS),
     polynomial: polynomial.Settings(estimators=["exact", "gumbel"], epochs=EPOCHS),
     vqvae: vqvae.Settings(quantizers=CODEBOOKS, epochs=EPOCHS),
+    qat: qat.Settings(precisions=["W2A2"], rules=["lsq"], rounding=False, epochs=EPOCHS),
 }
 SECOND = {
     vae: "reinmax, seed 0",
     mask: "dense, seed 0",
     polynomial: "gumbel, seed 1",
     vqvae: f"{CODEBOOKS[1]}, seed 0",
+    qat: "W2A2 lsq, seed 0",
 }
 STUDIES = pytest.mark.parametrize("study", SETTINGS, ids=lambda study: study.__name__.split(".")[2])
 
@@ -46,10 +49,11 @@ def few_images(name, folder):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Leave out the timing of masks, which has a test of its own, and train in few steps."""
+    """Leave out the timing of masks and exports, which have tests, and train in few steps."""
     monkeypatch.setattr(mask, "measure", lambda notify: [mask.Cost("none", 1.0, 0.0)])
+    monkeypatch.setattr(qat, "ship", lambda *_: qat.Shipped(1, 1.0, 1.0, 100.0))
     monkeypatch.setattr(polynomial, "STEPS", 3)
-    for study in (vae, mask, vqvae):
+    for study in (vae, mask, vqvae, qat):
         monkeypatch.setattr(study, "load", few_images)
     monkeypatch.setattr(vae, "AUDITED", 1)
 
@@ -141,7 +145,7 @@ def test_a_study_that_was_killed_goes_on_from_its_last_checkpoint(study, tmp_pat
     seen = []
     resumed = study.run(SETTINGS[study], seen.append, Journal(killed, resume=True))
     assert measured(resumed) == measured(whole(study))
-    assert seen[0].done == 4
+    assert next(p.done for p in seen if p.run == SECOND[study]) == 4
 
 
 @STUDIES
@@ -166,6 +170,19 @@ def test_without_resume_a_study_begins_anew(tmp_path):
     mask.run(mask.Settings(epochs=1), seen.append, Journal(tmp_path))
     assert [progress.done for progress in seen] == [0, 1, 0, 1]
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_networks_that_are_trained_side_by_side_go_on_together(tmp_path):
+    settings = qat.Settings(precisions=[], rounding=True, epochs=4)
+    expected = measured(qat.run(settings))
+
+    def notify(progress):
+        if progress.run == "Adam, seed 0" and progress.done == 3:
+            raise KeyboardInterrupt
+
+    stopped = qat.run(settings, notify, Journal(tmp_path))
+    assert {run.points[-1].epoch for run in stopped.runs} == {3, 4}
+    assert measured(qat.run(settings, journal=Journal(tmp_path, resume=True))) == expected
 
 
 def other_settings(folder):
@@ -215,7 +232,7 @@ def test_what_cannot_be_resumed_is_said_and_left_alone(breakage, tmp_path):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("study", [vae, mask])
+@pytest.mark.parametrize("study", [vae, mask, qat])
 def test_epochs_must_be_positive(study):
     with pytest.raises(st.ArgumentError, match="epochs must be at least 1, got 0"):
         study.run(study.Settings(epochs=0))

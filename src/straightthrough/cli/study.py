@@ -20,6 +20,9 @@ from ..studies.mask import page as mask_page
 from ..studies.mask import study as mask_study
 from ..studies.polynomial import page as polynomial_page
 from ..studies.polynomial import study as polynomial_study
+from ..studies.qat import page as qat_page
+from ..studies.qat import study as qat_study
+from ..studies.qat.model import PRECISIONS, RULES
 from ..studies.record import to_json
 from ..studies.vae import page as vae_page
 from ..studies.vae import study as vae_study
@@ -124,6 +127,30 @@ def vqvae(
     """Vector-quantized autoencoder: rules, ways to learn a codebook, revival, and no codebook."""
     settings = vqvae_study.Settings(data, data_dir, None, _seeds(seeds), epochs)
     _run(partial(vqvae_study.run, settings), vqvae_page.tables, output, resume, json)
+
+
+@app.command()
+def qat(
+    data: Data = "digits",
+    data_dir: Folder = None,
+    precisions: Annotated[
+        str, typer.Option(help="Comma-separated; W and A for the bits of weights and inputs.")
+    ] = ",".join(PRECISIONS),
+    rules: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(RULES),
+    rounding: Annotated[
+        bool, typer.Option(help="Whether rules for the rounding of weights alone are compared.")
+    ] = True,
+    seeds: Seeds = "1",
+    epochs: Epochs = None,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/qat"),
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Quantized networks: bits and rules, what ships, and rules for the rounding alone."""
+    settings = qat_study.Settings(
+        data, data_dir, names(precisions), names(rules), rounding, _seeds(seeds), epochs
+    )
+    _run(partial(qat_study.run, settings), qat_page.tables, output, resume, json)
 
 
 @app.command()

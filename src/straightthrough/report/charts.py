@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import image as png
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 
@@ -47,6 +47,20 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One histogram of a chart: counts before and after, between evenly spaced ends.
+
+    `values` are marked on the axis.
+    """
+
+    label: str
+    before: Sequence[float]
+    after: Sequence[float]
+    ends: tuple[float, float]
+    values: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -185,6 +199,34 @@ def intervals(series: Sequence[Interval], x: str, theme: Theme) -> bytes:
     return _save(figure)
 
 
+def histograms(panels: Sequence[Panel], x: str, theme: Theme) -> bytes:
+    """Draw panels in two columns, each over what it holds: before dashed, after filled."""
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(7.2, 0.5 + 1.7 * rows), dpi=160, facecolor=theme.background)
+    before, after = theme.lines[:2]
+    for place, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, 2, place + 1)
+        _dress(axes, theme)
+        edges = np.linspace(*panel.ends, len(panel.after) + 1)
+        axes.stairs(panel.after, edges, fill=True, color=after, alpha=0.6, label="after")
+        axes.stairs(panel.before, edges, color=before, linestyle="--", label="before")
+        held = np.nonzero(np.add(panel.before, panel.after))[0]
+        if len(held):
+            axes.set_xlim(edges[held[0]], edges[held[-1] + 1])
+        for value in panel.values:
+            axes.axvline(value, color=theme.ink, linewidth=0.8, linestyle=":")
+        axes.set_yticks([])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_title(panel.label, color=theme.ink, fontsize=10)
+        if place >= len(panels) - 2:
+            axes.set_xlabel(x)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(
+        *handles, loc="upper center", frameon=False, labelcolor=theme.ink, fontsize=9, ncols=2
+    )
+    return _save(figure, top=1 - 0.3 / figure.get_figheight())
+
+
 def grid(images: NDArray[np.uint8], columns: int, gap: int = 1) -> bytes:
     """Draw `(N, height, width)` images in rows of `columns`, pixel for pixel, dark on white."""
     count, height, width = images.shape
@@ -208,7 +250,13 @@ def unpack(pictures: dict[str, Any]) -> NDArray[np.uint8]:
 
 def _canvas(theme: Theme, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(7.2, height), dpi=160, facecolor=theme.background)
-    axes = figure.add_subplot(facecolor=theme.background)
+    axes = figure.add_subplot()
+    _dress(axes, theme)
+    return figure, axes
+
+
+def _dress(axes: Any, theme: Theme) -> None:
+    axes.set_facecolor(theme.background)
     axes.tick_params(colors=theme.ink, labelsize=9, length=0)
     axes.xaxis.label.set_color(theme.ink)
     axes.yaxis.label.set_color(theme.ink)
@@ -216,7 +264,6 @@ def _canvas(theme: Theme, height: float) -> tuple[Figure, Any]:
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return figure, axes
 
 
 def _ticks(points: set[float]) -> list[float]:
