@@ -19,6 +19,7 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "round": st.nn.Round,
     "argmax": lambda: st.nn.Argmax(0.7),
     "topk": lambda: st.nn.TopK(2),
+    "sample_subset": lambda: st.nn.SampleSubset(2),
     "categorical": st.nn.Categorical,
     "gumbel": lambda: st.nn.GumbelSoftmax(0.5, hard=True),
     "bernoulli": st.nn.Bernoulli,

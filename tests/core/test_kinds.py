@@ -96,6 +96,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Argmax": lambda: st.nn.Argmax(st.nn.schedules.Confidence()),
     "GumbelSoftmax": st.nn.GumbelSoftmax,
     "TopK": lambda: st.nn.TopK(2),
+    "SampleTopK": lambda: st.nn.SampleTopK(2),
+    "SampleSubset": lambda: st.nn.SampleSubset(2),
     "Solve": lambda: st.nn.Solve(OPERATORS["solve"].arguments["solver"]),
     "TopKRouter": lambda: st.nn.TopKRouter(3, 2),
     "Bernoulli": st.nn.Bernoulli,

@@ -56,6 +56,14 @@ MODULES = {
     "Argmax": (lambda: st.nn.Argmax(tau=0.5), lambda x: st.argmax(x, tau=0.5)),
     "GumbelSoftmax": (lambda: st.nn.GumbelSoftmax(0.5), lambda x: st.gumbel_softmax(x, 0.5)),
     "TopK": (lambda: st.nn.TopK(2, tau=0.5), lambda x: st.topk(x, 2, tau=0.5)),
+    "SampleTopK": (
+        lambda: st.nn.SampleTopK(2, "laplace", tau=0.5),
+        lambda x: st.sample_topk(x, 2, "laplace", tau=0.5),
+    ),
+    "SampleSubset": (
+        lambda: st.nn.SampleSubset(2, "second_order", steps=2),
+        lambda x: st.sample_subset(x, 2, "second_order", steps=2),
+    ),
     "Bernoulli": (
         lambda: st.nn.Bernoulli("straight_through", tau=2.0),
         lambda x: st.bernoulli(x, estimator=st.estimators.StraightThrough(2.0)),
@@ -72,10 +80,11 @@ MODULES = {
         lambda x: st.negative_binomial(x, total_count=2.5, estimator=st.estimators.Fini(1)),
     ),
 }
-ROWS = ["Categorical", "Argmax", "GumbelSoftmax", "TopK"]
+ROWS = ["Categorical", "Argmax", "GumbelSoftmax", "TopK", "SampleTopK", "SampleSubset"]
 COUNTS = ["Poisson", "Binomial", "Geometric", "NegativeBinomial"]
 DRAWN = ["Categorical", "CategoricalInteger", "GumbelSoftmax", "Bernoulli", "BinaryConcrete"]
-NOISY = [*DRAWN, *COUNTS]
+SUBSETS = ["SampleTopK", "SampleSubset"]
+NOISY = [*DRAWN, *COUNTS, *SUBSETS]
 
 
 def tanh(slope):
@@ -112,8 +121,8 @@ def test_in_training_it_is_the_function(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_defaults_are_the_functions_own(name):
-    record = OPERATORS[{"TopK": "topk"}.get(name, snake(name))]
-    required = {"Clamp": (-1.0, 1.0), "Ternary": (0.5,), "TopK": (2,)}
+    record = OPERATORS[{"TopK": "topk", "SampleTopK": "sample_topk"}.get(name, snake(name))]
+    required = {"Clamp": (-1.0, 1.0), "Ternary": (0.5,), **dict.fromkeys(("TopK", *SUBSETS), (2,))}
     required |= {"Binomial": (9,), "NegativeBinomial": (2.5,)}
     module = getattr(st.nn, name)(*required.get(name, ()))
     if record.default is not None:
@@ -311,6 +320,7 @@ SCHEDULED = {
     "Argmax": lambda s: st.nn.Argmax(s),
     "GumbelSoftmax": lambda s: st.nn.GumbelSoftmax(tau=s),
     "TopK": lambda s: st.nn.TopK(2, tau=s),
+    "SampleTopK": lambda s: st.nn.SampleTopK(2, tau=s),
     "Bernoulli": lambda s: st.nn.Bernoulli("straight_through", tau=s),
     "BinaryConcrete": lambda s: st.nn.BinaryConcrete(s),
 }
@@ -348,6 +358,9 @@ def test_a_gates_temperature_follows_a_schedule():
         (lambda: st.nn.Argmax(Constant(-1.0)), "tau must be above 0"),
         (lambda: st.nn.GumbelSoftmax("cold"), "tau must be a finite number"),
         (lambda: st.nn.TopK(2, "gumbel"), "unknown here"),
+        (lambda: st.nn.SampleTopK(2, "simple"), "unknown here"),
+        (lambda: st.nn.SampleSubset(2, "reinmax"), "unknown here"),
+        (lambda: st.nn.SampleSubset(2, "second_order", steps=-1), "steps must be"),
         (lambda: st.nn.HardConcreteGate(3, probs=1.0), r"probs must lie in \(0, 1\)"),
         (lambda: st.nn.HardConcreteGate(3, gamma=0.5)(), "gamma must be below 0"),
     ],

@@ -35,6 +35,7 @@ NUMBERS: dict[str, tuple[str, Make]] = {
     "Argmax": ("tau", lambda v: st.nn.Argmax(v)),
     "GumbelSoftmax": ("tau", lambda v: st.nn.GumbelSoftmax(v)),
     "TopK": ("tau", lambda v: st.nn.TopK(2, tau=v)),
+    "SampleTopK": ("tau", lambda v: st.nn.SampleTopK(2, tau=v)),
     "Bernoulli": ("tau", lambda v: st.nn.Bernoulli("straight_through", tau=v)),
     "BinaryConcrete": ("tau", lambda v: st.nn.BinaryConcrete(v)),
     "HardConcreteGate": ("tau", lambda v: Gate(tau=v)),
@@ -177,6 +178,9 @@ def test_a_tensor_in_a_rule_that_is_given_is_followed() -> None:
         (st.nn.HardConcreteGate, "probs", 1.0, r"probs must lie in \(0, 1\), got 1.0"),
         (st.nn.TopK, "k", 0, "k must be an int of at least 1, got 0"),
         (st.nn.TopK, "k", Constant(2.0), "k must be an int"),
+        (st.nn.SampleSubset, "k", 0, "k must be an int of at least 1, got 0"),
+        (st.nn.SampleSubset, "estimator", "reinmax", "estimator='reinmax' is unknown here"),
+        (st.nn.SampleTopK, "relaxation", "simple", "relaxation='simple' is unknown here"),
         (st.nn.Binomial, "total_count", 0, "total_count must be an int in"),
         (st.nn.NegativeBinomial, "total_count", 0, "total_count must be above 0, got 0"),
         (st.nn.Poisson, "order", 4, "order must be 1, 2 or 3, got 4"),
@@ -200,6 +204,7 @@ def test_assignment_is_checked_and_leaves_what_was_there(
     make: Any, name: str, value: Any, message: str
 ) -> None:
     required = {st.nn.TopK: (2,), st.nn.Binomial: (9,), st.nn.NegativeBinomial: (2.5,)}
+    required |= {st.nn.SampleTopK: (2,), st.nn.SampleSubset: (2,)}
     required |= {st.nn.Ternary: (0.5,), st.nn.HardConcreteGate: (3,)}
     module = make(*required.get(make, ()))
     before = (repr(module), getattr(module, name, None))

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..core.engine import apply
+from ..core.kernels import kernel
 from ..core.noise import in_blocks
 from ..core.operation import Operation
 from .subset_tree import cumulant, log_partition
+
+
+@kernel("(Tensor logits, Tensor directions, int k) -> Tensor")
+def subset_cumulant(logits: Tensor, directions: Tensor, k: int) -> Tensor:
+    """Return the marginals, or their derivative along directions, each of the logits' shape."""
+
+    def block(_: int, logits: Tensor, *directions: Tensor) -> Tensor:
+        return cumulant(logits, k, directions).to(logits.dtype)
+
+    n = logits.shape[-1]
+    rows = [x.reshape(-1, n) for x in (logits, *directions)]
+    return in_blocks(block, *rows, width=work(n, k) * 3 ** len(directions)).reshape(logits.shape)
 
 
 @dataclass(frozen=True)
@@ -25,13 +39,9 @@ class Cumulant(Operation):
     k: int
 
     def forward(self, logits: Tensor, *directions: Tensor) -> tuple[Tensor]:
-        def block(_: int, logits: Tensor, *directions: Tensor) -> Tensor:
-            return cumulant(logits, self.k, directions).to(logits.dtype)
-
-        n = logits.shape[-1]
-        rows = [x.expand(logits.shape).reshape(-1, n) for x in (logits, *directions)]
-        found = in_blocks(block, *rows, width=work(n, self.k) * 3 ** len(directions))
-        return (found.reshape(logits.shape),)
+        moved = [x.expand(logits.shape) for x in directions]
+        along = torch.stack(moved) if moved else logits.new_empty(0, *logits.shape)
+        return (subset_cumulant(logits, along, self.k),)
 
     def backward(self, grad: Tensor, logits: Tensor, *directions: Tensor) -> tuple[Tensor, ...]:
         others = (directions[:i] + directions[i + 1 :] for i in range(len(directions)))

@@ -6,7 +6,8 @@ its probability is at least 1 / (n + 1), and products of probabilities serve whe
 logarithms: none underflows where it matters.
 
 A node of the tree is the polynomial of how many of its leaves are chosen, cut off at k; a parent is
-the product of its two children. Polynomials are `(J, ..., nodes, counts)`. J is 1, or the number of
+the product of its two children. Those of the first parent are the first nodes of the two halves of
+the level below, and so on. Polynomials are `(J, ..., nodes, counts)`. J is 1, or the number of
 components of a jet: the value, and its derivatives along some directions, one for each set of them.
 The component of a set A has the number whose bits are A.
 """
@@ -92,8 +93,7 @@ def upward(leaf: Tensor, k: int) -> list[Tensor]:
     levels, components = [leaf], leaf.shape[0]
     one, other, _ = pairs(components)
     while levels[-1].shape[-2] > 1:
-        nodes = levels[-1].unflatten(-2, (-1, 2))
-        left, right = nodes[..., 0, :], nodes[..., 1, :]
+        left, right = levels[-1].chunk(2, -2)
         if components > 1:
             left, right = left[one], right[other]
         levels.append(summed(convolved(left, right, k), components))
@@ -107,8 +107,8 @@ def downward(levels: Sequence[Tensor], k: int) -> Tensor:
     outer = torch.zeros_like(root)
     outer[(0, ..., min(k, root.shape[-1] - 1))] = 1
     for below in reversed(levels[:-1]):
-        siblings = below.unflatten(-2, (-1, 2)).flip(-2)
-        outer = outer.unsqueeze(-2)
+        siblings = below.unflatten(-2, (2, -1)).flip(-3)
+        outer = outer.unsqueeze(-3)
         if components > 1:
             outer, siblings = outer[one], siblings[other]
         outer = summed(correlated(outer, siblings, below.shape[-1]), components).flatten(-3, -2)
@@ -155,8 +155,7 @@ def descend(levels: Sequence[Tensor], k: int, uniform: Tensor) -> Tensor:
     count = torch.full_like(uniform[..., :1], k, dtype=torch.int64)
     first = 0
     for below in reversed(levels[:-1]):
-        nodes = below[0].unflatten(-2, (-1, 2))
-        left, right = nodes[..., 0, :], nodes[..., 1, :]
+        left, right = below[0].chunk(2, -2)
         counts = torch.arange(left.shape[-1], device=left.device)
         others = count.unsqueeze(-1) - counts
         possible = (others >= 0) & (others < right.shape[-1])
@@ -166,6 +165,6 @@ def descend(levels: Sequence[Tensor], k: int, uniform: Tensor) -> Tensor:
         bound = uniform[..., first : first + parents, None] * cumulative[..., -1:]
         # u < 1 - 2^-53 keeps the bound below the total, so a count of positive weight is found.
         chosen = (cumulative <= bound).sum(-1)
-        count = torch.stack([chosen, count - chosen], -1).flatten(-2)
+        count = torch.cat([chosen, count - chosen], -1)
         first += parents
     return count

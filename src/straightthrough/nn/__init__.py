@@ -48,7 +48,7 @@ from .quantizers import GroupedVQ, ResidualVQ, VectorQuantizer
 from .router import Routing, TopKRouter
 from .schedules import step_schedules
 from .solver import Solve
-from .subset import TopK
+from .subset import SampleSubset, SampleTopK, TopK
 
 __all__ = [
     "CAGE",
@@ -85,6 +85,8 @@ __all__ = [
     "ResidualVQ",
     "Round",
     "Routing",
+    "SampleSubset",
+    "SampleTopK",
     "Scheme",
     "Sign",
     "Size",

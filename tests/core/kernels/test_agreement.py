@@ -11,6 +11,7 @@ from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative
 from straightthrough.estimators import (
+    exactly_k,
     gapped,
     gumbel,
     mve,
@@ -74,6 +75,11 @@ def uniforms_of(dtype):
 def _inference():
     with torch.no_grad():
         yield
+
+
+def counts_of_subsets(n):
+    """Few, and of a row that is not long half and nearly all."""
+    return {1, 2, *(((n + 1) // 2, n - 1, n) if n <= 100 else (20,))} & {*range(1, n + 1)}
 
 
 def left_out(operator):
@@ -145,6 +151,33 @@ class TestAgreement:
             assert_agrees(categorical.argmax_hot, scores, exact=True)
             for k in {1, 2, 3, (shape[-1] + 1) // 2, shape[-1]}.intersection(range(shape[-1] + 1)):
                 assert_agrees(subset.topk_hot, scores, k, exact=True)
+
+    def test_drawn_subsets(self, shape, dtype):
+        x, _ = rows(shape, dtype)
+        for logits in (x, x / 16):
+            for k in counts_of_subsets(shape[-1]):
+                assert_agrees(subset.draw_subset, logits, k, NOISE, exact=True)
+
+    @pytest.mark.parametrize("directions", [0, 1, 2])
+    def test_moments_of_subsets(self, shape, dtype, directions):
+        """To their dtype's accuracy, or 1e-15 of the directions: some of a symmetric row are 0."""
+        x, _ = rows(shape, dtype)
+        generator = torch.Generator().manual_seed(directions)
+        along = torch.randn(directions, *shape, generator=generator).to(dtype)
+        for logits in (x, x / 16)[: 2 if shape[-1] <= 1000 else 1]:
+            for k in counts_of_subsets(shape[-1]):
+                given = exactly_k.subset_cumulant(logits, along, k)
+                reference = exactly_k.subset_cumulant.__wrapped__
+                due = reference(logits.double(), along.double(), k)
+                assert given.dtype == dtype
+                assert torch.equal(given.isnan(), due.isnan())
+                if not due.numel():
+                    continue
+                scale = due.nan_to_num(0).abs().amax(-1, keepdim=True)
+                bound = TOLERANCE[dtype] * scale
+                bound += 1e-15 * along.double().abs().amax(-1, keepdim=True).prod(0)
+                bound += torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+                assert ((given.double() - due).nan_to_num(0).abs() <= bound).all()
 
     @pytest.mark.parametrize("descending", [False, True])
     def test_gradients_of_ranks(self, shape, dtype, descending):

@@ -26,6 +26,7 @@ SHAPES = [(), (1,), (3,), (15,), (0,), (3, 0), (0, 5), (0, 0), (3, 4), (5, 3), (
 LEVELS = [
     s for s, said in kernels.states.items() if said in (kernels.ACTIVE, "a better one is active")
 ]
+MOST_DIRECTIONS = 8
 ALIKE = ("grad", "dispersion", "count")
 ROWS = ("x", "z", "logits", "scores", "y", "mean", *ALIKE)
 GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
@@ -33,6 +34,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
     **dict.fromkeys(("scales", "zeros"), torch.tensor([0.5])),
+    "directions": torch.linspace(-1, 1, 30).reshape(2, *SHAPE),
     "places": torch.arange(5).repeat(3, 1),
     "levels": torch.tensor([8, 5, 5, 5, 2]),
     "seed": torch.tensor(3),
@@ -57,6 +59,7 @@ BAD: dict[str, list[Any]] = {
         *(torch.ones(SHAPE[:n], dtype=dtype).to_sparse() for n in (1, 2) for dtype in FLOATING[:2]),
         torch.ones(1000, dtype=torch.uint8),
         torch.full(SHAPE, torch.nan),
+        *(torch.ones(count, *SHAPE) for count in (0, MOST_DIRECTIONS + 1)),
     ],
     "int": [-(2**63), -1, 0, 2**24 + 1, 2**62, 2**63 - 1],
     "float": [torch.nan, torch.inf, -torch.inf, 0.0, -1.0, 1e308],
@@ -106,6 +109,9 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
     if name in ("scales", "zeros"):
         wide = torch.promote_types(first.dtype, torch.float32)
         return value.dtype != wide or value.shape != (1,)
+    if name == "directions":
+        wrong = value.dtype != first.dtype or value.shape[1:] != SHAPE
+        return wrong or len(value) > MOST_DIRECTIONS
     if place == 0:
         return value.dtype not in FLOATING or value.dim() > 64
     if name in ALIKE:
@@ -139,6 +145,7 @@ def cases(op: torch._ops.OpOverload) -> Iterator[tuple[list[Any], str]]:
             "index": torch.zeros(shape[:-1], dtype=torch.int64),
             "outcome": bits,
             "bits": bits,
+            "directions": torch.zeros(2, *shape),
         }
         rows = dict.fromkeys(ROWS, torch.zeros(shape)) | of_shape
         yield [rows.get(a.name, v) for a, v in zip(arguments, right, strict=True)], ""

@@ -7,6 +7,7 @@ from straightthrough.core import kernels
 from straightthrough.core.noise import Noise
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
+from straightthrough.ops.subset import reference as subset
 
 NOISE = Noise(torch.tensor(0x123456789ABCDEF), 5)
 BOUNDARY = {torch.float32: 2.0**-22, torch.bfloat16: 2.0**-22, torch.float64: 2.0**-50}
@@ -53,3 +54,13 @@ class TestAgreementOfDraws:
             below = uniform - torch.where(index > 0, before, 0)
             assert (torch.minimum(above, below) >= -BOUNDARY[dtype]).all()
         assert (drawn != reference).float().mean() <= RARELY
+
+    @pytest.mark.parametrize(("shape", "k"), [((20_000, 16), 4), ((500, 300), 20)], ids=str)
+    def test_subsets_are_the_same(self, dtype, shape, k):
+        """They may differ within about 1e-13 of a boundary; none of these is so near."""
+        logits = (2 * torch.randn(shape)).to(dtype)
+        drawn, reference = subset.draw_subset, subset.draw_subset.__wrapped__
+        assert kernels.has_kernel(logits)
+        assert torch.equal(drawn(logits, k, NOISE), reference(logits, k, NOISE))
+        shard = drawn(logits[17:], k, NOISE.after(17))
+        assert torch.equal(shard, drawn(logits, k, NOISE)[17:])

@@ -31,7 +31,7 @@ from ...nn.quantizer import Quantizer
 from ...nn.quantizers import GroupedVQ, ResidualVQ, VectorQuantizer
 from ...nn.router import TopKRouter
 from ...nn.solver import Solve
-from ...nn.subset import TopK
+from ...nn.subset import SampleSubset, TopK
 
 
 def _own_dim(module: nn.Module) -> int:
@@ -133,6 +133,7 @@ KINDS: dict[type[nn.Module], Kind] = {
     Count: Kind(_value, zeros=True),
     Argmax: Kind(_largest, counts=_chosen),
     TopK: Kind(_largest, counts=_chosen),
+    SampleSubset: Kind(_largest, counts=_chosen),
     TopKRouter: Kind(_open, counts=_chosen),
     Solve: Kind(_value, zeros=True),
     **dict.fromkeys((VectorQuantizer, ResidualVQ, GroupedVQ, FSQ, LFQ), Kind(rows=True)),

@@ -114,6 +114,14 @@ class Tile {
     return out;
   }
 
+  // Whether a lane of a row is set, in all of its lanes.
+  ALWAYS_INLINE static IntVec<T> any(IntVec<T> truth) {
+    if constexpr (Across) return truth;
+    typename Traits<T>::Int found = 0;
+    for (int lane = 0; lane < lanes<T>; ++lane) found |= truth[lane];
+    return IntVec<T>{} + found;
+  }
+
   // The class that each lane of vector i stands for.
   ALWAYS_INLINE static IntVec<T> classes_at(int64_t i) {
     using I = typename Traits<T>::Int;

@@ -1,4 +1,4 @@
-"""What the kernel of subsets must equal, in plain torch."""
+"""What the kernels of subsets must equal, in plain torch."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def perturbed(logits: Tensor, k: int, noise: Noise) -> Tensor:
     return wide - (largest[..., -1:] + 0 * largest[..., :1]) + gumbel_noise(logits, noise)
 
 
+@kernel("(Tensor logits, int k, Noise noise) -> Tensor")
 def draw_subset(logits: Tensor, k: int, noise: Noise) -> Tensor:
     """Draw a k-hot a row from `p(z) ~ exp(<z, logits>)`; NaN where a row has none."""
     n = logits.shape[-1]
