@@ -16,6 +16,7 @@ from ..report import Page, html
 from ..studies.bias import page as bias
 from ..studies.mask import page as mask
 from ..studies.polynomial import page as polynomial
+from ..studies.select import page as select
 from ..studies.vae import page as vae
 from ..studies.vqvae import page as vqvae
 
@@ -23,6 +24,7 @@ LAYOUTS = {
     "vae": vae.layout,
     "vqvae": vqvae.layout,
     "mask": mask.layout,
+    "select": select.layout,
     "polynomial": polynomial.layout,
     "bias": bias.layout,
     "audit": audit.layout,
