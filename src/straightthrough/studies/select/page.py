@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,12 @@ BACKGROUND = 0.3
 def tables(result: dict[str, Any]) -> list[Table]:
     """Return what the terminal shows too."""
     settings, groups = result["settings"], _ordered(result)
+    whole = average([*{run["seed"]: run["whole"] for run in result["runs"]}.values()]) or 0.0
     note = (
         f"All of {result['images']['test']:,} test images. Accuracy: of a new network, fitted to "
         f"the {settings['k']} pixels that the method ends with, the same for every image. "
         f"Fidelity: how often it says what one says that is fitted to all pixels, whose accuracy "
-        f"is {mean(result['whole']):.1f} %. Trained together: the accuracy of the network that "
+        f"is {whole:.1f} %. Trained together: the accuracy of the network that "
         f"was there while the scores learned. Seconds of that training, with fixed pixels too. "
         f"The best first.{deviation(groups)}"
     )

@@ -64,27 +64,27 @@ class Point:
 
 @dataclass
 class Run:
-    """One training; `chosen` are the pixels of the k highest scores, row by row from the top."""
+    """One training.
+
+    Attributes:
+        whole: the accuracy of the network that is fitted to all pixels, in percent.
+        chosen: the pixels that the method ends with, row by row from the top.
+    """
 
     method: str
     seed: int
+    whole: float
     points: list[Point] = field(default_factory=list)
     chosen: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Result:
-    """All runs, and what they are held against.
-
-    Attributes:
-        whole: by seed, the accuracy of the network that is fitted to all pixels, in percent.
-        mean: the mean of the training images.
-    """
+    """All runs, and the mean of the training images."""
 
     header: Header
     settings: Settings
     images: Images
-    whole: list[float]
     mean: Pictures
     runs: list[Run] = field(default_factory=list)
 
@@ -108,7 +108,7 @@ class _Trainer(Trainer):
         ]
         super().__init__(
             f"{method}, seed {seed}",
-            [Run(method, seed)],
+            [Run(method, seed, percent(judged == data.test_labels))],
             torch.optim.Adam(groups, shape.rate, fused=True),
         )
 
@@ -177,7 +177,6 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
             Header("select"),
             replace(settings, epochs=epochs, k=k),
             data.facts,
-            [percent(said == data.test_labels) for said in judged.values()],
             pictures(data.train.mean(0, keepdim=True)),
         )
         with journal.keep(result):
