@@ -12,11 +12,12 @@ from straightthrough.studies.bias import study as bias
 from straightthrough.studies.mask import study as mask
 from straightthrough.studies.polynomial import study as polynomial
 from straightthrough.studies.qat import study as qat
+from straightthrough.studies.select import study as select
 from straightthrough.studies.vae import study as vae
 from straightthrough.studies.vqvae import study as vqvae
 
-STUDIES = [f"study {name}" for name in ("vae", "mask", "vqvae", "polynomial", "bias", "qat")]
-COMMANDS = ["list", "audit", "env", "report", "study", *STUDIES]
+STUDIES = ["vae", "mask", "select", "vqvae", "polynomial", "bias", "qat"]
+COMMANDS = ["list", "audit", "env", "report", "study", *(f"study {name}" for name in STUDIES)]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -183,6 +184,10 @@ WRONG = {
     "study vae --seeds 1,x": "got '1,x'",
     "study vae --output {file}/below": "cannot write into {file}/below: Not a directory",
     "study mask --output {file}": "cannot write into {file}: File exists",
+    "study vae --control reinmix": "did you mean 'reinmax'",
+    "study polynomial --control exact": "exact draws nothing, and has no use for a control variate",
+    "study select --methods gumbel": "method 'gumbel' is unknown; known: gumbel_topk, ",
+    "study select --k 65": "k must lie in 1..64, the number of pixels, got 65",
     "study polynomial --powers 2,x": "powers must be numbers, such as 2,4, got '2,x'",
     "study polynomial --powers -1": "powers must be different numbers above 0",
     "study polynomial --estimators mve_integer": "not equally spaced; use mve",
@@ -248,7 +253,7 @@ def test_ctrl_c_in_an_audit_is_one_line_and_exit_1(cli, monkeypatch):
     assert cli("audit") == (1, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("study", [vae, mask, vqvae, polynomial, bias, qat])
+@pytest.mark.parametrize("study", [vae, mask, select, vqvae, polynomial, bias, qat])
 def test_the_output_folder_is_tried_before_training(cli, tmp_path, monkeypatch, study):
     monkeypatch.setattr(study, "run", lambda *_: pytest.fail("the study ran"))
     blocked = tmp_path / "file"

@@ -13,22 +13,27 @@ from straightthrough.studies.mask import study as mask
 from straightthrough.studies.polynomial import study as polynomial
 from straightthrough.studies.qat import study as qat
 from straightthrough.studies.record import to_json
+from straightthrough.studies.select import study as select
 from straightthrough.studies.vae import study as vae
 from straightthrough.studies.vqvae import study as vqvae
 
 CODEBOOKS = ["ste, moving averages, revival", "both, its loss, revival"]
 EPOCHS = 12  # with checkpoints at the even ones
 SETTINGS = {
-    vae: vae.Settings(estimators=["gumbel", "reinmax"], without_bias=["reinmax"], epochs=EPOCHS),
+    vae: vae.Settings(
+        estimators=["gumbel"], control=["reinmax"], without_bias=["gumbel"], epochs=EPOCHS
+    ),
     mask: mask.Settings(epochs=EPOCHS),
-    polynomial: polynomial.Settings(estimators=["exact", "gumbel"], epochs=EPOCHS),
+    polynomial: polynomial.Settings(estimators=["exact"], control=["gumbel"], epochs=EPOCHS),
+    select: select.Settings(methods=["topk", "simple"], epochs=EPOCHS),
     vqvae: vqvae.Settings(quantizers=CODEBOOKS, epochs=EPOCHS),
     qat: qat.Settings(precisions=["W2A2"], rules=["lsq"], rounding=False, epochs=EPOCHS),
 }
 SECOND = {
-    vae: "reinmax, seed 0",
+    vae: "reinmax+control, seed 0",
     mask: "dense, seed 0",
-    polynomial: "gumbel, seed 1",
+    polynomial: "gumbel+control, seed 1",
+    select: "simple, seed 0",
     vqvae: f"{CODEBOOKS[1]}, seed 0",
     qat: "W2A2 lsq, seed 0",
 }
@@ -53,7 +58,7 @@ def small(monkeypatch):
     monkeypatch.setattr(mask, "measure", lambda notify: [mask.Cost("none", 1.0, 0.0)])
     monkeypatch.setattr(qat, "ship", lambda *_: qat.Shipped(1, 1.0, 1.0, 100.0))
     monkeypatch.setattr(polynomial, "STEPS", 3)
-    for study in (vae, mask, vqvae, qat):
+    for study in (vae, mask, vqvae, select, qat):
         monkeypatch.setattr(study, "load", few_images)
     monkeypatch.setattr(vae, "AUDITED", 1)
 

@@ -17,6 +17,7 @@ from ..studies.bias import page as bias
 from ..studies.mask import page as mask
 from ..studies.polynomial import page as polynomial
 from ..studies.qat import page as qat
+from ..studies.select import page as select
 from ..studies.vae import page as vae
 from ..studies.vqvae import page as vqvae
 
@@ -25,6 +26,7 @@ LAYOUTS = {
     "vqvae": vqvae.layout,
     "mask": mask.layout,
     "qat": qat.layout,
+    "select": select.layout,
     "polynomial": polynomial.layout,
     "bias": bias.layout,
     "audit": audit.layout,

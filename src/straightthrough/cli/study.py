@@ -24,6 +24,9 @@ from ..studies.qat import page as qat_page
 from ..studies.qat import study as qat_study
 from ..studies.qat.model import PRECISIONS, RULES
 from ..studies.record import to_json
+from ..studies.select import page as select_page
+from ..studies.select import study as select_study
+from ..studies.select.model import METHODS
 from ..studies.vae import page as vae_page
 from ..studies.vae import study as vae_study
 from ..studies.vae.presets import PRESETS
@@ -48,6 +51,12 @@ Seeds = Annotated[
 Number = TypeVar("Number", int, float)
 
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: what suits the data.")]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated: what is trained once more with st.nn.ControlVariate. Default: none."
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(
@@ -80,6 +89,7 @@ def vae(
             "Default: the preset's."
         ),
     ] = None,
+    control: Control = None,
     seeds: Seeds = "1",
     epochs: Epochs = None,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/vae"),
@@ -92,6 +102,7 @@ def vae(
         data_dir,
         None if estimators is None else names(estimators),
         None if without_bias is None else names(without_bias) * (without_bias != "none"),
+        [] if control is None else names(control),
         _seeds(seeds),
         epochs,
         preset,
@@ -154,6 +165,25 @@ def qat(
 
 
 @app.command()
+def select(
+    data: Data = "digits",
+    data_dir: Folder = None,
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(METHODS),
+    k: Annotated[
+        int | None, typer.Option(help="How many pixels. Default: what suits the data.")
+    ] = None,
+    seeds: Seeds = "1",
+    epochs: Epochs = None,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/select"),
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """The k pixels that decide the class: chosen by scores that learn, or by a count."""
+    settings = select_study.Settings(data, data_dir, names(methods), k, _seeds(seeds), epochs)
+    _run(partial(select_study.run, settings), select_page.tables, output, resume, json)
+
+
+@app.command()
 def polynomial(
     powers: Annotated[str, typer.Option(help="Exponents of the loss, comma-separated.")] = (
         "1.5,2,3"
@@ -161,6 +191,7 @@ def polynomial(
     estimators: Annotated[
         str, typer.Option(help="Comma-separated; exact is the gradient of the expected loss.")
     ] = ",".join(polynomial_study.Settings.estimators),
+    control: Control = None,
     seeds: Seeds = "1,2,3",
     epochs: Annotated[int, typer.Option(min=1, help="Of 200 steps.")] = polynomial_study.EPOCHS,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(
@@ -171,7 +202,11 @@ def polynomial(
 ) -> None:
     """Polynomial programming: the loss that each estimator reaches, beside published ones."""
     settings = polynomial_study.Settings(
-        _numbers("powers", powers, float), names(estimators), _seeds(seeds), epochs
+        _numbers("powers", powers, float),
+        names(estimators),
+        [] if control is None else names(control),
+        _seeds(seeds),
+        epochs,
     )
     _run(partial(polynomial_study.run, settings), polynomial_page.tables, output, resume, json)
 

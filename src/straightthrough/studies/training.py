@@ -126,6 +126,11 @@ def _join(trainer: Trainer, record: list[Any]) -> None:
             record.append(run)
 
 
+def named(estimator: str, rule: str, control: bool) -> tuple[str, str]:
+    """Return what a run is called in the record and on the page, with a control variate or not."""
+    return (f"{estimator}+control", f"{rule}, control variate") if control else (estimator, rule)
+
+
 def check_epochs(epochs: int | None) -> None:
     """Raise `ArgumentError` unless epochs is None or at least 1."""
     if epochs is not None and epochs < 1:

@@ -8,7 +8,12 @@ from torch import nn
 import straightthrough as st
 from small_vae import every_code, every_outcome, far_from_uniform
 from straightthrough.studies.vae import gradient
-from straightthrough.studies.vae.gradient import errors, exact_gradient, loss_without_bias
+from straightthrough.studies.vae.gradient import (
+    errors,
+    exact_gradient,
+    loss_with_control,
+    loss_without_bias,
+)
 
 E = st.estimators
 
@@ -109,6 +114,30 @@ def test_without_bias_the_mean_is_exact_and_the_covariance_that_of_the_rule(mode
     assert variance == pytest.approx(error.variance, rel=0.05)
     bias = float((estimates.mean(0) - exact).square().sum() / squared)
     assert bias < 5 * variance / repeats < error.bias / 20
+
+
+def test_a_control_variate_keeps_the_mean_and_takes_variance(model):
+    image, rule, repeats = torch.rand(1, 9), E.ReinMax(), 20_000
+    row = model.encoder(image).detach()
+    (error,) = errors(model, image, {"plain": rule}).values()
+    exact = exact_gradient(model, image, row)[0]
+    kl_logits = row.clone().requires_grad_()
+    (kl,) = torch.autograd.grad(gradient.divergence(kl_logits).sum(), kl_logits)
+    model.encoder = Held(row.repeat(repeats, 1, 1))
+    variate = st.nn.ControlVariate(tuple(row.shape[1:]), decay=0.0)
+    sample = st.nn.Categorical(rule, control=variate)
+    found = []
+    for _ in range(2):  # the first has no b yet, and is the rule's
+        model.zero_grad()
+        loss_with_control(model, image.expand(repeats, -1), sample).sum().backward()
+        estimates = model.encoder.logits.grad - kl
+        spread, bias = estimates.var(0).sum(), (estimates.mean(0) - exact).square().sum()
+        found.append([float(part / exact.square().sum()) for part in (bias, spread)])
+    (bias, plain), (same, less) = found
+    assert plain == pytest.approx(error.variance, rel=0.05)
+    assert less < 0.8 * plain
+    for each in (bias, same):
+        assert each == pytest.approx(error.bias, abs=5 * plain / repeats)
 
 
 def test_without_bias_the_value_and_the_decoders_gradient_are_those_of_one_draw(model):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from ...core.registry import resolve
 from ..journal import Journal
 from ..one_hots import one_hot_rules
 from ..record import Header
-from ..training import Trainer, check_epochs, threads, train
+from ..training import Trainer, check_epochs, named, threads, train
 
 LATENTS, CATEGORIES, BATCH = 128, 4, 8
 STEPS, RATE = 200, 1e-3
@@ -60,12 +62,14 @@ class Settings:
     Attributes:
         powers: exponents p of the loss, above 0; a step trains one model for each.
         estimators: shorthands from the registry, or `"exact"`.
+        control: those that are trained once more with a control variate.
         seeds: one run each, estimator and power.
         epochs: of 200 steps.
     """
 
     powers: Sequence[float] = (1.5, 2.0, 3.0)
     estimators: Sequence[str] = (EXACT, *RULES)
+    control: Sequence[str] = ()
     seeds: Sequence[int] = (1,)
     epochs: int = EPOCHS
 
@@ -119,18 +123,24 @@ def numbers() -> Tensor:
 class _Trainer(Trainer):
     """One estimator and seed: a model for each power, `(powers, 1, LATENTS, CATEGORIES)`."""
 
-    def __init__(self, powers: Sequence[float], name: str, seed: int) -> None:
+    def __init__(
+        self, powers: Sequence[float], name: str, seed: int, *, control: bool = False
+    ) -> None:
         torch.manual_seed(seed)
         self.rule = _rule(name)
-        rule = "exact gradient" if self.rule is None else repr(self.rule)
+        shown = named(name, "exact gradient" if self.rule is None else repr(self.rule), control)
         self.numbers = numbers()
+        self.sample = None
+        if control and self.rule:
+            variate = st.nn.ControlVariate((len(powers), LATENTS, CATEGORIES))
+            self.sample = st.nn.Categorical(self.rule, control=variate)
         self.powers = torch.tensor(powers).reshape(-1, 1, 1)
         self.costs = (self.numbers - TARGET).abs() ** self.powers.unsqueeze(-1)
         start = START * (2 * torch.rand(LATENTS, CATEGORIES) - 1)
         self.logits = start.repeat(len(powers), 1, 1, 1).requires_grad_()
         super().__init__(
-            f"{name}, seed {seed}",
-            [Run(name, rule, power, seed) for power in powers],
+            f"{shown[0]}, seed {seed}",
+            [Run(*shown, power, seed) for power in powers],
             torch.optim.Adam([self.logits], RATE, fused=True),
         )
 
@@ -149,8 +159,15 @@ class _Trainer(Trainer):
         if self.rule is None:
             return self._expected(self.logits)
         logits = self.logits.expand(-1, BATCH, -1, -1)
-        z = st.categorical(logits, self.rule) @ self.numbers
+        z = self._draw(logits, self.rule) @ self.numbers
         return ((z - TARGET).abs() ** self.powers).mean((1, 2))
+
+    def _draw(self, logits: Tensor, rule: st.estimators.CategoricalEstimator) -> Tensor:
+        if self.sample is None:
+            return st.categorical(logits, rule)
+        # A model's averages are its own, and over the batch, which therefore comes first.
+        drawn: Tensor = self.sample(logits.transpose(0, 1))
+        return drawn.transpose(0, 1)
 
     def _expected(self, logits: Tensor) -> Tensor:
         return (logits.softmax(-1) * self.costs).sum(-1).mean((1, 2))
@@ -165,6 +182,15 @@ class _Trainer(Trainer):
             for loss, exact in zip(self.losses, expected, strict=True)
         ]
         return points, "expected loss " + " / ".join(f"{exact:.4f}" for exact in expected)
+
+    def state(self) -> dict[str, Any]:
+        kept = self.sample.state_dict() if self.sample else {}
+        return {**super().state(), "sample": copy.deepcopy(kept)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        super().load(state)
+        if self.sample:
+            self.sample.load_state_dict(copy.deepcopy(state["sample"]))
 
 
 def _rule(name: str) -> st.estimators.CategoricalEstimator | None:
@@ -189,8 +215,9 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
     """
     check_epochs(settings.epochs)
     _check_powers(settings.powers)
-    for name in settings.estimators:
-        _rule(name)
+    for name in (*settings.estimators, *settings.control):
+        if _rule(name) is None and name in settings.control:
+            raise ArgumentError(f"{name} draws nothing, and has no use for a control variate")
     journal = journal or Journal()
     with threads(1):
         result = Result(Header("polynomial"), settings)
@@ -200,8 +227,10 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
             published = {name: losses[power] for name, losses in known.items() if power in losses}
             result.optima.append(Optimum(power, least, published))
         with journal.keep(result):
-            for name, seed in itertools.product(settings.estimators, settings.seeds):
-                trainer = _Trainer(settings.powers, name, seed)
+            ways = [(name, False) for name in settings.estimators]
+            ways += [(name, True) for name in settings.control]
+            for (name, control), seed in itertools.product(ways, settings.seeds):
+                trainer = _Trainer(settings.powers, name, seed, control=control)
                 train(trainer, result.runs, settings.epochs, notify, journal)
     return result
 

@@ -65,6 +65,12 @@ def exact_gradient(model: CategoricalVAE, images: Tensor, logits: Tensor) -> Ten
     return by_class - p * weighed.sum(-1)[:, None, None]
 
 
+def loss_with_control(model: CategoricalVAE, images: Tensor, sample: st.nn.Categorical) -> Tensor:
+    """Return -ELBO, `(N,)`, as `CategoricalVAE.loss` does, the code drawn by a module."""
+    logits = model.encoder(images)
+    return reconstruction_loss(model.decoder(sample(logits)), images) + divergence(logits)
+
+
 def loss_without_bias(model: CategoricalVAE, images: Tensor, rule: Rule) -> Tensor:
     """Return -ELBO, `(N,)`, as `CategoricalVAE.loss` does, but for the rule's bias in backward.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +18,8 @@ from ...core.progress import Notify, silent
 from ..data import Data, Images, load
 from ..journal import Journal
 from ..record import Header, Pictures, pictures
-from ..training import Trainer, check_epochs, threads, train
-from .gradient import Error, errors, loss_without_bias
+from ..training import Trainer, check_epochs, named, threads, train
+from .gradient import Error, errors, loss_with_control, loss_without_bias
 from .model import ENUMERATED, CategoricalVAE, entropy
 from .presets import Preset, choose
 
@@ -41,6 +43,7 @@ class Settings:
         estimators: shorthands from the registry; None for those of the preset.
         without_bias: those that are trained once more without their bias; None for those of the
             preset that are among the estimators.
+        control: those that are trained once more with a control variate.
         seeds: one run each and estimator.
         epochs: None for the preset's.
         preset: what fixes the rest, a key of `PRESETS`; None for what suits the data.
@@ -50,6 +53,7 @@ class Settings:
     folder: str | None = None
     estimators: Sequence[str] | None = None
     without_bias: Sequence[str] | None = None
+    control: Sequence[str] = ()
     seeds: Sequence[int] = (0,)
     epochs: int | None = None
     preset: str | None = None
@@ -129,6 +133,7 @@ class _Trainer(Trainer):
         seed: int,
         *,
         without_bias: bool = False,
+        control: bool = False,
         audited: Sequence[str] = (),
         untrained: bool = True,
     ) -> None:
@@ -142,11 +147,14 @@ class _Trainer(Trainer):
         self.model = CategoricalVAE(
             data.pixels, preset.hidden, preset.latents, preset.categories, preset.activation
         )
-        self.loss = loss_without_bias if without_bias else CategoricalVAE.loss
-        published = None if without_bias else tuned.published
+        self.without_bias, self.control = without_bias, control
+        variate = st.nn.ControlVariate((preset.latents, preset.categories)) if control else None
+        self.sample = st.nn.Categorical(tuned.rule, control=variate)
+        shown = named(name, repr(tuned.rule), control)
+        published = None if without_bias or control else tuned.published
         super().__init__(
-            f"{name}, seed {seed}" + ", without bias" * without_bias,
-            [Run(name, repr(tuned.rule), without_bias, seed, tuned.rate, published)],
+            f"{shown[0]}, seed {seed}" + ", without bias" * without_bias,
+            [Run(*shown, without_bias, seed, tuned.rate, published)],
             preset.optimizer(self.model.parameters(), tuned.rate),
         )
 
@@ -157,12 +165,19 @@ class _Trainer(Trainer):
         total = 0.0
         for batch in torch.randperm(len(self.train)).split(self.preset.batch):
             self.optimizer.zero_grad()
-            losses = self.loss(self.model, self.train[batch], self.rule)
+            losses = self._losses(self.train[batch])
             losses.mean().backward()
             for _ in range(self.preset.repeats):
                 self.optimizer.step()
             total += losses.sum().item()
         return [total / len(self.train)]
+
+    def _losses(self, images: Tensor) -> Tensor:
+        if self.without_bias:
+            return loss_without_bias(self.model, images, self.rule)
+        if self.control:
+            return loss_with_control(self.model, images, self.sample)
+        return self.model.loss(images, self.rule)
 
     def measure(self, last: bool) -> tuple[list[Point], str]:
         (run,) = self.runs
@@ -185,6 +200,13 @@ class _Trainer(Trainer):
 
     def _decode(self, code: Tensor) -> Pictures:
         return pictures(self.model.decoder(code).sigmoid().reshape(-1, *self.size))
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "sample": copy.deepcopy(self.sample.state_dict())}
+
+    def load(self, state: dict[str, Any]) -> None:
+        super().load(state)
+        self.sample.load_state_dict(copy.deepcopy(state["sample"]))
 
 
 def run(settings: Settings, notify: Notify = silent, journal: Journal | None = None) -> Result:
@@ -218,8 +240,12 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
             originals=pictures(data.test[:SHOWN]),
         )
         with journal.keep(result):
-            ways = [(each, False) for each in estimators] + [(each, True) for each in without_bias]
-            for (estimator, without), seed in itertools.product(ways, settings.seeds):
+            ways = [
+                *((each, False, False) for each in estimators),
+                *((each, True, False) for each in settings.control),
+                *((each, False, True) for each in without_bias),
+            ]
+            for (estimator, control, without), seed in itertools.product(ways, settings.seeds):
                 trainer = _Trainer(
                     data,
                     preset,
@@ -227,8 +253,9 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
                     estimator,
                     seed,
                     without_bias=without,
+                    control=control,
                     audited=estimators,
-                    untrained=(estimator, without) == ways[0],
+                    untrained=(estimator, control, without) == ways[0],
                 )
                 result.parameters = sum(p.numel() for p in trainer.model.parameters())
                 result.exact = trainer.model.enumerable
@@ -241,7 +268,7 @@ def _without_bias(settings: Settings, preset: Preset, estimators: Sequence[str])
     chosen = settings.without_bias
     if chosen is None:
         chosen = [name for name in preset.without_bias if name in estimators]
-    for name in (*estimators, *chosen):
+    for name in (*estimators, *chosen, *settings.control):
         preset.rule(name)
     if chosen and preset.categories**preset.latents > ENUMERATED:
         raise ArgumentError(

@@ -1,0 +1,1 @@
+"""The pixels that decide the class."""
