@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from straightthrough.core.noise import Noise
-from straightthrough.estimators import gumbel, reinmax, straight_through
+from straightthrough.estimators import gapped, gumbel, mve_integer, reinmax, straight_through
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.categorical.reference import argmax_index
 from straightthrough.relaxations import softmax
@@ -53,11 +53,18 @@ def test_long_rows_given_the_outcome(tau, monkeypatch, launches):
     wide = x.double(), index, grad.double(), tau
     for operator in (straight_through.straight_through, reinmax.reinmax):
         assert_near(operator(x, index, grad, tau), operator.__wrapped__(*wide))
+    assert_near(gapped.gapped(x, index, grad, tau, 0.7), gapped.gapped.__wrapped__(*wide, 0.7))
+    assert_near(
+        mve_integer.mve_integer(x, index, grad, tau), mve_integer.mve_integer.__wrapped__(*wide)
+    )
     float32_noise(monkeypatch)
     for samples in (1, 3):
         given = gumbel.gumbel_st(x, index, grad, tau, samples, NOISE)
         assert_near(given, gumbel.gumbel_st.__wrapped__(*wide, samples, NOISE))
-    assert launches == ["straight_through_long", "reinmax_long", *["gumbel_st_long"] * 2]
+    assert launches == [
+        *("straight_through_long", "reinmax_long", "gapped_long", "mve_integer_long"),
+        *("gumbel_st_long", "gumbel_st_long"),
+    ]
 
 
 @pytest.mark.parametrize("tau", [1.0, 1.3])

@@ -6,7 +6,7 @@ import torch
 
 from gof import assert_frequencies, assert_rate
 from straightthrough.core.noise import Noise
-from straightthrough.ops.categorical.reference import draw, draw_index
+from straightthrough.ops.categorical.reference import argmax_hot, draw, draw_index
 
 pytestmark = pytest.mark.interpreter
 SEED = torch.tensor(7)
@@ -75,6 +75,22 @@ def test_long_rows(dtype, of_blocks, launches):
     assert index[:4].tolist()[:3] == [-1] * 3
     assert y[:3].isnan().all()
     assert torch.equal(y[3:], torch.nn.functional.one_hot(index[3:], 1000).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_largest_classes_of_long_rows(dtype, of_blocks, launches):
+    x = torch.randn(40, 1000).round().to(dtype)  # with many ties
+    x[0, 3], x[1], x[2, 700], x[3, 300:], x[4, :990] = (
+        torch.nan,
+        -torch.inf,
+        torch.inf,
+        9,
+        -torch.inf,
+    )
+    y, wanted = argmax_hot(x), argmax_hot.__wrapped__(x)
+    assert launches == ["argmax_long"]
+    assert y[:2].isnan().all()
+    assert torch.equal(y.nan_to_num(7), wanted.nan_to_num(7))
 
 
 def test_rare_classes_of_long_rows():
