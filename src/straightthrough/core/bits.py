@@ -40,12 +40,12 @@ def pack_numbers(numbers: Tensor, width: int) -> Tensor:
 def unpack_numbers(packed: Tensor, width: int, shape: torch.Size) -> Tensor:
     """Return the numbers, int32, of that shape that were packed."""
     begins = _begins(width)
-    bytes_, shifts = (torch.tensor(each, device=packed.device) for each in zip(*begins, strict=True))
+    first, shifts = torch.tensor(begins, device=packed.device).unbind(-1)
     groups = F.pad(packed.to(torch.int32), (0, -packed.numel() % width)).reshape(-1, width)
-    words = groups[:, bytes_]
+    words = groups[:, first]
     across = max((shift + width - 1) // 8 for _, shift in begins)
     for further in range(1, across + 1):
-        words = words | F.pad(groups, (0, across))[:, bytes_ + further] << 8 * further
+        words = words | F.pad(groups, (0, across))[:, first + further] << 8 * further
     numbers = words >> shifts.to(torch.int32) & (1 << width) - 1
     return numbers.reshape(-1)[: shape.numel()].reshape(shape)
 

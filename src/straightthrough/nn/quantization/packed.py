@@ -18,8 +18,8 @@ from ..schedules import keeping_dtype
 class Packed(nn.Module):
     """What a quantizer made of a weight, computed from bytes: of the same values.
 
-    A code takes as many bits as the grid has. Scales, zero points, offsets and, where the grid's blocks
-    have them, the bytes of their scales are buffers.
+    A code takes as many bits as the grid has. Scales, zero points, offsets and, where the grid's
+    blocks have them, the bytes of their scales are buffers.
 
     Args:
         quantizer: in `eval()`.
