@@ -25,8 +25,9 @@ from straightthrough.core.errors import ArgumentError
 from straightthrough.report import Table
 
 from . import cases, compare, results, suite, tables, targets
-from .cases import Case, Shape
+from .cases import Case
 from .results import Record
+from .shapes import Shape
 
 QUICK: tuple[Shape, ...] = ((32, 10), (256, 1000))
 QUICK_BUDGET = 0.1

@@ -12,87 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import straightthrough as st
 from straightthrough import testing
 from straightthrough.core import kernels
 from straightthrough.core.outcomes import Count
 from straightthrough.core.registry import OPERATORS, OperatorRecord
 from straightthrough.core.signature import names, shaped
-from straightthrough.ops.bernoulli.api import hard_concrete
 from straightthrough.ops.categorical.api import gumbel_softmax
 
-from . import codebooks, plain
+from . import codebooks, layers, plain, quantized
+from .shapes import COUNTS, DEAR, LAYER, OWN, ROWS, WIDTH, Shape
 
-Shape = tuple[int, ...]
 Inputs = tuple[Tensor, ...]
 Call = Callable[[], object]
 
 OURS, REFERENCE, PLAIN, COMPILED = "ours", "reference", "plain torch", "torch.compile"
 OURS_COMPILED, DOUBLE, DOUBLE_COMPILED = "ours, compiled", "x * 2", "x * 2, compiled"
+TORCHS, TORCHAO = "torch's operator", "torchao"
 GRAPH_WAYS = (OURS_COMPILED, DOUBLE, DOUBLE_COMPILED)
 FORWARD, BOTH = "forward", "forward + backward"
 MODES = (FORWARD, BOTH)
 SHORT = {FORWARD: "fwd", BOTH: "fwd+bwd"}
 
-SHAPES: tuple[Shape, ...] = ((32, 10), (65536, 16), (4096, 1000), (256, 131072), (1048576, 8))
-MAIN: Shape = (4096, 1000)
-"""The shape that torch.compile is timed at, as every shape costs it seconds to compile."""
-
-GRAPH: Shape = (4096, 64)
-"""The shape that what a graph costs ours is timed at."""
-
-COUNTS: tuple[Shape, ...] = SHAPES[:2]
-"""Of counts, whose draws take up to a microsecond an element."""
-
-LOOKUP: Shape = (8192, 8192)
-"""Logits of the lookup."""
-
-LAYER: Shape = (1024, 1024)
-"""Weights of the masked layer."""
-
-ROWS: Shape = (8192, 64)
-"""Of the codebook that learns."""
-
 PRODUCT = "product of matrices"
 """The part of a search that is no overhead."""
 
-CODES: tuple[Shape, ...] = ((65536, 16), (1048576, 8))
-"""Of codes without a table, whose numbers are those of an int64."""
-
-ORDERS: tuple[Shape, ...] = ((64, 256),)
-"""Of orders, whose plain snippets have a matrix of a row."""
-
-_SHAPES = {
-    "categorical_lookup": (LOOKUP,),
-    **dict.fromkeys(("fsq", "lfq", "bsq"), CODES),
-    **dict.fromkeys(("rank", "permutation", "reorder"), ORDERS),
-    "assignment": ((64, 32),),
-}
-"""Of operators that are timed at shapes of their own."""
-
 EVERY_RULE = ("categorical",)
 """Operators with a case for each of their rules; the others have one, for the default rule."""
-
-SMALL: Shape = (4096, 16)
-"""Logits of rules that cost many passes over them."""
-
-DEAR = {
-    "gumbel_rao": (SMALL, MAIN),
-    "mve": (SMALL,),
-    "reinmax_rao": (SMALL,),
-    "reinmax_cv": (SMALL,),
-}
-"""Where those rules are timed."""
-
-WIDTH = 64
-"""Of every dimension that the first input does not have, such as the columns of a table."""
-
-BATCH = 256
-"""Rows that the masked layer is applied to."""
-
-
-def written(shape: Shape) -> str:
-    """Return `4096x1000`, which `--shapes` takes too."""
-    return "x".join(map(str, shape))
 
 
 @dataclass(frozen=True)
@@ -265,7 +211,7 @@ def _case(
         rows=bool(names(record.outcome.outputs[0])),
         others={**_OTHERS.get(record.name, {}), **_peer(name)},
         inputs=partial(_inputs, record),
-        shapes=COUNTS if isinstance(record.outcome, Count) else _SHAPES.get(record.name, shapes),
+        shapes=COUNTS if isinstance(record.outcome, Count) else OWN.get(record.name, shapes),
         conformance=conformance,
     )
 
@@ -295,11 +241,11 @@ def _declared() -> list[Case]:
     )
     layer = Case(
         "masked_linear",
-        _masked_linear,
+        layers.masked,
         plain.masked_linear,
         samples=True,
-        others={"no mask": Way(lambda logits, *layer: _linear(*layer), differentiable=False)},
-        inputs=_layer,
+        others={"no mask": Way(layers.bare, differentiable=False)},
+        inputs=layers.inputs,
         shapes=(LAYER,),
         composed=True,
     )
@@ -311,24 +257,41 @@ def _declared() -> list[Case]:
         shapes=(ROWS,),
         composed=True,
     )
-    return [relaxed, layer, codebook]
+    return [relaxed, layer, codebook, *_quantized()]
 
 
 def _nothing(grad: Tensor, z: Tensor) -> None:
     """The backward of what has none."""
 
 
-def _masked_linear(logits: Tensor, *layer: Tensor) -> Tensor:
-    weight, *others = layer
-    return _linear(weight * hard_concrete(logits, hard=True), *others)
-
-
-def _linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return F.linear(x, weight, bias)
-
-
-def _layer(shape: Shape) -> Inputs:
-    return (*normal(shape), torch.randn(shape), torch.randn(shape[0]), torch.randn(BATCH, shape[1]))
+def _quantized() -> list[Case]:
+    """Return what `fake_quantize` is timed at beside its own case."""
+    identity, lsq = "identity", st.estimators.LSQ(batch_dims=0)
+    mx, nvfp4, unsigned = st.grids.MX(), st.grids.NVFP4(), quantized.UNSIGNED
+    torchs = {TORCHS: Way(quantized.of_torch)}
+    learned = {TORCHS: Way(quantized.learned_of_torch)}
+    laid = partial(Case, shapes=(LAYER,), inputs=quantized.inputs)
+    name = "fake_quantize-{}".format
+    ste = {**torchs, **_peer(name("ste"))}
+    return [
+        laid(name("ste"), quantized.ours(), quantized.snippet, others=ste),
+        laid(
+            name("lsq"),
+            quantized.ours(lsq),
+            quantized.learned_snippet,
+            others={**learned, **_peer(name("ste"))},
+            inputs=quantized.with_scale,
+        ),
+        laid(
+            name("zero_point"),
+            quantized.ours(grid=unsigned),
+            None,
+            others=learned,
+            inputs=quantized.with_zero_point,
+        ),
+        laid(name("mx"), quantized.ours(identity, mx), None, others=_peer(name("mx"))),
+        laid(name("nvfp4"), quantized.ours(identity, nvfp4), None, others=_peer(name("nvfp4"))),
+    ]
 
 
 _ARGMAX = {"torch.argmax": Way(lambda x: x.argmax(-1), differentiable=False)}
@@ -353,6 +316,18 @@ PEERS: dict[str, tuple[str, Callable[[Any], Way]]] = {
         lambda peer: Way(codebooks.their_quantizer(peer)),
     ),
     "fsq": ("vector_quantize_pytorch", lambda peer: Way(codebooks.their_scalars(peer, 5))),
+    "fake_quantize-ste": (
+        "torchao.quantization.quant_primitives",
+        lambda peer: Way(quantized.their_integers(peer)),
+    ),
+    "fake_quantize-mx": (
+        "torchao.prototype.mx_formats.mx_tensor",
+        lambda peer: Way(quantized.their_mx(peer)),
+    ),
+    "fake_quantize-nvfp4": (
+        "torchao.prototype.mx_formats.nvfp4_tensor",
+        lambda peer: Way(quantized.their_nvfp4(peer)),
+    ),
     "categorical-reinmax": ("reinmax", lambda peer: Way(lambda x: peer.reinmax(x, 1.0)[0])),
     "heaviside": (
         "snntorch.surrogate",

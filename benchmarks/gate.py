@@ -9,7 +9,8 @@ from straightthrough.core import kernels
 from straightthrough.testing import assert_close, check_gradient, check_hard_value
 from straightthrough.testing.case import SEED
 
-from .cases import Case, Inputs, Shape
+from .cases import Case, Inputs
+from .shapes import Shape
 
 ELEMENTS = 2**20
 """How many elements of a shape are checked, in whole rows."""

@@ -14,7 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from straightthrough.testing.values import saved_tensors
 
-from .cases import BOTH, Shape, cases
+from .cases import BOTH, cases
+from .shapes import Shape
 
 AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()
 """Whether processes can be forked from a fresh one and say how large they grew; not on Windows."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from straightthrough.report.markdown import table as table_of
 
-from . import cases, results, tables
+from . import cases, results, shapes, tables
 from .results import Job, Record
 
 README = Path(__file__).parent.parent / "README.md"
-CASE = Job("categorical-reinmax", cases.BOTH, cases.MAIN, "float32", 1)
+CASE = Job("categorical-reinmax", cases.BOTH, shapes.MAIN, "float32", 1)
 START, END = "<!-- losses -->", "<!-- end of losses -->"
 
 

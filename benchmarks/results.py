@@ -12,7 +12,8 @@ from typing import Any
 
 from straightthrough.core.errors import ArgumentError
 
-from .cases import SHORT, Shape, written
+from .cases import SHORT
+from .shapes import Shape, written
 
 QUANTILES = (10, 50, 90)
 RUNS = Path(__file__).parent / "results"

@@ -14,10 +14,11 @@ from straightthrough.core.progress import Notify, Progress
 from straightthrough.studies.record import environment
 from straightthrough.studies.training import threads
 
-from .cases import BOTH, COMPILED, GRAPH, GRAPH_WAYS, MAIN, MODES, SHAPES, Call, Case, Shape, Way
+from .cases import BOTH, COMPILED, GRAPH_WAYS, MODES, Call, Case, Way
 from .gate import disagreement
 from .memory import AVAILABLE, Memory, measure
 from .results import QUANTILES, Job, Record
+from .shapes import GRAPH, MAIN, SHAPES, Shape
 from .targets import TARGETS
 from .timing import interleave
 
@@ -36,10 +37,10 @@ class Plan:
 
     Attributes:
         threads: numbers of threads, each a measurement of its own.
-        shapes: of every case; None for `cases.SHAPES`, or a case's own where it has some.
+        shapes: of every case; None for `shapes.SHAPES`, or a case's own where it has some.
         budget: seconds a job, if `timing.FEWEST` rounds take no longer.
         memory: whether memory is measured.
-        compiled: whether torch.compile is timed, at `cases.MAIN` and at a case's own shapes.
+        compiled: whether torch.compile is timed, at `shapes.MAIN` and at a case's own shapes.
     """
 
     threads: Sequence[int]

@@ -11,20 +11,10 @@ from straightthrough.report.charts import LIGHT
 from straightthrough.report.markdown import table as table_of
 from straightthrough.report.page import Table
 
-from .cases import (
-    BOTH,
-    COMPILED,
-    FORWARD,
-    MAIN,
-    OURS,
-    PLAIN,
-    REFERENCE,
-    SHORT,
-    Shape,
-    written,
-)
+from .cases import BOTH, COMPILED, FORWARD, OURS, PLAIN, REFERENCE, SHORT
 from .compare import Change
 from .results import Job, Record, Results, by_job
+from .shapes import MAIN, Shape, written
 from .targets import judge
 
 WAYS = (OURS, REFERENCE, PLAIN, COMPILED)

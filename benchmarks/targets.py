@@ -7,28 +7,20 @@ from dataclasses import dataclass
 
 from .cases import (
     BOTH,
-    CODES,
     COMPILED,
-    COUNTS,
     DOUBLE,
     DOUBLE_COMPILED,
     FORWARD,
-    GRAPH,
-    LAYER,
-    LOOKUP,
-    MAIN,
     OURS,
     OURS_COMPILED,
     PLAIN,
     PRODUCT,
-    ROWS,
     SHORT,
-    SMALL,
-    WIDTH,
-    Shape,
-    written,
+    TORCHAO,
+    TORCHS,
 )
 from .results import Record, by_job
+from .shapes import CODES, COUNTS, GRAPH, LAYER, LOOKUP, MAIN, ROWS, SMALL, WIDTH, Shape, written
 
 ROW_BYTES = 24
 """What a row may cost besides its value and its gradient."""
@@ -209,6 +201,21 @@ TARGETS: tuple[Target, ...] = (
     _time("sign", BOTH, "aten", 1.2, value=slowdown),
     _memory("sign", "saved for backward", saved_share, 1 / 32, "of the input's bytes"),
     _time("masked_linear", FORWARD, "no mask", 6, LAYER, share),
+    _time("fake_quantize-lsq", BOTH, PLAIN, 15, LAYER),
+    _time("fake_quantize-lsq", BOTH, TORCHS, 30, LAYER),
+    _time("fake_quantize-lsq", BOTH, TORCHAO, 8, LAYER),
+    _time("fake_quantize-ste", BOTH, TORCHS, 10, LAYER),
+    _time("fake_quantize-ste", BOTH, TORCHAO, 8, LAYER),
+    _time("fake_quantize-mx", BOTH, TORCHAO, 10, LAYER),
+    _time("fake_quantize-nvfp4", BOTH, TORCHAO, 10, LAYER),
+    _memory(
+        "fake_quantize-ste",
+        "saved for backward",
+        saved_share,
+        1 / 32,
+        "of the input's bytes",
+        LAYER,
+    ),
     _time("vector_quantizer", BOTH, VQP, 10, ROWS),
     _time("vector_quantizer", BOTH, PRODUCT, 1.4, ROWS, slowdown),
     _peak("vector_quantizer", VQP, 1 / 20, ROWS),

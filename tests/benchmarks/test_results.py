@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cases, results, suite, tables, targets
+from benchmarks import cases, results, shapes, suite, tables, targets
 from benchmarks.cases import BOTH, FORWARD, OURS, PLAIN
 from benchmarks.compare import compare
 from benchmarks.results import Job, Record
@@ -108,7 +108,7 @@ def test_targets_name_cases_and_ways_that_there_are():
         assert set(target.ways) <= {*case.ways(), *case.graph_ways()}
     plan = suite.Plan(threads=[1, 2])
     jobs = plan.target_jobs(found)
-    job = Job("sign", BOTH, cases.MAIN, "float32", 2)
+    job = Job("sign", BOTH, shapes.MAIN, "float32", 2)
     assert jobs[job] == [OURS, "aten"]
     assert {job.threads for job in jobs} == {1, 2}
 

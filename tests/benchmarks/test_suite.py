@@ -76,6 +76,9 @@ OTHER_GRADIENT = ("topk",)
 LEARNED = ("vector_quantizer",)
 """Whose value depends on where a codebook starts."""
 
+BLOCKS = ("fake_quantize-mx", "fake_quantize-nvfp4")
+"""Whose rows are of whole blocks."""
+
 
 @pytest.mark.parametrize("name", [name for name in cases.PEERS if name not in LEARNED])
 def test_peers_have_the_value_and_the_gradient_of_the_operators(name):
@@ -83,8 +86,9 @@ def test_peers_have_the_value_and_the_gradient_of_the_operators(name):
     if package not in case.others:
         assert package in cases.missing_peers()
         return
-    x = case.inputs((64, 5))[0].requires_grad_()
-    grad = torch.randn(64, 5)
+    shape = (64, 32 if name in BLOCKS else 5)
+    x = case.inputs(shape)[0].requires_grad_()
+    grad = torch.randn(shape)
     theirs = case.others[package].forward(x)
     pulled = torch.autograd.grad(theirs, x, grad)[0]
     if case.samples:
@@ -103,13 +107,13 @@ def test_a_peer_that_lacks_what_it_needs_is_missing(monkeypatch):
         raise ImportError(module)
 
     monkeypatch.setattr(cases.importlib, "import_module", needs_more)
-    missing = ["vector_quantize_pytorch", "reinmax", "snntorch", "softtorch"]
+    missing = ["vector_quantize_pytorch", "torchao", "reinmax", "snntorch", "softtorch"]
     assert cases.missing_peers() == missing
     assert set(cases.cases()["heaviside"].others) == set()
 
 
 def test_the_gate_passes_what_is_right_and_names_what_is_wrong():
-    shapes = ((3, 8),)
+    shapes = ((3, 32),)
     assert {
         name: gate.disagreement(case, shapes) for name, case in cases.cases().items()
     } == dict.fromkeys(cases.cases())

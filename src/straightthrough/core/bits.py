@@ -25,27 +25,34 @@ def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
 def pack_numbers(numbers: Tensor, width: int) -> Tensor:
     """Return whole numbers from 0 to `2^width - 1` as bytes, the first in the lowest bits.
 
-    The width is 1, 2, 4, 8 or 16; what is left of the last byte is 0.
+    The width is in [1, 16]; eight numbers take so many bytes. What is left of the last byte is 0.
     """
     flat = numbers.reshape(-1).to(torch.int32)
-    if width == 16:
-        return torch.stack([flat & 255, flat >> 8], -1).reshape(-1).to(torch.uint8)
-    parts = F.pad(flat, (0, -flat.numel() % (8 // width))).reshape(-1, 8 // width)
-    return (parts << _offsets(width, flat)).sum(-1, dtype=torch.uint8)
+    eights = F.pad(flat, (0, -flat.numel() % 8)).reshape(-1, 8)
+    packed = eights.new_zeros(len(eights), width + 2)
+    for i, (byte, shift) in enumerate(_begins(width)):
+        word = eights[:, i] << shift
+        for further in range(3):
+            packed[:, byte + further] |= word >> 8 * further & 255
+    return packed[:, :width].reshape(-1)[: -(-flat.numel() * width // 8)].to(torch.uint8)
 
 
 def unpack_numbers(packed: Tensor, width: int, shape: torch.Size) -> Tensor:
     """Return the numbers, int32, of that shape that were packed."""
-    each = packed.to(torch.int32)
-    if width == 16:
-        each = each.reshape(-1, 2)
-        return (each[:, 0] | each[:, 1] << 8).reshape(shape)
-    parts = each.unsqueeze(-1) >> _offsets(width, each) & (1 << width) - 1
-    return parts.reshape(-1)[: shape.numel()].reshape(shape)
+    begins = _begins(width)
+    first, shifts = torch.tensor(begins, device=packed.device).unbind(-1)
+    groups = F.pad(packed.to(torch.int32), (0, -packed.numel() % width)).reshape(-1, width)
+    words = groups[:, first]
+    across = max((shift + width - 1) // 8 for _, shift in begins)
+    for further in range(1, across + 1):
+        words = words | F.pad(groups, (0, across))[:, first + further] << 8 * further
+    numbers = words >> shifts.to(torch.int32) & (1 << width) - 1
+    return numbers.reshape(-1)[: shape.numel()].reshape(shape)
 
 
-def _offsets(width: int, like: Tensor) -> Tensor:
-    return torch.arange(0, 8, width, dtype=like.dtype, device=like.device)
+def _begins(width: int) -> list[tuple[int, int]]:
+    """Return of eight numbers the bytes and the bits in them at which they begin."""
+    return [divmod(i * width, 8) for i in range(8)]
 
 
 def _places(like: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
 
     In `eval()` the model and the copy compute the same. `"float"` has the quantized values as
     weights: layers whose input and output are not quantized are of their own class again.
-    `"packed"` holds codes of 1, 2, 4, 8 or 16 bits, eight and fewer to a byte, in the state dict
+    `"packed"` holds codes of as many bits as their grid has, one after the other, in the state dict
     under the weight's name, with scales under `weight_quantizer`, and computes the weight from them
     at each call; the state dict loads into another model that was prepared and converted the same
     way. `"torchao"` has tensors of `torchao` with the codes and scales that were trained, where it

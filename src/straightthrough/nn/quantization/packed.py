@@ -18,8 +18,8 @@ from ..schedules import keeping_dtype
 class Packed(nn.Module):
     """What a quantizer made of a weight, computed from bytes: of the same values.
 
-    A code takes 1, 2, 4, 8 or 16 bits. Scales, zero points, offsets and, where the grid's blocks
-    have them, the bytes of their scales are buffers.
+    A code takes as many bits as the grid has. Scales, zero points, offsets and, where the grid's
+    blocks have them, the bytes of their scales are buffers.
 
     Args:
         quantizer: in `eval()`.
@@ -39,7 +39,7 @@ class Packed(nn.Module):
         self.grid, self.scaling = quantizer.grid, quantizer.scaling
         self.shape, self.dtype = weight.shape, weight.dtype
         least, most = self.grid.code_range
-        self.width = next(w for w in (1, 2, 4, 8, 16) if most - least < 2**w)
+        self.width = (most - least).bit_length()
         self.register_buffer("scale", quantizer.scale_of(weight).detach().clone())
         for name in ("zero_point", "offset"):
             shift = getattr(quantizer, name)

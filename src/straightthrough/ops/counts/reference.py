@@ -128,7 +128,7 @@ def fini(
 
 
 def _fini(rule: Fini, *given: Any) -> Tensor:
-    return fini(*given, rule.order)
+    return fini(*(*given, rule.order))
 
 
 Fini.gradient.kernel = _fini  # type: ignore[attr-defined]  # functions take any
