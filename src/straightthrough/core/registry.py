@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .errors import ArgumentError
 from .outcomes import Outcome
@@ -43,6 +45,11 @@ class RuleRecord:
     def summary(self) -> str:
         """The first line of the rule's docstring."""
         return first_line(self.type)
+
+    @functools.cached_property
+    def rule(self) -> Rule:
+        """The rule of that name with its defaults; it is frozen, so one serves every call."""
+        return self.type(**self.fields)
 
     @property
     def example(self) -> Rule:
@@ -184,9 +191,11 @@ def resolve(
     record = _record_of(given, fits) if isinstance(given, str) else None
     if record is None:
         raise ArgumentError(_unknown(argument, given, fits))
-    fields = {**record.fields, **(fields or {})}
-    _check_fields(record.type, fields)
     try:
+        if not fields and not is_compiling():
+            return record.rule.settled()
+        fields = {**record.fields, **(fields or {})}
+        _check_fields(record.type, fields)
         return record.type(**fields).settled()
     except TypeError:
         raise ArgumentError(
