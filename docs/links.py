@@ -38,6 +38,8 @@ PAPERS = {
     "DisARM: an antithetic gradient estimator for binary latent variables": f"{ARXIV}2006.10680",
     "Estimating or propagating gradients through stochastic neurons for conditional "
     "computation": f"{ARXIV}1308.3432",
+    "Estimating gradients for discrete random variables by sampling without "
+    "replacement": f"{ARXIV}2002.06043",
     "Forward and backward information retention for accurate binary neural "
     "networks": f"{ARXIV}1909.10788",
     "Generalized and optimal straight-through estimators": f"{REVIEW}5LZQfHUVER",
@@ -46,6 +48,9 @@ PAPERS = {
     "estimator": f"{ARXIV}2410.13331",
     "Incorporating learnable membrane time constant to enhance learning of spiking neural "
     "networks": f"{ARXIV}2007.05785",
+    "Revisiting score function estimators for k-subset sampling": f"{ARXIV}2407.16058",
+    "Stein's lemma for the reparameterization trick with exponential family "
+    "mixtures": f"{ARXIV}1910.13398",
     "SIMPLE: a gradient estimator for k-subset sampling": f"{ARXIV}2210.01941",
     "Stochastic beams and where to find them: the Gumbel-top-k trick for sampling sequences "
     "without replacement": f"{ARXIV}1903.06059",
