@@ -7,6 +7,8 @@ OLDEST := .venv-oldest/bin
 FUZZ ?= 100000
 # Kernels whose sources, flags and compiler have not changed are not compiled again.
 export STRAIGHTTHROUGH_KERNEL_CACHE ?= $(CURDIR)/build/kernels
+# pip compiles every file that it installs, for more than a minute; Python does so with what it imports.
+export PIP_NO_COMPILE ?= 1
 SDIST := build/sdist
 KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 
