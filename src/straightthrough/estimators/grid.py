@@ -53,14 +53,17 @@ class GridEstimator(Rule):
         return getattr(type(self).gradient, "saves", Saved.INPUT)
 
     @property
-    def masks(self) -> bool:
-        """Whether the range is all that the gradients to the input and to the scale depend on.
+    def by_range(self) -> bool:
+        """Whether the gradient to the input is passed in the grid's own range, and stopped beyond.
 
-        That is a rule that passes the gradient or stops it, and whose scale learns from the error.
+        That is all that kernels know of a rule that saves bits.
         """
-        own = type(self)
-        by_error = own.scale_gradient is GridEstimator.scale_gradient
-        return self.saved is Saved.WINDOW and by_error and own.within is GridEstimator.within
+        return self.saved is Saved.WINDOW and type(self).within is GridEstimator.within
+
+    @property
+    def masks(self) -> bool:
+        """Whether, beyond that, the scale learns from the error, as kernels have it."""
+        return self.by_range and type(self).scale_gradient is GridEstimator.scale_gradient
 
     def factor(self, at: Placed) -> float:
         """Return what the gradient to the scale is multiplied by."""

@@ -14,7 +14,7 @@ from straightthrough.core.outcomes import GridValue, special_elements
 from straightthrough.core.registry import OPERATORS
 from straightthrough.core.signature import Input
 from straightthrough.estimators import DGE, LSQ, STE, LSQPlus, Trust
-from straightthrough.grids import MX, NVFP4, Binary, Float, HalfInt, Int, Stretched, Ternary
+from straightthrough.grids import MX, NVFP4, Binary, Float, HalfInt, Int, Placed, Stretched, Ternary
 from straightthrough.testing import DTYPES, Case
 from straightthrough.testing.values import saved_tensors
 
@@ -329,3 +329,19 @@ def test_nvfp4_under_the_rules():
             given = x.to(dtype), torch.tensor(0.25, dtype=dtype)
             testing.assert_value(Case(record, rule), *given)
             testing.assert_gradient(Case(record, rule), *given)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_range_of_ones_own_is_asked(learned: bool) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Upper(STE):
+        """Passes where the value is above 0."""
+
+        def within(self, at: Placed) -> torch.Tensor:
+            return at.v > 0
+
+    x = torch.tensor([-3.0, -0.5, 0.5, 3.0], requires_grad=True)
+    scale = torch.tensor(0.25, requires_grad=learned)
+    y = st.fake_quantize(x, scale, grid=Int(4), rule=Upper())
+    y.sum().backward()
+    assert torch.equal(x.grad, torch.tensor([0.0, 0.0, 1.0, 1.0]))

@@ -70,7 +70,7 @@ class FakeQuantize(Operation):
             return super().forward_and_save(x, scale, *shift)
         if self.rule.saved is Saved.NOTHING:
             return self.forward(x, scale, *shift), ()
-        if served := self.served(x, scale, *shift):
+        if self.rule.by_range and (served := self.served(x, scale, *shift)):
             kernels, rows = served
             by_value = self.rule.inside == "value"
             y, bits = kernels.values_and_inside(x, *rows, *kernels.arguments, by_value)
