@@ -54,6 +54,18 @@ def test_the_longest_pipe_counts():
 
 
 @pytest.mark.parametrize(
+    ("reads", "writes", "published"),
+    [(1, 1, 2.903e12), (1, 1, 3.01e12), (2, 1, 1.89e12)],
+    ids=["copy", "softmax of one read", "softmax of two reads"],
+)
+def test_predictions_are_near_what_others_measured(reads, writes, published):
+    """On an H100: bytes of the input and the result a second, of float32 as docs/guides/gpu.md."""
+    card, size = roofline.CARDS["H100"], 4 * 16_384 * 131_072
+    predicted = 2 * size / card.memory((reads + writes) * size)
+    assert predicted == pytest.approx(published, rel=0.06)
+
+
+@pytest.mark.parametrize(
     ("opcode", "pipe"),
     [
         ("FFMA.FTZ", "float"),
