@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 from benchmarks.gpu import __main__ as entry
 from benchmarks.gpu import roofline
-from benchmarks.gpu.compiling import Launch, pipe_of
+from benchmarks.gpu.compiling import Launch, launches, pipe_of
 from straightthrough.cli.console import run
 
 
@@ -31,6 +31,15 @@ def test_kernels_compile_without_spills_and_read_nothing_twice(command, tmp_path
             assert launch["instructions"]["fp64"] == 0
     assert "Predicted, not measured" in page.read_text()
     assert "draw_short | 4096x64 | H100" in page.read_text()
+
+
+@pytest.mark.parametrize("draw", ["poisson", "binomial", "negative_binomial"])
+def test_counts_compile_without_spills(draw):
+    """Their loops are as long as the data says, so that no time is predicted."""
+    given = roofline.arguments(draw, (4096, 64), torch.float32)
+    (launch,), _ = launches(draw, given, roofline.CARDS["A100"].target)
+    assert launch.spills == 0
+    assert launch.instructions["fp64"] > 0
 
 
 def test_torch_is_counted_by_launches_and_bytes():
