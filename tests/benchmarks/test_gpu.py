@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 from benchmarks.gpu import __main__ as entry
 from benchmarks.gpu import roofline
-from benchmarks.gpu.compiling import Launch, pipe_of
+from benchmarks.gpu.compiling import Launch, launches, pipe_of
 from straightthrough.cli.console import run
 
 
@@ -33,6 +33,15 @@ def test_kernels_compile_without_spills_and_read_nothing_twice(command, tmp_path
     assert "draw_short | 4096x64 | H100" in page.read_text()
 
 
+@pytest.mark.parametrize("draw", ["poisson", "binomial", "negative_binomial"])
+def test_counts_compile_without_spills(draw):
+    """Their loops are as long as the data says, so that no time is predicted."""
+    given = roofline.arguments(draw, (4096, 64), torch.float32)
+    (launch,), _ = launches(draw, given, roofline.CARDS["A100"].target)
+    assert launch.spills == 0
+    assert launch.instructions["fp64"] > 0
+
+
 def test_torch_is_counted_by_launches_and_bytes():
     """F.gumbel_softmax, hard, forward and backward: 13, by torch's profiler on a GPU too."""
     assert len(roofline.snippet(roofline.PLAIN["categorical"], (64, 8), torch.float32)) == 13
@@ -51,6 +60,18 @@ def test_the_longest_pipe_counts():
     assert microseconds(1_008_000 * 85, float=100, fp64=1) == pytest.approx(5 + 100)
     doubles = 100 * 1e6 / (128 * 2 * 2520 * 0.7)
     assert microseconds(1_008_000 * 85, float=100, fp64=100) == pytest.approx(5 + doubles)
+
+
+@pytest.mark.parametrize(
+    ("reads", "writes", "published"),
+    [(1, 1, 2.903e12), (1, 1, 3.01e12), (2, 1, 1.89e12)],
+    ids=["copy", "softmax of one read", "softmax of two reads"],
+)
+def test_predictions_are_near_what_others_measured(reads, writes, published):
+    """On an H100: bytes of the input and the result a second, of float32 as docs/guides/gpu.md."""
+    card, size = roofline.CARDS["H100"], 4 * 16_384 * 131_072
+    predicted = 2 * size / card.memory((reads + writes) * size)
+    assert predicted == pytest.approx(published, rel=0.06)
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,15 @@ def in_memory_order(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x, y) if y.stride() == x.stride() else in_order(x)
 
 
-def launch(kernel: Any, x: Tensor, *arguments: Any, **compiled_for: Any) -> None:
-    """Launch a kernel over the elements of `x`; it is told their count, and the size of a tile."""
-    count = x.numel()
+def launch(kernel: Any, x: Tensor, *arguments: Any, parts: int = 1, **compiled_for: Any) -> None:
+    """Launch a kernel over the elements of `x`; it is told their count, and the size of a tile.
+
+    Tiles are one of so many parts where registers are few, or the slowest element is waited for.
+    """
+    count, size = x.numel(), ELEMENTS // parts
     if count:
-        grid = (triton.cdiv(count, ELEMENTS),)
-        kernel[grid](*arguments, count, SIZE=ELEMENTS, **compiled_for, **options(4))
+        grid = (triton.cdiv(count, size),)
+        kernel[grid](*arguments, count, SIZE=size, **compiled_for, **options(max(1, 4 // parts)))
 
 
 # ---- in kernels ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import torch
@@ -21,6 +22,13 @@ def number(value: float | Tensor, x: Tensor) -> float | Tensor:
     if isinstance(value, Tensor) or x.dtype != torch.float64:
         return value
     return torch.full((), value, dtype=torch.float64, device=x.device)
+
+
+def double(value: float | Tensor, x: Tensor) -> int | Tensor:
+    """Return a number as a kernel takes it that computes in double precision: by its bits."""
+    if isinstance(value, Tensor):
+        return value.to(device=x.device, dtype=torch.float64)
+    return int.from_bytes(struct.pack("<d", value), "little", signed=True)
 
 
 def known_power(tau: float | Tensor) -> int:
@@ -43,6 +51,17 @@ def read(value, x):
     if value.dtype.is_ptr():
         value = tl.load(value)
     return value.to(tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
+
+
+@triton.jit
+def read_double(value):
+    """A number out of what `double` made of it."""
+    value = tl.to_tensor(value)
+    if value.dtype.is_ptr():
+        value = tl.load(value)
+    else:
+        value = value.to(tl.int64).to(tl.float64, bitcast=True)
+    return value
 
 
 @triton.jit
