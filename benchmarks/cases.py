@@ -352,7 +352,7 @@ softtorch has else take a matrix of classes by classes, or iterate.
 def missing_peers() -> list[str]:
     """Return the libraries of `PEERS` that cannot be imported."""
     modules = dict.fromkeys(module for module, _ in PEERS.values())
-    return [_package(module) for module in modules if _imported(module) is None]
+    return [*dict.fromkeys(_package(m) for m in modules if _imported(m) is None)]
 
 
 def _peer(case: str) -> dict[str, Way]:

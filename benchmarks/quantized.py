@@ -68,8 +68,9 @@ def of_torch(x: Tensor) -> Tensor:
 def learned_of_torch(x: Tensor, scale: Tensor, *zero: Tensor) -> Tensor:
     """Torch's own operator that learns, whose zero point is 0 where there is none."""
     of_zero, grid = (zero[0], UNSIGNED) if zero else (torch.zeros(()), GRID)
+    factor = 1.0 if zero else _factor(x)
     y: Tensor = torch._fake_quantize_learnable_per_tensor_affine(
-        x, scale.reshape(1), of_zero.reshape(1), grid.least, grid.most, _factor(x)
+        x, scale.reshape(1), of_zero.reshape(1), grid.least, grid.most, factor
     )
     return y
 

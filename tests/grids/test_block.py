@@ -14,6 +14,7 @@ SCALES = [
     ("floor", 7.9, 1.0),
     ("floor", 8.0, 2.0),
     ("floor", 0.3, 2**-4),
+    ("floor", 3e38, 2.0**125),  # twice the power of two in it is infinite
     ("ceil", 4.0, 1.0),
     ("ceil", 4.1, 2.0),
     ("rceil", 6.0, 1.0),
