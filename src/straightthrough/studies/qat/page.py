@@ -151,9 +151,11 @@ def _of_first_rule(result: dict[str, Any], groups: Groups) -> Groups:
 
 def _training(page: Page, result: dict[str, Any], groups: Groups) -> None:
     shown = _of_first_rule(result, groups)
-    if shown:
+    floats = {name: shown.pop(name) for name in [*shown] if name == FLOAT}
+    series = [*lines(floats, "train_loss", dashed=True), *lines(shown, "train_loss")]
+    if series:
         page.chart(
-            partial(charts.lines, lines(shown, "train_loss"), "epoch", "train loss", log="y"),
+            partial(charts.lines, series, "epoch", "train loss", log="y"),
             "Training loss over epochs, one line a precision",
         )
 
