@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...report import charts
 from ...report.page import Page, Table
 from ...report.runs import Groups, average, deviation, ends, grouped, lines, rows
+from .model import FIXED
 
 FIELDS = {"accuracy": 1, "fidelity": 1, "together": 1, "seconds": 1}
 COLUMNS = ("Method", "Runs", "Epochs", "Accuracy %", "Fidelity %", "Trained together %", "Seconds")
@@ -48,10 +49,12 @@ def layout(result: dict[str, Any]) -> Page:
     page.table(tables(result)[0])
     if groups:
         page.heading("Training")
-        page.chart(
-            partial(charts.lines, lines(groups, "together", first=1), "epoch", "accuracy (%)"),
-            "Test accuracy of the network trained together with the scores, one line a method",
-        )
+        for title, fixed in (("scores that learn", False), ("fixed pixels", True)):
+            if series := lines(_part(groups, fixed), "together", first=1):
+                page.chart(
+                    partial(charts.lines, series, "epoch", "accuracy (%)"),
+                    f"Test accuracy of the network that is trained, one line a method: {title}",
+                )
         page.heading(
             "The chosen pixels",
             "Black, over the mean of the training images; one picture a seed.",
@@ -68,6 +71,11 @@ def _ordered(result: dict[str, Any]) -> Groups:
     }
     order = sorted(groups, key=lambda name: -best[name])
     return {name.replace("_", " "): groups[name] for name in order}
+
+
+def _part(groups: Groups, fixed: bool) -> Groups:
+    """Return the methods whose pixels are fixed before any training, or the others."""
+    return {name: runs for name, runs in groups.items() if (runs[0]["method"] in FIXED) is fixed}
 
 
 def _chosen(runs: list[dict[str, Any]], background: dict[str, Any]) -> bytes:
