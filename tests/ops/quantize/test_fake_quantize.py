@@ -267,7 +267,8 @@ def test_what_is_saved():
     x, scale = torch.randn(1000, requires_grad=True), torch.tensor(0.1)
     assert saved_bytes(x, scale, "ste") == 125
     assert saved_bytes(x, scale, "identity") == 0
-    assert saved_bytes(x, scale, "lsq") == 4004
+    assert saved_bytes(x, scale, "lsq") == 125
+    assert saved_bytes(x, scale, "dge") == 4004
     assert saved_bytes(x, scale.requires_grad_(), "ste") == 4004
     assert saved_bytes(x, scale, "lsq") == 4004
 
