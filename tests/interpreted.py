@@ -27,7 +27,6 @@ FILES = (
     "tests/core/native",
     "tests/core/test_triton.py",
     "tests/core/kernels/test_agreement.py",
-    "tests/core/kernels/test_counts.py",
     "tests/ops/bernoulli/test_triton.py",
     "tests/ops/categorical/test_triton.py",
     "tests/ops/counts/test_triton.py",

@@ -86,8 +86,7 @@ def fini(x, count, grad, size, direct, of_failure, order):
     check_alike("grad", grad, x)
     if not 1 <= order <= 3:
         refuse("order must lie in [1, 3], got ", order)
-    x, to = in_order(x)
-    size = float(size)
+    (x, to), size = in_order(x), float(size)
     family = 0 if math.isinf(size) else 1 if size < 0 else 2
     rounded = torch.tensor(-size, dtype=x.dtype).item()
     numbers = number(size, x), number(rounded, x)
