@@ -214,8 +214,8 @@ def sample_subset(
     mode raises.
 
     Cost: O(C k) work in log2 C steps, in float64 and without a logarithm, one uniform a node of a
-    tree; the logits and one bit an entry are saved. `st.sample_topk` is cheaper, and draws from
-    another law unless k = 1 or all logits are equal.
+    tree; the logits and one bit an entry are saved. `st.sample_topk`, which is cheaper where no
+    kernel serves, draws from another law unless k = 1 or all logits are equal.
 
     Example:
         >>> logits = torch.zeros(2, 5, requires_grad=True)
