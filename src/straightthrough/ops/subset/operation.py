@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.bits import pack
+from ...core.internals import tracing
 from ...core.noise import Noise, Place
 from ...core.operation import Draw, Operation
 from ...core.precision import narrowed
@@ -74,7 +75,8 @@ class SubsetDraw(Draw):
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         y = draw_subset(logits, self.k, Noise(seed, *self.place))
-        return y, pack(y > 0)
+        chosen = y > 0
+        return y, chosen if tracing() else pack(chosen)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs[0], outputs[1]
