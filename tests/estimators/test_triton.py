@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from straightthrough.core import kernels
 from straightthrough.core.noise import Noise
 from straightthrough.estimators import gapped, gumbel, mve_integer, reinmax, straight_through
 from straightthrough.ops.categorical import reference as categorical
@@ -72,7 +73,8 @@ def test_long_softmaxes(tau, monkeypatch, launches):
     x, _, grad = arguments()
     float32_noise(monkeypatch)
     y = categorical.gumbel_softmax(x, tau, NOISE)
-    assert_near(y, categorical.gumbel_softmax.__wrapped__(x.double(), tau, NOISE))
+    with kernels.disabled():  # that of the noise too
+        assert_near(y, categorical.gumbel_softmax.__wrapped__(x.double(), tau, NOISE))
     to_value, to_logits = softmax.softmax_backward_of_value, softmax.softmax_backward_of_logits
     given = to_value(y, grad, tau)
     exact = torch.softmax(y.double().log(), -1)
