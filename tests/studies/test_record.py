@@ -19,7 +19,7 @@ def result_of_the_vae():
     run = vae.Run("reinmax", "ReinMax()", False, 0, 1e-3, points=[point])
     run.samples = pictures(torch.rand(2, 3, 3))
     images = Images("Digits", 10, 20)
-    header, settings = vae.Header("vae"), vae.Settings(seeds=[0, 1])
+    header, settings = vae.Header("vae"), vae.Settings(seeds=[0, 1], control=["reinmax"])
     return vae.Result(header, settings, images, 10, 2, 4, 8, "Tuned.", runs=[run])
 
 
