@@ -120,7 +120,7 @@ def test_without_a_compiler_the_reference_serves_and_all_say_so(
     listed = env(installed)
     assert listed["kernels"] == dict.fromkeys(kernels.LEVELS, f"not built: {missing}")
     assert listed["mend"] == again
-    on_gpus = {"on_gpus": "reference and Triton kernels"}
+    on_gpus = {"on_gpus": "Triton kernels"}
     served = {"serves": "reference", "why": f"not built: {missing}"} | on_gpus
     assert listed["implementations"]["categorical"] == served
     suite(SHORT, installed, tmp_path / "suite", **NO_COMPILER)
