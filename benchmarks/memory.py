@@ -20,7 +20,7 @@ from .shapes import Shape
 AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()
 """Whether processes can be forked from a fresh one and say how large they grew; not on Windows."""
 
-WARM_UP: Shape = (2, 8)
+WARM_UP: Shape = (2, 32)
 
 
 @dataclass(frozen=True)
