@@ -18,7 +18,7 @@ def pixels(png):
 
 def test_a_grid_shows_every_pixel_dark_on_white():
     images = np.array([[[0, 255]], [[100, 0]], [[255, 255]]], np.uint8)
-    sheet = pixels(charts.grid(images, columns=2))
+    sheet = pixels(charts.grid(images, columns=2, side=1))
     assert np.array_equal(sheet[..., 0], sheet[..., 2])
     assert sheet[..., 0].tolist() == [
         [255] * 7,
@@ -27,6 +27,14 @@ def test_a_grid_shows_every_pixel_dark_on_white():
         [255, 0, 0, 255, 255, 255, 255],
         [255] * 7,
     ]
+
+
+def test_small_images_are_enlarged_and_others_are_not():
+    images = np.array([[[0, 255, 0], [100, 0, 7]]], np.uint8)
+    assert np.array_equal(
+        pixels(charts.grid(images, columns=1, side=7)),
+        pixels(charts.grid(images.repeat(2, 1).repeat(2, 2), columns=1, side=6)),
+    )
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])

@@ -227,8 +227,13 @@ def histograms(panels: Sequence[Panel], x: str, theme: Theme) -> bytes:
     return _save(figure, top=1 - 0.3 / figure.get_figheight())
 
 
-def grid(images: NDArray[np.uint8], columns: int, gap: int = 1) -> bytes:
-    """Draw `(N, height, width)` images in rows of `columns`, pixel for pixel, dark on white."""
+def grid(images: NDArray[np.uint8], columns: int, gap: int = 1, side: int = 40) -> bytes:
+    """Draw `(N, height, width)` images in rows of `columns`, pixel for pixel, dark on white.
+
+    Images of a longer side that is below `side` are enlarged to no more than that.
+    """
+    zoom = max(1, side // max(images.shape[1:]))
+    images = images.repeat(zoom, 1).repeat(zoom, 2)
     count, height, width = images.shape
     rows = -(-count // columns)
     step_y, step_x = height + gap, width + gap
