@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_exporting
-from torch.nn import Parameter
 
 from .errors import check_not_nested
 from .internals import (
@@ -73,28 +72,11 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         alive = [*map(unwrap_if_dead, inputs)]
         for tensor in alive:
             if tensor.requires_grad:
-                if operation.passes_gradient and _is_small(tensor):
-                    return _with_the_node_of_a_copy(operation, tensor)
                 return _enter(operation, None, *alive)
         return without_grad(operation.forward, alive)[operation.returned]
     except RuntimeError:
         check_not_nested("an argument", *inputs)
         raise
-
-
-SMALL = 2**12
-"""Elements up to which torch copies a tensor in less time than Python takes for a node of ours."""
-
-
-def _is_small(x: Tensor) -> bool:
-    return type(x) in (Tensor, Parameter) and x.numel() <= SMALL
-
-
-def _with_the_node_of_a_copy(operation: Operation, x: Tensor) -> Tensor:
-    """Return the value of an operation whose gradient passes unchanged, as that of a copy does."""
-    y = x.clone()
-    y.data = without_grad(operation.forward, [x])[0]
-    return y
 
 
 def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Any:

@@ -29,11 +29,6 @@ class Operation(Portable, ABC):
     returned: ClassVar[int | slice] = 0
     dims: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def passes_gradient(self) -> bool:
-        """Whether its one input gets the value's gradient as it is."""
-        return False
-
     @abstractmethod
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the hard value, then what else is returned, then what backward needs."""

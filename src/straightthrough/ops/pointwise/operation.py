@@ -52,15 +52,11 @@ class Pointwise(Operation):
     surrogate: Derivative
     centre: float = 0.0
 
-    @property
-    def passes_gradient(self) -> bool:
-        return self.surrogate.saved is Saved.NOTHING
-
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (HARD[self.hard](x, *self.arguments),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return () if self.passes_gradient else inputs
+        return () if self.surrogate.saved is Saved.NOTHING else inputs
 
     def forward_and_save(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         rule = self.surrogate
