@@ -93,6 +93,11 @@ GUARDS = [
     (testing.check_jvp, replaced("sign", broken.wrong_tangent), "<g, J t>"),
     (testing.check_vmap, replaced("sign", broken.vmap_of_the_first), "vmap"),
     (testing.check_vmap_grad, replaced("sign", None, broken.Stateful()), "vmap of grad"),
+    (
+        testing.check_recorded,
+        replaced("sign", broken.written_behind_torch),
+        "value recorded",
+    ),
     (testing.check_compiled, replaced("sign", broken.compiles_again), "recompile"),
     (testing.check_seed, replaced("categorical", broken.seed_ignored), "under seed=20"),
     (testing.check_shards, replaced("categorical", broken.offset_ignored), "shard 2:5"),

@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import assume_constant_result, is_compiling
 
 PACKAGE = Path(__file__).parent.parent
 _CLASSES: WeakValueDictionary[str, type[Portable]] = WeakValueDictionary()
@@ -93,11 +93,16 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool = True)
         return f"integer({len(integers) - 1})"
     if isinstance(x, tuple):
         return "(" + "".join(write(each, numbers, integers, move) + ", " for each in x) + ")"
-    parts = [repr(x.fingerprint)]
-    for field in dataclasses.fields(x):
-        value = getattr(x, field.name)
-        parts.append(f"{field.name}={write(value, numbers, integers, x.numbers_move)}")
-    return f"{x.label}({', '.join(parts)})"
+    start, names, move = _form(type(x))
+    parts = [f", {name}={write(getattr(x, name), numbers, integers, move)}" for name in names]
+    return f"{start}{''.join(parts)})"
+
+
+# A call of it leaves a constant in a compiled graph, and no guards, which every call would check.
+@assume_constant_result  # type: ignore[untyped-decorator]  # by torch
+def _form(cls: type[Portable]) -> tuple[str, tuple[str, ...], bool]:
+    names = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]  # all are dataclasses
+    return f"{cls.label}({cls.fingerprint!r}", names, cls.numbers_move
 
 
 def read(text: str, numbers: Sequence[Tensor], integers: Sequence[int]) -> Any:

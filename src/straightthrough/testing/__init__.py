@@ -30,7 +30,7 @@ from .gradients import (
     check_repeated_backward,
 )
 from .sampling import check_default_seed, check_seed, check_shards, check_vmap_randomness
-from .transforms import check_compiled, check_vmap, check_vmap_grad
+from .transforms import check_compiled, check_recorded, check_vmap, check_vmap_grad
 from .values import (
     assert_value,
     check_aliasing,
@@ -71,6 +71,7 @@ __all__ = [
     "check_no_grad",
     "check_operator",
     "check_primitive",
+    "check_recorded",
     "check_repeated_backward",
     "check_row_errors",
     "check_rule",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from .case import Case, Tensors, check
 from .compare import assert_close
@@ -72,6 +73,19 @@ def _examples(inputs: Tensors, dims: Dims) -> Iterator[Tensors]:
 
 def _stacked(outputs: Iterator[Tensors]) -> Tensors:
     return [torch.stack(each) for each in zip(*outputs, strict=True)]
+
+
+@check()
+def check_recorded(case: Case) -> None:
+    """What `make_fx` records of real tensors has the value and the gradients of other ones."""
+    inputs, others = case.input(4), case.input(4, seed=7)
+    grad = case.incoming(inputs)
+    value = make_fx(lambda *leaves: [y.detach() for y in case(*leaves)])(*case.leaves(inputs))
+    gradients = make_fx(lambda grad, *given: case.backward(given, grad)[1])(grad, *inputs)
+    outputs, expected = case.backward(others, grad)
+    case.assert_same(value(*others), outputs, "value recorded")
+    about = f"{case}: recorded: gradient"
+    assert_close(gradients(grad, *others), expected, about, float(grad.abs().max()))
 
 
 @check()

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import straightthrough as st
 from straightthrough.core import kernels
@@ -372,11 +371,3 @@ def test_nothing_is_kept_where_no_gradient_is_due(monkeypatch):
         ["forward_and_save"],
         ["forward_and_save", "residuals"],
     )  # a kernel does both at once
-
-
-@pytest.mark.parametrize("count", [3, 5000])
-def test_what_make_fx_records_of_real_tensors_is_the_value(count):
-    x = torch.linspace(-2, 2, count, requires_grad=True)
-    graph = make_fx(lambda x: st.round(2 * x))(x)
-    other = (x.detach() + 0.3).requires_grad_()
-    assert torch.equal(graph(other), st.round(2 * other))
