@@ -91,6 +91,17 @@ def constant_in_graphs(function: _Constant) -> _Constant:
     return function
 
 
+_graph_task: Callable[[], int] = private("torch._C:_current_graph_task_id", lambda: -1)
+
+
+def inside_backward() -> bool:
+    """Whether a backward is at work: a forward in it is one that a checkpoint runs again.
+
+    Compiled code, whose backward has no forward of a module in it, is not told.
+    """
+    return not is_compiling() and _graph_task() != -1
+
+
 _has_implementation: Callable[[str, str], bool] = private(
     "torch._C:_dispatch_has_kernel_for_dispatch_key", _yes
 )

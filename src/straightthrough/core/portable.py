@@ -24,7 +24,9 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch.compiler import assume_constant_result, is_compiling
+from torch.compiler import is_compiling
+
+from .internals import constant_in_graphs
 
 PACKAGE = Path(__file__).parent.parent
 _CLASSES: WeakValueDictionary[str, type[Portable]] = WeakValueDictionary()
@@ -99,7 +101,7 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool = True)
 
 
 # A call of it leaves a constant in a compiled graph, and no guards, which every call would check.
-@assume_constant_result  # type: ignore[untyped-decorator]  # by torch
+@constant_in_graphs
 def _form(cls: type[Portable]) -> tuple[str, tuple[str, ...], bool]:
     names = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]  # all are dataclasses
     return f"{cls.label}({cls.fingerprint!r}", names, cls.numbers_move

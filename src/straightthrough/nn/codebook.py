@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
+from ..core.internals import inside_backward
 from ..core.mesh import laid_as, whole
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
@@ -79,7 +80,8 @@ class Codebook(nn.Module):
             `update_codebook(optimizer)` resets them.
         k_means: whether it starts at means of the first batch in training.
         update: `"forward"`, or `"manual"`: statistics of several forwards are collected, and
-            `update_codebook()` applies them, once a step of the optimizer.
+            `update_codebook()` applies them, once a step of the optimizer. Under
+            `torch.utils.checkpoint`, which runs a forward again, `"ema"` wants `"manual"`.
         metric: `"euclidean"`, or `"cosine"`: z and the codewords are brought to length 1.
         transform: a module that makes the codebook out of a fixed random one, `(K, D)` to `(K, D)`,
             and learns in its place; it excludes `learn="ema"`, k-means and revival.
@@ -155,12 +157,19 @@ class Codebook(nn.Module):
         codebook = self.codewords().to(z.dtype)
         if self.frozen:
             codebook = codebook.detach()
+        again = learning and inside_backward()
+        if again and self.learn == "ema" and self.update == "forward":
+            raise ArgumentError(
+                "this forward runs again in backward, as torch.utils.checkpoint has it, and the "
+                "codebook has moved since the first time: pass update='manual', and call "
+                "update_codebook() after optimizer.step()"
+            )
         index = api.nearest(z, codebook)
         q = api.codewords(codebook, index).to(z.dtype)
         if mask is not None:
             index = torch.where(mask, index, -1)
             q = torch.where(mask.unsqueeze(-1), q, 0)
-        if learning:
+        if learning and not again:
             with torch.no_grad():
                 rows = z.detach().reshape(-1, self.width)
                 self.statistics.collect(rows, index.flatten(), self.revive > 0)

@@ -8,8 +8,16 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
-from ..core.errors import ArgumentError, ShapeError, check_count, check_number
+from ..core.errors import (
+    ArgumentError,
+    ShapeError,
+    StraightThroughError,
+    check_count,
+    check_floating,
+    check_number,
+)
 from .schedules import keeping_dtype
 
 
@@ -54,6 +62,12 @@ class ControlVariate(nn.Module):
         self, logits: Tensor, draw: Callable[[Tensor], Tensor], mean: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Return `draw(logits)`, `mean` being its mean, with the gradient less the variate."""
+        if is_exporting():
+            raise StraightThroughError(
+                "an exported graph can't hold a control variate, whose averages move in backward; "
+                "export the module in eval(), or with its control set to None"
+            )
+        check_floating("logits", logits)
         shape = self.product.shape
         if logits.shape[-len(shape) :] != shape:
             raise ShapeError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.engine import apply
 from ..core.errors import ArgumentError, check_floating, check_not_nested
+from ..core.internals import inside_backward
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
@@ -233,7 +234,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not self._has_started:
             if some or _ranks() > 1:
                 self._start(blocks)
-        elif some and learn and isinstance(self.scaling, Observed):
+        elif some and learn and isinstance(self.scaling, Observed) and not inside_backward():
             self._observe(blocks, self.scaling.momentum)
         return _beside(blocks, self.scale)
 

@@ -16,6 +16,7 @@ from ..core.errors import (
     check_count,
     check_rows,
 )
+from ..core.internals import inside_backward
 from ..core.precision import compute_dtype
 from ..ops.subset.api import topk
 from .base import OperatorModule
@@ -135,7 +136,7 @@ class TopKRouter(OperatorModule):
             gates = gates / gates.sum(-1, keepdim=True).clamp(min=torch.finfo(gates.dtype).tiny)
         index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
         counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)
-        if self.training:
+        if self.training and not inside_backward():
             with torch.no_grad():
                 self.load.add_(counted.sum(0))
         gates = torch.where(tokens, gates, 0)

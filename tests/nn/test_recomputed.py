@@ -1,0 +1,64 @@
+"""A forward that a checkpoint runs again in backward learns nothing twice."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import straightthrough as st
+
+MODULES = {
+    "a codebook by moving averages": st.nn.VectorQuantizer(16, 8, "rotation", update="manual"),
+    "a codebook by its loss": st.nn.VectorQuantizer(16, 8, "rotation", learn="loss"),
+    "residuals": st.nn.ResidualVQ(2, 16, 8, "rotation", update="manual"),
+    "an observed scale": st.nn.Quantizer(st.grids.Int(4), st.scales.Observed(momentum=0.5)),
+    "a router": st.nn.TopKRouter(8, 2),
+    "a running confidence": st.nn.Argmax(st.nn.schedules.Confidence(decay=0.5)),
+}
+
+
+def summed(model: nn.Module, x: Tensor) -> Tensor:
+    """Return a number that every part of what the module returns has a part in."""
+    y = model(x)
+    parts = y if isinstance(y, tuple) else (y,)
+    return sum((part**2).sum() for part in parts if part.is_floating_point())
+
+
+def trained(model: nn.Module, again: bool, reentrant: bool) -> list[Tensor]:
+    """Return loss, gradients and what was learned of two steps."""
+    model = copy.deepcopy(model)
+    found = []
+    for step in range(2):
+        x = ((1 + step) * torch.linspace(-2, 2, 96).sin()).reshape(12, 8).requires_grad_()
+        loss = checkpoint(summed, model, x, use_reentrant=reentrant) if again else summed(model, x)
+        loss.backward()
+        found += [loss.detach(), x.grad]
+    found += [p.grad for p in model.parameters() if p.grad is not None]
+    return [*found, *(kept for kept in model.state_dict().values() if isinstance(kept, Tensor))]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", MODULES)
+def test_a_checkpoint_changes_nothing(name, reentrant):
+    whole, again = (trained(MODULES[name], again, reentrant) for again in (False, True))
+    for one, other in zip(whole, again, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_codebook_that_has_moved_is_refused(reentrant):
+    model = st.nn.VectorQuantizer(16, 8)
+    x = torch.randn(12, 8, requires_grad=True)
+    loss = checkpoint(summed, model, x, use_reentrant=reentrant)
+    with pytest.raises(st.ArgumentError, match=r"runs again in backward.*update='manual'"):
+        loss.backward()
+
+
+def test_a_control_variate_is_not_exported_in_training():
+    model = st.nn.Categorical(control=st.nn.ControlVariate(4))
+    with pytest.raises(st.StraightThroughError, match=r"control variate.*in eval\(\)"):
+        torch.export.export(model, (torch.zeros(3, 4),))
+    y = torch.export.export(model.eval(), (torch.zeros(3, 4),)).module()(torch.ones(3, 4))
+    assert torch.equal(y, torch.tensor([1.0, 0, 0, 0]).expand(3, 4))
