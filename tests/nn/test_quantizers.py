@@ -361,3 +361,20 @@ def test_a_parameter_is_revived_by_its_optimizer_alone():
     model(torch.randn(9, 3))
     with pytest.raises(st.ArgumentError, match="is revived by its optimizer: pass it"):
         model.update_codebook()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        st.nn.VectorQuantizer(16, 8),
+        st.nn.ResidualVQ(2, 16, 8),
+        st.nn.GroupedVQ(2, 16, 8),
+        st.nn.GroupedVQ(4, 16, 8),
+    ],
+    ids=str,
+)
+def test_vectors_of_another_width_are_refused_in_the_words_of_the_caller(model):
+    with pytest.raises(
+        st.ShapeError, match=r"z must be \(..., 8\).*\(2, 8, 5, 3\).*movedim\(1, -1\)"
+    ):
+        model(torch.randn(2, 8, 5, 3))

@@ -45,12 +45,10 @@ class VectorQuantizer(EstimatorModule[PairEstimator]):
     ) -> None:
         super().__init__(estimator, (PairEstimator,), {})
         self.book = Codebook(codes, width, **options)
-        self.codes = codes
+        self.codes, self.width = codes, width
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        check_vectors(z)
-        check_row_mask(z, mask)
-        z = self.book.directed(unmasked(z, mask))
+        z = self.book.directed(_vectors(z, mask, self.width))
         q, index = self.book.select(z, mask)
         return Quantized(through(z, q, self.rule), index, self.book.loss(z, q, index))
 
@@ -101,12 +99,10 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         if options.get("metric", "euclidean") != "euclidean":
             raise ArgumentError("a residual has a length: metric must be 'euclidean'")
         self.books = nn.ModuleList(Codebook(codes, width, **options) for _ in range(stages))
-        self.codes, self.dropout = codes, dropout
+        self.codes, self.width, self.dropout = codes, width, dropout
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        check_vectors(z)
-        check_row_mask(z, mask)
-        z = unmasked(z, mask)
+        z = _vectors(z, mask, self.width)
         depth = self._depth(z)
         whole, loss = torch.zeros_like(z), z.new_zeros((), dtype=compute_dtype(z.dtype))
         numbers = []
@@ -177,12 +173,10 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
         self.books = nn.ModuleList(
             Codebook(codes, width // groups, **options) for _ in range(groups)
         )
-        self.codes = codes
+        self.codes, self.width = codes, width
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
-        check_vectors(z)
-        check_row_mask(z, mask)
-        z = unmasked(z, mask)
+        z = _vectors(z, mask, self.width)
         found = []
         for book, part in zip(self.books, z.chunk(len(self.books), -1), strict=True):
             assert isinstance(book, Codebook)
@@ -201,6 +195,18 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
     def update_codebook(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Apply what was collected, as `st.nn.Codebook` says; for `update="manual"`."""
         _update(self.books, optimizer)
+
+
+def _vectors(z: Tensor, mask: Tensor | None, width: int) -> Tensor:
+    """Return vectors that can be quantized, 0 where the mask is False."""
+    check_vectors(z)
+    if z.shape[-1] != width:
+        raise ShapeError(
+            f"z must be (..., {width}) for a width of {width}, got {tuple(z.shape)}; "
+            f"channels that are not last come there by z.movedim(1, -1)"
+        )
+    check_row_mask(z, mask)
+    return unmasked(z, mask)
 
 
 def _update(books: nn.ModuleList, optimizer: torch.optim.Optimizer | None) -> None:
