@@ -89,8 +89,8 @@ class Pictures:
 
 
 def pictures(images: Tensor) -> Pictures:
-    """Pack images with values in [0, 1], `(N, height, width)`."""
-    grey = (images * 255).round().to(torch.uint8).cpu().numpy()
+    """Pack images with values in [0, 1], `(N, height, width)`; what lies beyond is at the bound."""
+    grey = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return Pictures(tuple(grey.shape), base64.b64encode(grey.tobytes()).decode())
 
 

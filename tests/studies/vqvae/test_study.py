@@ -58,7 +58,15 @@ def test_a_point_is_what_the_model_does():
     assert run.reconstructions.shape == (12, 8, 8)
     code = trainer.model.quantizer.decode(torch.tensor([5] * 4))
     one = trainer.model.decode(code.unsqueeze(0))[0]
-    torch.testing.assert_close(trainer._decoded()[5], one)
+    torch.testing.assert_close(trainer._decoded(torch.tensor([3, 5]))[1], one)
+
+
+def test_pictures_are_of_the_first_seed():
+    names = ["fsq"]
+    first, second = study.run(study.Settings(quantizers=names, seeds=(3, 0), epochs=1)).runs
+    assert first.codes.shape == (64, 8, 8)
+    assert second.codes is second.reconstructions is None
+    assert second.shares
 
 
 def test_an_unknown_quantizer_is_refused():

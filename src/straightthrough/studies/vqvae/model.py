@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 import straightthrough as st
@@ -84,7 +83,7 @@ QUANTIZERS = quantizers()
 
 
 class Autoencoder(nn.Module):
-    """An encoder to a few tokens, a quantizer, and a decoder to logits of grey values."""
+    """An encoder to a few tokens, a quantizer, and a decoder to grey values."""
 
     def __init__(self, name: str, shape: Shape, pixels: int) -> None:
         super().__init__()
@@ -102,7 +101,8 @@ class Autoencoder(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the images of codes `(N, tokens, width)`."""
-        return torch.sigmoid(self.decoder(codes.flatten(-2)))
+        images: Tensor = self.decoder(codes.flatten(-2))
+        return images
 
 
 def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -104,7 +104,8 @@ def _pictures(page: Page, groups: Groups, originals: dict[str, Any]) -> None:
     )
     page.heading(
         "Codes",
-        "What the decoder makes of each code where all tokens are that code; of the first seed.",
+        "What the decoder makes of the codes that are chosen most, the most frequent first, where "
+        "all tokens are that code; of the first seed.",
     )
     page.pictures(
         [

@@ -20,6 +20,9 @@ from ..record import Header, Pictures, pictures
 from ..training import Trainer, check_epochs, threads, train
 from .model import LARGE, QUANTIZERS, SMALL, Autoencoder, Shape
 
+DRAWN = 64
+"""Codes, at most, of which there is a picture."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -64,8 +67,8 @@ class Run:
 
     Attributes:
         shares: how often each code is chosen, of all tokens of the training images, sorted.
-        reconstructions: of the first test images.
-        codes: what the decoder makes of each code, all tokens being it.
+        reconstructions: of the first test images, and of the first seed alone.
+        codes: what the decoder makes of those that are chosen most, all tokens being it; likewise.
     """
 
     quantizer: str
@@ -92,8 +95,11 @@ class Result:
 class _Trainer(Trainer):
     """One run of one autoencoder."""
 
-    def __init__(self, data: Data, shape: Shape, quantizer: str, seed: int) -> None:
+    def __init__(
+        self, data: Data, shape: Shape, quantizer: str, seed: int, pictured: bool = True
+    ) -> None:
         torch.manual_seed(seed)
+        self.pictured = pictured
         self.shape, self.size = shape, data.train.shape[1:]
         self.train, self.test = data.train.flatten(1), data.test.flatten(1)
         self.model = Autoencoder(quantizer, shape, data.pixels)
@@ -132,13 +138,14 @@ class _Trainer(Trainer):
             seconds=self.seconds,
         )
         run = self.runs[0]
-        run.shares = share.sort(descending=True).values.tolist()
-        run.reconstructions = self._pictures(tested[: self.shape.images])
-        run.codes = self._pictures(self._decoded())
+        shares, most = share.sort(descending=True, stable=True)
+        run.shares = shares.tolist()
+        if self.pictured:
+            run.reconstructions = self._pictures(tested[: self.shape.images])
+            run.codes = self._pictures(self._decoded(most[:DRAWN]))
         return [point], f"test error {point.test_error:.4f}, {point.used} codes"
 
-    def _decoded(self) -> Tensor:
-        number = torch.arange(self.shape.codes)
+    def _decoded(self, number: Tensor) -> Tensor:
         codes: Tensor = self.model.quantizer.decode(number)  # type: ignore[operator]  # all have it
         return self.model.decode(codes.unsqueeze(1).expand(-1, self.shape.tokens, -1))
 
@@ -184,6 +191,6 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
         )
         with journal.keep(result):
             for seed, name in itertools.product(settings.seeds, chosen):
-                trainer = _Trainer(data, shape, name, seed)
+                trainer = _Trainer(data, shape, name, seed, seed == settings.seeds[0])
                 train(trainer, result.runs, epochs, notify, journal)
     return result
