@@ -13,6 +13,9 @@ import straightthrough as st
 from ...nn.codebook import Quantized
 
 DECAY, COMMITMENT, REVIVE = 0.99, 0.25, 0.1
+BITS = 0.003
+"""The weight of the losses of signs, which is small beside that of a mean of squares."""
+
 LEARNS = {"ema": "moving averages", "loss": "its loss", "gradient": "the rule's gradient"}
 RULES = {
     "ste": ("loss", "ema"),
@@ -75,7 +78,9 @@ def quantizers() -> dict[str, Callable[[Shape], nn.Module]]:
             name = f"{rule}, {LEARNS[learn]}{', revival' if revive else ''}"
             found[name] = _codebook(rule, learn, revive)
     found["fsq"] = lambda shape: st.nn.FSQ(shape.levels)
-    found["lfq"] = lambda shape: st.nn.LFQ(shape.codes.bit_length() - 1)
+    found["lfq"] = lambda shape: st.nn.LFQ(
+        shape.codes.bit_length() - 1, entropy=BITS, commitment=BITS
+    )
     return found
 
 
