@@ -125,6 +125,7 @@ struct FloatSteps {
     return {v, in_blocks ? near * block : near,
             by_value ? less(size, high) : less_equal(size, high)};
   }
+  ALWAYS_INLINE Vec<T> value(Vec<T> q) const { return q * scale; }
 };
 
 template <bool in_blocks>
