@@ -162,10 +162,11 @@ def result_is_right(result: Any, first: Tensor, of_rows: bool) -> bool:
     """
     count = -(-first.numel() // 8)
     shapes: dict[torch.dtype, list[Any]] = {
-        torch.float64: [(), (1,)],  # the sum of a scale
         torch.int64: [first.shape[:-1]],
         torch.uint8: [(count,), (2 * count,)],
     }
+    of_scale = torch.promote_types(first.dtype, torch.float32)
+    shapes[of_scale] = [(), (1,)]
     value = first.shape[:-1] if of_rows else first.shape
     shapes[first.dtype] = [*shapes.get(first.dtype, []), value]
     results = result if isinstance(result, tuple) else (result,)

@@ -42,15 +42,17 @@ struct IntegerSteps {
   bool by_value;
 
   ALWAYS_INLINE Placed<T> place(Vec<T> x) const {
+    constexpr bool moved = shift == Shift::kZeroPoint;
     const Vec<T> v = (shift == Shift::kOffset ? x - by : x) / scale;
-    const Vec<T> zero = shift == Shift::kZeroPoint ? by : Vec<T>{}, code = nearest(v) + zero;
-    const Vec<T> q = at_least(low, at_most(high, code)) - zero;
+    const Vec<T> code = moved ? nearest(v) + by : nearest(v);
+    const Vec<T> kept = at_least(low, at_most(high, code)), q = moved ? kept - by : kept;
+    if (!by_value) return {v, q, same(kept, code)};
     const Vec<T> least = broadcast(low), most = broadcast(high);
-    if (by_value) return {v, q, both<T>(less(least - zero, v), less(v, most - zero))};
-    return {v, q, both<T>(less_equal(least, code), less_equal(code, most))};
+    return {v, q, both<T>(less(moved ? least - by : least, v), less(v, moved ? most - by : most))};
   }
   ALWAYS_INLINE Vec<T> value(Vec<T> q) const {
-    return shift == Shift::kOffset ? rounded_apart(q * scale) + by : q * scale;
+    const Vec<T> y = (q + Vec<T>{}) * scale;  // the sum has no -0
+    return shift == Shift::kOffset ? rounded_apart(y) + by : y;
   }
 };
 
@@ -110,11 +112,11 @@ Tensor passed_bits(const Tensor& given, const Tensor& truth) {
 
 std::tuple<Tensor, Tensor> integers_backward(const Tensor& given, const Tensor& grad_given,
                                              const Tensor& scale, double low, double high,
-                                             bool by_value) {
+                                             bool by_value, double factor) {
   check_floating("x", given);
   const Tensor grad = ordered_grad(grad_given, given), scales = scales_of(given, scale);
   const Plain grid{scales, scales, low, high, by_value};
-  const auto [to_x, to_scale, _] = backward<false>(ordered(given), grad, scales, grid);
+  const auto [to_x, to_scale, _] = backward<false>(ordered(given), grad, scales, grid, factor);
   return {to_x, to_scale};
 }
 
@@ -153,12 +155,12 @@ std::tuple<Tensor, Tensor> shifted_and_inside(const Tensor& given, const Tensor&
 std::tuple<Tensor, Tensor, Tensor> shifted_backward(const Tensor& given, const Tensor& grad_given,
                                                     const Tensor& scale, const Tensor& shift,
                                                     bool by_offset, double low, double high,
-                                                    bool by_value) {
+                                                    bool by_value, double factor) {
   check_floating("x", given);
   const Tensor grad = ordered_grad(grad_given, given);
   return with_grid(given, scale, shift, by_offset, low, high, by_value, [&](const auto& grid) {
     const auto [to_x, to_scale, to_shift] =
-        backward<true>(ordered(given), grad, grid.scales, grid);
+        backward<true>(ordered(given), grad, grid.scales, grid, factor);
     return std::tuple{to_x, to_scale, to_shift};
   });
 }

@@ -189,11 +189,12 @@ std::tuple<Tensor, Tensor> floats_and_inside(const Tensor& x, const Tensor& scal
 
 std::tuple<Tensor, Tensor> floats_backward(const Tensor& x, const Tensor& grad,
                                            const Tensor& scales, std::string element,
-                                           int64_t block, std::string mode, bool by_value) {
+                                           int64_t block, std::string mode, bool by_value,
+                                           double factor) {
   check_floating("x", x);
   const Tensor g = ordered_grad(grad, x);
   return with_grid(x, scales, element, block, mode, by_value, [&](const auto& grid) {
-    const auto [to_x, to_scale, _] = backward<false>(ordered(x), g, grid.scales, grid);
+    const auto [to_x, to_scale, _] = backward<false>(ordered(x), g, grid.scales, grid, factor);
     return std::tuple{to_x, to_scale};
   });
 }

@@ -99,16 +99,18 @@ class FakeQuantize(Operation):
         scale: Tensor,
         *shift: Tensor,
     ) -> tuple[Tensor, ...]:
-        by_value = self.rule.inside == "value"
-        to_x, of_scale, *beyond = kernels.backward(x, grad, *rows, *kernels.arguments, by_value)
         at = Placed(self.grid, x, x, 0, scale.shape)  # the factors are of its shapes
-        to_scale = _gathered(of_scale * self.rule.factor(at), x.dtype, scale)
+        factor = self.rule.factor(at)
+        known = type(factor) is float  # and not one of sizes that a graph leaves open
+        given = (*rows, *kernels.arguments, self.rule.inside == "value", factor if known else 1.0)
+        to_x, of_scale, *beyond = kernels.backward(x, grad, *given)
+        to_scale = _gathered(of_scale if known else of_scale * factor, scale)
         if not shift:
             return to_x, to_scale
         of_shift = beyond[0] * self.rule.shift_factor(at)
         if self.shift == "zero_point":
             of_shift = -rows[0] * of_shift
-        return to_x, to_scale, _gathered(of_shift, x.dtype, shift[0])
+        return to_x, to_scale, _gathered(of_shift, shift[0])
 
     def _gradients(
         self, grad: Tensor, at: Placed, x: Tensor, *others: Tensor
@@ -168,10 +170,9 @@ def _counted(at: Placed, part: Tensor) -> Tensor:
     return torch.where(at.q.isnan(), 0, part)
 
 
-def _gathered(part: Tensor, dtype: torch.dtype, other: Tensor) -> Tensor:
-    """Return a sum a row, by way of what `dtype` is computed in, as the gradient to `other`."""
-    gathered = part if part.numel() == other.numel() else part.sum()
-    gradient = narrowed(gathered.to(compute_dtype(dtype)), other.dtype)
+def _gathered(part: Tensor, other: Tensor) -> Tensor:
+    """Return a sum a row as the gradient to `other`."""
+    gradient = narrowed(part if part.numel() == other.numel() else part.sum(), other.dtype)
     return gradient if gradient.ndim == other.ndim else gradient.reshape(other.shape)
 
 

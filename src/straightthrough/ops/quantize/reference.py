@@ -21,6 +21,11 @@ SHIFTED = "Tensor x, Tensor scales, Tensor shifts, bool by_offset, float low, fl
 FORMAT = "str element, int block, str mode"
 
 
+def pulling(arguments: str) -> str:
+    """Return the arguments of a backward, of those of its forward."""
+    return f"{arguments.replace('x,', 'x, Tensor grad,')}, bool by_value, float factor"
+
+
 def in_units(x: Tensor, scale: Tensor) -> Tensor:
     """Return `x / scale` in the dtype of `x`, NaN where the scale is not finite or above 0."""
     s = scale.to(x.dtype)
@@ -54,17 +59,16 @@ def _in_rows(q: Tensor, scales: Tensor, x: Tensor) -> Tensor:
 
 
 def _pulled(
-    v: Tensor, q: Tensor, inside: Tensor, x: Tensor, grad: Tensor, scales: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    v: Tensor, q: Tensor, inside: Tensor, x: Tensor, grad: Tensor, scales: Tensor, factor: float
+) -> tuple[Tensor, ...]:
     """Return the gradient in the range, and two sums: that of the scale, and of what is beyond."""
     g, wide = grad.to(v.dtype).reshape(v.shape), widest(v.device)
     to_x = torch.where(inside, g, 0)
     share = torch.where(q.isnan(), 0, g * (q - torch.where(inside, v, 0)))
     beyond = torch.where(q.isnan(), 0, g - to_x)
-    to_scale, to_shift = (
-        part.sum(-1, dtype=wide).reshape(scales.shape) for part in (share, beyond)
-    )
-    return to_x.reshape(x.shape).to(x.dtype), to_scale, to_shift
+    to_scale, to_shift = share.sum(-1, dtype=wide) * factor, beyond.sum(-1, dtype=wide)
+    sums = (each.to(scales.dtype).reshape(scales.shape) for each in (to_scale, to_shift))
+    return to_x.reshape(x.shape).to(x.dtype), *sums
 
 
 @kernel(f"({ROWS}) -> Tensor")
@@ -89,20 +93,27 @@ def passed_bits(grad: Tensor, bits: Tensor) -> Tensor:
 
 
 def of_scale(x: Tensor, grad: Tensor, scales: Tensor, *_: Any) -> Tensor:
-    """A result of one number a scale, in float64 where there is one."""
-    return scales.new_empty(scales.shape, dtype=widest(scales.device))
+    """A result of one number a scale."""
+    return scales.new_empty(scales.shape)
 
 
-@kernel(
-    f"({ROWS.replace('x,', 'x, Tensor grad,')}, bool by_value) -> (Tensor, Tensor)", like, of_scale
-)
+@kernel(f"({pulling(ROWS)}) -> (Tensor, Tensor)", like, of_scale)
 def integers_backward(
-    x: Tensor, grad: Tensor, scales: Tensor, low: float, high: float, by_value: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient in the range, and the sums of `g (q - v)` there and `g q` beyond it."""
+    x: Tensor,
+    grad: Tensor,
+    scales: Tensor,
+    low: float,
+    high: float,
+    by_value: bool,
+    factor: float,
+) -> tuple[Tensor, ...]:
+    """Return the gradient in the range, and the sums of `g (q - v)` there and `g q` beyond it.
+
+    They are summed in the widest dtype, and multiplied by `factor`.
+    """
     v = _steps(x, scales)
     inside = _inside(v, 0.0, low, high, by_value)
-    return _pulled(v, _whole(v, 0.0, low, high), inside, x, grad, scales)[:2]
+    return _pulled(v, _whole(v, 0.0, low, high), inside, x, grad, scales, factor)[:2]
 
 
 def _shifted(
@@ -145,10 +156,7 @@ def shifted_and_inside(
     return shifted(x, scales, shifts, by_offset, low, high), pack(inside)
 
 
-@kernel(
-    f"({SHIFTED.replace('x,', 'x, Tensor grad,')}, bool by_value) -> (Tensor, Tensor, Tensor)",
-    *(like, of_scale, of_scale),
-)
+@kernel(f"({pulling(SHIFTED)}) -> (Tensor, Tensor, Tensor)", like, of_scale, of_scale)
 def shifted_backward(
     x: Tensor,
     grad: Tensor,
@@ -158,11 +166,12 @@ def shifted_backward(
     low: float,
     high: float,
     by_value: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    factor: float,
+) -> tuple[Tensor, ...]:
     """Return what `integers_backward` does, and the sums of `g` beyond the range."""
     v, zero = _shifted(x, scales, shifts, by_offset)
     inside = _inside(v, zero, low, high, by_value)
-    return _pulled(v, _whole(v, zero, low, high), inside, x, grad, scales)
+    return _pulled(v, _whole(v, zero, low, high), inside, x, grad, scales, factor)
 
 
 def _formats(element: str, block: int, mode: str) -> Grid:
@@ -196,10 +205,7 @@ def floats_and_inside(
     return _in_rows(q, scales, x), pack(inside)
 
 
-@kernel(
-    f"(Tensor x, Tensor grad, Tensor scales, {FORMAT}, bool by_value) -> (Tensor, Tensor)",
-    *(like, of_scale),
-)
+@kernel(f"({pulling(f'Tensor x, Tensor scales, {FORMAT}')}) -> (Tensor, Tensor)", like, of_scale)
 def floats_backward(
     x: Tensor,
     grad: Tensor,
@@ -208,7 +214,8 @@ def floats_backward(
     block: int,
     mode: str,
     by_value: bool,
-) -> tuple[Tensor, Tensor]:
+    factor: float,
+) -> tuple[Tensor, ...]:
     """Return what `integers_backward` does, of floating formats."""
     v, q, inside = _placed(x, scales, _formats(element, block, mode), by_value)
-    return _pulled(v, q, inside, x, grad, scales)[:2]
+    return _pulled(v, q, inside, x, grad, scales, factor)[:2]

@@ -136,7 +136,7 @@ INLINE_CALLS Sums backward_of_part(const S* x, const S* grad, S* to, int64_t uni
     const Vec<T> g = of.get(i, count), none{};
     writer.put(i, select(placed.inside, g, none), count);
     const Truth<T> counts = less_equal(placed.q, placed.q);  // what has no value adds nothing
-    const Vec<T> share = placed.q - select(placed.inside, placed.v, none);
+    const Vec<T> share = select(placed.inside, placed.q - placed.v, placed.q);
     to_scale += select(counts, g * share, none);
     if (shifts) to_shift += select(counts, select(placed.inside, none, g), none);
   });
@@ -144,12 +144,12 @@ INLINE_CALLS Sums backward_of_part(const S* x, const S* grad, S* to, int64_t uni
 }
 
 // The gradient in the range, and one row after the other the sums of g (q - v) there and g q beyond
-// it, and where the grid is shifted those of g beyond it.
+// it, times a factor, and where the grid is shifted those of g beyond it.
 template <bool shifts, class Grid>
 std::array<Tensor, 3> backward(const Tensor& x, const Tensor& grad, const Tensor& scales,
-                               const Grid& grid) {
-  Tensor to_x = fresh_like(x), to_scale = fresh(scales.sizes(), kFloat64);
-  Tensor to_shift = fresh(scales.sizes(), kFloat64);
+                               const Grid& grid, double factor) {
+  Tensor to_x = fresh_like(x), to_scale = fresh_like(scales);
+  Tensor to_shift = shifts ? fresh_like(scales) : to_scale;
   const int64_t rows = scales.numel(), length = x.numel() / rows, unit = grid.unit(x);
   const int64_t parts = (length + kSegment - 1) / kSegment;
   std::vector<Sums> sums(rows * parts);
@@ -167,15 +167,17 @@ std::array<Tensor, 3> backward(const Tensor& x, const Tensor& grad, const Tensor
         sums[part] = backward_of_part<shifts, T, S>(from, of, to, unit, steps_of, begin, end);
       }
     });
-  });
-  double *of_scale = out<double>(to_scale), *of_shift = out<double>(to_shift);
-  for (int64_t row = 0; row < rows; ++row) {
-    of_scale[row] = of_shift[row] = 0;
-    for (int64_t part = row * parts; part < (row + 1) * parts; ++part) {
-      of_scale[row] += sums[part].scale;
-      of_shift[row] += sums[part].shift;
+    T *of_scale = out<T>(to_scale), *of_shift = out<T>(to_shift);
+    for (int64_t row = 0; row < rows; ++row) {
+      Sums all;
+      for (int64_t part = row * parts; part < (row + 1) * parts; ++part) {
+        all.scale += sums[part].scale;
+        all.shift += sums[part].shift;
+      }
+      of_scale[row] = T(all.scale * factor);
+      if (shifts) of_shift[row] = T(all.shift);
     }
-  }
+  });
   return {to_x, to_scale, to_shift};
 }
 
