@@ -141,14 +141,24 @@ def _without_noise(
     recorded: Callable[..., bool],
     others: list[int],
 ) -> Any:
+    def alone(x: Tensor, *rest: Any) -> Any:
+        return record(x, rest) if recorded(x, rest) else direct(x, *rest)
+
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
-        if not has_kernel(x, name=name) or (others and not all(_known(rest[i]) for i in others)):
+        if not has_kernel(x, name=name) or (others and not all(known(rest[i]) for i in others)):
             return reference(x, *rest)
-        return record(x, rest) if recorded(x, rest) else direct(x, *rest)
+        return alone(x, *rest)
 
+    call.alone = alone  # type: ignore[attr-defined]  # functions take any
     return call
+
+
+def kernel_alone(function: _Function) -> _Function:
+    """Return the call of a kernel, for those who asked `has_kernel`, and `known` of all tensors."""
+    alone: _Function = function.alone  # type: ignore[attr-defined]  # likewise
+    return alone
 
 
 def _with_noise(
@@ -166,7 +176,7 @@ def _with_noise(
         loop = samples is not None and rest[samples] > 1 and in_a_graph(x)
         whole = loop and not is_grad_enabled() and not transforms_active()
         served = has_kernel(x, name=name) or whole
-        if not served or noise.run or (others and not all(_known(rest[i]) for i in others)):
+        if not served or noise.run or (others and not all(known(rest[i]) for i in others)):
             return reference(x, *rest)
         if recorded(x, rest):
             return record(x, (*rest[:-1], noise.seed, noise.offset))
@@ -178,7 +188,7 @@ def _with_noise(
 _PLAIN = (Tensor, Parameter)
 
 
-def _known(x: Tensor) -> bool:
+def known(x: Tensor) -> bool:
     """Whether a tensor is a plain one, or stands for one in a graph: of no other subclass."""
     return type(x) in _PLAIN or isinstance(x, RECORDED)
 
@@ -244,8 +254,8 @@ def has_kernel(x: Tensor, grad: Tensor | None = None, name: str = "") -> bool:
     """
     return (
         (level is not None if x.is_cpu and not gpu.interpreted else gpu.serves(x, name))
-        and _known(x)
-        and (grad is None or (grad.dtype == x.dtype and _known(grad)))
+        and known(x)
+        and (grad is None or (grad.dtype == x.dtype and known(grad)))
         and not is_grad_enabled()
         and not transforms_active()
     )

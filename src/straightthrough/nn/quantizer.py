@@ -31,11 +31,16 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     """`st.fake_quantize` as a module: a grid, where its scale comes from, and a rule.
 
     A scale that is kept, `Learned` or `Observed`, is part of the state dict, with whether it has
-    started: the first input starts it (of a distributed process group, the mean over all ranks),
-    and a loaded one goes on. `eval()` measures nothing that is kept, and starts what has not yet
-    been. What a learned scale started from is a buffer, `origin`, and `parameter`, which begins at
-    0, is added to it: so a start is the same on every shard. A state dict without a scale, as that
-    of a model of floats, loads all the same, and the scale starts anew.
+    started: the first input starts it, and a loaded one goes on. `eval()` measures nothing that is
+    kept, and starts what has not yet been. What a learned scale started from is a buffer, `origin`,
+    and `parameter`, which begins at 0, is added to it: so a start is the same on every shard. A
+    state dict without a scale, as that of a model of floats, loads all the same, and the scale
+    starts anew.
+
+    In a distributed process group every rank starts at the mean of what the ranks measure, each on
+    its own input. Of mean sizes (`start="lsq"`), where the inputs are as large, that is what all
+    elements together would give; of a largest size, a percentile, a deviation or a least squared
+    error it is not. What `Observed` sees later, every rank keeps for itself.
 
     Args:
         grid: one of `st.grids`.

@@ -33,7 +33,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(ROWS, torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
-    **dict.fromkeys(("scales", "zeros"), torch.tensor([0.5])),
+    **dict.fromkeys(("scales", "shifts"), torch.tensor([0.5])),
     "directions": torch.linspace(-1, 1, 30).reshape(2, *SHAPE),
     "places": torch.arange(5).repeat(3, 1),
     "levels": torch.tensor([8, 5, 5, 5, 2]),
@@ -106,9 +106,9 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
     if name == "index":
         wrong = value.dtype != torch.int64 or value.shape != SHAPE[:-1]
         return wrong or bool(((value < -1) | (value >= SHAPE[-1])).any())
-    if name in ("scales", "zeros"):
+    if name in ("scales", "shifts"):
         wide = torch.promote_types(first.dtype, torch.float32)
-        return value.dtype != wide or value.shape != (1,)
+        return value.dtype != wide or value.numel() != 1 or value.dim() > 64
     if name == "directions":
         wrong = value.dtype != first.dtype or value.shape[1:] != SHAPE
         return wrong or len(value) > MOST_DIRECTIONS
@@ -162,10 +162,11 @@ def result_is_right(result: Any, first: Tensor, of_rows: bool) -> bool:
     """
     count = -(-first.numel() // 8)
     shapes: dict[torch.dtype, list[Any]] = {
-        torch.float64: [(1,)],  # the sum of a scale
         torch.int64: [first.shape[:-1]],
         torch.uint8: [(count,), (2 * count,)],
     }
+    of_scale = torch.promote_types(first.dtype, torch.float32)
+    shapes[of_scale] = [(), (1,)]
     value = first.shape[:-1] if of_rows else first.shape
     shapes[first.dtype] = [*shapes.get(first.dtype, []), value]
     results = result if isinstance(result, tuple) else (result,)

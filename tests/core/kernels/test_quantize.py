@@ -69,16 +69,18 @@ def assert_agrees(name, x, grad, laid, *arguments):
         )
         assert_bits_same(found[0], due)
         assert torch.equal(found[1], wanted[1])
+        given += (0.25,)  # the factor of the scale's gradient
         found, wanted = (f(x, grad, *laid, *given) for f in (backward, backward.__wrapped__))
         assert_bits_same(found[0], wanted[0])
-        for got, exact in zip(found[1:], wanted[1:], strict=True):
-            y = values.__wrapped__(x.to(laid[0].dtype), *laid, *arguments)
-            assert_close_as_sums(got, exact, y, grad, laid[0])
+        y = values.__wrapped__(x.to(laid[0].dtype), *laid, *arguments)
+        for got, exact, factor in zip(found[1:], wanted[1:], (0.25, 1.0), strict=False):
+            assert_close_as_sums(got / factor, exact / factor, y, grad, laid[0])
 
 
 def assert_close_as_sums(got, exact, y, grad, scales):
     """Within a share of the sum of the sizes of its terms, `|g| (2 |q| + 1)` at most."""
-    assert got.dtype == torch.float64
+    assert got.dtype == scales.dtype
+    assert got.shape == scales.shape
     assert torch.equal(got.isfinite(), exact.isfinite())
     q = (y.double().reshape(len(scales), -1) / scales.double().unsqueeze(-1)).nan_to_num(0, 0, 0)
     terms = grad.double().abs().reshape(q.shape) * (2 * q.abs() + 1)
@@ -98,8 +100,15 @@ class TestAgreementOfIntegers:
         x, scales, grad = inputs(shape, rows, dtype, ends[1])
         zeros = torch.arange(-3, rows - 3).to(scales.dtype)
         if rows > 14:
-            zeros[8:14] = torch.tensor([math.nan, math.inf, 3e7, -1e9, -0.0, 2.0**22])
-        assert_agrees("affine", x, grad, (scales, zeros), *ends)
+            zeros[8:14] = torch.tensor([math.nan, math.inf, 3e7, -1e9, 1.5, 2.0**22])
+        assert_agrees("shifted", x, grad, (scales, zeros), False, *ends)
+
+    def test_with_an_offset(self, shape, rows, ends, dtype):
+        x, scales, grad = inputs(shape, rows, dtype, ends[1])
+        offsets = torch.linspace(-0.7, 0.9, rows).to(scales.dtype)
+        if rows > 14:
+            offsets[8:14] = torch.tensor([math.nan, math.inf, 1e30, -0.0, 1e-40, 0.0])
+        assert_agrees("shifted", x, grad, (scales, offsets), True, *ends)
 
 
 FORMS = [(name, 0, "") for name in FORMATS]
@@ -156,6 +165,7 @@ def test_a_scale_and_a_zero_point_have_the_same_rows():
     for shapes, rows in ((((), ()), 1), (((4, 1, 1), ()), 4), (((), (4, 8, 1)), 32)):
         laid = in_rows(x, *map(torch.ones, shapes))
         assert [each.shape for each in laid] == [(rows,), (rows,)]
+    assert [each.shape for each in in_rows(x, torch.ones(4, 1, 1))] == [(4, 1, 1)]
     assert in_rows(x, torch.ones(4, 1, 1), torch.ones(4, 8, 1)) is None
     assert in_rows(x, torch.ones(4, 1, 1), torch.ones(8, 1)) is None
 
@@ -169,23 +179,27 @@ def test_which_grids_have_kernels():
         def of_largest(self, largest):
             return torch.ones_like(largest)
 
-    assert kernels_of(Int(4), "zero_point").values is reference.affine
+    for shift, arguments in (("zero_point", (False, -8, 7)), ("offset", (True, -8, 7))):
+        found = kernels_of(Int(4), shift)
+        assert found.values is kernels.kernel_alone(reference.shifted)
+        assert found.arguments == arguments
     assert kernels_of(Int(4), "").values is kernels_of(Ternary(), "").values
     assert kernels_of(MX("e2m1", 8, "even"), "").arguments == ("e2m1", 8, "even")
     for grid in (Binary(), Coarse(4), Even(), MX(block=4)):
         assert kernels_of(grid, "") is None
-    for grid in (Int(4), Float("e4m3"), NVFP4()):
+    for grid in (Float("e4m3"), NVFP4()):
         assert kernels_of(grid, "offset") is None
 
 
 RULES = [STE(), STE("value"), LSQ(), LSQ("code", 0), TQT(), LSQPlus()]
 
 
-def pulled(grid, rule, x, scale, grad, zero=None):
+def pulled(grid, rule, x, scale, grad, **shift):
     """The value and the gradients to all tensors."""
-    leaves = [each.clone().requires_grad_() for each in (x, scale, zero) if each is not None]
+    leaves = [each.clone().requires_grad_() for each in (x, scale, *shift.values())]
     with torch.enable_grad():
-        y = st.fake_quantize(*leaves, grid=grid, rule=rule)
+        moved = dict(zip(shift, leaves[2:], strict=True))
+        y = st.fake_quantize(*leaves[:2], **moved, grid=grid, rule=rule)
     return y.detach(), *torch.autograd.grad(y, leaves, grad)
 
 
@@ -207,13 +221,15 @@ def test_an_operator_with_kernels_has_the_gradients_of_the_reference(rule, shape
 @pytest.mark.parametrize(
     "shapes", [((), ()), ((6, 1), ()), ((), (6, 1)), ((6, 1), (6, 1))], ids=str
 )
-def test_the_same_with_a_zero_point(rule, shapes):
+@pytest.mark.parametrize("shift", ["zero_point", "offset"])
+def test_the_same_of_a_shifted_grid(shift, rule, shapes):
     grid, x, grad = Int(3, signed=False), torch.randn(6, 64), torch.randn(6, 64)
-    scale, zero = torch.rand(shapes[0]) / 4 + 0.1, 3 + 2 * torch.rand(shapes[1])
-    assert FakeQuantize(grid, rule, "zero_point").served(x, scale, zero)
-    found = pulled(grid, rule, x, scale, grad, zero)
+    scale, by = torch.rand(shapes[0]) / 4 + 0.1, 3 + 2 * torch.rand(shapes[1])
+    by = by if shift == "zero_point" else (by - 5) / 4
+    assert FakeQuantize(grid, rule, shift).served(x, scale, by)
+    found = pulled(grid, rule, x, scale, grad, **{shift: by})
     with kernels.disabled():
-        due = pulled(grid, rule, x, scale, grad, zero)
+        due = pulled(grid, rule, x, scale, grad, **{shift: by})
     assert torch.equal(found[0], due[0])
     assert torch.equal(found[1], due[1])
     for got, wanted in zip(found[2:], due[2:], strict=True):

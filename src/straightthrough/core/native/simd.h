@@ -117,6 +117,21 @@ ALWAYS_INLINE V within(Lane<V> bound, V x, V source) {
   return absolute(source) < infinity ? at_least(-bound, at_most(bound, x)) : x;
 }
 
+// The number itself, and not the product that the compiler would join with a sum made of it.
+template <class V>
+ALWAYS_INLINE V rounded_apart(V x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__SSE2__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#else
+  asm("" : "+m"(x));
+#endif
+  return x;
+}
+
 // ---- across lanes ----
 
 template <class V>

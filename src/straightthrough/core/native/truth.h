@@ -21,6 +21,12 @@ ALWAYS_INLINE __mmask16 less_equal(Vec<float> a, Vec<float> b) {
 ALWAYS_INLINE __mmask8 less_equal(Vec<double> a, Vec<double> b) {
   return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LE_OQ);
 }
+ALWAYS_INLINE __mmask16 same(Vec<float> a, Vec<float> b) {
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ);
+}
+ALWAYS_INLINE __mmask8 same(Vec<double> a, Vec<double> b) {
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ);
+}
 ALWAYS_INLINE __mmask16 is_nan(Vec<float> x) {
   return _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
 }
@@ -51,6 +57,10 @@ ALWAYS_INLINE Truth<Lane<V>> less(V a, V b) {
 template <class V>
 ALWAYS_INLINE Truth<Lane<V>> less_equal(V a, V b) {
   return a <= b;
+}
+template <class V>
+ALWAYS_INLINE Truth<Lane<V>> same(V a, V b) {
+  return a == b;
 }
 template <class V>
 ALWAYS_INLINE Truth<Lane<V>> is_nan(V x) {

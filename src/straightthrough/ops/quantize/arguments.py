@@ -70,12 +70,14 @@ def zero_as_tensor(given: Tensor | int, x: Tensor, grid: Grid) -> Tensor:
 
 def beside(name: str, given: Tensor, x: Tensor) -> Tensor:
     """Return a tensor, if it lies beside `x` and broadcasts to its shape."""
-    check_not_nested(name, given)
+    if given.is_nested:
+        check_not_nested(name, given)
     if given.device != x.device:
         raise ArgumentError(f"{name} must be on {x.device} as x is, got {given.device}")
     own, shape = given.shape, x.shape
-    fits = len(own) <= len(shape) and all(
-        size in (1, due) for size, due in zip(reversed(own), reversed(shape), strict=False)
+    fits = not own or (
+        len(own) <= len(shape)
+        and all(size in (1, due) for size, due in zip(reversed(own), reversed(shape), strict=False))
     )
     if not fits:
         raise ShapeError(

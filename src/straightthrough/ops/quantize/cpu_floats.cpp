@@ -125,6 +125,7 @@ struct FloatSteps {
     return {v, in_blocks ? near * block : near,
             by_value ? less(size, high) : less_equal(size, high)};
   }
+  ALWAYS_INLINE Vec<T> value(Vec<T> q) const { return q * scale; }
 };
 
 template <bool in_blocks>
@@ -188,11 +189,12 @@ std::tuple<Tensor, Tensor> floats_and_inside(const Tensor& x, const Tensor& scal
 
 std::tuple<Tensor, Tensor> floats_backward(const Tensor& x, const Tensor& grad,
                                            const Tensor& scales, std::string element,
-                                           int64_t block, std::string mode, bool by_value) {
+                                           int64_t block, std::string mode, bool by_value,
+                                           double factor) {
   check_floating("x", x);
   const Tensor g = ordered_grad(grad, x);
   return with_grid(x, scales, element, block, mode, by_value, [&](const auto& grid) {
-    const auto [to_x, to_scale, _] = backward<false>(ordered(x), g, grid.scales, grid);
+    const auto [to_x, to_scale, _] = backward<false>(ordered(x), g, grid.scales, grid, factor);
     return std::tuple{to_x, to_scale};
   });
 }

@@ -41,10 +41,12 @@ class FakeQuantize(Operation):
         counted = type(self.rule).factor is not GridEstimator.factor
         return () if counted or self.shift else ("...", "")
 
-    def served(self, x: Tensor, *laid: Tensor) -> tuple[Kernels, tuple[Tensor, ...]] | None:
+    def served(
+        self, x: Tensor, *laid: Tensor, grad: Tensor | None = None
+    ) -> tuple[Kernels, tuple[Tensor, ...]] | None:
         """Return the kernels that serve a call, and what lays the grid as they take it."""
         kernels = kernels_of(self.grid, self.shift)
-        if kernels is None or not has_kernel(x):
+        if kernels is None or not has_kernel(x, grad):
             return None
         rows = in_rows(x, *laid)
         return None if rows is None else (kernels, rows)
@@ -65,7 +67,7 @@ class FakeQuantize(Operation):
     def forward_and_save(
         self, x: Tensor, scale: Tensor, *shift: Tensor
     ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-        learned = any(tensor.requires_grad for tensor in (scale, *shift))
+        learned = scale.requires_grad or (bool(shift) and shift[0].requires_grad)
         if self.rule.saved is Saved.INPUT or learned or forward_mode():
             return super().forward_and_save(x, scale, *shift)
         if self.rule.saved is Saved.NOTHING:
@@ -84,8 +86,7 @@ class FakeQuantize(Operation):
         if len(saved) < 2:
             to_x = passed_bits(grad, saved[0]) if saved else grad
             return (to_x, None, None) if self.shift else (to_x, None)
-        x = saved[0]
-        if self.rule.masks and has_kernel(x, grad) and (served := self.served(*saved)):
+        if self.rule.masks and (served := self.served(*saved, grad=grad)):
             return self._by_kernels(grad, *served, *saved)
         return self._gradients(grad, self.placed(*saved), *saved)
 
@@ -96,19 +97,20 @@ class FakeQuantize(Operation):
         rows: tuple[Tensor, ...],
         x: Tensor,
         scale: Tensor,
-        *zero: Tensor,
+        *shift: Tensor,
     ) -> tuple[Tensor, ...]:
-        by_value = self.rule.inside == "value"
-        to_x, of_scale, *of_zero = kernels.backward(x, grad, *rows, *kernels.arguments, by_value)
         at = Placed(self.grid, x, x, 0, scale.shape)  # the factors are of its shapes
-        parts = [of_scale * self.rule.factor(at)]
-        if of_zero:
-            parts.append(-rows[0] * of_zero[0] * self.rule.shift_factor(at))
-        to_others = (
-            narrowed(_gathered(part, x.dtype, other), other.dtype).reshape(other.shape)
-            for part, other in zip(parts, (scale, *zero), strict=True)
-        )
-        return to_x, *to_others
+        factor = self.rule.factor(at)
+        known = type(factor) is float  # and not one of sizes that a graph leaves open
+        given = (*rows, *kernels.arguments, self.rule.inside == "value", factor if known else 1.0)
+        to_x, of_scale, *beyond = kernels.backward(x, grad, *given)
+        to_scale = _gathered(of_scale if known else of_scale * factor, scale)
+        if not shift:
+            return to_x, to_scale
+        of_shift = beyond[0] * self.rule.shift_factor(at)
+        if self.shift == "zero_point":
+            of_shift = -rows[0] * of_shift
+        return to_x, to_scale, _gathered(of_shift, shift[0])
 
     def _gradients(
         self, grad: Tensor, at: Placed, x: Tensor, *others: Tensor
@@ -168,9 +170,10 @@ def _counted(at: Placed, part: Tensor) -> Tensor:
     return torch.where(at.q.isnan(), 0, part)
 
 
-def _gathered(part: Tensor, dtype: torch.dtype, other: Tensor) -> Tensor:
-    """Return a sum a row as the sums of what `other` is for, in what `dtype` is computed in."""
-    return (part if part.numel() == other.numel() else part.sum()).to(compute_dtype(dtype))
+def _gathered(part: Tensor, other: Tensor) -> Tensor:
+    """Return a sum a row as the gradient to `other`."""
+    gradient = narrowed(part if part.numel() == other.numel() else part.sum(), other.dtype)
+    return gradient if gradient.ndim == other.ndim else gradient.reshape(other.shape)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class StochasticQuantize(FakeQuantize, Draw):
 
     place: Place = START
 
-    def served(self, x: Tensor, *laid: Tensor) -> None:
+    def served(self, x: Tensor, *laid: Tensor, grad: Tensor | None = None) -> None:
         return None
 
     def forward_and_save(

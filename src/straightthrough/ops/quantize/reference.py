@@ -1,6 +1,7 @@
 """What the kernels of quantized numbers must equal, in plain torch.
 
-There is one scale a row, in what the input is computed in, and one zero point where there are any.
+There is one scale a row, in what the input is computed in, and one shift where there are any: a
+zero point, which is rounded, or an offset, which is taken off before.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from ...core.precision import cast, compute_dtype, widest
 from ...grids import MX, NVFP4, Float, Grid
 
 ROWS = "Tensor x, Tensor scales, float low, float high"
-SHIFTED = "Tensor x, Tensor scales, Tensor zeros, float low, float high"
+SHIFTED = "Tensor x, Tensor scales, Tensor shifts, bool by_offset, float low, float high"
 FORMAT = "str element, int block, str mode"
+
+
+def pulling(arguments: str) -> str:
+    """Return the arguments of a backward, of those of its forward."""
+    return f"{arguments.replace('x,', 'x, Tensor grad,')}, bool by_value, float factor"
 
 
 def in_units(x: Tensor, scale: Tensor) -> Tensor:
@@ -28,8 +34,11 @@ def in_units(x: Tensor, scale: Tensor) -> Tensor:
 
 def _steps(x: Tensor, scales: Tensor) -> Tensor:
     """Return the rows of the input in steps."""
-    wide = x.to(compute_dtype(x.dtype))
-    return in_units(wide.reshape(scales.shape[0], -1), scales.unsqueeze(-1))
+    return in_units(_rows(x, scales), scales.reshape(-1, 1))
+
+
+def _rows(x: Tensor, scales: Tensor) -> Tensor:
+    return x.to(compute_dtype(x.dtype)).reshape(scales.numel(), -1)
 
 
 def _whole(v: Tensor, zero: Tensor | float, low: Any, high: Any) -> Tensor:
@@ -46,19 +55,20 @@ def _inside(v: Tensor, zero: Tensor | float, low: Any, high: Any, by_value: bool
 
 def _in_rows(q: Tensor, scales: Tensor, x: Tensor) -> Tensor:
     """Return values of the grid in the units of the input, of its shape and dtype."""
-    return (q * scales.unsqueeze(-1)).reshape(x.shape).to(x.dtype)
+    return (q * scales.reshape(-1, 1)).reshape(x.shape).to(x.dtype)
 
 
 def _pulled(
-    v: Tensor, q: Tensor, inside: Tensor, x: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    v: Tensor, q: Tensor, inside: Tensor, x: Tensor, grad: Tensor, scales: Tensor, factor: float
+) -> tuple[Tensor, ...]:
     """Return the gradient in the range, and two sums: that of the scale, and of what is beyond."""
     g, wide = grad.to(v.dtype).reshape(v.shape), widest(v.device)
     to_x = torch.where(inside, g, 0)
     share = torch.where(q.isnan(), 0, g * (q - torch.where(inside, v, 0)))
     beyond = torch.where(q.isnan(), 0, g - to_x)
-    to_x = to_x.reshape(x.shape).to(x.dtype)
-    return to_x, share.sum(-1, dtype=wide), beyond.sum(-1, dtype=wide)
+    to_scale, to_shift = share.sum(-1, dtype=wide) * factor, beyond.sum(-1, dtype=wide)
+    sums = (each.to(scales.dtype).reshape(scales.shape) for each in (to_scale, to_shift))
+    return to_x.reshape(x.shape).to(x.dtype), *sums
 
 
 @kernel(f"({ROWS}) -> Tensor")
@@ -83,54 +93,85 @@ def passed_bits(grad: Tensor, bits: Tensor) -> Tensor:
 
 
 def of_scale(x: Tensor, grad: Tensor, scales: Tensor, *_: Any) -> Tensor:
-    """A result of one number a scale, in float64 where there is one."""
-    return scales.new_empty(scales.shape, dtype=widest(scales.device))
+    """A result of one number a scale."""
+    return scales.new_empty(scales.shape)
 
 
-@kernel(
-    f"({ROWS.replace('x,', 'x, Tensor grad,')}, bool by_value) -> (Tensor, Tensor)", like, of_scale
-)
+@kernel(f"({pulling(ROWS)}) -> (Tensor, Tensor)", like, of_scale)
 def integers_backward(
-    x: Tensor, grad: Tensor, scales: Tensor, low: float, high: float, by_value: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient in the range, and the sums of `g (q - v)` there and `g q` beyond it."""
-    v = _steps(x, scales)
-    inside = _inside(v, 0.0, low, high, by_value)
-    return _pulled(v, _whole(v, 0.0, low, high), inside, x, grad)[:2]
-
-
-@kernel(f"({SHIFTED}) -> Tensor")
-def affine(x: Tensor, scales: Tensor, zeros: Tensor, low: float, high: float) -> Tensor:
-    """Return `integers` whose codes, the zero point added, are from `low` to `high`."""
-    return _in_rows(_whole(_steps(x, scales), zeros.unsqueeze(-1), low, high), scales, x)
-
-
-@kernel(f"({SHIFTED}, bool by_value) -> (Tensor, Tensor)", like, bits)
-def affine_and_inside(
-    x: Tensor, scales: Tensor, zeros: Tensor, low: float, high: float, by_value: bool
-) -> tuple[Tensor, Tensor]:
-    """Return `affine`, and the bits that say what lies in the range."""
-    inside = _inside(_steps(x, scales), zeros.unsqueeze(-1), low, high, by_value)
-    return affine(x, scales, zeros, low, high), pack(inside)
-
-
-@kernel(
-    f"({SHIFTED.replace('x,', 'x, Tensor grad,')}, bool by_value) -> (Tensor, Tensor, Tensor)",
-    *(like, of_scale, of_scale),
-)
-def affine_backward(
     x: Tensor,
     grad: Tensor,
     scales: Tensor,
-    zeros: Tensor,
     low: float,
     high: float,
     by_value: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    factor: float,
+) -> tuple[Tensor, ...]:
+    """Return the gradient in the range, and the sums of `g (q - v)` there and `g q` beyond it.
+
+    They are summed in the widest dtype, and multiplied by `factor`.
+    """
+    v = _steps(x, scales)
+    inside = _inside(v, 0.0, low, high, by_value)
+    return _pulled(v, _whole(v, 0.0, low, high), inside, x, grad, scales, factor)[:2]
+
+
+def _shifted(
+    x: Tensor, scales: Tensor, shifts: Tensor, by_offset: bool
+) -> tuple[Tensor, Tensor | float]:
+    """Return the rows of the input in steps, and the codes of the value 0."""
+    by = shifts.reshape(-1, 1)
+    if not by_offset:
+        return _steps(x, scales), torch.round(by)
+    return in_units(_rows(x, scales) - by, scales.reshape(-1, 1)), 0.0
+
+
+@kernel(f"({SHIFTED}) -> Tensor")
+def shifted(
+    x: Tensor, scales: Tensor, shifts: Tensor, by_offset: bool, low: float, high: float
+) -> Tensor:
+    """Return `integers` whose codes, the zero point added, are from `low` to `high`.
+
+    Or those of what lies above an offset, and the offset.
+    """
+    v, zero = _shifted(x, scales, shifts, by_offset)
+    q = _whole(v, zero, low, high)
+    if not by_offset:
+        return _in_rows(q, scales, x)
+    return (q * scales.reshape(-1, 1) + shifts.reshape(-1, 1)).reshape(x.shape).to(x.dtype)
+
+
+@kernel(f"({SHIFTED}, bool by_value) -> (Tensor, Tensor)", like, bits)
+def shifted_and_inside(
+    x: Tensor,
+    scales: Tensor,
+    shifts: Tensor,
+    by_offset: bool,
+    low: float,
+    high: float,
+    by_value: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return `shifted`, and the bits that say what lies in the range."""
+    inside = _inside(*_shifted(x, scales, shifts, by_offset), low, high, by_value)
+    return shifted(x, scales, shifts, by_offset, low, high), pack(inside)
+
+
+@kernel(f"({pulling(SHIFTED)}) -> (Tensor, Tensor, Tensor)", like, of_scale, of_scale)
+def shifted_backward(
+    x: Tensor,
+    grad: Tensor,
+    scales: Tensor,
+    shifts: Tensor,
+    by_offset: bool,
+    low: float,
+    high: float,
+    by_value: bool,
+    factor: float,
+) -> tuple[Tensor, ...]:
     """Return what `integers_backward` does, and the sums of `g` beyond the range."""
-    v, zero = _steps(x, scales), zeros.unsqueeze(-1)
+    v, zero = _shifted(x, scales, shifts, by_offset)
     inside = _inside(v, zero, low, high, by_value)
-    return _pulled(v, _whole(v, zero, low, high), inside, x, grad)
+    return _pulled(v, _whole(v, zero, low, high), inside, x, grad, scales, factor)
 
 
 def _formats(element: str, block: int, mode: str) -> Grid:
@@ -164,10 +205,7 @@ def floats_and_inside(
     return _in_rows(q, scales, x), pack(inside)
 
 
-@kernel(
-    f"(Tensor x, Tensor grad, Tensor scales, {FORMAT}, bool by_value) -> (Tensor, Tensor)",
-    *(like, of_scale),
-)
+@kernel(f"({pulling(f'Tensor x, Tensor scales, {FORMAT}')}) -> (Tensor, Tensor)", like, of_scale)
 def floats_backward(
     x: Tensor,
     grad: Tensor,
@@ -176,7 +214,8 @@ def floats_backward(
     block: int,
     mode: str,
     by_value: bool,
-) -> tuple[Tensor, Tensor]:
+    factor: float,
+) -> tuple[Tensor, ...]:
     """Return what `integers_backward` does, of floating formats."""
     v, q, inside = _placed(x, scales, _formats(element, block, mode), by_value)
-    return _pulled(v, q, inside, x, grad)[:2]
+    return _pulled(v, q, inside, x, grad, scales, factor)[:2]

@@ -9,27 +9,27 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from ...core.kernels import kernel_alone, known
 from ...core.precision import compute_dtype
 from ...grids import MX, NVFP4, Float, Grid, Int, Ternary
 from ...grids.block import Blocks
 from .reference import (
-    affine,
-    affine_and_inside,
-    affine_backward,
     floats,
     floats_and_inside,
     floats_backward,
     integers,
     integers_and_inside,
     integers_backward,
+    shifted,
+    shifted_and_inside,
+    shifted_backward,
 )
 
 
 class Kernels(NamedTuple):
-    """The kernels of a grid; each takes tensors, then `arguments`."""
+    """The kernels of a grid, without their references; each takes tensors, then `arguments`."""
 
     values: Callable[..., Tensor]
     values_and_inside: Callable[..., tuple[Tensor, Tensor]]
@@ -44,15 +44,20 @@ def kernels_of(grid: Grid, shift: str) -> Kernels | None:
     return None if of is None else of(grid, shift)
 
 
-def _of_integers(grid: Int | Ternary, shift: str) -> Kernels | None:
+def _of_integers(grid: Int | Ternary, shift: str) -> Kernels:
     ends = grid.low, grid.high
-    if shift == "zero_point":
-        return Kernels(affine, affine_and_inside, affine_backward, ends)
-    return None if shift else Kernels(integers, integers_and_inside, integers_backward, ends)
+    if not shift:
+        return _alone(integers, integers_and_inside, integers_backward, *ends)
+    return _alone(shifted, shifted_and_inside, shifted_backward, shift == "offset", *ends)
 
 
 def _of_floats(name: str, block: int, mode: str) -> Kernels:
-    return Kernels(floats, floats_and_inside, floats_backward, (name, block, mode))
+    return _alone(floats, floats_and_inside, floats_backward, name, block, mode)
+
+
+def _alone(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
+    alone = kernel_alone
+    return Kernels(alone(values), alone(values_and_inside), alone(backward), arguments)
 
 
 def _of_format(grid: Float, shift: str) -> Kernels | None:
@@ -73,21 +78,19 @@ MX.of_largest.mode = lambda grid: grid.mode  # type: ignore[attr-defined]  # lik
 NVFP4.of_largest.mode = lambda grid: "nvfp4"  # type: ignore[attr-defined]  # likewise
 
 
-def in_rows(x: Tensor, scale: Tensor, *zero: Tensor) -> tuple[Tensor, ...] | None:
-    """Return what lays a grid as kernels take it, a number a row; None where they can't."""
-    if not one_a_row(x, scale):
-        return None
+def in_rows(x: Tensor, *laid: Tensor) -> tuple[Tensor, ...] | None:
+    """Return a scale, and a shift, as kernels take them, a number a row; None where they can't."""
     wide = compute_dtype(x.dtype)
-    scales = scale.to(wide).reshape(-1)
-    if not zero:
-        return (scales,)
-    if not one_a_row(x, zero[0]):
+    for each in laid:
+        if not known(each) or not one_a_row(x, each):
+            return None
+    numbers = tuple(each if each.dtype == wide else each.to(wide) for each in laid)
+    if len(numbers) == 1:
+        return numbers
+    rows = max(each.numel() for each in numbers)
+    if any(each.numel() not in (1, rows) for each in numbers):
         return None
-    zeros = torch.round(zero[0].to(wide)).reshape(-1)
-    rows = max(scales.numel(), zeros.numel())
-    if scales.numel() not in (1, rows) or zeros.numel() not in (1, rows):
-        return None
-    return scales.expand(rows), zeros.expand(rows)
+    return tuple(each.reshape(-1).expand(rows) for each in numbers)
 
 
 def one_a_row(x: Tensor, laid: Tensor) -> bool:

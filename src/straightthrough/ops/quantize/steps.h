@@ -1,7 +1,9 @@
 // What the kernels of quantized numbers share: rows that have a scale, and the passes over them.
 //
 // A grid is a class with the scale of every row. Neighbours of `unit` elements have the same steps:
-// `steps<T>(x)(i)` makes those of unit i, and `place(x)` of these says what a vector becomes.
+// `steps<T>(x)(i)` makes those of unit i; `place(x)` of these says what a vector becomes, `value(q)`
+// what that is in units of the input. Nothing is fetched ahead: there is so little to compute that
+// the processor, which sees what comes next by itself, is only held up.
 #pragma once
 #include <vector>
 
@@ -23,7 +25,7 @@ inline Tensor scales_of(const Tensor& x, const Tensor& scale) {
   check_cpu("scales", scale);
   const int32_t due = dtype_of(x) == kFloat64 ? kFloat64 : kFloat32;
   const int64_t rows = scale.numel();
-  const bool fits = dtype_of(scale) == due && scale.dim() == 1 && rows > 0 &&
+  const bool fits = dtype_of(scale) == due && scale.dim() <= kMostDimensions && rows > 0 &&
                     x.numel() % rows == 0 && (rows == 1 || x.numel() / rows % kAligned == 0);
   if (!fits)
     refuse("scales must be one number a row of ", described(x), ", in what it is computed in, and ",
@@ -74,8 +76,8 @@ void over_grid(const Tensor& x, const Grid& grid, const F& f) {
     const auto steps_of = grid.template steps<T>(in<S>(x));
     over_elements(x.numel(), kGrain, [&](int64_t begin, int64_t end) {
       over_steps<T>(begin, end, unit, steps_of, [=](int64_t i, const auto& steps, auto count) {
-        const auto placed = steps.place(from.next(i, count));
-        f(compute, stored, i, placed.q * steps.scale, placed.inside, count);
+        const auto placed = steps.place(from.get(i, count));
+        f(compute, stored, i, steps.value(placed.q), placed.inside, count);
       });
     });
   });
@@ -87,7 +89,7 @@ Tensor values(const Tensor& x, const Grid& grid) {
   void* to = y.mutable_data_ptr();
   over_grid(x, grid, [=](auto compute, auto stored, int64_t i, auto value, auto, auto count) {
     using S = decltype(stored);
-    Writer<decltype(compute), S>{static_cast<S*>(to)}.next(i, value, count);
+    Writer<decltype(compute), S>{static_cast<S*>(to)}.put(i, value, count);
   });
   return y;
 }
@@ -101,7 +103,7 @@ std::tuple<Tensor, Tensor> values_and_inside(const Tensor& x, const Grid& grid) 
             [=](auto compute, auto stored, int64_t i, auto value, auto inside, auto count) {
               using T = decltype(compute);
               using S = decltype(stored);
-              Writer<T, S>{static_cast<S*>(to)}.next(i, value, count);
+              Writer<T, S>{static_cast<S*>(to)}.put(i, value, count);
               store_bits<T>(truths, i, inside, count);
             });
   return {y, bits};
@@ -130,11 +132,11 @@ INLINE_CALLS Sums backward_of_part(const S* x, const S* grad, S* to, int64_t uni
   Vec<T> to_scale{}, to_shift{};
   over_steps<T>(begin, end, unit, steps_of, [&, from, of, writer](int64_t i, const auto& steps,
                                                                   auto count) {
-    const auto placed = steps.place(from.next(i, count));
-    const Vec<T> g = of.next(i, count), none{};
-    writer.next(i, select(placed.inside, g, none), count);
+    const auto placed = steps.place(from.get(i, count));
+    const Vec<T> g = of.get(i, count), none{};
+    writer.put(i, select(placed.inside, g, none), count);
     const Truth<T> counts = less_equal(placed.q, placed.q);  // what has no value adds nothing
-    const Vec<T> share = placed.q - select(placed.inside, placed.v, none);
+    const Vec<T> share = select(placed.inside, placed.q - placed.v, placed.q);
     to_scale += select(counts, g * share, none);
     if (shifts) to_shift += select(counts, select(placed.inside, none, g), none);
   });
@@ -142,12 +144,12 @@ INLINE_CALLS Sums backward_of_part(const S* x, const S* grad, S* to, int64_t uni
 }
 
 // The gradient in the range, and one row after the other the sums of g (q - v) there and g q beyond
-// it, and where the grid is shifted those of g beyond it.
+// it, times a factor, and where the grid is shifted those of g beyond it.
 template <bool shifts, class Grid>
 std::array<Tensor, 3> backward(const Tensor& x, const Tensor& grad, const Tensor& scales,
-                               const Grid& grid) {
-  Tensor to_x = fresh_like(x), to_scale = fresh(scales.sizes(), kFloat64);
-  Tensor to_shift = fresh(scales.sizes(), kFloat64);
+                               const Grid& grid, double factor) {
+  Tensor to_x = fresh_like(x), to_scale = fresh_like(scales);
+  Tensor to_shift = shifts ? fresh_like(scales) : to_scale;
   const int64_t rows = scales.numel(), length = x.numel() / rows, unit = grid.unit(x);
   const int64_t parts = (length + kSegment - 1) / kSegment;
   std::vector<Sums> sums(rows * parts);
@@ -165,15 +167,17 @@ std::array<Tensor, 3> backward(const Tensor& x, const Tensor& grad, const Tensor
         sums[part] = backward_of_part<shifts, T, S>(from, of, to, unit, steps_of, begin, end);
       }
     });
-  });
-  double *of_scale = out<double>(to_scale), *of_shift = out<double>(to_shift);
-  for (int64_t row = 0; row < rows; ++row) {
-    of_scale[row] = of_shift[row] = 0;
-    for (int64_t part = row * parts; part < (row + 1) * parts; ++part) {
-      of_scale[row] += sums[part].scale;
-      of_shift[row] += sums[part].shift;
+    T *of_scale = out<T>(to_scale), *of_shift = out<T>(to_shift);
+    for (int64_t row = 0; row < rows; ++row) {
+      Sums all;
+      for (int64_t part = row * parts; part < (row + 1) * parts; ++part) {
+        all.scale += sums[part].scale;
+        all.shift += sums[part].shift;
+      }
+      of_scale[row] = T(all.scale * factor);
+      if (shifts) of_shift[row] = T(all.shift);
     }
-  }
+  });
   return {to_x, to_scale, to_shift};
 }
 
