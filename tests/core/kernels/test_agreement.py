@@ -30,6 +30,7 @@ from straightthrough.surrogates.window import Window, window_bits, window_gradie
 from straightthrough.testing.compare import assert_bits
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+HALF = [torch.bfloat16, torch.float16]
 SHAPES = [(1,), (7, 3), (40, 16), (3, 5, 10), (65, 64), (33, 65), (4, 1000), (2, 70001), (0, 5)]
 NOISE = Noise(torch.tensor(0x123456789ABCDEF), 5)
 ACCURACY = 2e-6  # of float32 against float64, relative to the largest term of a row
@@ -89,8 +90,12 @@ def left_out(operator):
     return operator.__name__ not in gpu.loaded("CPU")
 
 
-def assert_agrees(operator, *arguments, exact=False, precision=torch.float32):
-    """The kernel's result is that of the reference, which computes in `precision` at least."""
+def assert_agrees(operator, *arguments, exact=False, precision=torch.float32, nearest=True):
+    """The kernel's result is that of the reference, which computes in `precision` at least.
+
+    Both are rounded to the `nearest` of half precision, but where what is given leaves the digits
+    beyond that open.
+    """
     if left_out(operator):
         return
     dtype = arguments[0].dtype
@@ -107,6 +112,9 @@ def assert_agrees(operator, *arguments, exact=False, precision=torch.float32):
     given, expected = given.double().nan_to_num(0), expected.double().nan_to_num(0)
     scale = expected.abs().amax(-1, keepdim=True) if expected.numel() else expected
     assert ((given - expected).abs() <= TOLERANCE[dtype] * scale + 1e-38).all()
+    if dtype in HALF and nearest:  # few values lie near the middle of two
+        large = expected.abs() > scale / 256
+        assert (given != expected)[large].sum() <= large.sum() / 20 + 1
 
 
 @pytest.mark.kernels
@@ -142,7 +150,8 @@ class TestAgreement:
         x, grad = rows(shape, dtype)
         assert_agrees(categorical.gumbel_softmax, x, tau, NOISE)
         y = categorical.gumbel_softmax(x, tau, NOISE)
-        assert_agrees(softmax.softmax_backward_of_value, y, grad, tau)
+        # Values in half precision don't sum to 1, and those on the CPU divide by their sum.
+        assert_agrees(softmax.softmax_backward_of_value, y, grad, tau, nearest=False)
         assert_agrees(softmax.softmax_backward_of_logits, x, grad, tau, 2.0)
 
     def test_largest_classes(self, shape, dtype):
