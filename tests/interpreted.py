@@ -30,6 +30,7 @@ FILES = (
     "tests/core/kernels/test_counts.py",
     "tests/ops/bernoulli/test_triton.py",
     "tests/ops/categorical/test_triton.py",
+    "tests/ops/categorical/test_triton_lookup.py",
     "tests/ops/counts/test_triton.py",
     "tests/estimators/test_triton.py",
     "tests/ops/pointwise/test_triton.py",
@@ -78,7 +79,8 @@ def watched() -> Iterator[list[str]]:
     extents: list[tuple[int, int]] = []
     executor, builder = interpreter.GridExecutor, interpreter.InterpreterBuilder
     launch, load, store = executor.__call__, builder.create_masked_load, builder.create_masked_store
-    cast, bfloat16 = builder.cast_impl, tl.bfloat16
+    cast, dot, add = builder.cast_impl, builder.create_dot, builder.create_atomic_rmw
+    bfloat16, handle = tl.bfloat16, interpreter.TensorHandle
 
     def launched(self: Any, *args: Any, **kwargs: Any) -> None:
         launches.append(self.fn.__name__)
@@ -100,17 +102,28 @@ def watched() -> Iterator[list[str]]:
         check(pointers, mask)
         return store(self, pointers, value, mask, *rest)
 
+    def checked_add(self: Any, kind: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        check(pointers, mask)
+        return add(self, kind, pointers, value, mask, *rest)
+
     def converted(self: Any, x: Any, dtype: Any) -> Any:
         to, of = dtype.scalar, x.dtype.scalar
         if bfloat16 not in (to, of) or to == of:
             return cast(self, x, dtype)
         assert tl.float32 in (to, of), "only float32 is rounded to bfloat16, or read from it"
         change = to_bfloat16 if to == bfloat16 else from_bfloat16
-        return interpreter.TensorHandle(change(x.data), to)
+        return handle(change(x.data), to)
+
+    def multiplied(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        if a.dtype.scalar == bfloat16:
+            a, b = (handle(from_bfloat16(x.data), tl.float32) for x in (a, b))
+        return dot(self, a, b, *rest)
 
     with (
         mock.patch.object(elements, "ELEMENTS", 2**15),
         mock.patch.object(builder, "cast_impl", converted),
+        mock.patch.object(builder, "create_dot", multiplied),
+        mock.patch.object(builder, "create_atomic_rmw", checked_add),
         mock.patch.object(executor, "__call__", launched),
         mock.patch.object(builder, "create_masked_load", checked_load),
         mock.patch.object(builder, "create_masked_store", checked_store),

@@ -47,6 +47,21 @@ def test_counts_compile_without_spills(draw):
     assert launch.instructions["fp64"] > 0
 
 
+@pytest.mark.parametrize("card", ["A100", "H100", "MI300X"])
+@pytest.mark.parametrize("classes", [10, 512])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_lookup_compiles_without_spills(card, classes, deterministic):
+    torch.use_deterministic_algorithms(deterministic)
+    def made(*shape, dtype=torch.float32):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    index = made(4096, dtype=torch.int64)
+    given = made(4096, classes), made(classes, 64), index, made(4096, 64), 1.3
+    for name in ("straight_through_lookup", "reinmax_lookup"):
+        (launch,), _ = launches(name, given, roofline.CARDS[card].target)
+        assert launch.spills == 0
+
+
 @triton.jit
 def copy(x, y, SIZE: tl.constexpr):
     at = tl.arange(0, SIZE)

@@ -14,16 +14,10 @@ hold torch's operations, which compilers fuse.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import torch
 from torch import Tensor
 
-from . import gpu
-from .internals import tracing, transforms_active
-from .library import library
+from .gpu import on_gpus
 from .philox import MASK, philox
 
 HALF = 0xFFFF
@@ -31,31 +25,8 @@ HALF = 0xFFFF
 Place = tuple[int, int, int, int]
 """Offset, run and stride of a `Seed`, and the local position that is asked for first."""
 
-_Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
-
-def _on_gpus(schema: str) -> Callable[[_Function], _Function]:
-    """Make the decorated reference an operator of `schema`, whose kernel serves it on GPUs."""
-
-    def register(reference: _Function) -> _Function:
-        name = reference.__name__
-        library.define(name + schema)
-        library.impl(name, reference, "CompositeExplicitAutograd")
-        gpu.declare(name, reference.__module__)
-        operator = getattr(torch.ops.straightthrough, name)
-
-        def call(seed: Tensor, *rest: Any) -> Any:
-            recorded = tracing() or transforms_active() or type(seed) is not Tensor
-            if not recorded and gpu.serves(seed, name):
-                return operator(seed, *rest)
-            return reference(seed, *rest)
-
-        return cast(_Function, functools.wraps(reference)(call))
-
-    return register
-
-
-@_on_gpus("(Tensor seed, int[] place, int count) -> Tensor")
+@on_gpus("(Tensor seed, int[] place, int count) -> Tensor")
 def row_uniforms(seed: Tensor, place: Place, count: int) -> Tensor:
     """Return 53 bits a row, of which the last is set: a uniform times 2^53, in int64."""
     zero = torch.zeros((), dtype=torch.int64, device=seed.device)
@@ -63,7 +34,7 @@ def row_uniforms(seed: Tensor, place: Place, count: int) -> Tensor:
     return _numerator(words[0], words[1])
 
 
-@_on_gpus("(Tensor seed, int[] place, int rows, int classes, ScalarType dtype, int tag) -> Tensor")
+@on_gpus("(Tensor seed, int[] place, int rows, int classes, ScalarType dtype, int tag) -> Tensor")
 def class_uniforms(
     seed: Tensor, place: Place, rows: int, classes: int, dtype: torch.dtype, tag: int
 ) -> Tensor:
@@ -77,7 +48,7 @@ def class_uniforms(
     return _unit(words, dtype).flatten(-2)[..., :classes]
 
 
-@_on_gpus("(Tensor seed, int[] place, int count, ScalarType dtype, int tag) -> Tensor")
+@on_gpus("(Tensor seed, int[] place, int count, ScalarType dtype, int tag) -> Tensor")
 def element_uniforms(
     seed: Tensor, place: Place, count: int, dtype: torch.dtype, tag: int
 ) -> Tensor:
