@@ -52,6 +52,7 @@ def test_counts_compile_without_spills(draw):
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_a_lookup_compiles_without_spills(card, classes, deterministic):
     torch.use_deterministic_algorithms(deterministic)
+
     def made(*shape, dtype=torch.float32):
         return torch.empty(shape, dtype=dtype, device="meta")
 
