@@ -7,9 +7,9 @@ key. What the counter means is fixed here, for every implementation of every ope
     word 2       the group of classes within the row; for elements, which half of their words
     word 3       the tag: the stream (what the noise is for), plus 256 times the sample's number
 
-Philox is some seventy operations of torch, of which each is a launch on a GPU. There `triton.py`
-has a kernel of one launch, for the operators that have none of their own. Graphs that are recorded
-hold torch's operations, which compilers fuse.
+Philox is some forty operations of torch, of which each is a launch on a GPU. There `triton.py` has
+a kernel of one launch, for the operators that have none of their own. Graphs that are recorded hold
+torch's operations, which compilers fuse.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 
 from .gpu import on_gpus
-from .philox import MASK, philox
+from .internals import tracing, transforms_active
+from .philox import MASK, philox, philox_in_place
 
 HALF = 0xFFFF
+
+LAUNCHES = {"cuda", "meta"}
+"""Types of a device on which an operation is a launch, whose number then counts."""
 
 Place = tuple[int, int, int, int]
 """Offset, run and stride of a `Seed`, and the local position that is asked for first."""
@@ -94,7 +98,9 @@ def _blocks(
     seed: Tensor, position: Tensor, group: Tensor, tag: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     last = torch.full((), tag, dtype=torch.int64, device=seed.device)
-    return philox((position & MASK, position >> 32, group, last), seed)
+    recorded = type(seed) is not Tensor or tracing() or transforms_active()
+    words = philox if recorded or seed.device.type not in LAUNCHES else philox_in_place
+    return words((position & MASK, position >> 32, group, last), seed)
 
 
 def _numerator(high: Tensor, low: Tensor) -> Tensor:
