@@ -1,15 +1,20 @@
 """Kernels for GPUs compiled without one: what they cost is counted."""
 
 import json
+import re
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
+import triton
+import triton.language as tl
+
 from benchmarks.gpu import __main__ as entry
 from benchmarks.gpu import roofline
 from benchmarks.gpu.compiling import Launch, launches, pipe_of
 from straightthrough.cli.console import run
+from straightthrough.core.native import stored
 
 
 @pytest.fixture
@@ -40,6 +45,45 @@ def test_counts_compile_without_spills(draw):
     (launch,), _ = launches(draw, given, roofline.CARDS["A100"].target)
     assert launch.spills == 0
     assert launch.instructions["fp64"] > 0
+
+
+@pytest.mark.parametrize("card", ["A100", "H100", "MI300X"])
+@pytest.mark.parametrize("classes", [10, 512])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_lookup_compiles_without_spills(card, classes, deterministic):
+    torch.use_deterministic_algorithms(deterministic)
+
+    def made(*shape, dtype=torch.float32):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    index = made(4096, dtype=torch.int64)
+    given = made(4096, classes), made(classes, 64), index, made(4096, 64), 1.3
+    for name in ("straight_through_lookup", "reinmax_lookup"):
+        (launch,), _ = launches(name, given, roofline.CARDS[card].target)
+        assert launch.spills == 0
+
+
+@triton.jit
+def copy(x, y, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    stored.store(y, at, stored.load(x, at, at < SIZE, 0.0), at < SIZE)
+
+
+@pytest.mark.parametrize(
+    ("card", "code", "nearest"),
+    [
+        *((card, "ptx", "cvt.rn.bf16") for card in ("A100", "H100", "RTX 4090")),
+        # By whole numbers: bit 16, and that plus 0x7fff, are added.
+        ("MI300X", "amdgcn", r"(?s)0x7fff\b.*v_bfe_u32 \w+, \w+, 16, 1\b.*v_add3_u32"),
+    ],
+)
+def test_bfloat16_is_rounded_to_nearest(card, code, nearest):
+    """As the interpreter is made to do in the tests."""
+    source = triton.compiler.ASTSource(copy, {"x": "*fp32", "y": "*bf16"}, {"SIZE": 256})
+    target = roofline.CARDS[card].target
+    made = triton.compile(source, target=target, options=stored.options(4)).asm[code]
+    assert re.search(nearest, made)
+    assert "cvt.rz" not in made
 
 
 def test_torch_is_counted_by_launches_and_bytes():

@@ -52,10 +52,10 @@ def test_what_needs_float64_says_so(case: Case) -> None:
 
 
 LAUNCHES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
-    "categorical": (lambda x, seed: st.categorical(x, seed=seed), 120),
-    "gumbel": (lambda x, seed: st.categorical(x, "gumbel", seed=seed), 220),
-    "bernoulli": (lambda x, seed: st.bernoulli(x, seed=seed), 120),
-    "hard_concrete": (lambda x, seed: st.hard_concrete(x, seed=seed), 220),
+    "categorical": (lambda x, seed: st.categorical(x, seed=seed), 85),
+    "gumbel": (lambda x, seed: st.categorical(x, "gumbel", seed=seed), 150),
+    "bernoulli": (lambda x, seed: st.bernoulli(x, seed=seed), 85),
+    "hard_concrete": (lambda x, seed: st.hard_concrete(x, seed=seed), 155),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -47,22 +49,48 @@ def philox_in_integers(counter: tuple[int, ...], key: int) -> list[int]:
     return [left0, right0, left1, right1]
 
 
+PHILOX = pytest.mark.parametrize("philox", [uniforms.philox, uniforms.philox_in_place])
+
+
+@PHILOX
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
 def test_philox_known_answers(
-    counter: tuple[int, ...], key: tuple[int, int], answer: tuple[int, ...]
+    philox: Callable[..., tuple[Tensor, ...]],
+    counter: tuple[int, ...],
+    key: tuple[int, int],
+    answer: tuple[int, ...],
 ) -> None:
-    words = uniforms.philox(tuple(map(torch.tensor, counter)), seed(signed(key[1] << 32 | key[0])))
+    words = philox(tuple(map(torch.tensor, counter)), seed(signed(key[1] << 32 | key[0])))
     assert tuple(int(word) for word in words) == answer
     assert philox_in_integers(counter, key[1] << 32 | key[0]) == list(answer)
 
 
-def test_philox_of_whole_tensors() -> None:
+@PHILOX
+def test_philox_of_whole_tensors(philox: Callable[..., tuple[Tensor, ...]]) -> None:
     generator = np.random.default_rng(0)
     counters = generator.integers(0, 2**32, size=(4, 500))
     key = 0xDEADBEEF12345678
-    words = uniforms.philox(tuple(torch.from_numpy(row) for row in counters), seed(signed(key)))
+    words = philox(tuple(torch.from_numpy(row) for row in counters), seed(signed(key)))
     wanted = [philox_in_integers(tuple(map(int, column)), key) for column in counters.T]
     assert torch.stack(words, -1).tolist() == wanted
+
+
+@WIDE
+def test_few_launches_change_no_noise(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(run: int) -> list[Tensor]:
+        place, key = (2**32 - 9, run, 2 * run, 3), seed(-(2**63) + 5)
+        return [
+            uniforms.row_uniforms(key, place, 30),
+            uniforms.class_uniforms(key, place, 30, 7, dtype, 513),
+            uniforms.element_uniforms(key, place, 30, dtype, 1),
+        ]
+
+    for run in (0, 11):
+        wanted = drawn(run)
+        with monkeypatch.context() as patched:
+            patched.setattr(uniforms, "LAUNCHES", {"cpu"})
+            for got, due in zip(drawn(run), wanted, strict=True):
+                assert torch.equal(got, due)
 
 
 def test_the_counter_is_position_class_group_and_stream() -> None:

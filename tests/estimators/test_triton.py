@@ -61,7 +61,8 @@ def test_long_rows_given_the_outcome(tau, monkeypatch, launches):
     float32_noise(monkeypatch)
     for samples in (1, 3):
         given = gumbel.gumbel_st(x, index, grad, tau, samples, NOISE)
-        assert_near(given, gumbel.gumbel_st.__wrapped__(*wide, samples, NOISE))
+        with kernels.disabled():  # that of the noise too
+            assert_near(given, gumbel.gumbel_st.__wrapped__(*wide, samples, NOISE))
     assert launches == [
         *("straight_through_long", "reinmax_long", "gapped_long", "mve_integer_long"),
         *("gumbel_st_long", "gumbel_st_long"),

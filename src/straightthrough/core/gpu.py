@@ -14,12 +14,15 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from .internals import tracing, transforms_active
 from .library import library
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 IMPLEMENTED: dict[str, Callable[..., Any]] = {}
 """By the operator's name; filled as files `triton.py` are imported."""
@@ -29,6 +32,32 @@ DECLARED: dict[str, str] = {}
 
 enabled, interpreted = True, False
 """Whether kernels may serve, and whether Triton's interpreter runs them on the CPU, for tests."""
+
+
+def on_gpus(schema: str) -> Callable[[_Function], _Function]:
+    """Make the decorated reference an operator of `schema` that only GPUs have a kernel of.
+
+    Graphs that are recorded hold the reference's operations, which compilers fuse.
+    """
+
+    def register(reference: _Function) -> _Function:
+        name = reference.__name__
+        library.define(name + schema)
+        library.impl(name, reference, "CompositeExplicitAutograd")
+        declare(name, reference.__module__)
+        operator = getattr(torch.ops.straightthrough, name)
+
+        def call(x: Tensor, *rest: Any) -> Any:
+            given = [value for value in (x, *rest) if isinstance(value, Tensor)]
+            recorded = torch.is_grad_enabled() and any(value.requires_grad for value in given)
+            recorded |= any(type(value) is not Tensor for value in given)
+            if not (recorded or tracing() or transforms_active()) and serves(x, name):
+                return operator(x, *rest)
+            return reference(x, *rest)
+
+        return cast(_Function, functools.wraps(reference)(call))
+
+    return register
 
 
 def declare(name: str, module: str) -> None:

@@ -36,6 +36,45 @@ def philox(counter: tuple[Tensor, ...], seed: Tensor) -> tuple[Tensor, Tensor, T
     return left[0], c1 & MASK, left[1], c3 & MASK
 
 
+def philox_in_place(
+    counter: tuple[Tensor, ...], seed: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the same in half as many operations, which write into each other's results.
+
+    Words are read and written where they lie in products of 64 bits, the lower one first.
+    """
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    left, right = (torch.stack(pair).unsqueeze(-1) for pair in ([c0, c2], [c3, c1]))
+    multipliers, keys = _constants_in_place(seed, left.ndim - 1)
+    target, added = left.view(torch.int32)[..., 0], right.view(torch.int32)[..., 0]
+    for i in range(10):
+        # Of each product there are two, so that one finds them in either order.
+        product = left.expand(2, *left.shape) * multipliers[i % 2 :][:2]
+        words = product.view(torch.int32)
+        torch.bitwise_xor(words[0, ..., 1], added, out=target)
+        target.bitwise_xor_(keys[i, 1 - i % 2 :][:2])
+        added = words.flatten(0, 1)[1:3, ..., 0]
+    c1, c3 = (product[0] & MASK).squeeze(-1)
+    c0, c2 = left.squeeze(-1)
+    return c0, c1, c2, c3
+
+
+def _constants_in_place(seed: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
+    """Return the multipliers, as below, and four keys a round, of which two are used."""
+    pair = _two(MULTIPLIER_0, MULTIPLIER_1, seed)
+    multipliers = torch.cat([pair, pair[:1]]).reshape(3, *(1,) * ndim)
+    rounds = torch.arange(10, device=seed.device).reshape(10, 1, 1).expand(10, 2, 1)
+    halves = seed.reshape(1).view(torch.int32)
+    keys = torch.addcmul(halves, rounds, _two(WEYL_0, WEYL_1, seed))
+    words = keys.unsqueeze(-1).view(torch.int32)[..., 0]
+    return multipliers, words.reshape(10, 4, *(1,) * (ndim - 1))
+
+
+def _two(first: int, second: int, like: Tensor) -> Tensor:
+    """Return two numbers in one operation on the device of a tensor."""
+    return torch.arange(first, 2 * second - first, second - first, device=like.device)
+
+
 def _constants(seed: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     """Return the multipliers and the keys of ten rounds, of which the low 32 bits count.
 
@@ -43,8 +82,7 @@ def _constants(seed: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     are made on the device of the seed, as copies to it would end the recording of a CUDA graph.
     """
     ones = (1,) * ndim
-    step = MULTIPLIER_1 - MULTIPLIER_0
-    pair = torch.arange(MULTIPLIER_0, MULTIPLIER_1 + step, step, device=seed.device)
+    pair = _two(MULTIPLIER_0, MULTIPLIER_1, seed)
     multipliers = torch.cat([pair, pair[:1]]).reshape(3, *ones)
     rounds = torch.arange(10, device=seed.device)
     even = torch.add(seed >> 32, rounds, alpha=WEYL_1)

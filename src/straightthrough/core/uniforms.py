@@ -7,55 +7,30 @@ key. What the counter means is fixed here, for every implementation of every ope
     word 2       the group of classes within the row; for elements, which half of their words
     word 3       the tag: the stream (what the noise is for), plus 256 times the sample's number
 
-Philox is some seventy operations of torch, of which each is a launch on a GPU. There `triton.py`
-has a kernel of one launch, for the operators that have none of their own. Graphs that are recorded
-hold torch's operations, which compilers fuse.
+Philox is some forty operations of torch, of which each is a launch on a GPU. There `triton.py` has
+a kernel of one launch, for the operators that have none of their own. Graphs that are recorded hold
+torch's operations, which compilers fuse.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import torch
 from torch import Tensor
 
-from . import gpu
+from .gpu import on_gpus
 from .internals import tracing, transforms_active
-from .library import library
-from .philox import MASK, philox
+from .philox import MASK, philox, philox_in_place
 
 HALF = 0xFFFF
+
+LAUNCHES = {"cuda", "meta"}
+"""Types of a device on which an operation is a launch, whose number then counts."""
 
 Place = tuple[int, int, int, int]
 """Offset, run and stride of a `Seed`, and the local position that is asked for first."""
 
-_Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
-
-def _on_gpus(schema: str) -> Callable[[_Function], _Function]:
-    """Make the decorated reference an operator of `schema`, whose kernel serves it on GPUs."""
-
-    def register(reference: _Function) -> _Function:
-        name = reference.__name__
-        library.define(name + schema)
-        library.impl(name, reference, "CompositeExplicitAutograd")
-        gpu.declare(name, reference.__module__)
-        operator = getattr(torch.ops.straightthrough, name)
-
-        def call(seed: Tensor, *rest: Any) -> Any:
-            recorded = tracing() or transforms_active() or type(seed) is not Tensor
-            if not recorded and gpu.serves(seed, name):
-                return operator(seed, *rest)
-            return reference(seed, *rest)
-
-        return cast(_Function, functools.wraps(reference)(call))
-
-    return register
-
-
-@_on_gpus("(Tensor seed, int[] place, int count) -> Tensor")
+@on_gpus("(Tensor seed, int[] place, int count) -> Tensor")
 def row_uniforms(seed: Tensor, place: Place, count: int) -> Tensor:
     """Return 53 bits a row, of which the last is set: a uniform times 2^53, in int64."""
     zero = torch.zeros((), dtype=torch.int64, device=seed.device)
@@ -63,7 +38,7 @@ def row_uniforms(seed: Tensor, place: Place, count: int) -> Tensor:
     return _numerator(words[0], words[1])
 
 
-@_on_gpus("(Tensor seed, int[] place, int rows, int classes, ScalarType dtype, int tag) -> Tensor")
+@on_gpus("(Tensor seed, int[] place, int rows, int classes, ScalarType dtype, int tag) -> Tensor")
 def class_uniforms(
     seed: Tensor, place: Place, rows: int, classes: int, dtype: torch.dtype, tag: int
 ) -> Tensor:
@@ -77,7 +52,7 @@ def class_uniforms(
     return _unit(words, dtype).flatten(-2)[..., :classes]
 
 
-@_on_gpus("(Tensor seed, int[] place, int count, ScalarType dtype, int tag) -> Tensor")
+@on_gpus("(Tensor seed, int[] place, int count, ScalarType dtype, int tag) -> Tensor")
 def element_uniforms(
     seed: Tensor, place: Place, count: int, dtype: torch.dtype, tag: int
 ) -> Tensor:
@@ -123,7 +98,9 @@ def _blocks(
     seed: Tensor, position: Tensor, group: Tensor, tag: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     last = torch.full((), tag, dtype=torch.int64, device=seed.device)
-    return philox((position & MASK, position >> 32, group, last), seed)
+    recorded = type(seed) is not Tensor or tracing() or transforms_active()
+    words = philox if recorded or seed.device.type not in LAUNCHES else philox_in_place
+    return words((position & MASK, position >> 32, group, last), seed)
 
 
 def _numerator(high: Tensor, low: Tensor) -> Tensor:

@@ -23,27 +23,17 @@ def drawn(x, index, grad, count, row, j, inside, at):
     return logits - tl.max(logits, 1)[:, None], g - rows.at_class(g, j, chosen)[:, None], chosen
 
 
-@triton.jit(do_not_specialize=["count"])
-def straight_through_short(
-    x, grad, to, tau,
-    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """`J(p_tau) g / tau`."""
-    _, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
-    logits, g = stored.load(x, at, inside, -float("inf")), stored.load(grad, at, inside, 0.0)
-    peak, inverse = tl.max(logits, 1)[:, None], 1 / stored.read(tau, x)
-    value = rows.pulled(exp((logits - peak) * inverse), g, logits == peak, inverse)
-    stored.store_gradient(to, at, value, inside)
+@triton.jit
+def straight_through_of(logits, g, j, chosen, tau, CLOSED: tl.constexpr):
+    """`J(p_tau) g / tau` of a tile."""
+    peak, inverse = tl.max(logits, 1)[:, None], 1 / tau
+    return rows.pulled(exp((logits - peak) * inverse), g, logits == peak, inverse)
 
 
-@triton.jit(do_not_specialize=["count"])
-def reinmax_short(
-    x, grad, to, index, tau, CLOSED: tl.constexpr,
-    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """`2 J((p_tau + D) / 2) g - J(p) g / 2`; the closed form where tau is 1."""
-    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
-    below, g, chosen = drawn(x, index, grad, count, row, j, inside, at)
+@triton.jit
+def reinmax_of(logits, g, j, chosen, tau, CLOSED: tl.constexpr):
+    """`2 J((p_tau + D) / 2) g - J(p) g / 2` of a tile; the closed form where tau is 1."""
+    below, g = logits - tl.max(logits, 1)[:, None], g - rows.at_class(g, j, chosen)[:, None]
     outcome = j[None, :] == chosen[:, None]
     w = exp(below)
     factor = 0.5 / tl.sum(w, 1)
@@ -52,13 +42,38 @@ def reinmax_short(
     if CLOSED:
         value = tl.where(outcome, -weighted[:, None], others) * factor[:, None]
     else:
-        h = exp(below * (1 / stored.read(tau, x)))
+        h = exp(below * (1 / tau))
         warm = 0.5 / tl.sum(h, 1)
         middle = h * warm[:, None] + tl.where(outcome, 0.5, 0.0)
         middle_mean = tl.sum(h * g, 1) * warm
         mean = 2 * weighted * factor
         value = 2 * middle * (g - middle_mean[:, None])
         value -= w * factor[:, None] * (g - mean[:, None])
+    return value
+
+
+@triton.jit(do_not_specialize=["count"])
+def straight_through_short(
+    x, grad, to, tau,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a tile of rows."""
+    _, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    logits, g = stored.load(x, at, inside, -float("inf")), stored.load(grad, at, inside, 0.0)
+    value = straight_through_of(logits, g, j, 0, stored.read(tau, x), False)
+    stored.store_gradient(to, at, value, inside)
+
+
+@triton.jit(do_not_specialize=["count"])
+def reinmax_short(
+    x, grad, to, index, tau, CLOSED: tl.constexpr,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a tile of rows."""
+    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    logits, g = stored.load(x, at, inside, -float("inf")), stored.load(grad, at, inside, 0.0)
+    chosen = tl.maximum(tl.load(index + row, row < count, 0), 0)
+    value = reinmax_of(logits, g, j, chosen, stored.read(tau, x), CLOSED)
     stored.store_gradient(to, at, value, inside)
 
 

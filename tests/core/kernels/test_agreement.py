@@ -89,8 +89,11 @@ def left_out(operator):
     return operator.__name__ not in gpu.loaded("CPU")
 
 
-def assert_agrees(operator, *arguments, exact=False, precision=torch.float32):
-    """The kernel's result is that of the reference, which computes in `precision` at least."""
+def assert_agrees(operator, *arguments, exact=False, precision=torch.float32, nearest=True):
+    """The kernel's result is that of the reference, which computes in `precision` at least.
+
+    Both are rounded to the `nearest`, unless what is given leaves its last digits open.
+    """
     if left_out(operator):
         return
     dtype = arguments[0].dtype
@@ -107,6 +110,9 @@ def assert_agrees(operator, *arguments, exact=False, precision=torch.float32):
     given, expected = given.double().nan_to_num(0), expected.double().nan_to_num(0)
     scale = expected.abs().amax(-1, keepdim=True) if expected.numel() else expected
     assert ((given - expected).abs() <= TOLERANCE[dtype] * scale + 1e-38).all()
+    if nearest and dtype.itemsize == 2:  # few values lie near the middle of two
+        large = expected.abs() > scale / 256
+        assert (given != expected)[large].sum() <= large.sum() / 20 + 1
 
 
 @pytest.mark.kernels
@@ -142,7 +148,8 @@ class TestAgreement:
         x, grad = rows(shape, dtype)
         assert_agrees(categorical.gumbel_softmax, x, tau, NOISE)
         y = categorical.gumbel_softmax(x, tau, NOISE)
-        assert_agrees(softmax.softmax_backward_of_value, y, grad, tau)
+        # Values in half precision don't sum to 1, and those on the CPU divide by their sum.
+        assert_agrees(softmax.softmax_backward_of_value, y, grad, tau, nearest=False)
         assert_agrees(softmax.softmax_backward_of_logits, x, grad, tau, 2.0)
 
     def test_largest_classes(self, shape, dtype):
@@ -391,8 +398,3 @@ def test_gradient_of_another_dtype_is_left_to_the_reference():
     assert torch.equal(given.nan_to_num(7), wide.half().nan_to_num(7))
     with pytest.raises(RuntimeError, match="dtype"):
         torch.ops.straightthrough.reinmax(x, index, grad.float(), 1.0)
-
-
-def test_reference_serves_where_gradients_are_recorded():
-    with torch.enable_grad():
-        assert not kernels.has_kernel(torch.zeros(3))

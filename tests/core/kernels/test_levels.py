@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from straightthrough.core import kernels
 
@@ -79,3 +80,9 @@ def test_what_the_machine_lacks_is_not_loaded(level):
     said = loaded(ATEN_CPU_CAPABILITY="default", **{kernels.VARIABLE: level})
     reasons = said.removeprefix("None ").split("; ")
     assert sorted(reasons) == [ASKED + level, "the machine has DEFAULT"]
+
+
+def test_reference_serves_where_gradients_are_recorded():
+    assert not kernels.has_kernel(torch.zeros(3))
+    with torch.no_grad():
+        assert kernels.has_kernel(torch.zeros(3)) == (kernels.level is not None)

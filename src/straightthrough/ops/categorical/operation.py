@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.noise import Noise, Place, in_blocks
+from ...core.noise import Noise, Place
 from ...core.operation import Draw, Operation
 from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
 from ...estimators.categorical import CategoricalEstimator
 from ...relaxations.jacobian import divided, is_one
 from ...relaxations.softmax import softmax_backward_of_value
+from .lookup import lookup_backward
 from .reference import argmax_hot, draw, draw_index, gumbel_softmax
 
 
@@ -64,20 +65,8 @@ class Lookup(Draw):
     def backward(
         self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        wide = table.to(compute_dtype(table.dtype))
-        index, grad = index.reshape(-1), grad.reshape(-1, grad.shape[-1]).to(wide.dtype)
         noise = Noise(seed, *self.place)
-        # A row without an outcome, whose index is -1, adds to one beyond the table.
-        sums = wide.new_zeros(len(wide) + 1, wide.shape[-1])
-        to_table = sums.index_add(0, index % len(sums), grad)[:-1]
-
-        def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
-            with torch.autocast(grad.device.type, enabled=False):
-                to_one_hot = grad @ wide.T
-            return self.estimator.backward(logits, index, to_one_hot, noise.after(first))
-
-        to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), index, grad)
-        return to_logits.reshape(logits.shape), narrowed(to_table, table.dtype), None
+        return *lookup_backward(self.estimator, logits, table, index, grad, noise), None
 
 
 @dataclass(frozen=True)
