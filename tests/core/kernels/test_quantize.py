@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import straightthrough as st
 from straightthrough.core import kernels
@@ -252,3 +253,23 @@ def test_where_the_scale_does_not_learn_one_bit_an_element_is_saved(grid, rule):
         with torch.enable_grad(), hooks, context:
             st.fake_quantize(x, 0.3, grid=grid, rule=rule).sum().backward()
         assert saved == [x.numel() // 8]
+
+
+def test_the_factor_of_a_graph_that_leaves_sizes_open_compiles_once():
+    counter = CompileCounterWithBackend("aot_eager")
+    rule = LSQ(batch_dims=0)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x, scale: st.fake_quantize(x, scale, grid=Int(3), rule=rule),
+        backend=counter,
+        dynamic=True,
+        fullgraph=True,
+    )
+    for rows in (6, 9, 12):
+        x, grad, scale = torch.randn(rows, 64), torch.randn(rows, 64), torch.tensor(0.3)
+        leaves = [x.requires_grad_(), scale.requires_grad_()]
+        with torch.enable_grad():
+            found = torch.autograd.grad(compiled(*leaves), leaves, grad)
+        due = pulled(Int(3), rule, x.detach(), scale.detach(), grad)[1:]
+        torch.testing.assert_close(found, due)
+    assert counter.frame_count == 1

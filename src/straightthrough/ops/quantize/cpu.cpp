@@ -132,8 +132,8 @@ Tensor shifts_of(const Tensor& shift, const Tensor& scales) {
 
 // f(grid), with the scales and the shifts checked.
 template <class F>
-auto with_grid(const Tensor& x, const Tensor& scale, const Tensor& shift, bool by_offset, double low,
-               double high, bool by_value, const F& f) {
+auto with_grid(const Tensor& x, const Tensor& scale, const Tensor& shift, bool by_offset,
+               double low, double high, bool by_value, const F& f) {
   const Tensor scales = scales_of(x, scale), shifts = shifts_of(shift, scales);
   if (by_offset) return f(Integers<Shift::kOffset>{scales, shifts, low, high, by_value});
   return f(Integers<Shift::kZeroPoint>{scales, shifts, low, high, by_value});

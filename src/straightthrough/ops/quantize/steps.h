@@ -1,9 +1,9 @@
 // What the kernels of quantized numbers share: rows that have a scale, and the passes over them.
 //
 // A grid is a class with the scale of every row. Neighbours of `unit` elements have the same steps:
-// `steps<T>(x)(i)` makes those of unit i; `place(x)` of these says what a vector becomes, `value(q)`
-// what that is in units of the input. Nothing is fetched ahead: there is so little to compute that
-// the processor, which sees what comes next by itself, is only held up.
+// `steps<T>(x)(i)` makes those of unit i; `place(x)` of these says what a vector becomes,
+// `value(q)` what that is in units of the input. Nothing is fetched ahead: there is so little to
+// compute that the processor, which sees what comes next by itself, is only held up.
 #pragma once
 #include <vector>
 
