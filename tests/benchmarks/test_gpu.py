@@ -38,6 +38,18 @@ def test_kernels_compile_without_spills_and_read_nothing_twice(command, tmp_path
     assert "draw_short | 4096x64 | H100" in page.read_text()
 
 
+@pytest.mark.parametrize(
+    "gradient",
+    ["straight_through", "reinmax", "softmax_backward_of_logits", "gapped", "mve_integer"],
+)
+def test_rows_of_16384_are_read_once_without_spills(gradient):
+    given = roofline.arguments(gradient, (256, 16_384), torch.float32)
+    (launch,), results = launches(gradient, given, roofline.CARDS["H100"].target)
+    assert launch.kernel.endswith("_short")
+    assert launch.spills == 0
+    assert launch.bytes <= 1.1 * roofline.size_of((*given, *results))
+
+
 @pytest.mark.parametrize("draw", ["poisson", "binomial", "negative_binomial"])
 def test_counts_compile_without_spills(draw):
     """Their loops are as long as the data says, so that no time is predicted."""
