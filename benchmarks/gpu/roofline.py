@@ -69,17 +69,21 @@ CALLS: dict[str, tuple[str, ...]] = {
     "categorical, straight_through": ("draw", "straight_through"),
     "categorical, reinmax": ("draw", "reinmax"),
     "categorical, gumbel": ("draw", "gumbel_st"),
+    "categorical, gapped": ("draw", "gapped"),
+    "categorical, mve_integer": ("draw", "mve_integer"),
+    "argmax": ("argmax_hot", "softmax_backward_of_logits"),
     "gumbel_softmax": ("gumbel_softmax", "softmax_backward_of_value"),
     "bernoulli, straight_through": ("binary_draw", "binary_straight_through"),
     "bernoulli, reinmax": ("binary_draw", "binary_reinmax"),
     "bernoulli, gumbel": ("binary_draw", "binary_gumbel_st"),
     "hard_concrete": ("concrete", "concrete_backward"),
+    "geometric": ("geometric", "fini"),
     "sign": ("sign_and_window", "window_gradient"),
     "heaviside": ("heaviside", "Sigmoid"),
 }
 """Forward and backward of an operator with a rule, as kernels; its snippet has its first name."""
 
-VALUES: dict[str, Any] = {"float": 1.0, "int": 1, "offset": 0, "bool": False}
+VALUES: dict[str, Any] = {"float": 1.0, "int": 1, "offset": 0, "bool": False, "order": 2}
 """What kernels are given for arguments that are no tensors, by type or by name."""
 
 

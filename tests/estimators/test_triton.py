@@ -69,6 +69,23 @@ def test_long_rows_given_the_outcome(tau, monkeypatch, launches):
     ]
 
 
+@pytest.mark.parametrize("classes", [8200, 16384])
+def test_rows_that_a_tile_just_holds_are_read_once(classes, monkeypatch, launches):
+    monkeypatch.undo()
+    x, grad = 4 * torch.randn(3, classes), torch.randn(3, classes)
+    x[0, 3], x[1] = torch.nan, -torch.inf
+    index = argmax_index(x).clamp(min=0)
+    for operator, tau in (
+        (straight_through.straight_through, 1.3),
+        (reinmax.reinmax, 1.0),
+        (reinmax.reinmax, 1.3),
+    ):
+        given = operator(x, index, grad, tau)
+        assert_near(given, operator.__wrapped__(x.double(), index, grad.double(), tau))
+    # The last holds twice as many numbers.
+    assert launches == ["straight_through_short", "reinmax_short", "reinmax_long"]
+
+
 @pytest.mark.parametrize("tau", [1.0, 1.3])
 def test_long_softmaxes(tau, monkeypatch, launches):
     x, _, grad = arguments()

@@ -115,7 +115,8 @@ def reinmax(logits, index, grad, tau):
     check_index(index, logits)
     closed = not isinstance(tau, torch.Tensor) and tau == 1
     outcome, tau = index.contiguous(), number(tau, logits)
-    return over_rows(reinmax_short, reinmax_long, logits, grad, outcome, tau, closed)
+    kernels = reinmax_short, reinmax_long
+    return over_rows(*kernels, logits, grad, outcome, tau, closed, held=1 if closed else 2)
 
 
 def gumbel_st(logits, index, grad, tau, samples, seed, offset):
@@ -124,12 +125,12 @@ def gumbel_st(logits, index, grad, tau, samples, seed, offset):
     check_samples(samples)
     check_noise(seed, offset, logits)
     wide = compute_dtype(logits.dtype)
-    if samples > 1 and not fits_a_tile(logits) and wide != logits.dtype:  # it is summed in memory
+    if samples > 1 and not fits_a_tile(logits, 2) and wide != logits.dtype:  # summed in memory
         given = logits.to(wide), index, grad.to(wide), tau, samples, seed, offset
         return narrowed(gumbel_st(*given), logits.dtype)
     noise = index.contiguous(), number(tau, logits), samples, seed, offset
     kernels = gumbel_st_short, gumbel_st_long
-    return over_rows(*kernels, logits, grad, *noise, known_power(tau))
+    return over_rows(*kernels, logits, grad, *noise, known_power(tau), held=2)
 
 
 implement(straight_through, reinmax, gumbel_st)

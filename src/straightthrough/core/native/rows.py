@@ -16,7 +16,7 @@ ELEMENTS = 1024
 """Of a tile: as many short rows as that is, or one longer row."""
 
 LONGEST = 16384
-"""Numbers of a row that one tile holds at most: of a draw its classes, of a gradient two each."""
+"""Numbers in single precision that the registers of a tile hold, beside what is made of them."""
 
 BLOCK = 2048
 """Classes of a longer row that are worked on at once."""
@@ -81,9 +81,12 @@ class Layout(NamedTuple):
         return {"VECTOR": self.vector, "WIDTH": BLOCK, **options(256 // LANES)}
 
 
-def fits_a_tile(x: Tensor) -> bool:
-    """Whether a row of `x` and a gradient to it are no longer than a tile."""
-    return 2 * x.shape[-1] <= LONGEST
+def fits_a_tile(x: Tensor, held: int = 1) -> bool:
+    """Whether a row of `x` is no longer than a tile, of which a formula holds so many at once.
+
+    Double precision takes more than twice the registers.
+    """
+    return (4 if x.dtype == torch.float64 else 1) * held * x.shape[-1] <= LONGEST
 
 
 def layout(x: Tensor, *others: Tensor) -> Layout:
@@ -99,7 +102,7 @@ def layout(x: Tensor, *others: Tensor) -> Layout:
     while d >= 0 and strides[d] == outer:
         outer *= sizes[d]
         d -= 1
-    beside = d < 0 and inner >= BESIDE and stride == inner and fits_a_tile(x)
+    beside = d < 0 and inner >= BESIDE and stride == inner and fits_a_tile(x, 2)
     if not beside or any(other.stride() != x.stride() for other in others):
         return Layout(rows, classes)
     return Layout(rows, classes, inner)
@@ -116,19 +119,23 @@ def fresh_in(of: Layout, x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=order)
 
 
-def over_rows(short: Any, long: Any, x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
+def over_rows(
+    short: Any, long: Any, x: Tensor, grad: Tensor | None, *rest: Any, held: int = 1
+) -> Tensor:
     """Return what a kernel makes of rows, and of the gradient to them where one is given.
 
-    A long row is one program's, which goes over it block by block.
+    A long row is one program's, which goes over it block by block. Of a short one the kernel holds
+    `held` times as many numbers as most do.
     """
     check_rows("the input", x)
     given = [x]
     if grad is not None:
         check_alike("grad", grad, x)
         given.append(grad)
+    fits = fits_a_tile(x, held)
     of = layout(*given)
     given, result = [laid_out(of, each) for each in given], fresh_in(of, x)
-    if fits_a_tile(x):
+    if fits:
         short[of.tiles](*given, result, *rest, *of.arguments, **of.tile)
     else:
         long[(of.rows,)](*given, result, *rest, of.classes // of.vector, **of.block)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def lookup_backward(
 
     Two estimators are fused with the product on GPUs.
     """
-    fused = FUSED.get(type(estimator).gradient)
+    fused = FUSED.get(type(estimator))
     tau = getattr(estimator, "tau", None)
     if fused is None or not isinstance(tau, float | int) or grad.dtype != logits.dtype:
         return by_blocks(estimator, logits, table, index, grad, noise)
@@ -81,8 +83,8 @@ def reinmax_lookup(
     return by_blocks(ReinMax(tau), logits, table, index, grad, NOISELESS)
 
 
-FUSED = {
-    StraightThrough.gradient: straight_through_lookup,
-    ReinMax.gradient: reinmax_lookup,
+FUSED: dict[type[CategoricalEstimator], Callable[..., tuple[Tensor, Tensor]]] = {
+    StraightThrough: straight_through_lookup,
+    ReinMax: reinmax_lookup,
 }
-"""By the formula, of which a subclass may have its own."""
+"""By the estimator; a subclass may have a formula of its own."""
