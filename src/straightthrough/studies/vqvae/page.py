@@ -12,7 +12,7 @@ from ...report.charts import Line
 from ...report.page import Page, Table
 from ...report.runs import Groups, average, deviation, ends, grouped, lines, rows
 
-FIELDS = {"test_error": 4, "train_error": 4, "perplexity": 1, "used": 1, "seconds": 1}
+FIELDS = {"test_error": 4, "train_error": 4, "perplexity": 1, "used": 0, "seconds": 1}
 COLUMNS = ("Quantizer", "Runs", "Epochs", "Test error", "Train error", "Perplexity", "Used")
 REVIVAL = ", revival"
 
