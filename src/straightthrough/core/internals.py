@@ -97,7 +97,7 @@ _graph_task: Callable[[], int] = private("torch._C:_current_graph_task_id", lamb
 def inside_backward() -> bool:
     """Whether a backward is at work: a forward in it is one that a checkpoint runs again.
 
-    Compiled code, whose backward has no forward of a module in it, is not told.
+    Compiled code is not told: what is compiled by itself, inside a checkpoint, counts twice.
     """
     return not is_compiling() and _graph_task() != -1
 

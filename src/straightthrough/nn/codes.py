@@ -62,9 +62,9 @@ class LFQ(OperatorModule):
         diversity: that of the entropy of the mean among them.
         commitment: the weight of the mean of `(z - code)^2`.
 
-    All three are weighed against the loss of the task. Beside a mean of squares over pixels, 0.003
-    for the entropies and as much of commitment keep all codes in use where the defaults, those of
-    the field's package, leave a third of them (the study `vqvae`).
+    All three are weighed against the loss of the task. The defaults are those of the field's
+    package; beside a mean of squares over pixels they outweigh it, and the study `vqvae` has 0.003
+    for the entropies and as much for the commitment.
 
     Example:
         >>> quantizer = st.nn.LFQ(8)

@@ -101,7 +101,7 @@ class TestAgreementOfIntegers:
         x, scales, grad = inputs(shape, rows, dtype, ends[1])
         zeros = torch.arange(-3, rows - 3).to(scales.dtype)
         if rows > 14:
-            zeros[8:14] = torch.tensor([math.nan, math.inf, 3e7, -1e9, 1.5, 2.0**22])
+            zeros[8:15] = torch.tensor([math.nan, math.inf, 3e7, -1e9, 1.5, 2.0**22, -0.0])
         assert_agrees("shifted", x, grad, (scales, zeros), False, *ends)
 
     def test_with_an_offset(self, shape, rows, ends, dtype):
