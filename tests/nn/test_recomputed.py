@@ -1,6 +1,7 @@
 """A forward that a checkpoint runs again in backward learns nothing twice."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -62,3 +63,66 @@ def test_a_control_variate_is_not_exported_in_training():
         torch.export.export(model, (torch.zeros(3, 4),))
     y = torch.export.export(model.eval(), (torch.zeros(3, 4),)).module()(torch.ones(3, 4))
     assert torch.equal(y, torch.tensor([1.0, 0, 0, 0]).expand(3, 4))
+
+
+MOVING = {**MODULES, "a codebook that moves": st.nn.VectorQuantizer(16, 8)}
+PARTITIONED = "aot_eager_decomp_partition"
+"""Decides as the default backend does what backward computes again, and compiles no code."""
+
+
+def started(name: str) -> tuple[nn.Module, Tensor]:
+    """Return a module that has seen a batch, by which some start, and another batch."""
+    model, x = copy.deepcopy(MOVING[name]), torch.linspace(-2, 2, 96).sin().reshape(12, 8)
+    model(x)
+    return model, (2 * x).requires_grad_()
+
+
+def inside(model: nn.Module, x: Tensor) -> Tensor:
+    return checkpoint(summed, model, x, use_reentrant=False)
+
+
+def check_compiled(name: str, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    """Compare gradient and state of the compiled function with those of `summed`."""
+    (model, x), (again, y) = started(name), started(name)
+    summed(model, x).backward()
+    torch.compile(function, backend=PARTITIONED, fullgraph=True)(again, y).backward()
+    torch.testing.assert_close(y.grad, x.grad)
+    torch.testing.assert_close(again.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_backward_of_a_compiled_module_sees_buffers_as_forward_did(name):
+    check_compiled(name, summed)
+
+
+READ_AGAIN = ("an observed scale", "a codebook that moves")
+"""Whose buffer, which their forward changes, a value is computed of."""
+
+
+@pytest.mark.parametrize("name", sorted(MOVING.keys() - set(READ_AGAIN)))
+def test_a_checkpoint_is_compiled_with_its_module(name):
+    check_compiled(name, inside)
+
+
+@pytest.mark.parametrize("name", READ_AGAIN)
+def test_a_checkpoint_compiled_with_what_it_reads_again_is_refused(name):
+    # Ours, or torch's own where it has noticed.
+    with pytest.raises(RuntimeError, match=r"leave the module out of|modified by an inplace"):
+        check_compiled(name, inside)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", MOVING)
+def test_a_module_compiled_inside_a_checkpoint_is_refused(name, reentrant):
+    model, x = started(name)
+    compiled = torch.compile(model, backend=PARTITIONED, fullgraph=True)
+    loss = checkpoint(summed, compiled, x, use_reentrant=reentrant)
+    with pytest.raises(st.StraightThroughError, match="compile the function that calls checkpoint"):
+        loss.backward()
+
+
+def test_what_is_exported_asks_no_such_question():
+    model, x = started("a router")
+    code = torch.export.export(model, (x.detach(),)).module().code
+    assert "load" in code
+    assert "straightthrough.before" not in code

@@ -95,11 +95,8 @@ _graph_task: Callable[[], int] = private("torch._C:_current_graph_task_id", lamb
 
 
 def inside_backward() -> bool:
-    """Whether a backward is at work: a forward in it is one that a checkpoint runs again.
-
-    Compiled code is not told: what is compiled by itself, inside a checkpoint, counts twice.
-    """
-    return not is_compiling() and _graph_task() != -1
+    """Whether a backward is at work: a forward in it is one that a checkpoint runs again."""
+    return _graph_task() != -1
 
 
 _has_implementation: Callable[[str, str], bool] = private(

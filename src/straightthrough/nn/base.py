@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, StraightThroughError, check_floating, check_range
-from ..core.internals import inside_backward, transforms_active
+from ..core.internals import transforms_active
 from ..core.registry import RULES, resolve
 from ..core.rules import Rule
 from .schedules import Schedule, keeping_dtype
@@ -86,8 +86,6 @@ class RuleModule(OperatorModule, Generic[R]):
 
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """Show the schedules what a forward in training chooses from, once."""
-        if inside_backward():
-            return
         for name in self._scheduled:
             getattr(self, name).observe(logits, dim, mask)
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
-from ..core.internals import inside_backward
 from ..core.mesh import laid_as, whole
+from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
 from .statistics import CodebookStatistics
@@ -157,8 +157,11 @@ class Codebook(nn.Module):
         codebook = self.codewords().to(z.dtype)
         if self.frozen:
             codebook = codebook.detach()
-        again = learning and inside_backward()
-        if again and self.learn == "ema" and self.update == "forward":
+        again = learning and runs_again()
+        moves = learning and self.learn == "ema" and self.update == "forward"
+        if moves:
+            codebook = before(codebook)
+        if again and moves:
             raise ArgumentError(
                 "this forward runs again in backward, as torch.utils.checkpoint has it, and the "
                 "codebook has moved since the first time: pass update='manual', and call "

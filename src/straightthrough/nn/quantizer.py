@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.engine import apply
 from ..core.errors import ArgumentError, check_floating, check_not_nested
-from ..core.internals import inside_backward
+from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
@@ -239,7 +239,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not self._has_started:
             if some or _ranks() > 1:
                 self._start(blocks)
-        elif some and learn and isinstance(self.scaling, Observed) and not inside_backward():
+        elif some and learn and isinstance(self.scaling, Observed) and not runs_again():
             self._observe(blocks, self.scaling.momentum)
         return _beside(blocks, self.scale)
 
@@ -262,11 +262,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: float) -> None:
-        kept, grid, blocks = self.origin, self.grid, _numbers(blocks)
-        kept.lerp_(self.scaling.measure(blocks, grid).to(kept.dtype).reshape(kept.shape), momentum)
+        grid, blocks = self.grid, _numbers(blocks)
+        _move(self.origin, self.scaling.measure(blocks, grid), momentum)
         if self.scaling.shifts:
-            moved = self.scaling.measure_shift(blocks, grid).to(kept.dtype)
-            self.shift_origin.lerp_(moved.reshape(kept.shape), momentum)
+            _move(self.shift_origin, self.scaling.measure_shift(blocks, grid), momentum)
 
     def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
         if not self.scaling.kept or f"{prefix}started" in state:
@@ -284,6 +283,11 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def extra_repr(self) -> str:
         return f"{self.grid}, {self.scaling}, {super().extra_repr()}"
+
+
+def _move(buffer: Tensor, measured: Tensor, momentum: float) -> None:
+    measured = measured.to(buffer.dtype).reshape(buffer.shape)
+    buffer.copy_(before(buffer).lerp(measured, momentum))
 
 
 def _beside(x: Tensor, scale: Tensor) -> Tensor:

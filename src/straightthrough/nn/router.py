@@ -16,7 +16,7 @@ from ..core.errors import (
     check_count,
     check_rows,
 )
-from ..core.internals import inside_backward
+from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..ops.subset.api import topk
 from .base import OperatorModule
@@ -136,9 +136,9 @@ class TopKRouter(OperatorModule):
             gates = gates / gates.sum(-1, keepdim=True).clamp(min=torch.finfo(gates.dtype).tiny)
         index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
         counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)
-        if self.training and not inside_backward():
+        if self.training and not runs_again():
             with torch.no_grad():
-                self.load.add_(counted.sum(0))
+                self.load.copy_(before(self.load) + counted.sum(0))
         gates = torch.where(tokens, gates, 0)
         losses = self._losses(wide, score, counted, tokens)
         return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)

@@ -20,6 +20,7 @@ from ..core.errors import (
     check_rows,
 )
 from ..core.mesh import whole
+from ..core.once import before, runs_again
 from ..core.precision import widest
 
 
@@ -255,11 +256,14 @@ class Confidence(Schedule):
     @torch.no_grad()
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """Move the running mean by the rows of `logits`; those that hold NaN do not count."""
+        if runs_again():
+            return
         dim = check_rows("logits", logits, dim)
         rows = apply_mask("logits", logits, mask).to(torch.float32)
         confidence = whole(rows.softmax(dim).amax(dim)).nanmean()
-        moved = self.running.lerp(confidence.to(self.running.device), 1 - self.decay)
-        self.running.copy_(torch.where(moved.isnan(), self.running, moved))
+        running = before(self.running)
+        moved = running.lerp(confidence.to(running.device), 1 - self.decay)
+        self.running.copy_(torch.where(moved.isnan(), running, moved))
 
     def step(self) -> None:
         """Take the running mean: the value is that of it until the next step."""

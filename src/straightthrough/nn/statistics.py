@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.noise import Noise
+from ..core.once import before
 from ..ops.codebook.search import nearest_index
 from .schedules import keeping_dtype
 
@@ -57,7 +58,7 @@ class CodebookStatistics(nn.Module):
         Some of them may be `candidates` that dead codes are given.
         """
         count, total = sums(rows, index, len(self.count))
-        self.new_count.add_(count)
+        self.new_count.copy_(before(self.new_count) + count)
         self.new_total.add_(total)
         if candidates:
             chosen, usable = self.sample(rows, index >= 0)
