@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = Path(__file__).parent / "src" / "straightthrough"
+COMMON_HEADER = PACKAGE / "core" / "native" / "registration.h"
 X86 = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "avx2": ["-march=x86-64-v3"],
@@ -123,6 +124,7 @@ def build(target: Path) -> str | None:
     options = {level: [*COMMON, *flags, *extra_flags()] for level, flags in levels.items()}
     missing = [level for level in levels if not take(target, level, options[level])]
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda level: precompile(Path(scratch) / level, options[level]), missing))
         jobs = [
             (source, Path(scratch) / f"{level}-{number}.o", options[level])
             for level in missing
@@ -146,11 +148,28 @@ def extra_flags() -> list[str]:
     return os.environ.get(FLAGS, "").split()
 
 
+def precompile(made: Path, options: list[str]) -> None:
+    """Precompile for one instruction set what all sources include: half of the time of most.
+
+    A compiler that can't do it, or can't use it, reads the header.
+    """
+    made.mkdir()
+    header = made / COMMON_HEADER.name
+    header.write_text(f'#include "{COMMON_HEADER}"\n', encoding="utf-8")
+    command = [compiler(), *options, includes(), "-x", "c++-header", str(header)]
+    subprocess.run([*command, "-o", f"{header}.gch"], capture_output=True)
+
+
 def compile_source(source: Path, made: Path, options: list[str]) -> subprocess.CompletedProcess:
     """Compile one source for one instruction set."""
-    include = f"-I{torch_folder() / 'include'}"
-    command = [compiler(), *options, include, "-c", str(source), "-o", str(made)]
-    return subprocess.run(command, capture_output=True, text=True)
+    header = made.parent / made.name.partition("-")[0] / COMMON_HEADER.name
+    command = [compiler(), *options, includes(), "-include", str(header), "-c", str(source)]
+    return subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
+
+
+def includes() -> str:
+    """Return the option that lets torch's headers be found."""
+    return f"-I{torch_folder() / 'include'}"
 
 
 def link(target: Path, level: str, options: list[str], made: Path) -> subprocess.CompletedProcess:

@@ -27,7 +27,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_the_interpreter_agrees():
     """A few shapes in two dtypes; `make test-triton` has them all."""
     pytest.importorskip("triton")
-    few = "not 70001 and not float64 and not float16 and not rare and not outcome"
+    dear = ("70001", "float64", "float16", "rare", "outcome", "far_from", "negative", "accuracy")
+    few = " and ".join(f"not {name}" for name in (*dear, "mean_in_half", "long_softmaxes"))
     done = run("-m", "pytest", "-q", *interpreted.FILES, "-k", few, **interpreted.ENVIRONMENT)
     assert done.returncode == 0, done.stdout
 

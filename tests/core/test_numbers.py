@@ -96,10 +96,10 @@ def test_a_number_of_any_kind_is_that_number(function: Function, number: object)
 
 @by_name
 def test_a_number_that_moves_is_compiled_at_most_once_more(function: Function) -> None:
-    """Python's is a constant first, and an argument from the second value on."""
-    for first, make in ((2, float), (1, torch.tensor)):
+    """Python's is a constant first, and from the second value on the tensor that others are."""
+    for first, make, backend in ((2, float, "eager"), (1, torch.tensor, "aot_eager")):
         torch._dynamo.reset()
-        counter = CompileCounterWithBackend("aot_eager")
+        counter = CompileCounterWithBackend(backend)
         compiled = torch.compile(function, fullgraph=True, backend=counter)
         for number in (0.9, 0.8, 0.7, 0.6):
             assert_alike(pull(compiled, make(number)), pull(function, number))
