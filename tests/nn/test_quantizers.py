@@ -243,6 +243,16 @@ def test_dropout_ends_each_example_somewhere():
     assert (model.eval()(torch.randn(20, 7, 4)).index >= 0).all()
 
 
+def test_dropout_is_the_same_in_compiled_code():
+    model, z = st.nn.ResidualVQ(3, 16, 4, dropout=True, update="manual"), torch.randn(40, 4)
+    found = []
+    with torch.no_grad():
+        for call in (model, torch.compile(model, fullgraph=True)):
+            torch.manual_seed(3)
+            found.append(call(z).index)
+    assert torch.equal(*found)
+
+
 def test_groups_are_quantizers_side_by_side():
     model = st.nn.GroupedVQ(2, 8, 6).eval()
     z = torch.randn(10, 6)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ArgumentError, ShapeError, check_count
+from ..core.noise import Noise, make_seed
 from ..core.precision import compute_dtype
 from ..estimators import PairEstimator
 from ..ops.codebook.api import through
@@ -122,9 +123,11 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         """Return how many stages each row goes through, the same of an example."""
         if not (self.dropout and self.training):
             return None
+        seed, place = make_seed(None, None, z)
         shape = (len(z), *[1] * (z.ndim - 2)) if z.ndim > 1 else ()
-        depth = torch.randint(1, len(self.books) + 1, shape, device=z.device)
-        return depth.expand(z.shape[:-1])
+        share = Noise(seed, *place).rows(len(z) if z.ndim > 1 else 1)  # over 2^53
+        depth = 1 + (share * len(self.books) >> 53)
+        return depth.reshape(shape).expand(z.shape[:-1])
 
     def decode(self, index: Tensor) -> Tensor:
         """Return the sum of the codewords of `(..., T)`; a stage of -1 adds nothing."""
