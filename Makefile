@@ -17,10 +17,9 @@ KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
 
-# Doctests and types keep one processor busy each, the tests all that there are.
+# Together, as types and doctests keep one processor busy each and the tests leave some of their last.
 test: lint
-	$(MAKE) --output-sync --jobs 2 types doctests
-	$(MAKE) tests
+	$(MAKE) --jobs 3 types doctests tests
 
 # The short form of the suite and the tests of the kernels, built and run with the oldest torch.
 test-oldest: .venv-oldest/dev

@@ -283,6 +283,17 @@ def test_a_transform_learns_in_the_codebooks_place():
         st.nn.VectorQuantizer(8, 3, transform=linear)
 
 
+def test_stages_and_groups_do_not_share_a_transform():
+    linear = nn.Linear(4, 4, bias=False)
+    for model in (
+        st.nn.ResidualVQ(2, 8, 4, learn="loss", transform=linear),
+        st.nn.GroupedVQ(2, 8, 8, learn="loss", transform=linear),
+    ):
+        weights = [book.transform.weight for book in model.books]
+        assert len({id(weight) for weight in (*weights, linear.weight)}) == 3
+        assert all(torch.equal(weight, linear.weight) for weight in weights)
+
+
 @pytest.mark.parametrize("learn", ["ema", "loss"])
 def test_compiled_whole_it_trains_as_eager(learn):
     eager = quantizer(learn=learn, revive=0.5 if learn == "ema" else 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         estimator: a `PairEstimator` or its shorthand.
         dropout: whether in training every example (of the first dimension) ends after a number of
             stages drawn from 1 to T; the numbers beyond are -1.
-        options: those of `st.nn.Codebook`.
+        options: those of `st.nn.Codebook`; each stage has a copy of a `transform`.
 
     Example:
         >>> quantizer = st.nn.ResidualVQ(3, 16, 4).eval()
@@ -99,7 +100,7 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         check_count("stages", stages)
         if options.get("metric", "euclidean") != "euclidean":
             raise ArgumentError("a residual has a length: metric must be 'euclidean'")
-        self.books = nn.ModuleList(Codebook(codes, width, **options) for _ in range(stages))
+        self.books = _codebooks(stages, codes, width, options)
         self.codes, self.width, self.dropout = codes, width, dropout
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
@@ -152,7 +153,7 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
         codes: K of each.
         width: D of the whole.
         estimator: a `PairEstimator` or its shorthand.
-        options: those of `st.nn.Codebook`.
+        options: those of `st.nn.Codebook`; each group has a copy of a `transform`.
 
     Example:
         >>> quantizer = st.nn.GroupedVQ(2, 16, 8)
@@ -173,9 +174,7 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
         check_count("groups", groups)
         if width % groups:
             raise ShapeError(f"groups must divide the width {width}, got {groups}")
-        self.books = nn.ModuleList(
-            Codebook(codes, width // groups, **options) for _ in range(groups)
-        )
+        self.books = _codebooks(groups, codes, width // groups, options)
         self.codes, self.width = codes, width
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
@@ -210,6 +209,10 @@ def _vectors(z: Tensor, mask: Tensor | None, width: int) -> Tensor:
         )
     check_row_mask(z, mask)
     return unmasked(z, mask)
+
+
+def _codebooks(count: int, codes: int, width: int, options: dict[str, Any]) -> nn.ModuleList:
+    return nn.ModuleList(Codebook(codes, width, **copy.deepcopy(options)) for _ in range(count))
 
 
 def _update(books: nn.ModuleList, optimizer: torch.optim.Optimizer | None) -> None:

@@ -7,6 +7,7 @@ from straightthrough.core.bits import unpack
 from straightthrough.core.noise import Noise
 from straightthrough.estimators import straight_through
 from straightthrough.ops.bernoulli import reference as binary
+from straightthrough.ops.permutation import reference as orders
 
 pytestmark = pytest.mark.kernels
 
@@ -60,3 +61,17 @@ class TestAgreementFarBelowThePeak:
         found = straight_through.straight_through(x, index, grad, 1.0)[:, 1].double()
         expected = x[:, 1].double().exp()
         assert ((found - expected).abs() <= ACCURACY * expected + 2.0**-149).all()
+
+
+class TestAgreementOfSteepGradients:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+    def test_ranks_of_scores_that_all_but_agree(self, dtype):
+        """The gradient is beyond the range of its dtype, and is held in it."""
+        numbers = torch.finfo(dtype)
+        scores = torch.tensor([3.0, 0, 1, 2]).to(dtype) * max(numbers.tiny, numbers.smallest_normal)
+        grad = torch.tensor([[1.0, -2, 3, 0.5]]).to(dtype) * 2**4
+        order = orders.order_of(scores[None], True)
+        arguments = (scores[None], order, grad, 4.0, True)
+        found = orders.rank_gradient(*arguments)
+        assert torch.equal(found, orders.rank_gradient.__wrapped__(*arguments))
+        assert found.abs().max() == numbers.max
