@@ -8,6 +8,7 @@ from straightthrough.core.noise import Noise
 from straightthrough.estimators import straight_through
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.permutation import reference as orders
+from straightthrough.relaxations import threshold
 
 pytestmark = pytest.mark.kernels
 
@@ -75,3 +76,11 @@ class TestAgreementOfSteepGradients:
         found = orders.rank_gradient(*arguments)
         assert torch.equal(found, orders.rank_gradient.__wrapped__(*arguments))
         assert found.abs().max() == numbers.max
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("entries", [3, 70])
+    def test_thresholds_so_far_from_all_that_no_slope_is_left(self, dtype, entries):
+        x = torch.linspace(-1, 1, entries).sign().to(dtype) * 3000
+        grad = torch.linspace(-1, 2, entries).to(dtype)
+        found = threshold.logistic_backward(x, grad, int((x > 0).sum()), 0.5)
+        assert torch.equal(found, torch.zeros_like(x))
