@@ -298,7 +298,7 @@ def test_stages_and_groups_do_not_share_a_transform():
 def test_compiled_whole_it_trains_as_eager(learn):
     eager = quantizer(learn=learn, revive=0.5 if learn == "ema" else 0.0)
     twin = copy.deepcopy(eager)
-    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager_decomp_partition")
     for _ in range(3):
         z = torch.randn(30, 3, requires_grad=True)
         due, got = eager(z), compiled(z)
