@@ -79,9 +79,8 @@ def _inference():
 
 def counts_of_subsets(n):
     """Of a short row few, half and nearly all; of a longer one few; of a long one 20."""
-    few = {1, 2} if n <= 1000 else {20}
-    more = {(n + 1) // 2, n - 1, n} if n <= 100 else {20}
-    return (few | more) & {*range(1, n + 1)}
+    counts = {1, 2, (n + 1) // 2, n - 1, n} if n <= 100 else {1, 2, 20} if n <= 1000 else {20}
+    return counts & {*range(1, n + 1)}
 
 
 def left_out(operator):
@@ -169,10 +168,7 @@ class TestAgreement:
 
     @pytest.mark.parametrize("directions", [0, 1, 2])
     def test_moments_of_subsets(self, shape, dtype, directions):
-        """To their dtype's accuracy, or k roundings of the directions, as a sum over k has them.
-
-        Some of a symmetric row are 0.
-        """
+        """To their dtype's accuracy, or k roundings of the directions: some moments are 0."""
         x, _ = rows(shape, dtype)
         generator = torch.Generator().manual_seed(directions)
         along = torch.randn(directions, *shape, generator=generator).to(dtype)
