@@ -285,10 +285,8 @@ def test_a_transform_learns_in_the_codebooks_place():
 
 def test_stages_and_groups_do_not_share_a_transform():
     linear = nn.Linear(4, 4, bias=False)
-    for model in (
-        st.nn.ResidualVQ(2, 8, 4, learn="loss", transform=linear),
-        st.nn.GroupedVQ(2, 8, 8, learn="loss", transform=linear),
-    ):
+    for kind, width in ((st.nn.ResidualVQ, 4), (st.nn.GroupedVQ, 8)):
+        model = kind(2, 8, width, learn="loss", transform=linear)
         weights = [book.transform.weight for book in model.books]
         assert len({id(weight) for weight in (*weights, linear.weight)}) == 3
         assert all(torch.equal(weight, linear.weight) for weight in weights)
