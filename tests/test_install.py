@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from short import SHORT
 from straightthrough.core import kernels
 
 pytestmark = pytest.mark.xdist_group("install")  # one process has what its tests share
@@ -122,8 +123,7 @@ def test_without_a_compiler_the_reference_serves_and_all_say_so(
     on_gpus = {"on_gpus": "Triton kernels"}
     served = {"serves": "reference", "why": f"not built: {missing}"} | on_gpus
     assert listed["implementations"]["categorical"] == served
-    some = ("tests/core/test_core.py", "tests/ops/pointwise", "tests/ops/bernoulli")
-    suite(some, installed, tmp_path / "suite", **NO_COMPILER)
+    suite(SHORT, installed, tmp_path / "suite", **NO_COMPILER)
 
 
 def test_the_suite_does_not_stumble_over_the_first_imports_warning(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_wheel_has_every_level_and_names_no_torch_and_no_python(
     assert said["kernels"][BEST] == "active"
     assert said["mend"] is None
     assert said["implementations"]["categorical"]["serves"] == f"{BEST} kernels"
-    some = ("tests/core/kernels/test_draws.py", "tests/ops/bernoulli")
+    some = ("tests/core/kernels/test_arguments.py", "tests/ops/bernoulli")
     suite(some, installed, tmp_path / "suite")
 
 

@@ -60,6 +60,13 @@ def test_conformance(check, case):
     check(case)
 
 
+def other_implementations() -> list[str]:
+    """The reference, and every kernel library that was built for less than this machine has."""
+    served = kernels.LEVELS.index(kernels.level) if kernels.level else len(kernels.LEVELS)
+    lower = kernels.LEVELS[served + 1 :]
+    return ["off", *(level for level in lower if (kernels.FOLDER / f"{level}.so").exists())]
+
+
 SERVED = {
     testing.check_frequencies,
     testing.check_gradient,
@@ -72,23 +79,23 @@ SERVED = {
 
 def check_draws() -> None:
     """Run the part of the matrix that kernels serve, for draws."""
-    assert kernels.level is None
     for check, case in MATRIX:
         if case.record.samples and check in SERVED:
             check(case)
 
 
-def test_conformance_of_the_reference():
-    """Where no kernel serves; what other kernels give is the reference's (test_levels.py)."""
-    lines = "from testing.test_conformance import check_draws; check_draws()"
-    environment = {**os.environ, kernels.VARIABLE: "off", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", lines],
-        cwd=Path(__file__).parents[1],
-        env=environment,
-        capture_output=True,
-        text=True,
+@pytest.mark.parametrize("level", other_implementations())
+def test_conformance_of_the_other_implementations(level):
+    lines = (
+        "from straightthrough.core import kernels",
+        f"assert (kernels.level or 'off') == {level!r}, kernels.reason",
+        "from testing.test_conformance import check_draws",
+        "check_draws()",
     )
+    command = [sys.executable, "-c", "; ".join(lines)]
+    environment = {**os.environ, kernels.VARIABLE: level, "OMP_NUM_THREADS": "1"}
+    here = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
