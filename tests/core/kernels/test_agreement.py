@@ -187,10 +187,14 @@ class TestAgreement:
                 assert ((given.double() - due).nan_to_num(0).abs() <= bound).all()
 
     @pytest.mark.parametrize("descending", [False, True])
-    def test_gradients_of_ranks(self, shape, dtype, descending):
+    def test_ranks(self, shape, dtype, descending):
         x, grad = rows(shape, dtype)
         for scores, strength in ((x, 2.0), (x.round(), 0.5), (x.nan_to_num(0, 0, 0), 30.0)):
-            order = orders.order_of(scores, descending)
+            value, order = orders.ranks(scores, descending)
+            due, due_order = orders.ranks.__wrapped__(scores, descending)
+            assert torch.equal(order, due_order)
+            assert value.dtype == dtype
+            assert torch.equal(value.nan_to_num(-1), due.nan_to_num(-1))
             assert_agrees(orders.rank_gradient, scores, order, grad, strength, descending)
 
     @pytest.mark.parametrize("tau", [1.0, 0.5])

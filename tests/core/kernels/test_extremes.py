@@ -64,6 +64,35 @@ class TestAgreementFarBelowThePeak:
         assert ((found - expected).abs() <= ACCURACY * expected + 2.0**-149).all()
 
 
+class TestAgreementOfOrders:
+    @pytest.mark.parametrize("descending", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    def test_every_number_of_half_precision(self, dtype, descending):
+        """Both zeros, those below the normal ones, and every NaN, of which no order is a rank."""
+        order = torch.randperm(2**16, generator=torch.Generator().manual_seed(0))
+        every = (order - 2**15).to(torch.int16).view(dtype)
+        for scores in (every, every[~every.isnan()]):
+            self.assert_same(scores, descending)
+
+    @pytest.mark.parametrize("descending", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    @pytest.mark.parametrize("size", [2, 63, 64, 65, 300])
+    def test_any_bits(self, dtype, descending, size):
+        whole = torch.int32 if dtype == torch.float32 else torch.int64
+        ends = torch.iinfo(whole)
+        generator = torch.Generator().manual_seed(size)
+        bits = torch.randint(ends.min, ends.max, (50, size), generator=generator, dtype=whole)
+        bits[:, 1] = bits[:, 0]
+        for scores in (bits.view(dtype), bits.view(dtype).nan_to_num(0)):
+            self.assert_same(scores, descending)
+
+    def assert_same(self, scores, descending):
+        value, order = orders.ranks(scores, descending)
+        due, due_order = orders.ranks.__wrapped__(scores, descending)
+        assert torch.equal(order, due_order)
+        assert torch.equal(value.nan_to_num(-1), due.nan_to_num(-1))
+
+
 class TestAgreementOfSteepGradients:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
     def test_ranks_of_scores_that_all_but_agree(self, dtype):
@@ -71,7 +100,7 @@ class TestAgreementOfSteepGradients:
         numbers = torch.finfo(dtype)
         scores = torch.tensor([3.0, 0, 1, 2]).to(dtype) * max(numbers.tiny, numbers.smallest_normal)
         grad = torch.tensor([[1.0, -2, 3, 0.5]]).to(dtype) * 2**4
-        order = orders.order_of(scores[None], True)
+        order = orders.ranks(scores[None], True)[1]
         arguments = (scores[None], order, grad, 4.0, True)
         found = orders.rank_gradient(*arguments)
         assert torch.equal(found, orders.rank_gradient.__wrapped__(*arguments))

@@ -1,4 +1,4 @@
-// The gradient of ranks: the CPU kernel of reference.py.
+// Ranks and their gradient: the CPU kernels of reference.py.
 #include <cmath>
 #include <vector>
 
@@ -9,14 +9,128 @@ namespace {
 using namespace operators;
 using namespace simd;
 
+// ---- forward ----
+
+// Whole numbers in the order of the numbers: both zeros are one, NaN is the largest.
+template <class T>
+ALWAYS_INLINE auto key_of(T x) {
+  using Key = std::make_unsigned_t<typename Traits<T>::Int>;
+  constexpr int kSign = 8 * sizeof(Key) - 1;
+  const auto bits = bits_of<Key>(x + T(0));
+  const Key flipped = (Key{0} - (bits >> kSign)) | Key{1} << kSign;
+  return x == x ? bits ^ flipped : ~Key{0};
+}
+
+// The places of a row in the order of their keys, equal ones as they come.
+template <class Key>
+class Sorter {
+ public:
+  struct Entry {
+    Key key, place;
+
+    bool operator<(const Entry& other) const {
+      return key != other.key ? key < other.key : place < other.place;
+    }
+  };
+
+  explicit Sorter(int64_t size) : entries_(size), spare_(size) {}
+
+  template <class F>
+  const std::vector<Entry>& operator()(const F& key) {
+    for (size_t i = 0; i < entries_.size(); ++i) entries_[i] = {key(i), static_cast<Key>(i)};
+    if (entries_.size() < kMany)
+      std::sort(entries_.begin(), entries_.end());
+    else
+      sort_by_digits();
+    return entries_;
+  }
+
+ private:
+  static constexpr size_t kMany = 64, kDigits = sizeof(Key), kValues = 256;
+
+  static size_t digit_of(Key key, size_t n) { return key >> 8 * n & (kValues - 1); }
+
+  // From the lowest digit on, each time keeping the order of before.
+  void sort_by_digits() {
+    size_t counts[kDigits][kValues] = {};
+    for (const Entry& entry : entries_)
+      for (size_t n = 0; n < kDigits; ++n) ++counts[n][digit_of(entry.key, n)];
+    for (size_t n = 0; n < kDigits; ++n) {
+      if (counts[n][digit_of(entries_[0].key, n)] == entries_.size()) continue;
+      size_t begin = 0;
+      for (size_t& count : counts[n]) begin += std::exchange(count, begin);
+      for (const Entry& entry : entries_) spare_[counts[n][digit_of(entry.key, n)]++] = entry;
+      entries_.swap(spare_);
+    }
+  }
+
+  std::vector<Entry> entries_, spare_;
+};
+
+// One row after the other, in memory that they share.
+template <class T, class S>
+class Ranks {
+  using Key = decltype(key_of(T()));
+
+ public:
+  Ranks(int64_t size, bool descending) : sorter_(size), size_(size), descending_(descending) {}
+
+  void operator()(const S* x, S* value, int64_t* order) {
+    const T infinity = std::numeric_limits<T>::infinity();
+    int64_t absent = 0;
+    bool unordered = false;
+    for (int64_t i = 0; i < size_; ++i) {
+      const T score = widen(x[i]);
+      absent += score == -infinity;
+      unordered |= score != score;
+    }
+    const Key flipped = descending_ ? ~Key{0} : 0;
+    const auto& entries = sorter_([&](size_t i) { return key_of<T>(widen(x[i])) ^ flipped; });
+    const int64_t below = descending_ ? 0 : absent, ranked = size_ - absent;
+    for (int64_t i = 0; i < size_; ++i) {
+      const int64_t place = entries[i].place, rank = i + 1 - below;
+      order[i] = place;
+      value[place] = narrow<S>(static_cast<T>(rank > 0 && rank <= ranked ? rank : 0));
+    }
+    if (unordered || ranked == 0)
+      std::fill_n(value, size_, narrow<S>(std::numeric_limits<T>::quiet_NaN()));
+  }
+
+ private:
+  Sorter<Key> sorter_;
+  int64_t size_;
+  bool descending_;
+};
+
+std::tuple<Tensor, Tensor> ranks(const Tensor& unordered, bool descending) {
+  check_rows("scores", unordered);
+  const Tensor scores = ordered(unordered);
+  const int64_t size = scores.sizes().back(), rows = scores.numel() / size;
+  constexpr int64_t kMost = std::numeric_limits<uint32_t>::max();
+  if (size > kMost) refuse("scores must have at most ", kMost, " entries a row, got ", size);
+  Tensor value = fresh_like(scores), order = fresh(scores.sizes(), kInt64);
+  dispatch(dtype_of(scores), [&](auto compute, auto stored) {
+    using S = decltype(stored);
+    const S* x = in<S>(scores);
+    S* to = out<S>(value);
+    int64_t* places = out<int64_t>(order);
+    const int64_t grain = 1024 / size + 1;
+    torch::stable::parallel_for(0, rows, grain, [&](int64_t first, int64_t last) {
+      Ranks<decltype(compute), S> row(size, descending);
+      for (int64_t i = first * size; i < last * size; i += size) row(x + i, to + i, places + i);
+    });
+  });
+  return {value, order};
+}
+
+// ---- backward ----
+
 constexpr double kTied = 1e-9;  // TIED of reference.py
 
 // Neighbours in the order of a row that share a level, and what is summed over them.
 struct Block {
-  double sum, count;
+  double sum, count, mean;
   int64_t begin;
-
-  double mean() const { return sum / count; }
 };
 
 template <class S>
@@ -33,9 +147,9 @@ S stored(double x) {
 
 // One row after the other, in memory that they share.
 template <class S>
-class Rows {
+class Gradients {
  public:
-  Rows(int64_t size, double strength, bool descending)
+  Gradients(int64_t size, double strength, bool descending)
       : size_(size), strength_(strength), sign_(descending ? 1 : -1), falling_(size) {
     blocks_.reserve(size);
   }
@@ -69,14 +183,16 @@ class Rows {
     blocks_.clear();
     for (int64_t i = begin; i < end; ++i) {
       const double scaled = flat ? 0 : (half(i) - top) / span * steps;
-      Block last{scaled + static_cast<double>(i), 1, i};
-      while (!blocks_.empty() && last.mean() >= blocks_.back().mean()) join(last);
+      const double y = scaled + static_cast<double>(i);
+      Block last{y, 1, y, i};
+      while (!blocks_.empty() && last.mean >= blocks_.back().mean) join(last);
       blocks_.push_back(last);
     }
   }
   void join(Block& last) {
     const Block& before = blocks_.back();
-    last = {last.sum + before.sum, last.count + before.count, before.begin};
+    const double sum = last.sum + before.sum, count = last.count + before.count;
+    last = {sum, count, sum / count, before.begin};
     blocks_.pop_back();
   }
 
@@ -84,7 +200,7 @@ class Rows {
   void spread(const int64_t* order, const S* grad, int64_t end, S* out) {
     for (size_t b = 0; b < blocks_.size();) {
       const int64_t first = blocks_[b].begin;
-      while (++b < blocks_.size() && blocks_[b - 1].mean() - blocks_[b].mean() <= kTied) {
+      while (++b < blocks_.size() && blocks_[b - 1].mean - blocks_[b].mean <= kTied) {
       }
       const int64_t last = b < blocks_.size() ? blocks_[b].begin : end;
       double sum = 0;
@@ -130,7 +246,7 @@ Tensor rank_gradient(const Tensor& unordered, const Tensor& unordered_places,
     S* to = out<S>(result);
     const int64_t grain = 4096 / size + 1;
     torch::stable::parallel_for(0, rows, grain, [&](int64_t first, int64_t last) {
-      Rows<S> row(size, strength, descending);
+      Gradients<S> row(size, strength, descending);
       for (int64_t r = first; r < last; ++r)
         row(x + r * size, at + r * size, g + r * size, to + r * size);
     });
@@ -141,5 +257,6 @@ Tensor rank_gradient(const Tensor& unordered, const Tensor& unordered_places,
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
+  implement<&ranks>(m, "ranks");
   implement<&rank_gradient>(m, "rank_gradient");
 }

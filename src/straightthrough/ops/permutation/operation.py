@@ -14,7 +14,7 @@ from ...core.operation import Operation
 from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
 from .matching import matched
-from .reference import order_of, rank_gradient, ranks, sinkhorn, soft_sort
+from .reference import rank_gradient, ranks, sinkhorn, soft_sort
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def hot(column: Tensor, like: Tensor) -> Tensor:
 def chosen_order(scores: Tensor, descending: bool) -> Tensor:
     """Return the order of a row, -1 throughout where it holds NaN."""
     invalid = scores.isnan().any(-1, keepdim=True)
-    return torch.where(invalid, -1, order_of(scores, descending))
+    return torch.where(invalid, -1, ranks(scores, descending)[1])
 
 
 @dataclass(frozen=True)

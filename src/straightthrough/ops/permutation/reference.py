@@ -7,38 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.kernels import kernel
-from ...core.precision import cast, check_has_float64, compute_dtype, narrowed
+from ...core.kernels import kernel, like
+from ...core.precision import cast, check_has_float64, narrowed
 
 TIED = 1e-9
 """Fitted values that differ by less, in ranks, are of one block: rounding must not part them."""
 
 
-def sorted_by(scores: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
-    """Return the entries in order and their numbers, equal ones by their number."""
-    values, order = torch.sort(scores, dim=-1, descending=descending, stable=True)
-    return values, order
+def order(scores: Tensor, *_: Any) -> Tensor:
+    """A result of one place an entry."""
+    return scores.new_empty(scores.shape, dtype=torch.int64)
 
 
-def order_of(scores: Tensor, descending: bool) -> Tensor:
-    """Return the numbers of the entries in that order."""
-    return sorted_by(scores, descending)[1]
-
-
+@kernel("(Tensor scores, bool descending) -> (Tensor, Tensor)", like, order)
 def ranks(scores: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
     """Return the rank of every entry, 0 for one at -infinity, and the order; NaN in rows of none.
 
-    A row has no outcome when it holds NaN, which is sorted as the largest, or nothing above
-    -infinity.
+    The order has the numbers of the entries, those of equal ones as they come. A row has no outcome
+    when it holds NaN, which is sorted as the largest, or nothing above -infinity.
     """
-    values, order = sorted_by(scores, descending)
+    values, order = torch.sort(scores, dim=-1, descending=descending, stable=True)
     largest = values[..., :1] if descending else values[..., -1:]
-    wide = compute_dtype(scores.dtype)
-    place = torch.arange(1, scores.shape[-1] + 1, dtype=wide, device=scores.device)
+    place = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
     if not descending:  # those at -infinity come first
         least = torch.full_like(largest, torch.finfo(scores.dtype).min).contiguous()
         place = place - torch.searchsorted(values.contiguous(), least)
-    place = place.to(scores.dtype).clamp(min=0) * (values > -torch.inf)
+    place = place.clamp(min=0).to(scores.dtype) * (values > -torch.inf)
     value = torch.zeros_like(scores).scatter(-1, order, place)
     return value.masked_fill(~(largest > -torch.inf), torch.nan), order
 
