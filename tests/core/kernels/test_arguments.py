@@ -151,29 +151,31 @@ def cases(op: torch._ops.OpOverload) -> Iterator[tuple[list[Any], str]]:
         yield [rows.get(a.name, v) for a, v in zip(arguments, right, strict=True)], ""
 
 
-OF_ROWS = "straightthrough::two_largest"
-"""The one kernel whose numbers are a row's, and not an element's."""
+NUMBERS_OF_ROWS = ("two_largest",)
+"""Whose numbers are a row's, and not an element's."""
+PLACES_OF_ELEMENTS = ("ranks",)
+"""Whose indices are an element's, and not a row's."""
 
 
-def result_is_right(result: Any, first: Tensor, of_rows: bool) -> bool:
+def result_is_right(result: Any, first: Tensor, name: str = "") -> bool:
     """Whether each result has the shape that its dtype tells: a value, indices or bits.
 
     Behind the bits of a window may come those of NaN.
     """
     count = -(-first.numel() // 8)
     shapes: dict[torch.dtype, list[Any]] = {
-        torch.int64: [first.shape[:-1]],
+        torch.int64: [first.shape if name in PLACES_OF_ELEMENTS else first.shape[:-1]],
         torch.uint8: [(count,), (2 * count,)],
     }
     of_scale = torch.promote_types(first.dtype, torch.float32)
     shapes[of_scale] = [(), (1,)]
-    value = first.shape[:-1] if of_rows else first.shape
+    value = first.shape[:-1] if name in NUMBERS_OF_ROWS else first.shape
     shapes[first.dtype] = [*shapes.get(first.dtype, []), value]
     results = result if isinstance(result, tuple) else (result,)
     return all(each.shape in shapes.get(each.dtype, []) for each in results)
 
 
-def attempt(call: Any, given: list[Any], said: str, of_rows: bool = False) -> str | None:
+def attempt(call: Any, given: list[Any], said: str, name: str = "") -> str | None:
     """Call, and return what is wrong with what comes of it."""
     try:
         result = call(*given)
@@ -181,7 +183,7 @@ def attempt(call: Any, given: list[Any], said: str, of_rows: bool = False) -> st
         return None if str(error).startswith(said) else f"says {str(error)[:200]!r}, not {said!r}"
     if said:
         return f"does not say {said!r}"
-    right = result_is_right(result, given[0], of_rows)
+    right = result_is_right(result, given[0], name)
     return None if right else "has a result of another shape"
 
 
@@ -206,7 +208,7 @@ def try_all() -> Iterator[str]:
         op(*good(op))
         for given, said in cases(op):
             print(op, *map(brief, given), file=sys.stderr)
-            if failure := attempt(op, given, said, op.name().startswith(OF_ROWS)):
+            if failure := attempt(op, given, said, op._opname):
                 yield f"{op} of {', '.join(map(brief, given))} {failure}"
         for given in elsewhere(good(op)):
             attempt(op, given, "")  # which the reference serves

@@ -194,6 +194,9 @@ def test_wrong_arguments() -> None:
         st.rank(torch.zeros(3), strength=0)
     with pytest.raises(st.ArgumentError, match="descending must be True or False, got 1"):
         st.rank(torch.zeros(3), descending=1)
+    assert st.rank(torch.zeros(65504).half())[-1] == 65504
+    with pytest.raises(st.DtypeError, match="at most 65504, got 65505 scores"):
+        st.rank(torch.zeros(65505).half())
 
 
 def test_spearmans_rho_climbs_by_its_gradient() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ...core.engine import apply
 from ...core.errors import (
     ArgumentError,
+    DtypeError,
     Number,
     ShapeError,
     apply_mask,
@@ -35,6 +37,15 @@ def _check_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ArgumentError(f"{name} must be True or False, got {value!r}")
     return value
+
+
+def _check_holds_ranks(scores: Tensor, dim: int) -> None:
+    most = torch.finfo(torch.float16).max
+    if scores.dtype == torch.float16 and scores.shape[dim] > most:
+        raise DtypeError(
+            f"scores of float16 have ranks of at most {most:.0f}, got {scores.shape[dim]} scores "
+            f"along dim {dim}; use scores.float() or scores.bfloat16()"
+        )
 
 
 @operator(
@@ -80,7 +91,8 @@ def rank(
         above 2048, are rounded, as these dtypes have not all whole numbers.
 
     Raises:
-        DtypeError: if the scores are not floating or the mask is not bool.
+        DtypeError: if the scores are not floating, or float16 and more than 65,504 along `dim`,
+            where ranks would be infinite, or the mask is not bool.
         ShapeError: if `dim` or the mask's shape does not fit, or there is nothing along `dim`.
         ArgumentError: if `strength` is not above 0.
 
@@ -91,8 +103,9 @@ def rank(
     Higher order: differentiates the formula, the blocks held (`eps` moves with the extremes of a
     row); forward mode works.
 
-    Cost: one stable sort forward; backward O(n) by the kernel, O(n log^2 n) by the reference, in
-    float64 inside. Scores and order are saved.
+    Cost: forward by the kernel one pass for each byte of a score, by the reference one stable sort;
+    backward O(n) by the kernel, O(n log^2 n) by the reference, in float64 inside. Scores and order
+    are saved.
 
     Example:
         >>> scores = torch.tensor([0.3, -1.0, 2.0], requires_grad=True)
@@ -106,6 +119,7 @@ def rank(
     """
     operation = Rank(check_positive("strength", strength), _check_flag("descending", descending))
     dim = check_rows("scores", scores, dim)
+    _check_holds_ranks(scores, dim)
     rows = apply_mask("scores", scores, mask)
     y: Tensor = apply(operation, rows if dim == -1 else rows.movedim(dim, -1))
     check_outcomes("rank", lambda: y.isnan().any(-1))

@@ -32,7 +32,7 @@ def ranks(scores: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
     if not descending:  # those at -infinity come first
         least = torch.full_like(largest, torch.finfo(scores.dtype).min).contiguous()
         place = place - torch.searchsorted(values.contiguous(), least)
-    place = place.clamp(min=0).to(scores.dtype) * (values > -torch.inf)
+    place = torch.where(values > -torch.inf, place, 0).to(scores.dtype)
     value = torch.zeros_like(scores).scatter(-1, order, place)
     return value.masked_fill(~(largest > -torch.inf), torch.nan), order
 
