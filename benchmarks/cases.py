@@ -328,6 +328,7 @@ PEERS: dict[str, tuple[str, Callable[[Any], Way]]] = {
         "torchao.prototype.mx_formats.nvfp4_tensor",
         lambda peer: Way(quantized.their_nvfp4(peer)),
     ),
+    "rank": ("torchsort", lambda peer: Way(lambda x: peer.soft_rank(plain.in_gaps(x)))),
     "categorical-reinmax": ("reinmax", lambda peer: Way(lambda x: peer.reinmax(x, 1.0)[0])),
     "heaviside": (
         "snntorch.surrogate",
@@ -344,8 +345,9 @@ PEERS: dict[str, tuple[str, Callable[[Any], Way]]] = {
 }
 """By case: the module of another library, and how it does the work.
 
-The gradients are those of ours, except for `topk`, whose relaxation here is softsort: the ones that
-softtorch has else take a matrix of classes by classes, or iterate.
+Values and gradients are those of ours, except for the value of `rank`, which is soft there, and the
+gradient of `topk`, whose relaxation here is softsort: the ones that softtorch has else take a
+matrix of classes by classes, or iterate.
 """
 
 

@@ -83,11 +83,16 @@ def topk(scores: Tensor, k: int) -> Tensor:
     return substitute(hard, (scores - low - (y.sum(-1, keepdim=True) - k) / slopes).sigmoid())
 
 
+def in_gaps(scores: Tensor) -> Tensor:
+    """Return scores in units of two mean gaps of a row, which is where ranks are smoothed."""
+    low, high = scores.detach().aminmax(dim=-1, keepdim=True)
+    return scores / (2 * (high - low) / (scores.shape[-1] - 1))
+
+
 def rank(scores: Tensor) -> Tensor:
     """The rank with the gradient of isotonic regression by all means of neighbours."""
     place = torch.arange(scores.shape[-1])
-    low, high = scores.detach().aminmax(dim=-1, keepdim=True)
-    ordered, order = (scores / (2 * (high - low) / len(place[1:]))).sort(-1)
+    ordered, order = in_gaps(scores).sort(-1)
     sums = F.pad((ordered - place).cumsum(-1), (1, 0))
     means = sums[..., None, 1:] - sums[..., :-1, None]
     means = means / (place - place[:, None] + 1).clamp(min=1)

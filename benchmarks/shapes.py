@@ -29,10 +29,14 @@ CODES: tuple[Shape, ...] = ((65536, 16), (1048576, 8))
 ORDERS: tuple[Shape, ...] = ((64, 256),)
 """Of orders, whose plain snippets have a matrix of a row."""
 
+RANKS: Shape = (64, 1024)
+"""Of ranks, beside a library that has no matrix either."""
+
 OWN = {
     "categorical_lookup": (LOOKUP,),
     **dict.fromkeys(("fsq", "lfq", "bsq"), CODES),
-    **dict.fromkeys(("rank", "permutation", "reorder"), ORDERS),
+    "rank": (*ORDERS, RANKS),
+    **dict.fromkeys(("permutation", "reorder"), ORDERS),
     "assignment": ((64, 32),),
 }
 """Of operators that are timed at shapes of their own."""

@@ -20,7 +20,20 @@ from .cases import (
     TORCHS,
 )
 from .results import Record, by_job
-from .shapes import CODES, COUNTS, GRAPH, LAYER, LOOKUP, MAIN, ROWS, SMALL, WIDTH, Shape, written
+from .shapes import (
+    CODES,
+    COUNTS,
+    GRAPH,
+    LAYER,
+    LOOKUP,
+    MAIN,
+    RANKS,
+    ROWS,
+    SMALL,
+    WIDTH,
+    Shape,
+    written,
+)
 
 ROW_BYTES = 24
 """What a row may cost besides its value and its gradient."""
@@ -220,6 +233,7 @@ TARGETS: tuple[Target, ...] = (
     _time("vector_quantizer", BOTH, PRODUCT, 1.4, ROWS, slowdown),
     _peak("vector_quantizer", VQP, 1 / 20, ROWS),
     *(_time("fsq", BOTH, VQP, 4, shape) for shape in CODES),
+    _time("rank", BOTH, "torchsort", 1, RANKS),
     _memory(
         "categorical-reinmax", "beyond value and gradient", row_bytes, ROW_BYTES, "bytes a row"
     ),
