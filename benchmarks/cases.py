@@ -202,9 +202,10 @@ def _case(
     shapes: tuple[Shape, ...] | None = None,
 ) -> Case:
     snippet = plain.PLAIN.get(record.name)
+    function = partial(record.call, **record.arguments, **rule)
     return Case(
         name,
-        partial(_value, partial(record.call, **record.arguments, **rule)),
+        partial(_value, function) if len(record.outcome.outputs) > 1 else function,
         partial(snippet, **record.arguments) if snippet else None,
         calls=getattr(rule.get("estimator"), "samples", 1),
         samples=record.samples,
@@ -218,8 +219,8 @@ def _case(
 
 def _value(function: Callable[..., Any], *inputs: Tensor, **options: Any) -> Tensor:
     """Return the value alone, of an operator that returns an index beside it."""
-    returned = function(*inputs, **options)
-    return returned[0] if isinstance(returned, tuple) else returned
+    value: Tensor = function(*inputs, **options)[0]
+    return value
 
 
 def _inputs(record: OperatorRecord, shape: Shape) -> Inputs:

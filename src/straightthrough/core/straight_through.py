@@ -26,9 +26,10 @@ class Substitute(Operation):
     """The first input forward, in the dtype of the second; backward the second's gradient."""
 
     dims = ("...", "...")
+    carrier = 1
 
     def forward(self, hard: Tensor, soft: Tensor) -> tuple[Tensor]:
-        return (hard.to(soft.dtype, copy=True),)
+        return (hard.clone() if hard.dtype == soft.dtype else hard.to(soft.dtype),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return ()
@@ -83,14 +84,22 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
         )
     if type(hard) is not Tensor or hard.layout is not STRIDED:
         check_dense("hard", hard)
+    return apply(_SUBSTITUTE, *_broadcast(hard.detach(), soft))
+
+
+_SUBSTITUTE = Substitute()
+
+
+def _broadcast(hard: Tensor, soft: Tensor) -> Sequence[Tensor]:
     try:
-        hard, soft = torch.broadcast_tensors(hard.detach(), soft)
+        if hard.shape == soft.shape:
+            return hard, soft
+        return torch.broadcast_tensors(hard, soft)
     except RuntimeError:
         check_not_nested("hard or soft", hard, soft)
         raise ShapeError(
             f"hard and soft must broadcast, got shapes {tuple(hard.shape)} and {tuple(soft.shape)}"
         ) from None
-    return apply(Substitute(), hard, soft)
 
 
 def stop_gradient_as(value: Tensor, carrier: Tensor) -> Tensor:
