@@ -183,6 +183,16 @@ def test_a_gradient_that_passes_does_so_whatever_carries_it(name: str, size: int
     assert torch.autograd.grad(first.sum(), grad)[0].eq(2).all()
 
 
+@pytest.mark.parametrize("name", ["straight_through", "round", "sign"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_a_trace_keeps_the_gradient_that_passes(name: str) -> None:
+    traced = torch.jit.trace(PASSING[name], torch.ones(2, requires_grad=True), check_trace=False)
+    x = torch.tensor([0.6, -2.7], requires_grad=True)
+    y = traced(x)
+    assert torch.equal(y, PASSING[name](x.detach()))
+    assert torch.autograd.grad(y, x, torch.tensor([3.0, 4.0]))[0].tolist() == [3, 4]
+
+
 def test_higher_order_is_that_of_soft() -> None:
     x = torch.tensor([0.4, -0.9], dtype=torch.float64, requires_grad=True)
 

@@ -25,6 +25,7 @@ from .internals import (
     dual_level,
     entry,
     forward_mode,
+    jit_tracing,
     one_level,
     tracing,
     transforms_active,
@@ -88,14 +89,21 @@ _SMALL = 1 << 14
 
 
 def _is_small(x: Tensor) -> bool:
-    return x.is_cpu and x.requires_grad and type(x) in PLAIN and x.numel() <= _SMALL
+    if not x.requires_grad or jit_tracing():  # a trace has what it sees for its gradient too
+        return False
+    return x.numel() <= _SMALL and x.is_cpu and type(x) in PLAIN
 
 
 def _as_a_copy(carrier: Tensor, operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
     """Return the value in the place of a copy of the carrier, with the gradient of that."""
     value = carrier.clone()
-    value.data = without_grad(operation.forward, inputs)[0]
+    without_grad(_fill, (value, operation, inputs))
     return value
+
+
+def _fill(value: Tensor, operation: Operation, inputs: Sequence[Tensor]) -> None:
+    # By an operator of torch's: what records these would not see another `value.data`.
+    value.copy_(operation.forward(*inputs)[0])
 
 
 def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Any:

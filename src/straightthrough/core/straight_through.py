@@ -18,6 +18,7 @@ from .errors import (
     check_floating,
     check_not_nested,
 )
+from .internals import jit_tracing
 from .operation import Operation
 
 
@@ -92,7 +93,7 @@ _SUBSTITUTE = Substitute()
 
 def _broadcast(hard: Tensor, soft: Tensor) -> Sequence[Tensor]:
     try:
-        if hard.shape == soft.shape:
+        if not jit_tracing() and hard.shape == soft.shape:
             return hard, soft
         return torch.broadcast_tensors(hard, soft)
     except RuntimeError:
