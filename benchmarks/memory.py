@@ -20,8 +20,6 @@ from .shapes import Shape
 AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()
 """Whether processes can be forked from a fresh one and say how large they grew; not on Windows."""
 
-WARM_UP: Shape = (2, 32)
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -64,7 +62,7 @@ def _child(sender: Connection, name: str, way: str, mode: str, shape: Shape) -> 
     torch.set_num_threads(1)
     case = cases()[name]
     work = case.ways()[way]
-    work.call(mode, case.inputs(WARM_UP))()
+    work.call(mode, case.inputs((2, *shape[1:])))()  # all that is made once
     call = work.call(mode, case.inputs(shape))
     before = _resident()
     call()

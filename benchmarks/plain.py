@@ -164,13 +164,16 @@ def sample_subset(logits: Tensor, k: int) -> Tensor:
     for i in reversed(range(classes)):
         with_it = F.pad(table[0][..., :-1], (1, 0), value=-torch.inf) + logits[..., i : i + 1]
         table.insert(0, torch.logaddexp(table[0], with_it))
-    (marginals,) = torch.autograd.grad(table[0][..., k].sum(), logits, create_graph=True)
     left, chosen = torch.full(logits.shape[:-1], k), []
     for i in range(classes):
         among, without = (table[j].detach().gather(-1, left[..., None])[..., 0] for j in (i, i + 1))
         chosen.append(torch.rand(left.shape) >= (without - among).exp())
         left = left - chosen[-1].long()
-    return substitute(torch.stack(chosen, -1).to(logits.dtype), marginals)
+    hard = torch.stack(chosen, -1).to(logits.dtype)
+    if not logits.requires_grad:
+        return hard
+    (marginals,) = torch.autograd.grad(table[0][..., k].sum(), logits, create_graph=True)
+    return substitute(hard, marginals)
 
 
 def categorical(logits: Tensor) -> Tensor:

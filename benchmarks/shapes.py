@@ -32,17 +32,18 @@ ORDERS: tuple[Shape, ...] = ((64, 256),)
 RANKS: Shape = (64, 1024)
 """Of ranks, beside a library that has no matrix either."""
 
+SMALL: Shape = (4096, 16)
+"""Logits of rules that cost many passes over them, and of a snippet with a step a class."""
+
 OWN = {
     "categorical_lookup": (LOOKUP,),
     **dict.fromkeys(("fsq", "lfq", "bsq"), CODES),
     "rank": (*ORDERS, RANKS),
     **dict.fromkeys(("permutation", "reorder"), ORDERS),
     "assignment": ((64, 32),),
+    "sample_subset": (SHAPES[0], SMALL),
 }
 """Of operators that are timed at shapes of their own."""
-
-SMALL: Shape = (4096, 16)
-"""Logits of rules that cost many passes over them."""
 
 DEAR = {
     "gumbel_rao": (SMALL, MAIN),

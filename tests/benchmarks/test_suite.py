@@ -318,6 +318,11 @@ def test_memory_is_that_of_the_tensors():
         assert plain.resident >= 0.9 * plain.extra
 
 
+def test_memory_is_measured_of_rows_that_may_not_be_long():
+    """Five levels along each of 32 dimensions would be more codes than an int64 has."""
+    assert memory.measure("fsq", OURS, BOTH, (64, 16)).extra >= 4 * 64 * 16
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
