@@ -157,42 +157,6 @@ def test_saves_nothing() -> None:
     assert saved == []
 
 
-PASSING = {
-    "straight_through": lambda x: st.straight_through(x.sign(), x),
-    "round": st.round,
-    "sign": lambda x: st.sign(x, "identity"),
-    "stochastic_round": lambda x: st.stochastic_round(x, seed=3),
-}
-
-
-@pytest.mark.parametrize("size", [1, 2**14, 2**14 + 1])
-@pytest.mark.parametrize("name", PASSING)
-def test_a_gradient_that_passes_does_so_whatever_carries_it(name: str, size: int) -> None:
-    """Small tensors have torch's node of a copy, larger ones the engine's."""
-    x = torch.linspace(-3.2, 3.1, size).requires_grad_()
-    before, grad = x.detach().clone(), torch.linspace(1, 2, size)
-    with saved_tensors() as saved:
-        y = PASSING[name](x)
-    assert saved == []
-    assert type(y.grad_fn).__name__.startswith("Clone" if size <= 2**14 else "Node")
-    assert bits(y) == bits(PASSING[name](x.detach()))
-    y.mul_(2)  # is no view of x
-    assert torch.equal(x, before)
-    first = torch.autograd.grad(y, x, grad.requires_grad_(), create_graph=True)[0]
-    assert torch.equal(first, 2 * grad)
-    assert torch.autograd.grad(first.sum(), grad)[0].eq(2).all()
-
-
-@pytest.mark.parametrize("name", ["straight_through", "round", "sign"])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
-def test_a_trace_keeps_the_gradient_that_passes(name: str) -> None:
-    traced = torch.jit.trace(PASSING[name], torch.ones(2, requires_grad=True), check_trace=False)
-    x = torch.tensor([0.6, -2.7], requires_grad=True)
-    y = traced(x)
-    assert torch.equal(y, PASSING[name](x.detach()))
-    assert torch.autograd.grad(y, x, torch.tensor([3.0, 4.0]))[0].tolist() == [3, 4]
-
-
 def test_higher_order_is_that_of_soft() -> None:
     x = torch.tensor([0.4, -0.9], dtype=torch.float64, requires_grad=True)
 

@@ -1,10 +1,9 @@
 """The engine: one autograd.Function, and one torch operator, that join a forward to any backward.
 
-Eager code enters the Function at once, or takes torch's own node of a copy for a small tensor whose
-gradient passes as it is. Everything else (compiled and exported graphs, the transforms of
-`torch.func`) sees the operator `straightthrough::apply`, whose autograd kernel enters the same
-Function; there the operation travels as text (`portable.py`). What a graph holds of an operator is
-thus the operator itself, with its gradient, and not what happened to be traced.
+Eager code enters the Function at once. Everything else (compiled and exported graphs, the
+transforms of `torch.func`) sees the operator `straightthrough::apply`, whose autograd kernel enters
+the same Function; there the operation travels as text (`portable.py`). What a graph holds of an
+operator is thus the operator itself, with its gradient, and not what happened to be traced.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ from .internals import (
     dual_level,
     entry,
     forward_mode,
-    jit_tracing,
     one_level,
     tracing,
     transforms_active,
     unwrap_if_dead,
     without_grad,
 )
-from .kernels import PLAIN, disabled
+from .kernels import disabled
 from .library import library
 from .mesh import on_mesh
 from .operation import Operation
@@ -72,9 +70,6 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         if not torch.is_grad_enabled():
             return operation.forward(*inputs)[operation.returned]
         alive = [*map(unwrap_if_dead, inputs)]
-        carrier = operation.carrier
-        if carrier is not None and _is_small(alive[carrier]):
-            return _as_a_copy(alive[carrier], operation, alive)
         for tensor in alive:
             if tensor.requires_grad:
                 return _enter(operation, None, *alive)
@@ -82,28 +77,6 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
     except RuntimeError:
         check_not_nested("an argument", *inputs)
         raise
-
-
-_SMALL = 1 << 14
-"""Elements that are copied in less time than a Function's Python takes."""
-
-
-def _is_small(x: Tensor) -> bool:
-    if not x.requires_grad or jit_tracing():  # a trace has what it sees for its gradient too
-        return False
-    return x.numel() <= _SMALL and x.is_cpu and type(x) in PLAIN
-
-
-def _as_a_copy(carrier: Tensor, operation: Operation, inputs: Sequence[Tensor]) -> Tensor:
-    """Return the value in the place of a copy of the carrier, with the gradient of that."""
-    value = carrier.clone()
-    without_grad(_fill, (value, operation, inputs))
-    return value
-
-
-def _fill(value: Tensor, operation: Operation, inputs: Sequence[Tensor]) -> None:
-    # By an operator of torch's: what records these would not see another `value.data`.
-    value.copy_(operation.forward(*inputs)[0])
 
 
 def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Any:

@@ -66,9 +66,6 @@ def tracing() -> bool:
     return is_compiling() or _tracing_context() is not None
 
 
-jit_tracing: Callable[[], bool] = private("torch.jit:is_tracing", _yes)
-"""Whether `torch.jit.trace` is at work; yes is the careful answer."""
-
 unwrap_if_dead: Callable[[Tensor], Tensor] = private("torch._C:_functorch.unwrap_if_dead", _same)
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
 
@@ -145,7 +142,7 @@ def forward_mode() -> bool:
 _set_grad_enabled: Callable[[bool], Any] = private("torch._C:_set_grad_enabled", None)
 
 
-def without_grad(function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+def without_grad(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     """Call `function` in grad mode as under `torch.no_grad`, whose context takes 2 us more."""
     if _set_grad_enabled is None:
         with torch.no_grad():

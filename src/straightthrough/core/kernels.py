@@ -185,19 +185,19 @@ def _with_noise(
     return call
 
 
-PLAIN = (Tensor, Parameter)
+_PLAIN = (Tensor, Parameter)
 
 
 def known(x: Tensor) -> bool:
     """Whether a tensor is a plain one, or stands for one in a graph: of no other subclass."""
-    return type(x) in PLAIN or isinstance(x, RECORDED)
+    return type(x) in _PLAIN or isinstance(x, RECORDED)
 
 
 def in_a_graph(x: Tensor) -> bool:
     """Whether a call on `x` is recorded; a plain tensor tells at once that it is not."""
     if is_compiling():
         return True
-    return type(x) not in PLAIN and tracing()
+    return type(x) not in _PLAIN and tracing()
 
 
 def _record(

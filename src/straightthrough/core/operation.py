@@ -24,12 +24,10 @@ class Operation(Portable, ABC):
             integers such as an index, which get no gradient.
         dims: the dimensions of every input but a seed, as those of a signature's `Input`: which of
             them a DTensor may be sharded along. The outputs have the first one's leading ones.
-        carrier: the place of the one input with a gradient, where that is the value's as it comes.
     """
 
     returned: ClassVar[int | slice] = 0
     dims: ClassVar[tuple[str, ...]] = ()
-    carrier: ClassVar[int | None] = None
 
     @abstractmethod
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:

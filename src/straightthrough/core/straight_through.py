@@ -18,7 +18,6 @@ from .errors import (
     check_floating,
     check_not_nested,
 )
-from .internals import jit_tracing
 from .operation import Operation
 
 
@@ -27,10 +26,9 @@ class Substitute(Operation):
     """The first input forward, in the dtype of the second; backward the second's gradient."""
 
     dims = ("...", "...")
-    carrier = 1
 
     def forward(self, hard: Tensor, soft: Tensor) -> tuple[Tensor]:
-        return (hard.clone() if hard.dtype == soft.dtype else hard.to(soft.dtype),)
+        return (hard.to(soft.dtype, copy=True),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return ()
@@ -85,22 +83,14 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
         )
     if type(hard) is not Tensor or hard.layout is not STRIDED:
         check_dense("hard", hard)
-    return apply(_SUBSTITUTE, *_broadcast(hard.detach(), soft))
-
-
-_SUBSTITUTE = Substitute()
-
-
-def _broadcast(hard: Tensor, soft: Tensor) -> Sequence[Tensor]:
     try:
-        if not jit_tracing() and hard.shape == soft.shape:
-            return hard, soft
-        return torch.broadcast_tensors(hard, soft)
+        hard, soft = torch.broadcast_tensors(hard.detach(), soft)
     except RuntimeError:
         check_not_nested("hard or soft", hard, soft)
         raise ShapeError(
             f"hard and soft must broadcast, got shapes {tuple(hard.shape)} and {tuple(soft.shape)}"
         ) from None
+    return apply(Substitute(), hard, soft)
 
 
 def stop_gradient_as(value: Tensor, carrier: Tensor) -> Tensor:

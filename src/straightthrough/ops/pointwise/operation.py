@@ -52,11 +52,6 @@ class Pointwise(Operation):
     surrogate: Derivative
     centre: float = 0.0
 
-    @property
-    def carrier(self) -> int | None:  # type: ignore[override]  # it is the rule's to say
-        """The input, where the rule saves nothing: it is that of the identity."""
-        return 0 if self.surrogate.saved is Saved.NOTHING else None
-
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (HARD[self.hard](x, *self.arguments),)
 

@@ -206,7 +206,6 @@ class StochasticRound(Draw):
     """One of the two whole numbers beside the input forward, the gradient unchanged backward."""
 
     dims = ("...",)
-    carrier = 0
 
     place: Place
 
