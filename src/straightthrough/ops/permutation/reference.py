@@ -1,4 +1,4 @@
-"""What the kernel of orders must equal, in plain torch, and the formulas that have none."""
+"""What the kernels of orders must equal, in plain torch, and the formulas that have none."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TIED = 1e-9
 """Fitted values that differ by less, in ranks, are of one block: rounding must not part them."""
 
 
-def order(scores: Tensor, *_: Any) -> Tensor:
+def places(scores: Tensor, *_: Any) -> Tensor:
     """A result of one place an entry."""
     return scores.new_empty(scores.shape, dtype=torch.int64)
 
 
-@kernel("(Tensor scores, bool descending) -> (Tensor, Tensor)", like, order)
+@kernel("(Tensor scores, bool descending) -> (Tensor, Tensor)", like, places)
 def ranks(scores: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
     """Return the rank of every entry, 0 for one at -infinity, and the order; NaN in rows of none.
 
