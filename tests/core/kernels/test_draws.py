@@ -7,7 +7,9 @@ from straightthrough.core import kernels
 from straightthrough.core.noise import Noise
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
+from straightthrough.ops.quantize.reference import stochastic_round
 from straightthrough.ops.subset import reference as subset
+from straightthrough.testing.compare import assert_bits
 
 NOISE = Noise(torch.tensor(0x123456789ABCDEF), 5)
 BOUNDARY = {torch.float32: 2.0**-22, torch.bfloat16: 2.0**-22, torch.float64: 2.0**-50}
@@ -64,3 +66,15 @@ class TestAgreementOfDraws:
         assert torch.equal(drawn(logits, k, NOISE), reference(logits, k, NOISE))
         shard = drawn(logits[17:], k, NOISE.after(17))
         assert torch.equal(shard, drawn(logits, k, NOISE)[17:])
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 33, 5003, 70_000])
+@pytest.mark.parametrize("dtype", [*BOUNDARY, torch.float16], ids=str)
+def test_roundings_are_bit_equal(dtype, size):
+    special = [0.0, -0.0, 0.3, -0.3, torch.nan, torch.inf, -torch.inf, -1e-30, 7.0, -7.0, 1e4, 2.5]
+    x = torch.cat([torch.tensor(special), torch.linspace(-3, 3, size)]).to(dtype)
+    for each in (x, x[:size], x.repeat(2, 1).T):
+        assert kernels.has_kernel(each)
+        due = stochastic_round.__wrapped__(each, NOISE)
+        assert_bits(stochastic_round(each, NOISE), due, "rounded")

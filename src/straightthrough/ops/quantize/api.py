@@ -237,7 +237,7 @@ def stochastic_round(
 
     Higher order: the second derivative is 0; forward mode works.
 
-    Cost: one uniform an element; nothing is saved.
+    Cost: one uniform an element, in one pass by the CPU kernel; nothing is saved.
 
     Example:
         >>> y = st.stochastic_round(torch.full((10_000,), 2.25), seed=0)

@@ -20,7 +20,7 @@ from ...core.rules import Saved
 from ...estimators.grid import GridEstimator
 from ...grids import Grid, Placed
 from ..bernoulli.reference import uniform_like
-from .reference import in_units, passed_bits
+from .reference import drawn, in_units, passed_bits, stochastic_round
 from .served import Kernels, in_rows, kernels_of
 
 Shift = Literal["", "zero_point", "offset"]
@@ -210,8 +210,7 @@ class StochasticRound(Draw):
     place: Place
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor]:
-        wide = x.to(compute_dtype(x.dtype))
-        return (drawn(wide, uniform_like(x, Noise(seed, *self.place))).to(x.dtype),)
+        return (stochastic_round(x, Noise(seed, *self.place)),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return ()
@@ -243,10 +242,3 @@ class Hold(Operation):
 
     def jvp(self, tangents: Sequence[Tensor]) -> None:
         return None
-
-
-def drawn(x: Tensor, uniform: Tensor) -> Tensor:
-    """Return the whole number below, or with the probability of the fraction the one above."""
-    below = x.floor()
-    # x + uniform would be rounded, and whole numbers moved.
-    return torch.where(uniform < x - below, below + 1, below)

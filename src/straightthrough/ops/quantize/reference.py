@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ...core.bits import pack, unpack
 from ...core.kernels import bits, kernel, like
+from ...core.noise import Noise
 from ...core.precision import cast, compute_dtype, widest
 from ...grids import MX, NVFP4, Float, Grid
+from ..bernoulli.reference import uniform_like
 
 ROWS = "Tensor x, Tensor scales, float low, float high"
 SHIFTED = "Tensor x, Tensor scales, Tensor shifts, bool by_offset, float low, float high"
@@ -219,3 +221,16 @@ def floats_backward(
     """Return what `integers_backward` does, of floating formats."""
     v, q, inside = _placed(x, scales, _formats(element, block, mode), by_value)
     return _pulled(v, q, inside, x, grad, scales, factor)[:2]
+
+
+def drawn(x: Tensor, uniform: Tensor) -> Tensor:
+    """Return the whole number below, or with the probability of the fraction the one above."""
+    below = x.floor()
+    # x + uniform would be rounded, and whole numbers moved.
+    return torch.where(uniform < x - below, below + 1, below)
+
+
+@kernel("(Tensor x, Noise noise) -> Tensor")
+def stochastic_round(x: Tensor, noise: Noise) -> Tensor:
+    """Return one of the two whole numbers beside each element, by a uniform an element."""
+    return drawn(x.to(compute_dtype(x.dtype)), uniform_like(x, noise)).to(x.dtype)

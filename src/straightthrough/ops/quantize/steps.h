@@ -52,6 +52,32 @@ ALWAYS_INLINE Truth<T> both(Truth<T> a, Truth<T> b) {
   return a & b;
 }
 
+// ---- whole numbers ----
+
+// The nearest whole number, half to even.
+template <class V>
+ALWAYS_INLINE V nearest(V x) {
+  using T = Lane<V>;
+#if defined(__AVX512F__)
+  constexpr int to_even = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  if constexpr (sizeof(T) == 4)
+    return (V)_mm512_roundscale_ps((__m512)x, to_even);
+  else
+    return (V)_mm512_roundscale_pd((__m512d)x, to_even);
+#elif defined(__AVX2__)
+  constexpr int to_even = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  if constexpr (sizeof(T) == 4)
+    return (V)_mm256_round_ps((__m256)x, to_even);
+  else
+    return (V)_mm256_round_pd((__m256d)x, to_even);
+#else
+  constexpr T shift = sizeof(T) == 4 ? T(0x1p23) : T(0x1p52);
+  const V size = absolute(x), all = broadcast(shift);
+  const V near = size < all ? (size + shift) - shift : size;
+  return with_sign_of(x, near);
+#endif
+}
+
 // ---- passes ----
 
 // Call f(i, steps, count) for vectors of the elements in [begin, end).
