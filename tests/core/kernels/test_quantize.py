@@ -9,12 +9,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import straightthrough as st
 from straightthrough.core import kernels
 from straightthrough.core.bits import pack
+from straightthrough.core.noise import Noise
 from straightthrough.estimators import LSQ, PACT, STE, TQT, LSQPlus
 from straightthrough.grids import MX, NVFP4, Binary, Float, Int, Ternary
 from straightthrough.grids.block import MODES
 from straightthrough.grids.floating import FORMATS
-from straightthrough.ops.quantize import reference
-from straightthrough.ops.quantize.operation import FakeQuantize
+from straightthrough.ops.quantize import drawn, reference
+from straightthrough.ops.quantize.operation import FakeQuantize, StochasticQuantize
 from straightthrough.ops.quantize.served import in_rows, kernels_of, one_a_row
 from straightthrough.testing import DTYPES
 
@@ -56,24 +57,27 @@ def assert_bits_same(got, due):
     assert torch.equal(got.signbit(), due.signbit())
 
 
-def assert_agrees(name, x, grad, laid, *arguments):
-    """The three kernels of a family against their references."""
+def assert_agrees(name, x, grad, laid, *arguments, noise=()):
+    """The three kernels of a family against their references, those that draw if there is noise."""
     names = (name, f"{name}_and_inside", f"{name}_backward")
-    values, values_and_inside, backward = (getattr(reference, each) for each in names)
+    module = drawn if noise else reference
+    values, values_and_inside, backward = (getattr(module, each) for each in names)
     assert kernels.has_kernel(x)
-    due = values.__wrapped__(x, *laid, *arguments)
-    assert_bits_same(values(x, *laid, *arguments), due)
+    due = values.__wrapped__(x, *laid, *arguments, *noise)
+    assert_bits_same(values(x, *laid, *arguments, *noise), due)
     for by_value in (False, True):
         given = (*arguments, by_value)
         found, wanted = (
-            f(x, *laid, *given) for f in (values_and_inside, values_and_inside.__wrapped__)
+            f(x, *laid, *given, *noise) for f in (values_and_inside, values_and_inside.__wrapped__)
         )
         assert_bits_same(found[0], due)
         assert torch.equal(found[1], wanted[1])
         given += (0.25,)  # the factor of the scale's gradient
-        found, wanted = (f(x, grad, *laid, *given) for f in (backward, backward.__wrapped__))
+        found, wanted = (
+            f(x, grad, *laid, *given, *noise) for f in (backward, backward.__wrapped__)
+        )
         assert_bits_same(found[0], wanted[0])
-        y = values.__wrapped__(x.to(laid[0].dtype), *laid, *arguments)
+        y = values.__wrapped__(x.to(laid[0].dtype), *laid, *arguments, *noise)
         for got, exact, factor in zip(found[1:], wanted[1:], (0.25, 1.0), strict=False):
             assert_close_as_sums(got / factor, exact / factor, y, grad, laid[0])
 
@@ -96,6 +100,12 @@ class TestAgreementOfIntegers:
     def test_without_a_zero_point(self, shape, rows, ends, dtype):
         x, scales, grad = inputs(shape, rows, dtype, ends[1])
         assert_agrees("integers", x, grad, (scales,), *ends)
+
+    def test_drawn(self, shape, rows, ends, dtype):
+        x, scales, grad = inputs(shape, rows, dtype, ends[1])
+        for offset in (0, 3, 2**33 + 77):
+            noise = (Noise(torch.tensor(11), offset),)
+            assert_agrees("integers_drawn", x, grad, (scales,), *ends, noise=noise)
 
     def test_with_a_zero_point(self, shape, rows, ends, dtype):
         x, scales, grad = inputs(shape, rows, dtype, ends[1])
@@ -139,6 +149,9 @@ def test_agreement_of_floats(form, rows, dtype):
     grad = torch.randn(x.shape, generator=generator).to(dtype)
     wide = torch.promote_types(dtype, torch.float32)
     assert_agrees("floats", x.to(dtype), grad, (scales.to(wide),), *form)
+    for offset in (0, 5):
+        noise = (Noise(torch.tensor(7), offset),)
+        assert_agrees("floats_drawn", x.to(dtype), grad, (scales.to(wide),), *form, noise=noise)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -195,24 +208,37 @@ def test_which_grids_have_kernels():
 RULES = [STE(), STE("value"), LSQ(), LSQ("code", 0), TQT(), LSQPlus()]
 
 
-def pulled(grid, rule, x, scale, grad, **shift):
+def pulled(grid, rule, x, scale, grad, operator=st.fake_quantize, **shift):
     """The value and the gradients to all tensors."""
     leaves = [each.clone().requires_grad_() for each in (x, scale, *shift.values())]
     with torch.enable_grad():
         moved = dict(zip(shift, leaves[2:], strict=True))
-        y = st.fake_quantize(*leaves[:2], **moved, grid=grid, rule=rule)
+        y = operator(*leaves[:2], **moved, grid=grid, rule=rule)
     return y.detach(), *torch.autograd.grad(y, leaves, grad)
 
 
+def drawn_with_a_seed(*args, **named):
+    return st.stochastic_quantize(*args, **named, seed=st.Seed(9, 4))
+
+
+OPERATORS = {
+    st.fake_quantize: lambda grid, rule, x, scale: FakeQuantize(grid, rule).served(x, scale),
+    drawn_with_a_seed: lambda grid, rule, x, scale: StochasticQuantize(grid, rule).served(
+        x, scale, torch.tensor(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("grid", [Int(3), Ternary(), Float("e4m3"), MX(), NVFP4()], ids=str)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("shape", [(), (6, 1)], ids=str)
-def test_an_operator_with_kernels_has_the_gradients_of_the_reference(rule, shape, grid):
+def test_an_operator_with_kernels_has_the_gradients_of_the_reference(shape, rule, grid, operator):
     x, grad, scale = torch.randn(6, 64), torch.randn(6, 64), torch.rand(shape) / 4 + 0.1
-    assert FakeQuantize(grid, rule).served(x, scale)
-    found = pulled(grid, rule, x, scale, grad)
+    assert OPERATORS[operator](grid, rule, x, scale)
+    found = pulled(grid, rule, x, scale, grad, operator)
     with kernels.disabled():
-        due = pulled(grid, rule, x, scale, grad)
+        due = pulled(grid, rule, x, scale, grad, operator)
     assert torch.equal(found[0], due[0])
     assert torch.equal(found[1], due[1])
     torch.testing.assert_close(found[2], due[2], rtol=1e-5, atol=1e-5)
@@ -239,7 +265,8 @@ def test_the_same_of_a_shifted_grid(shift, rule, shapes):
 
 @pytest.mark.parametrize("rule", [STE(), LSQ(), TQT(), PACT()], ids=repr)
 @pytest.mark.parametrize("grid", [Int(3), MX(), NVFP4(), Float("e2m1")], ids=str)
-def test_where_the_scale_does_not_learn_one_bit_an_element_is_saved(grid, rule):
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_where_the_scale_does_not_learn_one_bit_an_element_is_saved(operator, grid, rule):
     saved = []
     x = torch.randn(4, 64, requires_grad=True)
 
@@ -251,7 +278,7 @@ def test_where_the_scale_does_not_learn_one_bit_an_element_is_saved(grid, rule):
         saved.clear()
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with torch.enable_grad(), hooks, context:
-            st.fake_quantize(x, 0.3, grid=grid, rule=rule).sum().backward()
+            operator(x, 0.3, grid=grid, rule=rule).sum().backward()
         assert saved == [x.numel() // 8]
 
 

@@ -17,15 +17,17 @@ struct IntegerSteps {
   T low, high;
   bool by_value;
 
-  ALWAYS_INLINE Placed<T> place(Vec<T> x) const {
+  template <class Rounding>
+  ALWAYS_INLINE Placed<T> place(Vec<T> x, const Rounding& rounding) const {
     constexpr bool moved = shift == Shift::kZeroPoint;
     const Vec<T> v = (shift == Shift::kOffset ? x - by : x) / scale;
-    const Vec<T> code = moved ? nearest(v) + by : nearest(v);
-    const Vec<T> kept = at_least(low, at_most(high, code)), q = moved ? kept - by : kept;
-    if (!by_value) return {v, q, same(kept, code)};
+    const Vec<T> code = moved ? nearest(v) + by : nearest(v), whole = rounding(v);
+    const Vec<T> kept = clamped(moved ? whole + by : whole), q = moved ? kept - by : kept;
+    if (!by_value) return {v, q, same(clamped(code), code)};
     const Vec<T> least = broadcast(low), most = broadcast(high);
     return {v, q, both<T>(less(moved ? least - by : least, v), less(v, moved ? most - by : most))};
   }
+  ALWAYS_INLINE Vec<T> clamped(Vec<T> code) const { return at_least(low, at_most(high, code)); }
   ALWAYS_INLINE Vec<T> value(Vec<T> q) const {
     const Vec<T> y = (q + Vec<T>{}) * scale;  // the sum has no -0
     return shift == Shift::kOffset ? rounded_apart(y) + by : y;
@@ -96,6 +98,56 @@ std::tuple<Tensor, Tensor> integers_backward(const Tensor& given, const Tensor& 
   return {to_x, to_scale};
 }
 
+// ---- the same, one of both beside an element drawn ----
+
+Tensor integers_drawn(const Tensor& given, const Tensor& scale, double low, double high,
+                      const Tensor& seed, int64_t offset) {
+  const Tensor scales = scales_of(given, scale);
+  const ByUniforms draw{key_of(seed, offset), offset};
+  return values(ordered(given), Plain{scales, scales, low, high}, draw);
+}
+
+std::tuple<Tensor, Tensor> integers_drawn_and_inside(const Tensor& given, const Tensor& scale,
+                                                     double low, double high, bool by_value,
+                                                     const Tensor& seed, int64_t offset) {
+  const Tensor scales = scales_of(given, scale);
+  const ByUniforms draw{key_of(seed, offset), offset};
+  return values_and_inside(ordered(given), Plain{scales, scales, low, high, by_value}, draw);
+}
+
+std::tuple<Tensor, Tensor> integers_drawn_backward(const Tensor& given, const Tensor& grad_given,
+                                                   const Tensor& scale, double low, double high,
+                                                   bool by_value, double factor,
+                                                   const Tensor& seed, int64_t offset) {
+  check_floating("x", given);
+  const Tensor grad = ordered_grad(grad_given, given), scales = scales_of(given, scale);
+  const ByUniforms draw{key_of(seed, offset), offset};
+  const Plain grid{scales, scales, low, high, by_value};
+  const auto [to_x, to_scale, _] = backward<false>(ordered(given), grad, scales, grid, factor, draw);
+  return {to_x, to_scale};
+}
+
+Tensor stochastic_round(const Tensor& given, const Tensor& seed, int64_t offset) {
+  check_floating("x", given);
+  const ByUniforms draw{key_of(seed, offset), offset};
+  const Tensor x = ordered(given);
+  Tensor y = fresh_like(x);
+  dispatch(dtype_of(x), [&](auto compute, auto stored) {
+    using T = decltype(compute);
+    using S = decltype(stored);
+    const Reader<T, S> from{in<S>(x), T(0)};
+    const Writer<T, S> to{out<S>(y)};
+    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      draw.over<T>(begin, end, [=](int64_t first, int64_t stop, const auto& rounding) {
+        over_vectors<T>(first, stop, [=](int64_t i, auto count) {
+          to.put(i, rounding(i)(from.get(i, count)), count);
+        });
+      });
+    });
+  });
+  return y;
+}
+
 // ---- with a zero point or an offset a row ----
 
 Tensor shifts_of(const Tensor& shift, const Tensor& scales) {
@@ -148,6 +200,10 @@ STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
   implement<&integers_and_inside>(m, "integers_and_inside");
   implement<&passed_bits>(m, "passed_bits");
   implement<&integers_backward>(m, "integers_backward");
+  implement<&integers_drawn>(m, "integers_drawn");
+  implement<&integers_drawn_and_inside>(m, "integers_drawn_and_inside");
+  implement<&integers_drawn_backward>(m, "integers_drawn_backward");
+  implement<&stochastic_round>(m, "stochastic_round");
   implement<&shifted>(m, "shifted");
   implement<&shifted_and_inside>(m, "shifted_and_inside");
   implement<&shifted_backward>(m, "shifted_backward");

@@ -44,11 +44,12 @@ ALWAYS_INLINE V power_of_two(V size) {
 // Numbers of a format, rounded half to even.
 template <class T>
 struct Rounded {
-  T least, high, shift;
+  T least, high, step, shift;
 
   explicit Rounded(const Format& of)
       : least(std::ldexp(T(1), of.least)),
         high(of.largest),
+        step(std::ldexp(T(1), -of.mantissa)),
         shift(std::ldexp(T(1.5), std::numeric_limits<T>::digits - 1 - of.mantissa)) {}
 
   // Of sizes: where the distance of two numbers is that of two of the format, it rounds.
@@ -57,9 +58,14 @@ struct Rounded {
     const V far = power_of_two(least_or_size) * shift;
     return (size + far) - far;
   }
-  ALWAYS_INLINE Vec<T> of_vector(Vec<T> x) const {
+  ALWAYS_INLINE Vec<T> of_vector(Vec<T> x, ToNearest::Rounding) const {
     const Vec<T> size = at_most(high, absolute(x));
     return with_sign_of(x, (*this)(size, at_least(least, size)));
+  }
+  ALWAYS_INLINE Vec<T> of_vector(Vec<T> x, const ByUniforms::Rounding<T>& rounding) const {
+    const Vec<T> size = at_least(least, at_most(high, absolute(x)));
+    const Vec<T> width = power_of_two(size) * step;
+    return at_least(-high, at_most(high, rounding(x / width) * width));
   }
 };
 
@@ -119,9 +125,10 @@ struct FloatSteps {
   Rounded<T> rounded;
   bool by_value;
 
-  ALWAYS_INLINE Placed<T> place(Vec<T> x) const {
+  template <class Rounding>
+  ALWAYS_INLINE Placed<T> place(Vec<T> x, const Rounding& rounding) const {
     const Vec<T> v = x / scale, u = in_blocks ? v / block : v;
-    const Vec<T> near = rounded.of_vector(u), size = absolute(u), high = broadcast(rounded.high);
+    const Vec<T> near = rounded.of_vector(u, rounding), size = absolute(u), high = broadcast(rounded.high);
     return {v, in_blocks ? near * block : near,
             by_value ? less(size, high) : less_equal(size, high)};
   }
@@ -199,10 +206,46 @@ std::tuple<Tensor, Tensor> floats_backward(const Tensor& x, const Tensor& grad,
   });
 }
 
+// ---- the same, one of both beside an element drawn ----
+
+Tensor floats_drawn(const Tensor& x, const Tensor& scales, std::string element, int64_t block,
+                    std::string mode, const Tensor& seed, int64_t offset) {
+  const ByUniforms draw{key_of(seed, offset), offset};
+  return with_grid(x, scales, element, block, mode, false,
+                   [&](const auto& grid) { return values(ordered(x), grid, draw); });
+}
+
+std::tuple<Tensor, Tensor> floats_drawn_and_inside(const Tensor& x, const Tensor& scales,
+                                                   std::string element, int64_t block,
+                                                   std::string mode, bool by_value,
+                                                   const Tensor& seed, int64_t offset) {
+  const ByUniforms draw{key_of(seed, offset), offset};
+  return with_grid(x, scales, element, block, mode, by_value,
+                   [&](const auto& grid) { return values_and_inside(ordered(x), grid, draw); });
+}
+
+std::tuple<Tensor, Tensor> floats_drawn_backward(const Tensor& x, const Tensor& grad,
+                                                 const Tensor& scales, std::string element,
+                                                 int64_t block, std::string mode, bool by_value,
+                                                 double factor, const Tensor& seed,
+                                                 int64_t offset) {
+  check_floating("x", x);
+  const Tensor g = ordered_grad(grad, x);
+  const ByUniforms draw{key_of(seed, offset), offset};
+  return with_grid(x, scales, element, block, mode, by_value, [&](const auto& grid) {
+    const auto [to_x, to_scale, _] =
+        backward<false>(ordered(x), g, grid.scales, grid, factor, draw);
+    return std::tuple{to_x, to_scale};
+  });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
   implement<&floats>(m, "floats");
   implement<&floats_and_inside>(m, "floats_and_inside");
   implement<&floats_backward>(m, "floats_backward");
+  implement<&floats_drawn>(m, "floats_drawn");
+  implement<&floats_drawn_and_inside>(m, "floats_drawn_and_inside");
+  implement<&floats_drawn_backward>(m, "floats_drawn_backward");
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from ...core.rules import Saved
 from ...estimators.grid import GridEstimator
 from ...grids import Grid, Placed
 from ..bernoulli.reference import uniform_like
-from .reference import drawn, in_units, passed_bits, stochastic_round
-from .served import Kernels, in_rows, kernels_of
+from .drawn import drawn, stochastic_round
+from .reference import in_units, passed_bits
+from .served import Served, in_rows, kernels_of
 
 Shift = Literal["", "zero_point", "offset"]
 """What the third input is, if there is one: the code of 0, or what is taken off before."""
@@ -30,6 +31,8 @@ Shift = Literal["", "zero_point", "offset"]
 @dataclass(frozen=True)
 class FakeQuantize(Operation):
     """The nearest value of a grid forward, the rule backward."""
+
+    draws: ClassVar[bool] = False
 
     grid: Grid
     rule: GridEstimator
@@ -41,76 +44,67 @@ class FakeQuantize(Operation):
         counted = type(self.rule).factor is not GridEstimator.factor
         return () if counted or self.shift else ("...", "")
 
-    def served(
-        self, x: Tensor, *laid: Tensor, grad: Tensor | None = None
-    ) -> tuple[Kernels, tuple[Tensor, ...]] | None:
-        """Return the kernels that serve a call, and what lays the grid as they take it."""
-        kernels = kernels_of(self.grid, self.shift)
+    def served(self, x: Tensor, *laid: Tensor, grad: Tensor | None = None) -> Served | None:
+        """Return the kernels that serve a call, if any do."""
+        kernels = kernels_of(self.grid, self.shift, self.draws)
         if kernels is None or not has_kernel(x, grad):
             return None
         rows = in_rows(x, *laid)
-        return None if rows is None else (kernels, rows)
+        return None if rows is None else Served(kernels, rows)
 
-    def forward(self, x: Tensor, scale: Tensor, *shift: Tensor) -> tuple[Tensor]:
-        if served := self.served(x, scale, *shift):
-            kernels, rows = served
-            return (kernels.values(x, *rows, *kernels.arguments),)
-        at = self.placed(x, scale, *shift)
+    def forward(self, x: Tensor, scale: Tensor, *others: Tensor) -> tuple[Tensor]:
+        if served := self.served(x, scale, *others):
+            return (served.values(x),)
+        return (self._value(self.placed(x, scale, *others), x, scale, *others),)
+
+    def _value(self, at: Placed, x: Tensor, scale: Tensor, *others: Tensor) -> Tensor:
         y = at.q * scale.to(at.q.dtype)
         if self.shift == "offset":
-            y = y + shift[0].to(y.dtype)
-        return (y.to(x.dtype),)
+            y = y + others[0].to(y.dtype)
+        return y.to(x.dtype)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
 
     def forward_and_save(
-        self, x: Tensor, scale: Tensor, *shift: Tensor
+        self, x: Tensor, scale: Tensor, *others: Tensor
     ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-        learned = scale.requires_grad or (bool(shift) and shift[0].requires_grad)
+        learned = any(each.requires_grad for each in (scale, *others))
         if self.rule.saved is Saved.INPUT or learned or forward_mode():
-            return super().forward_and_save(x, scale, *shift)
+            return super().forward_and_save(x, scale, *others)
         if self.rule.saved is Saved.NOTHING:
-            return self.forward(x, scale, *shift), ()
-        if self.rule.by_range and (served := self.served(x, scale, *shift)):
-            kernels, rows = served
-            by_value = self.rule.inside == "value"
-            y, bits = kernels.values_and_inside(x, *rows, *kernels.arguments, by_value)
+            return self.forward(x, scale, *others), ()
+        if self.rule.by_range and (served := self.served(x, scale, *others)):
+            y, bits = served.values_and_inside(x, self.rule.inside == "value")
             return (y,), (bits,)
         if tracing():  # the compiler keeps a bool an element by itself
-            return super().forward_and_save(x, scale, *shift)
-        at = self.placed(x, scale, *shift)
-        return self.forward(x, scale, *shift), (pack(self.rule.within(at)),)
+            return super().forward_and_save(x, scale, *others)
+        at = self.placed(x, scale, *others)
+        return (self._value(at, x, scale, *others),), (pack(self.rule.within(at)),)
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
         if len(saved) < 2:
             to_x = passed_bits(grad, saved[0]) if saved else grad
             return (to_x, None, None) if self.shift else (to_x, None)
         if self.rule.masks and (served := self.served(*saved, grad=grad)):
-            return self._by_kernels(grad, *served, *saved)
+            return self._by_kernels(grad, served, *saved)
         return self._gradients(grad, self.placed(*saved), *saved)
 
     def _by_kernels(
-        self,
-        grad: Tensor,
-        kernels: Kernels,
-        rows: tuple[Tensor, ...],
-        x: Tensor,
-        scale: Tensor,
-        *shift: Tensor,
+        self, grad: Tensor, served: Served, x: Tensor, scale: Tensor, *others: Tensor
     ) -> tuple[Tensor, ...]:
         at = Placed(self.grid, x, x, 0, scale.shape)  # the factors are of its shapes
         factor = self.rule.factor(at)
         known = type(factor) is float  # and not one of sizes that a graph leaves open
-        given = (*rows, *kernels.arguments, self.rule.inside == "value", factor if known else 1.0)
-        to_x, of_scale, *beyond = kernels.backward(x, grad, *given)
+        by_value = self.rule.inside == "value"
+        to_x, of_scale, *beyond = served.backward(x, grad, by_value, factor if known else 1.0)
         to_scale = _gathered(of_scale if known else of_scale * factor, scale)
-        if not shift:
+        if not self.shift:
             return to_x, to_scale
         of_shift = beyond[0] * self.rule.shift_factor(at)
         if self.shift == "zero_point":
-            of_shift = -rows[0] * of_shift
-        return to_x, to_scale, _gathered(of_shift, shift[0])
+            of_shift = -served.rows[0] * of_shift
+        return to_x, to_scale, _gathered(of_shift, others[0])
 
     def _gradients(
         self, grad: Tensor, at: Placed, x: Tensor, *others: Tensor
@@ -123,7 +117,7 @@ class FakeQuantize(Operation):
             parts.append(self._to_shift(rule, at, wide - to_x, others[0]))
         to_others = (
             narrowed(part.sum_to_size(other.shape), other.dtype)
-            for part, other in zip(parts, others, strict=True)
+            for part, other in zip(parts, others, strict=False)  # after them comes a seed
         )
         return narrowed(to_x, x.dtype), *to_others
 
@@ -180,19 +174,17 @@ def _gathered(part: Tensor, other: Tensor) -> Tensor:
 class StochasticQuantize(FakeQuantize, Draw):
     """One of the two values of a grid beside the input, drawn, its noise made again in backward."""
 
+    draws = True
+
     place: Place = START
 
-    def served(self, x: Tensor, *laid: Tensor, grad: Tensor | None = None) -> None:
-        return None
-
-    def forward_and_save(
-        self, x: Tensor, scale: Tensor, *seed: Tensor
-    ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-        return Operation.forward_and_save(self, x, scale, *seed)
+    def served(self, x: Tensor, *laid: Tensor, grad: Tensor | None = None) -> Served | None:
+        scale, seed = laid
+        found = super().served(x, scale, grad=grad)
+        return found and found._replace(noise=(Noise(seed, *self.place),))
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, _ = saved
-        return *self._gradients(grad, self.placed(*saved), x, scale), None
+        return *super().backward(grad, *saved), None
 
     def placed(self, x: Tensor, scale: Tensor, *seed: Tensor) -> Placed:
         v = in_units(x.to(compute_dtype(x.dtype)), scale)

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ...core.bits import pack, unpack
 from ...core.kernels import bits, kernel, like
-from ...core.noise import Noise
 from ...core.precision import cast, compute_dtype, widest
 from ...grids import MX, NVFP4, Float, Grid
-from ..bernoulli.reference import uniform_like
+from ...grids.grid import Rounding
 
 ROWS = "Tensor x, Tensor scales, float low, float high"
 SHIFTED = "Tensor x, Tensor scales, Tensor shifts, bool by_offset, float low, float high"
@@ -34,7 +33,7 @@ def in_units(x: Tensor, scale: Tensor) -> Tensor:
     return x / torch.where((s > 0) & (s < torch.inf), s, torch.nan)
 
 
-def _steps(x: Tensor, scales: Tensor) -> Tensor:
+def in_steps(x: Tensor, scales: Tensor) -> Tensor:
     """Return the rows of the input in steps."""
     return in_units(_rows(x, scales), scales.reshape(-1, 1))
 
@@ -43,11 +42,15 @@ def _rows(x: Tensor, scales: Tensor) -> Tensor:
     return x.to(compute_dtype(x.dtype)).reshape(scales.numel(), -1)
 
 
-def _whole(v: Tensor, zero: Tensor | float, low: Any, high: Any) -> Tensor:
-    return (torch.round(v) + zero).clamp(cast(low, v.dtype), cast(high, v.dtype)) - zero
+def whole(
+    v: Tensor, zero: Tensor | float, low: Any, high: Any, rounding: Rounding = torch.round
+) -> Tensor:
+    """Return codes from `low` to `high`, less that of the value 0."""
+    return (rounding(v) + zero).clamp(cast(low, v.dtype), cast(high, v.dtype)) - zero
 
 
-def _inside(v: Tensor, zero: Tensor | float, low: Any, high: Any, by_value: bool) -> Tensor:
+def in_range(v: Tensor, zero: Tensor | float, low: Any, high: Any, by_value: bool) -> Tensor:
+    """Return what lies between `low` and `high`, by its value or by its code."""
     low, high = cast(low, v.dtype), cast(high, v.dtype)
     if by_value:
         return (v > low - zero) & (v < high - zero)
@@ -55,12 +58,12 @@ def _inside(v: Tensor, zero: Tensor | float, low: Any, high: Any, by_value: bool
     return (code >= low) & (code <= high)
 
 
-def _in_rows(q: Tensor, scales: Tensor, x: Tensor) -> Tensor:
+def of_rows(q: Tensor, scales: Tensor, x: Tensor) -> Tensor:
     """Return values of the grid in the units of the input, of its shape and dtype."""
     return (q * scales.reshape(-1, 1)).reshape(x.shape).to(x.dtype)
 
 
-def _pulled(
+def pulled(
     v: Tensor, q: Tensor, inside: Tensor, x: Tensor, grad: Tensor, scales: Tensor, factor: float
 ) -> tuple[Tensor, ...]:
     """Return the gradient in the range, and two sums: that of the scale, and of what is beyond."""
@@ -76,7 +79,7 @@ def _pulled(
 @kernel(f"({ROWS}) -> Tensor")
 def integers(x: Tensor, scales: Tensor, low: float, high: float) -> Tensor:
     """Return the nearest multiple of the scale, from `low` to `high` times it."""
-    return _in_rows(_whole(_steps(x, scales), 0.0, low, high), scales, x)
+    return of_rows(whole(in_steps(x, scales), 0.0, low, high), scales, x)
 
 
 @kernel(f"({ROWS}, bool by_value) -> (Tensor, Tensor)", like, bits)
@@ -84,7 +87,7 @@ def integers_and_inside(
     x: Tensor, scales: Tensor, low: float, high: float, by_value: bool
 ) -> tuple[Tensor, Tensor]:
     """Return `integers`, and the bits that say what lies in the range."""
-    inside = _inside(_steps(x, scales), 0.0, low, high, by_value)
+    inside = in_range(in_steps(x, scales), 0.0, low, high, by_value)
     return integers(x, scales, low, high), pack(inside)
 
 
@@ -113,9 +116,9 @@ def integers_backward(
 
     They are summed in the widest dtype, and multiplied by `factor`.
     """
-    v = _steps(x, scales)
-    inside = _inside(v, 0.0, low, high, by_value)
-    return _pulled(v, _whole(v, 0.0, low, high), inside, x, grad, scales, factor)[:2]
+    v = in_steps(x, scales)
+    inside = in_range(v, 0.0, low, high, by_value)
+    return pulled(v, whole(v, 0.0, low, high), inside, x, grad, scales, factor)[:2]
 
 
 def _shifted(
@@ -124,7 +127,7 @@ def _shifted(
     """Return the rows of the input in steps, and the codes of the value 0."""
     by = shifts.reshape(-1, 1)
     if not by_offset:
-        return _steps(x, scales), torch.round(by)
+        return in_steps(x, scales), torch.round(by)
     return in_units(_rows(x, scales) - by, scales.reshape(-1, 1)), 0.0
 
 
@@ -137,9 +140,9 @@ def shifted(
     Or those of what lies above an offset, and the offset.
     """
     v, zero = _shifted(x, scales, shifts, by_offset)
-    q = _whole(v, zero, low, high)
+    q = whole(v, zero, low, high)
     if not by_offset:
-        return _in_rows(q, scales, x)
+        return of_rows(q, scales, x)
     return (q * scales.reshape(-1, 1) + shifts.reshape(-1, 1)).reshape(x.shape).to(x.dtype)
 
 
@@ -154,7 +157,7 @@ def shifted_and_inside(
     by_value: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return `shifted`, and the bits that say what lies in the range."""
-    inside = _inside(*_shifted(x, scales, shifts, by_offset), low, high, by_value)
+    inside = in_range(*_shifted(x, scales, shifts, by_offset), low, high, by_value)
     return shifted(x, scales, shifts, by_offset, low, high), pack(inside)
 
 
@@ -172,20 +175,23 @@ def shifted_backward(
 ) -> tuple[Tensor, ...]:
     """Return what `integers_backward` does, and the sums of `g` beyond the range."""
     v, zero = _shifted(x, scales, shifts, by_offset)
-    inside = _inside(v, zero, low, high, by_value)
-    return _pulled(v, _whole(v, zero, low, high), inside, x, grad, scales, factor)
+    inside = in_range(v, zero, low, high, by_value)
+    return pulled(v, whole(v, zero, low, high), inside, x, grad, scales, factor)
 
 
-def _formats(element: str, block: int, mode: str) -> Grid:
+def format_of(element: str, block: int, mode: str) -> Grid:
+    """Return the grid that a kernel knows by numbers and names."""
     if not mode:
         return Float(element)
     return NVFP4() if mode == "nvfp4" else MX(element, block, mode)  # type: ignore[arg-type]  # a mode of MX
 
 
-def _placed(x: Tensor, scales: Tensor, grid: Grid, by_value: bool) -> tuple[Tensor, ...]:
+def placed(
+    x: Tensor, scales: Tensor, grid: Grid, by_value: bool, rounding: Rounding = torch.round
+) -> tuple[Tensor, ...]:
     """Return the rows in steps, what they become, and what lies in the range."""
-    v = _steps(x, scales)
-    return v, grid.nearest(v), grid.inside(v, 0, "value" if by_value else "code")
+    v = in_steps(x, scales)
+    return v, grid.rounded(v, 0, rounding), grid.inside(v, 0, "value" if by_value else "code")
 
 
 @kernel(f"(Tensor x, Tensor scales, {FORMAT}) -> Tensor")
@@ -195,7 +201,7 @@ def floats(x: Tensor, scales: Tensor, element: str, block: int, mode: str) -> Te
     Without a mode the grid is `Float(element)`; else that of blocks, `MX(element, block, mode)` or
     with the mode `"nvfp4"` `NVFP4()`.
     """
-    return _in_rows(_formats(element, block, mode).nearest(_steps(x, scales)), scales, x)
+    return of_rows(format_of(element, block, mode).nearest(in_steps(x, scales)), scales, x)
 
 
 @kernel(f"(Tensor x, Tensor scales, {FORMAT}, bool by_value) -> (Tensor, Tensor)", like, bits)
@@ -203,8 +209,8 @@ def floats_and_inside(
     x: Tensor, scales: Tensor, element: str, block: int, mode: str, by_value: bool
 ) -> tuple[Tensor, Tensor]:
     """Return `floats`, and the bits that say what lies in the range."""
-    _, q, inside = _placed(x, scales, _formats(element, block, mode), by_value)
-    return _in_rows(q, scales, x), pack(inside)
+    _, q, inside = placed(x, scales, format_of(element, block, mode), by_value)
+    return of_rows(q, scales, x), pack(inside)
 
 
 @kernel(f"({pulling(f'Tensor x, Tensor scales, {FORMAT}')}) -> (Tensor, Tensor)", like, of_scale)
@@ -219,18 +225,5 @@ def floats_backward(
     factor: float,
 ) -> tuple[Tensor, ...]:
     """Return what `integers_backward` does, of floating formats."""
-    v, q, inside = _placed(x, scales, _formats(element, block, mode), by_value)
-    return _pulled(v, q, inside, x, grad, scales, factor)[:2]
-
-
-def drawn(x: Tensor, uniform: Tensor) -> Tensor:
-    """Return the whole number below, or with the probability of the fraction the one above."""
-    below = x.floor()
-    # x + uniform would be rounded, and whole numbers moved.
-    return torch.where(uniform < x - below, below + 1, below)
-
-
-@kernel("(Tensor x, Noise noise) -> Tensor")
-def stochastic_round(x: Tensor, noise: Noise) -> Tensor:
-    """Return one of the two whole numbers beside each element, by a uniform an element."""
-    return drawn(x.to(compute_dtype(x.dtype)), uniform_like(x, noise)).to(x.dtype)
+    v, q, inside = placed(x, scales, format_of(element, block, mode), by_value)
+    return pulled(v, q, inside, x, grad, scales, factor)[:2]

@@ -12,9 +12,18 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ...core.kernels import kernel_alone, known
+from ...core.noise import Noise
 from ...core.precision import compute_dtype
 from ...grids import MX, NVFP4, Float, Grid, Int, Ternary
 from ...grids.block import Blocks
+from .drawn import (
+    floats_drawn,
+    floats_drawn_and_inside,
+    floats_drawn_backward,
+    integers_drawn,
+    integers_drawn_and_inside,
+    integers_drawn_backward,
+)
 from .reference import (
     floats,
     floats_and_inside,
@@ -29,7 +38,7 @@ from .reference import (
 
 
 class Kernels(NamedTuple):
-    """The kernels of a grid, without their references; each takes tensors, then `arguments`."""
+    """The kernels of a grid; each takes tensors, then `arguments`, and noise where they draw."""
 
     values: Callable[..., Tensor]
     values_and_inside: Callable[..., tuple[Tensor, Tensor]]
@@ -37,38 +46,68 @@ class Kernels(NamedTuple):
     arguments: tuple[Any, ...]
 
 
+class Served(NamedTuple):
+    """A call that kernels serve: which, the tensors that lay the grid a row, and the noise."""
+
+    kernels: Kernels
+    rows: tuple[Tensor, ...]
+    noise: tuple[Noise, ...] = ()
+
+    def values(self, x: Tensor) -> Tensor:
+        return self.kernels.values(x, *self.rows, *self.kernels.arguments, *self.noise)
+
+    def values_and_inside(self, x: Tensor, by_value: bool) -> tuple[Tensor, Tensor]:
+        given = (*self.rows, *self.kernels.arguments, by_value, *self.noise)
+        return self.kernels.values_and_inside(x, *given)
+
+    def backward(
+        self, x: Tensor, grad: Tensor, by_value: bool, factor: float
+    ) -> tuple[Tensor, ...]:
+        given = (*self.rows, *self.kernels.arguments, by_value, factor, *self.noise)
+        return self.kernels.backward(x, grad, *given)
+
+
 @functools.cache
-def kernels_of(grid: Grid, shift: str) -> Kernels | None:
-    """Return the kernels of a grid that is shifted by a zero point, by an offset, or not at all."""
+def kernels_of(grid: Grid, shift: str, drawn: bool = False) -> Kernels | None:
+    """Return the kernels of a grid that is shifted by a zero point, by an offset, or not at all.
+
+    Where numbers are drawn it is not shifted.
+    """
     of: Any = getattr(type(grid).rounded, "kernels", None)
-    return None if of is None else of(grid, shift)
+    return None if of is None else of(grid, shift, drawn)
 
 
-def _of_integers(grid: Int | Ternary, shift: str) -> Kernels:
+def _of_integers(grid: Int | Ternary, shift: str, drawn: bool) -> Kernels:
     ends = grid.low, grid.high
+    if drawn:
+        return Kernels(integers_drawn, integers_drawn_and_inside, integers_drawn_backward, ends)
     if not shift:
         return _alone(integers, integers_and_inside, integers_backward, *ends)
     return _alone(shifted, shifted_and_inside, shifted_backward, shift == "offset", *ends)
 
 
-def _of_floats(name: str, block: int, mode: str) -> Kernels:
+def _of_floats(drawn: bool, name: str, block: int, mode: str) -> Kernels:
+    if drawn:
+        given = name, block, mode
+        return Kernels(floats_drawn, floats_drawn_and_inside, floats_drawn_backward, given)
     return _alone(floats, floats_and_inside, floats_backward, name, block, mode)
 
 
 def _alone(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
+    """Return kernels without their references."""
     alone = kernel_alone
     return Kernels(alone(values), alone(values_and_inside), alone(backward), arguments)
 
 
-def _of_format(grid: Float, shift: str) -> Kernels | None:
-    return None if shift else _of_floats(grid.name, 0, "")
+def _of_format(grid: Float, shift: str, drawn: bool) -> Kernels | None:
+    return None if shift else _of_floats(drawn, grid.name, 0, "")
 
 
-def _of_blocks(grid: Blocks, shift: str) -> Kernels | None:
+def _of_blocks(grid: Blocks, shift: str, drawn: bool) -> Kernels | None:
     mode: Any = getattr(type(grid).of_largest, "mode", None)
     if shift or mode is None or grid.size % 8:  # a byte has the bits of 8
         return None
-    return _of_floats(grid.of.name, grid.size, mode(grid))
+    return _of_floats(drawn, grid.of.name, grid.size, mode(grid))
 
 
 Int.rounded.kernels = Ternary.rounded.kernels = _of_integers  # type: ignore[attr-defined]  # functions take any

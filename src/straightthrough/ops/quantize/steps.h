@@ -1,12 +1,13 @@
 // What the kernels of quantized numbers share: rows that have a scale, and the passes over them.
 //
 // A grid is a class with the scale of every row. Neighbours of `unit` elements have the same steps:
-// `steps<T>(x)(i)` makes those of unit i; `place(x)` of these says what a vector becomes,
+// `steps<T>(x)(i)` makes those of unit i; `place(x, rounding)` of these says what a vector becomes,
 // `value(q)` what that is in units of the input. Nothing is fetched ahead: there is so little to
 // compute that the processor, which sees what comes next by itself, is only held up.
 #pragma once
 #include <vector>
 
+#include "../../core/native/draws.h"
 #include "../../core/native/elementwise.h"
 
 namespace quantize {
@@ -78,6 +79,53 @@ ALWAYS_INLINE V nearest(V x) {
 #endif
 }
 
+// The rounding of elements [begin, end): f(begin, end, at), at(i) that of the vector from i on.
+struct ToNearest {
+  struct Rounding {
+    template <class V>
+    ALWAYS_INLINE V operator()(V v) const {
+      return nearest(v);
+    }
+  };
+  template <class T, class F>
+  ALWAYS_INLINE void over(int64_t begin, int64_t end, const F& f) const {
+    f(begin, end, [](int64_t) { return Rounding{}; });
+  }
+};
+
+// To one of the two whole numbers beside, the upper one where a uniform number is below what is
+// beyond the lower. The uniform numbers of many elements are made at once, as units may be short.
+struct ByUniforms {
+  static constexpr int64_t kHeld = 1024;
+  uint64_t key;
+  int64_t offset;
+
+  template <class T>
+  struct Rounding {
+    Vec<T> uniform;
+    ALWAYS_INLINE Vec<T> operator()(Vec<T> v) const {
+      const Vec<T> near = nearest(v), below = select(less(v, near), near - T(1), near);
+      return select(less(uniform, v - below), below + T(1), below);
+    }
+  };
+  template <class T, class F>
+  ALWAYS_INLINE void over(int64_t begin, int64_t end, const F& f) const {
+    alignas(kBytes) T held[kHeld + lanes<T>];
+    for (int64_t first = begin; first < end; first += kHeld) {
+      const int64_t stop = std::min(first + kHeld, end);
+      draws::with_uniforms<T>(first, stop, key, offset, philox::kDraw,
+                              [&](int64_t i, int64_t, Vec<T> uniform) {
+                                std::memcpy(held + (i - first), &uniform, kBytes);
+                              });
+      f(first, stop, [&](int64_t i) {
+        Vec<T> uniform;
+        std::memcpy(&uniform, held + (i - first), kBytes);
+        return Rounding<T>{uniform};
+      });
+    }
+  }
+};
+
 // ---- passes ----
 
 // Call f(i, steps, count) for vectors of the elements in [begin, end).
@@ -92,8 +140,8 @@ void over_steps(int64_t begin, int64_t end, int64_t unit, const Steps& steps_of,
 }
 
 // y = f(element) for all vectors, in what they are computed in and stored as.
-template <class Grid, class F>
-void over_grid(const Tensor& x, const Grid& grid, const F& f) {
+template <class Grid, class How, class F>
+void over_grid(const Tensor& x, const Grid& grid, const How& how, const F& f) {
   const int64_t unit = grid.unit(x);
   dispatch(dtype_of(x), [&](auto compute, auto stored) {
     using T = decltype(compute);
@@ -101,31 +149,34 @@ void over_grid(const Tensor& x, const Grid& grid, const F& f) {
     const Reader<T, S> from{in<S>(x), std::numeric_limits<T>::quiet_NaN()};
     const auto steps_of = grid.template steps<T>(in<S>(x));
     over_elements(x.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      over_steps<T>(begin, end, unit, steps_of, [=](int64_t i, const auto& steps, auto count) {
-        const auto placed = steps.place(from.get(i, count));
-        f(compute, stored, i, steps.value(placed.q), placed.inside, count);
+      how.template over<T>(begin, end, [&](int64_t first, int64_t stop, const auto& rounding) {
+        over_steps<T>(first, stop, unit, steps_of, [=](int64_t i, const auto& steps, auto count) {
+          const auto placed = steps.place(from.get(i, count), rounding(i));
+          f(compute, stored, i, steps.value(placed.q), placed.inside, count);
+        });
       });
     });
   });
 }
 
-template <class Grid>
-Tensor values(const Tensor& x, const Grid& grid) {
+template <class Grid, class How = ToNearest>
+Tensor values(const Tensor& x, const Grid& grid, const How& how = {}) {
   Tensor y = fresh_like(x);
   void* to = y.mutable_data_ptr();
-  over_grid(x, grid, [=](auto compute, auto stored, int64_t i, auto value, auto, auto count) {
+  over_grid(x, grid, how, [=](auto compute, auto stored, int64_t i, auto value, auto, auto count) {
     using S = decltype(stored);
     Writer<decltype(compute), S>{static_cast<S*>(to)}.put(i, value, count);
   });
   return y;
 }
 
-template <class Grid>
-std::tuple<Tensor, Tensor> values_and_inside(const Tensor& x, const Grid& grid) {
+template <class Grid, class How = ToNearest>
+std::tuple<Tensor, Tensor> values_and_inside(const Tensor& x, const Grid& grid,
+                                             const How& how = {}) {
   Tensor y = fresh_like(x), bits = fresh_bits(x.numel());
   void* to = y.mutable_data_ptr();
   uint8_t* truths = out<uint8_t>(bits);
-  over_grid(x, grid,
+  over_grid(x, grid, how,
             [=](auto compute, auto stored, int64_t i, auto value, auto inside, auto count) {
               using T = decltype(compute);
               using S = decltype(stored);
@@ -150,30 +201,33 @@ double total(V sum) {
 }
 
 // The gradient to a part of a row, and its sums.
-template <bool shifts, class T, class S, class Steps>
+template <bool shifts, class T, class S, class Steps, class How>
 INLINE_CALLS Sums backward_of_part(const S* x, const S* grad, S* to, int64_t unit,
-                                   const Steps& steps_of, int64_t begin, int64_t end) {
+                                   const Steps& steps_of, const How& how, int64_t begin,
+                                   int64_t end) {
   const Reader<T, S> from{x, std::numeric_limits<T>::quiet_NaN()}, of{grad, T(0)};
   const Writer<T, S, true> writer{to};
   Vec<T> to_scale{}, to_shift{};
-  over_steps<T>(begin, end, unit, steps_of, [&, from, of, writer](int64_t i, const auto& steps,
-                                                                  auto count) {
-    const auto placed = steps.place(from.get(i, count));
-    const Vec<T> g = of.get(i, count), none{};
-    writer.put(i, select(placed.inside, g, none), count);
-    const Truth<T> counts = less_equal(placed.q, placed.q);  // what has no value adds nothing
-    const Vec<T> share = select(placed.inside, placed.q - placed.v, placed.q);
-    to_scale += select(counts, g * share, none);
-    if (shifts) to_shift += select(counts, select(placed.inside, none, g), none);
+  how.template over<T>(begin, end, [&](int64_t first, int64_t stop, const auto& rounding) {
+    over_steps<T>(first, stop, unit, steps_of, [&, from, of, writer](
+                                                   int64_t i, const auto& steps, auto count) {
+      const auto placed = steps.place(from.get(i, count), rounding(i));
+      const Vec<T> g = of.get(i, count), none{};
+      writer.put(i, select(placed.inside, g, none), count);
+      const Truth<T> counts = less_equal(placed.q, placed.q);  // what has no value adds nothing
+      const Vec<T> share = select(placed.inside, placed.q - placed.v, placed.q);
+      to_scale += select(counts, g * share, none);
+      if (shifts) to_shift += select(counts, select(placed.inside, none, g), none);
+    });
   });
   return {total(to_scale), shifts ? total(to_shift) : 0};
 }
 
 // The gradient in the range, and one row after the other the sums of g (q - v) there and g q beyond
 // it, times a factor, and where the grid is shifted those of g beyond it.
-template <bool shifts, class Grid>
+template <bool shifts, class Grid, class How = ToNearest>
 std::array<Tensor, 3> backward(const Tensor& x, const Tensor& grad, const Tensor& scales,
-                               const Grid& grid, double factor) {
+                               const Grid& grid, double factor, const How& how = {}) {
   Tensor to_x = fresh_like(x), to_scale = fresh_like(scales);
   Tensor to_shift = shifts ? fresh_like(scales) : to_scale;
   const int64_t rows = scales.numel(), length = x.numel() / rows, unit = grid.unit(x);
@@ -190,7 +244,7 @@ std::array<Tensor, 3> backward(const Tensor& x, const Tensor& grad, const Tensor
       for (int64_t part = first; part < last; ++part) {
         const int64_t row = part / parts, begin = row * length + part % parts * kSegment;
         const int64_t end = std::min(begin + kSegment, (row + 1) * length);
-        sums[part] = backward_of_part<shifts, T, S>(from, of, to, unit, steps_of, begin, end);
+        sums[part] = backward_of_part<shifts, T, S>(from, of, to, unit, steps_of, how, begin, end);
       }
     });
     T *of_scale = out<T>(to_scale), *of_shift = out<T>(to_shift);
