@@ -123,7 +123,8 @@ std::tuple<Tensor, Tensor> integers_drawn_backward(const Tensor& given, const Te
   const Tensor grad = ordered_grad(grad_given, given), scales = scales_of(given, scale);
   const ByUniforms draw{key_of(seed, offset), offset};
   const Plain grid{scales, scales, low, high, by_value};
-  const auto [to_x, to_scale, _] = backward<false>(ordered(given), grad, scales, grid, factor, draw);
+  const auto [to_x, to_scale, _] =
+      backward<false>(ordered(given), grad, scales, grid, factor, draw);
   return {to_x, to_scale};
 }
 
@@ -137,12 +138,12 @@ Tensor stochastic_round(const Tensor& given, const Tensor& seed, int64_t offset)
     using S = decltype(stored);
     const Reader<T, S> from{in<S>(x), T(0)};
     const Writer<T, S> to{out<S>(y)};
-    over_elements(x.numel(), kGrain, [=](int64_t begin, int64_t end) {
-      draw.over<T>(begin, end, [=](int64_t first, int64_t stop, const auto& rounding) {
-        over_vectors<T>(first, stop, [=](int64_t i, auto count) {
-          to.put(i, rounding(i)(from.get(i, count)), count);
-        });
-      });
+    over_elements(x.numel(), draws::kNoisyGrain, [=](int64_t begin, int64_t end) {
+      draws::with_uniforms<T>(begin, end, draw.key, offset, philox::kDraw,
+                              [=](int64_t i, int64_t n, Vec<T> uniform) {
+                                const ByUniforms::Rounding<T> rounding{uniform};
+                                to.next(i, rounding(from.next(i, n)), n);
+                              });
     });
   });
   return y;

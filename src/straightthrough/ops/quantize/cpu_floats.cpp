@@ -128,7 +128,8 @@ struct FloatSteps {
   template <class Rounding>
   ALWAYS_INLINE Placed<T> place(Vec<T> x, const Rounding& rounding) const {
     const Vec<T> v = x / scale, u = in_blocks ? v / block : v;
-    const Vec<T> near = rounded.of_vector(u, rounding), size = absolute(u), high = broadcast(rounded.high);
+    const Vec<T> near = rounded.of_vector(u, rounding);
+    const Vec<T> size = absolute(u), high = broadcast(rounded.high);
     return {v, in_blocks ? near * block : near,
             by_value ? less(size, high) : less_equal(size, high)};
   }

@@ -79,24 +79,28 @@ ALWAYS_INLINE V nearest(V x) {
 #endif
 }
 
-// The rounding of elements [begin, end): f(begin, end, at), at(i) that of the vector from i on.
+// How numbers are made whole. `of<T>()` is what does it: `hold(begin, end)` prepares at most kHeld
+// elements, and `at(i)` is then the rounding of the vector from i on.
 struct ToNearest {
+  static constexpr int64_t kHeld = std::numeric_limits<int64_t>::max();
+
   struct Rounding {
     template <class V>
     ALWAYS_INLINE V operator()(V v) const {
       return nearest(v);
     }
   };
-  template <class T, class F>
-  ALWAYS_INLINE void over(int64_t begin, int64_t end, const F& f) const {
-    f(begin, end, [](int64_t) { return Rounding{}; });
+  template <class T>
+  ToNearest of() const {
+    return {};
   }
+  ALWAYS_INLINE void hold(int64_t, int64_t) {}
+  ALWAYS_INLINE Rounding at(int64_t) const { return {}; }
 };
 
 // To one of the two whole numbers beside, the upper one where a uniform number is below what is
-// beyond the lower. The uniform numbers of many elements are made at once, as units may be short.
+// beyond the lower. Those of many elements are made at once, as units may be short.
 struct ByUniforms {
-  static constexpr int64_t kHeld = 1024;
   uint64_t key;
   int64_t offset;
 
@@ -108,34 +112,47 @@ struct ByUniforms {
       return select(less(uniform, v - below), below + T(1), below);
     }
   };
-  template <class T, class F>
-  ALWAYS_INLINE void over(int64_t begin, int64_t end, const F& f) const {
-    alignas(kBytes) T held[kHeld + lanes<T>];
-    for (int64_t first = begin; first < end; first += kHeld) {
-      const int64_t stop = std::min(first + kHeld, end);
-      draws::with_uniforms<T>(first, stop, key, offset, philox::kDraw,
-                              [&](int64_t i, int64_t, Vec<T> uniform) {
-                                std::memcpy(held + (i - first), &uniform, kBytes);
+  template <class T>
+  struct Held {
+    static constexpr int64_t kHeld = 1024;
+    uint64_t key;
+    int64_t offset, first = 0;
+    alignas(kBytes) T uniforms[kHeld + lanes<T>];
+
+    ALWAYS_INLINE void hold(int64_t begin, int64_t end) {
+      first = begin;
+      draws::with_uniforms<T>(begin, end, key, offset, philox::kDraw,
+                              [this, begin](int64_t i, int64_t, Vec<T> uniform) {
+                                std::memcpy(uniforms + (i - begin), &uniform, kBytes);
                               });
-      f(first, stop, [&](int64_t i) {
-        Vec<T> uniform;
-        std::memcpy(&uniform, held + (i - first), kBytes);
-        return Rounding<T>{uniform};
-      });
     }
+    ALWAYS_INLINE Rounding<T> at(int64_t i) const {
+      Rounding<T> rounding;
+      std::memcpy(&rounding.uniform, uniforms + (i - first), kBytes);
+      return rounding;
+    }
+  };
+  template <class T>
+  Held<T> of() const {
+    return {key, offset};
   }
 };
 
 // ---- passes ----
 
-// Call f(i, steps, count) for vectors of the elements in [begin, end).
-template <class T, class Steps, class F>
-void over_steps(int64_t begin, int64_t end, int64_t unit, const Steps& steps_of, const F& f) {
+// Call f(i, steps, count) for vectors of the elements in [begin, end), which are held.
+template <class T, class Steps, class Roundings, class F>
+ALWAYS_INLINE void over_steps(int64_t begin, int64_t end, int64_t unit, const Steps& steps_of,
+                              Roundings& roundings, const F& f) {
   while (begin < end) {
-    const int64_t index = begin / unit, stop = std::min(end, (index + 1) * unit);
-    const auto steps = steps_of(index);
-    over_vectors<T>(begin, stop, [=](int64_t i, auto count) { f(i, steps, count); });
-    begin = stop;
+    const int64_t held = begin + std::min(Roundings::kHeld, end - begin);
+    roundings.hold(begin, held);
+    while (begin < held) {
+      const int64_t index = begin / unit, stop = std::min(held, (index + 1) * unit);
+      const auto steps = steps_of(index);
+      over_vectors<T>(begin, stop, [=](int64_t i, auto count) { f(i, steps, count); });
+      begin = stop;
+    }
   }
 }
 
@@ -149,12 +166,12 @@ void over_grid(const Tensor& x, const Grid& grid, const How& how, const F& f) {
     const Reader<T, S> from{in<S>(x), std::numeric_limits<T>::quiet_NaN()};
     const auto steps_of = grid.template steps<T>(in<S>(x));
     over_elements(x.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      how.template over<T>(begin, end, [&](int64_t first, int64_t stop, const auto& rounding) {
-        over_steps<T>(first, stop, unit, steps_of, [=](int64_t i, const auto& steps, auto count) {
-          const auto placed = steps.place(from.get(i, count), rounding(i));
-          f(compute, stored, i, steps.value(placed.q), placed.inside, count);
-        });
-      });
+      auto roundings = how.template of<T>();
+      over_steps<T>(begin, end, unit, steps_of, roundings,
+                    [&, from](int64_t i, const auto& steps, auto count) {
+                      const auto placed = steps.place(from.get(i, count), roundings.at(i));
+                      f(compute, stored, i, steps.value(placed.q), placed.inside, count);
+                    });
     });
   });
 }
@@ -208,17 +225,17 @@ INLINE_CALLS Sums backward_of_part(const S* x, const S* grad, S* to, int64_t uni
   const Reader<T, S> from{x, std::numeric_limits<T>::quiet_NaN()}, of{grad, T(0)};
   const Writer<T, S, true> writer{to};
   Vec<T> to_scale{}, to_shift{};
-  how.template over<T>(begin, end, [&](int64_t first, int64_t stop, const auto& rounding) {
-    over_steps<T>(first, stop, unit, steps_of, [&, from, of, writer](
-                                                   int64_t i, const auto& steps, auto count) {
-      const auto placed = steps.place(from.get(i, count), rounding(i));
-      const Vec<T> g = of.get(i, count), none{};
-      writer.put(i, select(placed.inside, g, none), count);
-      const Truth<T> counts = less_equal(placed.q, placed.q);  // what has no value adds nothing
-      const Vec<T> share = select(placed.inside, placed.q - placed.v, placed.q);
-      to_scale += select(counts, g * share, none);
-      if (shifts) to_shift += select(counts, select(placed.inside, none, g), none);
-    });
+  auto roundings = how.template of<T>();
+  over_steps<T>(begin, end, unit, steps_of, roundings, [&, from, of, writer](
+                                                           int64_t i, const auto& steps,
+                                                           auto count) {
+    const auto placed = steps.place(from.get(i, count), roundings.at(i));
+    const Vec<T> g = of.get(i, count), none{};
+    writer.put(i, select(placed.inside, g, none), count);
+    const Truth<T> counts = less_equal(placed.q, placed.q);  // what has no value adds nothing
+    const Vec<T> share = select(placed.inside, placed.q - placed.v, placed.q);
+    to_scale += select(counts, g * share, none);
+    if (shifts) to_shift += select(counts, select(placed.inside, none, g), none);
   });
   return {total(to_scale), shifts ? total(to_shift) : 0};
 }
