@@ -8,6 +8,8 @@ from straightthrough.ops.codebook.grid import SLOPES
 from straightthrough.ops.codebook.reference import (
     finite_scalars,
     finite_scalars_gradient,
+    signs,
+    sphere_gradient,
     two_largest,
 )
 from straightthrough.testing import DTYPES
@@ -66,3 +68,38 @@ def test_finite_scalars(levels, slope, symmetric, dtype):
         most = torch.finfo(dtype).max
         wanted = torch.where(grad.isfinite(), wanted.clamp(-most, most), wanted)
         torch.testing.assert_close(got, wanted.to(dtype), equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1,), (1, 1), (700, 5), (33, 16), (3, 4, 63), (9, 31)])
+@pytest.mark.parametrize("size", [1.0, 0.3])
+def test_signs(shape, size, dtype):
+    z = torch.randn(shape).to(dtype)
+    if len(rows := z.view(-1, shape[-1])) > 5:
+        rows[1, -1], rows[2, 0], rows[3], rows[4], rows[5] = torch.nan, torch.inf, -1, 0, -0.0
+    assert kernels.has_kernel(z)
+    for x in (z, z.mT.contiguous().mT if z.ndim > 1 else z):
+        for got, due in zip(signs(x, size), signs.__wrapped__(x, size), strict=True):
+            assert_bits(got, due, f"{shape}")
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 3), (1, 1), (700, 5), (33, 16), (3, 4, 63), (9, 100), (8, 9, 40)]
+)
+def test_gradient_of_the_sphere(shape, dtype):
+    z, grad = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    least, most = torch.finfo(dtype).tiny, torch.finfo(dtype).max
+    if len(rows := z.view(-1, shape[-1])) > 6:
+        rows[1, -1], rows[2, 0], rows[3, -1], rows[4] = torch.nan, torch.inf, -torch.inf, 0
+        rows[5], rows[6] = most / 4, rows[6] * least
+        grads = grad.view(-1, shape[-1])
+        grads[0, 0] = torch.inf
+        grads[5] *= most / 16
+    assert kernels.has_kernel(z, grad)
+    for x, g in (
+        (z, grad),
+        (z.mT.contiguous().mT, grad),
+        (z.movedim(-1, 0).contiguous().movedim(0, -1), grad),
+    ):
+        due = sphere_gradient.__wrapped__(x.double(), g.double())
+        due = torch.where(g.isfinite(), due.clamp(-most, most), due)
+        torch.testing.assert_close(sphere_gradient(x, g), due.to(dtype), equal_nan=True)

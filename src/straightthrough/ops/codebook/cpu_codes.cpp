@@ -1,14 +1,11 @@
 // Finite scalars and their gradients: the CPU kernels of reference.py.
 #include <vector>
 
-#include "../../core/native/operators.h"
+#include "numbered.h"
 
 namespace {
 
-using namespace operators;
-using namespace simd;
-
-constexpr int64_t kBlock = 2048;  // elements, about, whose levels are held before they are numbered
+using namespace codes;
 
 // Entry d is bounded to reach tanh(slope z + shift) - offset, and read in steps of one from -half.
 template <class T>
@@ -93,12 +90,6 @@ void number_rows(const T* levels, int64_t rows, int64_t width, const int64_t* pl
   }
 }
 
-// f(begin, end) for ranges of rows.
-template <class F>
-void over_whole_rows(const Tensor& z, int64_t width, const F& f) {
-  torch::stable::parallel_for(0, z.numel() / width, 16384 / width + 1, f);
-}
-
 std::tuple<Tensor, Tensor> finite_scalars(const Tensor& unordered, const Tensor& given,
                                           double slope, bool symmetric) {
   const Tensor levels = levels_of(unordered, given), z = ordered(unordered);
@@ -110,29 +101,20 @@ std::tuple<Tensor, Tensor> finite_scalars(const Tensor& unordered, const Tensor&
     const Reader<T, S> from{in<S>(z), T(0)};
     const Writer<T, S> to{out<S>(code)};
     int64_t* number = out<int64_t>(index);
-    const int64_t width = bounds.width, step = kBlock / width + 1;
-    over_whole_rows(z, width, [&](int64_t begin, int64_t end) {
-      std::vector<T> held(step * width + lanes<T>);
-      for (int64_t first = begin; first < end; first += step) {
-        const int64_t rows = std::min(step, end - first), start = first * width;
-        Truth<T> unordered{};
-        over_vectors<T>(0, rows * width, [&](int64_t i, auto count) {
-          const Vec<T> level = bounds.level(from.next(start + i, count), i % width);
-          unordered |= is_nan(level);
-          std::memcpy(held.data() + i, &level, kBytes);
-          to.next(start + i, bounds.code(level, i % width), count);
-        });
-        number_rows(held.data(), rows, width, bounds.places.data(), number + first);
-        if (!bits_of_lanes<T>(unordered)) continue;
-        for (int64_t row = 0; row < rows; ++row) {
-          const T* levels_of_row = held.data() + row * width;
-          const auto no_number = [](T level) { return level != level; };
-          if (std::none_of(levels_of_row, levels_of_row + width, no_number)) continue;
-          S* nothing = out<S>(code) + (first + row) * width;
-          std::fill_n(nothing, width, narrow<S>(std::numeric_limits<T>::quiet_NaN()));
-          number[first + row] = -1;
-        }
-      }
+    const int64_t width = bounds.width;
+    over_blocks(z, [&](int64_t first, int64_t rows) {
+      std::vector<T> held(rows * width + lanes<T>);
+      const int64_t start = first * width;
+      Truth<T> unordered{};
+      over_vectors<T>(0, rows * width, [&](int64_t i, auto count) {
+        const Vec<T> level = bounds.level(from.next(start + i, count), i % width);
+        unordered |= is_nan(level);
+        std::memcpy(held.data() + i, &level, kBytes);
+        to.next(start + i, bounds.code(level, i % width), count);
+      });
+      number_rows(held.data(), rows, width, bounds.places.data(), number + first);
+      if (bits_of_lanes<T>(unordered))
+        withhold<T>(out<S>(code) + start, rows, width, number + first);
     });
   });
   return {code, index};
@@ -150,8 +132,8 @@ Tensor finite_scalars_gradient(const Tensor& unordered, const Tensor& given_grad
     const Reader<T, S> from{in<S>(z), T(0)}, pulled{in<S>(grad), T(0)};
     const Writer<T, S> to{out<S>(result)};
     const int64_t width = bounds.width;
-    over_whole_rows(z, width, [&](int64_t begin, int64_t end) {
-      over_vectors<T>(begin * width, end * width, [&](int64_t i, auto count) {
+    over_blocks(z, [&](int64_t first, int64_t rows) {
+      over_vectors<T>(first * width, (first + rows) * width, [&](int64_t i, auto count) {
         const Vec<T> g = pulled.next(i, count);
         const Vec<T> x = bounds.derivative(from.next(i, count), i % width) * g;
         to.next(i, sizeof(S) == sizeof(T) ? x : within(kMost<S>, x, g), count);

@@ -14,8 +14,7 @@ from ...core.operation import Operation
 from ...core.precision import compute_dtype, narrowed
 from ...core.rules import Saved
 from ...estimators import PairEstimator
-from ...estimators.pair import factored, has_direction, inner
-from .reference import coded, finite_scalars, finite_scalars_gradient
+from .reference import finite_scalars, finite_scalars_gradient, signs, sphere_gradient
 from .search import nearest_index
 
 
@@ -118,9 +117,9 @@ class FiniteScalars(Operation):
         return torch.tensor(self.levels, device=z.device)
 
 
-def signs_of(digits: Tensor, sphere: bool) -> Tensor:
-    """Return -1 for 0 and 1 for 1, on the sphere over the root of their number."""
-    return (2 * digits - 1) * (1 / math.sqrt(digits.shape[-1]) if sphere else 1)
+def size_of_signs(width: int, sphere: bool) -> float:
+    """Return 1, or on the sphere 1 over the root of their number."""
+    return 1 / math.sqrt(width) if sphere else 1.0
 
 
 @dataclass(frozen=True)
@@ -136,21 +135,13 @@ class Signs(Operation):
     returned: ClassVar[slice] = slice(2)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        digits = (z >= 0).to(compute_dtype(z.dtype))
-        levels = torch.full(z.shape[-1:], 2, device=z.device)
-        return coded(signs_of(digits, self.sphere), digits, levels, z)
+        return signs(z, size_of_signs(z.shape[-1], self.sphere))
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs if self.sphere else ()
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor]:
-        if not self.sphere:
-            return (grad,)
-        z, g = (x.to(compute_dtype(grad.dtype)) for x in (*saved, grad))
-        given = has_direction(z)
-        u, largest, rest = factored(torch.where(given, z, 1))
-        gradient = torch.where(given, (g - u * inner(u, g)) / rest / largest, 0)
-        return (narrowed(gradient, grad.dtype, grad),)
+        return (sphere_gradient(saved[0], grad) if self.sphere else grad,)
 
     def jvp(self, tangents: Sequence[Tensor], *saved: Tensor) -> Tensor:
         return self.backward(tangents[0], *saved)[0]  # J is its own transpose

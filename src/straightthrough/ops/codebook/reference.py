@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...core.kernels import index, kernel, like
 from ...core.precision import compute_dtype, narrowed
+from ...estimators.pair import factored, has_direction, inner
 from .grid import Grid, number_of
 
 BLOCK = 64
@@ -64,6 +65,27 @@ def finite_scalars_gradient(
     wide = z.to(compute_dtype(z.dtype))
     grid = Grid(levels, slope, symmetric, wide)
     return narrowed(grid.derivative(wide) * grad.to(wide.dtype), z.dtype, grad)
+
+
+@kernel("(Tensor z, float size) -> (Tensor, Tensor)", like, index)
+def signs(z: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """Return `size` where z is at least 0, else `-size`, and the number that a row of them spells.
+
+    They are NaN and -1 for a row that holds NaN.
+    """
+    digits = (z >= 0).to(compute_dtype(z.dtype))
+    levels = torch.full(z.shape[-1:], 2, device=z.device)
+    return coded((2 * digits - 1) * size, digits, levels, z)
+
+
+@kernel("(Tensor z, Tensor grad) -> Tensor")
+def sphere_gradient(z: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient to `z` of one to z over its length; 0 where that is 0 or not finite."""
+    wide, g = (x.to(compute_dtype(grad.dtype)) for x in (z, grad))
+    given = has_direction(wide)
+    u, largest, rest = factored(torch.where(given, wide, 1))
+    gradient = torch.where(given, (g - u * inner(u, g)) / rest / largest, 0)
+    return narrowed(gradient, grad.dtype, grad)
 
 
 def coded(code: Tensor, digits: Tensor, levels: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from ...core.signature import Input
 from . import specification
 from .arguments import check_index, check_most, check_vectors
 from .grid import decoded, digits_of
-from .operation import Signs, signs_of
+from .operation import Signs, size_of_signs
 
 _COMMON = {"family": "codebook", "inputs": (Input("z", "... D"),), "outcome": Code()}
 
@@ -53,7 +53,7 @@ def lfq(z: Tensor) -> tuple[Tensor, Tensor]:
 
     Higher order: the second derivative is 0; forward mode works.
 
-    Cost: a few passes forward; nothing is saved. There is no table.
+    Cost: one pass forward by the CPU kernel; nothing is saved. There is no table.
 
     Example:
         >>> st.lfq(torch.tensor([[0.3, -2.0, 1.0]]))
@@ -93,7 +93,7 @@ def bsq(z: Tensor) -> tuple[Tensor, Tensor]:
 
     Higher order: differentiates the normalisation; forward mode works.
 
-    Cost: a few passes each way; z is saved. There is no table.
+    Cost: one pass each way by the CPU kernels; z is saved. There is no table.
 
     Example:
         >>> st.bsq(torch.tensor([[0.3, -2.0, 1.0, 0.5]]))
@@ -179,7 +179,8 @@ def _decode(index: Tensor, bits: int, dtype: torch.dtype, *, sphere: bool) -> Te
         raise ArgumentError(f"bits must be an int from 1 to 63, got {bits!r}")
     check_index(index, 2**bits)
     digits = digits_of(index.clamp(min=0), torch.full((bits,), 2, device=index.device))
-    return decoded(signs_of(digits.to(compute_dtype(dtype)), sphere), index, dtype)
+    signs = 2 * digits.to(compute_dtype(dtype)) - 1
+    return decoded(signs * size_of_signs(bits, sphere), index, dtype)
 
 
 def lfq_entropy(
