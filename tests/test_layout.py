@@ -162,8 +162,8 @@ def test_operations_and_references_have_a_file_each(module: Path) -> None:
         elif isinstance(node, ast.FunctionDef):
             decorators = [ast.unparse(each) for each in node.decorator_list]
             if any(each.startswith("kernel(") for each in decorators):
-                assert module.name == "reference.py", node.name
-        assert module.name != "reference.py" or not isinstance(node, ast.ClassDef)
+                assert module.name.startswith("reference"), node.name
+        assert not module.name.startswith("reference") or not isinstance(node, ast.ClassDef)
 
 
 @pytest.mark.parametrize("source", NATIVE, ids=relative)

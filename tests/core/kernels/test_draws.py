@@ -7,7 +7,7 @@ from straightthrough.core import kernels
 from straightthrough.core.noise import Noise
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
-from straightthrough.ops.quantize.drawn import stochastic_round
+from straightthrough.ops.quantize.reference_drawn import stochastic_round
 from straightthrough.ops.subset import reference as subset
 from straightthrough.testing.compare import assert_bits
 

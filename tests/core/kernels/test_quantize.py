@@ -14,7 +14,7 @@ from straightthrough.estimators import LSQ, PACT, STE, TQT, LSQPlus
 from straightthrough.grids import MX, NVFP4, Binary, Float, Int, Ternary
 from straightthrough.grids.block import MODES
 from straightthrough.grids.floating import FORMATS
-from straightthrough.ops.quantize import drawn, reference
+from straightthrough.ops.quantize import reference, reference_drawn
 from straightthrough.ops.quantize.operation import FakeQuantize, StochasticQuantize
 from straightthrough.ops.quantize.served import in_rows, kernels_of, one_a_row
 from straightthrough.testing import DTYPES
@@ -60,7 +60,7 @@ def assert_bits_same(got, due):
 def assert_agrees(name, x, grad, laid, *arguments, noise=()):
     """The three kernels of a family against their references, those that draw if there is noise."""
     names = (name, f"{name}_and_inside", f"{name}_backward")
-    module = drawn if noise else reference
+    module = reference_drawn if noise else reference
     values, values_and_inside, backward = (getattr(module, each) for each in names)
     assert kernels.has_kernel(x)
     due = values.__wrapped__(x, *laid, *arguments, *noise)

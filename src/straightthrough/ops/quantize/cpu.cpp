@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor> integers_backward(const Tensor& given, const Tensor& 
   return {to_x, to_scale};
 }
 
-// ---- the same, one of both beside an element drawn ----
+// ---- the same, one of both beside an element drawn: reference_drawn.py ----
 
 Tensor integers_drawn(const Tensor& given, const Tensor& scale, double low, double high,
                       const Tensor& seed, int64_t offset) {

@@ -207,7 +207,7 @@ std::tuple<Tensor, Tensor> floats_backward(const Tensor& x, const Tensor& grad,
   });
 }
 
-// ---- the same, one of both beside an element drawn ----
+// ---- the same, one of both beside an element drawn: reference_drawn.py ----
 
 Tensor floats_drawn(const Tensor& x, const Tensor& scales, std::string element, int64_t block,
                     std::string mode, const Tensor& seed, int64_t offset) {

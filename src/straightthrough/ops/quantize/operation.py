@@ -20,8 +20,8 @@ from ...core.rules import Saved
 from ...estimators.grid import GridEstimator
 from ...grids import Grid, Placed
 from ..bernoulli.reference import uniform_like
-from .drawn import drawn, stochastic_round
 from .reference import in_units, passed_bits
+from .reference_drawn import drawn, stochastic_round
 from .served import Served, in_rows, kernels_of
 
 Shift = Literal["", "zero_point", "offset"]

@@ -16,14 +16,6 @@ from ...core.noise import Noise
 from ...core.precision import compute_dtype
 from ...grids import MX, NVFP4, Float, Grid, Int, Ternary
 from ...grids.block import Blocks
-from .drawn import (
-    floats_drawn,
-    floats_drawn_and_inside,
-    floats_drawn_backward,
-    integers_drawn,
-    integers_drawn_and_inside,
-    integers_drawn_backward,
-)
 from .reference import (
     floats,
     floats_and_inside,
@@ -34,6 +26,14 @@ from .reference import (
     shifted,
     shifted_and_inside,
     shifted_backward,
+)
+from .reference_drawn import (
+    floats_drawn,
+    floats_drawn_and_inside,
+    floats_drawn_backward,
+    integers_drawn,
+    integers_drawn_and_inside,
+    integers_drawn_backward,
 )
 
 
