@@ -208,7 +208,8 @@ def _record_of(shorthand: str, fits: tuple[type[Rule], ...]) -> RuleRecord | Non
     record = RULES.get(shorthand)  # nearly all have their name for a shorthand
     if record is not None and record.shorthand == shorthand and issubclass(record.type, fits):
         return record
-    return shorthands(*fits).get(shorthand)
+    named = (record for record in RULES.values() if record.shorthand == shorthand)
+    return next((record for record in named if issubclass(record.type, fits)), None)
 
 
 def _check_fields(rule: type[Rule], fields: Mapping[str, Any]) -> None:

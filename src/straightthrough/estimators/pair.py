@@ -62,11 +62,17 @@ class PairEstimator(Rule):
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `vjp` does, of what was saved: z and q, or nothing; the dtypes may differ."""
+        to_z, to_q = self.pulled(grad, *saved)
+        if to_q is None:
+            of_q = saved[1].dtype if saved else grad.dtype
+            to_q = torch.zeros((), dtype=of_q, device=grad.device).expand(grad.shape)
+        return to_z, to_q
+
+    def pulled(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what `backward` does, None where q gets no gradient."""
         of_z, of_q = (x.dtype for x in saved) if saved else (grad.dtype, grad.dtype)
         to_z, to_q = self._formula("gradient", saved, grad)
-        if to_q is None:
-            to_q = torch.zeros((), dtype=of_q, device=grad.device).expand(grad.shape)
-        return narrowed(to_z, of_z), narrowed(to_q, of_q)
+        return narrowed(to_z, of_z), to_q if to_q is None else narrowed(to_q, of_q)
 
     def forward(self, to_z: Tensor, to_q: Tensor, *saved: Tensor) -> Tensor:
         """Return the tangent of the value, where an operation's `jvp` is asked for."""

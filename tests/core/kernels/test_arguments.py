@@ -28,11 +28,13 @@ LEVELS = [
 ]
 MOST_DIRECTIONS = 8
 ALIKE = ("grad", "dispersion", "count")
+TABLES = ("table", "codebook")
 ROWS = ("x", "z", "logits", "scores", "y", "mean", *ALIKE)
 GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
-    **dict.fromkeys(ROWS, torch.linspace(-2, 2, 15).reshape(SHAPE)),
+    **dict.fromkeys((*ROWS, *TABLES), torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
     "index": torch.tensor([4, -1, 0]),
+    "numbers": torch.tensor([2, -1, 0, 1]),
     **dict.fromkeys(("scales", "shifts"), torch.tensor([0.5])),
     "directions": torch.linspace(-1, 1, 30).reshape(2, *SHAPE),
     "places": torch.arange(5).repeat(3, 1),
@@ -106,6 +108,11 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
     if name == "index":
         wrong = value.dtype != torch.int64 or value.shape != SHAPE[:-1]
         return wrong or bool(((value < -1) | (value >= SHAPE[-1])).any())
+    if name == "numbers":
+        wrong = value.dtype != torch.int64 or value.dim() > 63
+        return wrong or bool(((value < -1) | (value >= SHAPE[0])).any())
+    if name == "codebook":
+        return value.dtype != first.dtype or value.dim() != 2 or value.shape[1] != SHAPE[1]
     if name in ("scales", "shifts"):
         wide = torch.promote_types(first.dtype, torch.float32)
         return value.dtype != wide or value.numel() != 1 or value.dim() > 64
@@ -157,11 +164,14 @@ PLACES_OF_ELEMENTS = ("ranks",)
 """Whose indices are an element's, and not a row's."""
 
 
-def result_is_right(result: Any, first: Tensor, name: str = "") -> bool:
+def result_is_right(result: Any, first: Tensor, *rest: Any, name: str = "") -> bool:
     """Whether each result has the shape that its dtype tells: a value, indices or bits.
 
     Behind the bits of a window may come those of NaN.
     """
+    if name == "codewords":
+        wide = torch.promote_types(first.dtype, torch.float32)
+        return (result.dtype, result.shape) == (wide, (*rest[0].shape, first.shape[-1]))
     count = -(-first.numel() // 8)
     shapes: dict[torch.dtype, list[Any]] = {
         torch.int64: [first.shape if name in PLACES_OF_ELEMENTS else first.shape[:-1]],
@@ -183,7 +193,7 @@ def attempt(call: Any, given: list[Any], said: str, name: str = "") -> str | Non
         return None if str(error).startswith(said) else f"says {str(error)[:200]!r}, not {said!r}"
     if said:
         return f"does not say {said!r}"
-    right = result_is_right(result, given[0], name)
+    right = result_is_right(result, *given, name=name)
     return None if right else "has a result of another shape"
 
 

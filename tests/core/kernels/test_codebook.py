@@ -6,8 +6,10 @@ import torch
 from straightthrough.core import kernels
 from straightthrough.ops.codebook.grid import SLOPES
 from straightthrough.ops.codebook.reference import (
+    codewords,
     finite_scalars,
     finite_scalars_gradient,
+    nearest_of_few,
     signs,
     sphere_gradient,
     two_largest,
@@ -103,3 +105,41 @@ def test_gradient_of_the_sphere(shape, dtype):
         due = sphere_gradient.__wrapped__(x.double(), g.double())
         due = torch.where(g.isfinite(), due.clamp(-most, most), due)
         torch.testing.assert_close(sphere_gradient(x, g), due.to(dtype), equal_nan=True)
+
+
+@pytest.mark.parametrize("codes", [1, 2, 15, 16, 17, 70])
+@pytest.mark.parametrize("width", [1, 3, 8, 100])
+@pytest.mark.parametrize("kind", ["normal", "ties", "far", "tiny", "huge", "equal", "a few"])
+def test_nearest_of_few(codes, width, kind, dtype):
+    z, codebook = torch.randn(43, width), torch.randn(codes, width)
+    if kind == "ties":
+        z, codebook = z.round(), codebook.round()
+    elif kind == "far":
+        z, codebook = z + 2.0**20, codebook + 2.0**20 * (dtype == torch.float64)
+    if kind in ("equal", "a few"):  # but for the rounding of their sums
+        order = torch.rand(codes, width).argsort(-1)
+        z = z[:, :1].double().expand(-1, width).clone()
+        codebook = codebook[:1].double().pow(3).expand(codes, -1).gather(-1, order)
+        codebook[torch.arange(codes) % 16 > 0] += 10 * (kind == "a few")
+    if kind in ("tiny", "huge"):
+        size = torch.finfo(dtype).tiny if kind == "tiny" else torch.finfo(dtype).max / 8
+        z, codebook = z.double() * size, codebook.double() * size
+    z, codebook = z.to(dtype), codebook.to(dtype)
+    z[3, -1], z[5, 0] = torch.nan, torch.inf
+    assert kernels.has_kernel(z)
+    assert_bits(nearest_of_few(z, codebook), nearest_of_few.__wrapped__(z, codebook), "nearest")
+    codebook[: codes - 1, -1] = torch.nan
+    codebook[-1, 0] = torch.inf if codes == 15 else 1
+    lead = z[:42].reshape(7, 6, width)
+    for x in (z, z[:0], lead, lead.mT.contiguous().mT):
+        due = nearest_of_few.__wrapped__(x, codebook)
+        assert_bits(nearest_of_few(x, codebook), due, f"{tuple(x.shape)}")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (300, 4)])
+@pytest.mark.parametrize("width", [1, 7, 70])
+def test_codewords(width, shape, dtype):
+    table, index = torch.randn(9, width).to(dtype), torch.randint(-1, 9, shape)
+    table[3] = torch.nan
+    for of in (table, table.mT.contiguous().mT):
+        assert_bits(codewords(of, index), codewords.__wrapped__(of, index), "codewords")

@@ -21,7 +21,7 @@ from ...core.signature import Input
 from ...estimators import PairEstimator, PairSTE
 from . import specification
 from .arguments import check_codebook, check_vectors
-from .operation import Codewords, Nearest, Through
+from .operation import Codewords, Nearest, Quantize, Through
 from .search import directions
 
 _RULE = {
@@ -196,8 +196,11 @@ def vector_quantize(
     """
     rule = resolve("estimator", estimator, PairEstimator, fields=fields)
     codebook = check_codebook(z, codebook)
-    index: Tensor = apply(Nearest(), z.detach(), codebook.detach())
-    y: Tensor = apply(Through(rule), z, codewords(codebook, index))
+    if rule.saved is Saved.NOTHING and codebook.ndim == 2:
+        y, index = apply(Quantize(rule, len(codebook), _named(codebook)), z, codebook)
+    else:
+        index = apply(Nearest(), z.detach(), codebook.detach())
+        y = apply(Through(rule), z, codewords(codebook, index))
     check_outcomes("vector_quantize", lambda: index < 0, NOT_FINITE)
     return y, index
 
@@ -213,6 +216,10 @@ def codewords(codebook: Tensor, index: Tensor) -> Tensor:
         heads = codebook.shape[:-2]
         start = torch.arange(heads.numel(), device=index.device).reshape(heads) * codes
         index = torch.where(index < 0, -1, index + start)
-    dtype = str(codebook.dtype).removeprefix("torch.")
-    value: Tensor = apply(Codewords(len(table), dtype), index, table)
+    value: Tensor = apply(Codewords(len(table), _named(table)), index, table)
     return value
+
+
+def _named(table: Tensor) -> str:
+    """Return the name of a dtype, as a field of an operation."""
+    return str(table.dtype).removeprefix("torch.")

@@ -14,7 +14,7 @@ from ...core.operation import Operation
 from ...core.precision import compute_dtype, narrowed
 from ...core.rules import Saved
 from ...estimators import PairEstimator
-from .reference import finite_scalars, finite_scalars_gradient, signs, sphere_gradient
+from .reference import codewords, finite_scalars, finite_scalars_gradient, signs, sphere_gradient
 from .search import nearest_index
 
 
@@ -47,22 +47,29 @@ class Codewords(Operation):
     dtype: str
 
     def forward(self, index: Tensor, table: Tensor) -> tuple[Tensor]:
-        value = table.index_select(0, index.flatten().clamp(min=0)).to(compute_dtype(table.dtype))
-        value = value.reshape(*index.shape, table.shape[-1])
-        return (torch.where((index < 0).unsqueeze(-1), torch.nan, value),)
+        return (codewords(table, index),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs[:1]
 
     def backward(self, grad: Tensor, index: Tensor) -> tuple[None, Tensor]:
-        # A row without a codeword, whose index is -1, adds to one beyond the table.
-        sums = grad.new_zeros(self.rows + 1, grad.shape[-1])
-        sums = sums.index_add(0, index.flatten() % len(sums), grad.reshape(-1, grad.shape[-1]))
-        return None, narrowed(sums[:-1], getattr(torch, self.dtype))
+        return None, _summed(grad, index, self.rows, self.dtype)
 
     def jvp(self, tangents: Sequence[Tensor], index: Tensor) -> Tensor:
-        moved = self.forward(index, tangents[1])[0]
-        return torch.where((index < 0).unsqueeze(-1), 0, moved)
+        return _moved(tangents[1], index)
+
+
+def _moved(tangent: Tensor, index: Tensor) -> Tensor:
+    """Return the tangents of codewords, 0 for -1."""
+    return torch.where((index < 0).unsqueeze(-1), 0, codewords(tangent, index))
+
+
+def _summed(grad: Tensor, index: Tensor, rows: int, dtype: str) -> Tensor:
+    """Return what comes to each of so many rows of a table, in its dtype."""
+    # A row without a codeword, whose index is -1, adds to one beyond the table.
+    sums = grad.new_zeros(rows + 1, grad.shape[-1])
+    sums = sums.index_add(0, index.flatten() % len(sums), grad.reshape(-1, grad.shape[-1]))
+    return narrowed(sums[:-1], getattr(torch, dtype))
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,42 @@ class Through(Operation):
         moving = next(tangent for tangent in tangents if tangent is not None)
         to_z, to_q = (torch.zeros_like(moving) if t is None else t for t in tangents)
         return self.rule.forward(to_z, to_q, *saved)
+
+
+@dataclass(frozen=True)
+class Quantize(Operation):
+    """The nearest codeword and its number forward; backward a rule that looks at neither vector.
+
+    Of the table, which is not saved, there are the number of its rows and its dtype.
+    """
+
+    dims = ("... D", "K D")
+
+    rule: PairEstimator
+    rows: int
+    dtype: str
+    returned: ClassVar[slice] = slice(2)
+
+    def forward(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+        index = nearest_index(z, codebook)
+        return codewords(codebook, index).to(z.dtype), index
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return outputs[1:]
+
+    def backward(self, grad: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        to_z, to_q = self.rule.pulled(grad)
+        if to_q is None:
+            dtype = getattr(torch, self.dtype)
+            return to_z, grad.new_zeros(self.rows, grad.shape[-1], dtype=dtype)
+        return to_z, _summed(to_q.to(compute_dtype(grad.dtype)), index, self.rows, self.dtype)
+
+    def jvp(self, tangents: Sequence[Tensor | None], index: Tensor) -> Tensor:
+        to_z, moved = tangents
+        width = next(tangent.shape[-1] for tangent in tangents if tangent is not None)
+        zero = index.new_zeros((*index.shape, width), dtype=getattr(torch, self.dtype))
+        to_q = zero if moved is None else _moved(moved, index)
+        return self.rule.forward(zero if to_z is None else to_z, to_q)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.kernels import index, kernel, like
-from ...core.precision import compute_dtype, narrowed
+from ...core.precision import compute_dtype, narrowed, widest
 from ...estimators.pair import factored, has_direction, inner
 from .grid import Grid, number_of
 
@@ -38,6 +38,40 @@ def two_largest(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     place = torch.where(unknown, 0, block * BLOCK + place)
     following = torch.where(unknown, torch.nan, following)
     return largest.squeeze(-1), place.squeeze(-1), following.squeeze(-1)
+
+
+def in_order(terms: Tensor) -> Tensor:
+    """Return the sums of rows, on the CPU one entry after the other, as kernels have them."""
+    # Of cumulated floats elsewhere there is no deterministic algorithm.
+    return terms.cumsum(-1)[..., -1] if terms.is_cpu else terms.contiguous().sum(-1)
+
+
+@kernel("(Tensor z, Tensor codebook) -> Tensor", index)
+def nearest_of_few(z: Tensor, codebook: Tensor) -> Tensor:
+    """Return the first of the nearest codewords by all distances in float64; -1 for a row without.
+
+    That is one that is not finite, and so are all where no codeword is finite.
+    """
+    wide = widest(z.device)
+    distance = in_order((z.to(wide).unsqueeze(-2) - codebook.to(wide)).square())
+    usable = codebook.isfinite().all(-1)
+    least = torch.where(usable, distance, torch.inf).amin(-1, keepdim=True)
+    place = ((distance == least) & usable).to(torch.int8).argmax(-1)
+    return torch.where(z.isfinite().all(-1) & usable.any(), place, -1)
+
+
+def rows_of(table: Tensor, numbers: Tensor) -> Tensor:
+    """A result of a row of the table, in what is computed in, for each number."""
+    shape = (*numbers.shape, table.shape[-1])
+    return table.new_empty(shape, dtype=compute_dtype(table.dtype))
+
+
+@kernel("(Tensor table, Tensor numbers) -> Tensor", rows_of)
+def codewords(table: Tensor, numbers: Tensor) -> Tensor:
+    """Return the rows of a table of those numbers in float32 or float64, NaN for -1."""
+    value = table.index_select(0, numbers.flatten().clamp(min=0)).to(compute_dtype(table.dtype))
+    value = value.reshape(*numbers.shape, table.shape[-1])
+    return torch.where((numbers < 0).unsqueeze(-1), torch.nan, value)
 
 
 BOUNDS = "Tensor levels, float slope, bool symmetric"

@@ -1,9 +1,9 @@
 """The search for the nearest codeword, as one torch operator that graphs call whole.
 
-Scores `<z - m, c - m> - |c - m|^2 / 2`, m the codebook's mean, are matrix products of tiles of rows
-and codewords. Where the best one leads the next by more than their rounding can be, it is the
-nearest. The others of its row, which it does not lead so, are told apart by their distances in
-float64.
+Of few codewords all distances are taken, in float64. Of more there are scores first,
+`<z - m, c - m> - |c - m|^2 / 2`, m the codebook's mean: matrix products of tiles of rows and
+codewords. Where the best one leads the next by more than their rounding can be, it is the nearest.
+The others of its row, which it does not lead so, are told apart by their distances in float64.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.internals import Operator
+from ...core.kernels import has_kernel, known
 from ...core.library import library
 from ...core.precision import compute_dtype, widest
-from .reference import BLOCK, two_largest
+from .reference import BLOCK, in_order, nearest_of_few, two_largest
 
 BUDGET = {"cpu": 2**19}
 """Scores that exist at once, by device: on a CPU, what its second cache holds."""
@@ -27,6 +28,9 @@ ELSEWHERE = 2**26
 
 TILE = {"cpu": 512}
 """Codewords that are scored at once, by device; elsewhere it is all of them."""
+
+FEW_CODES, FEW_ENTRIES, FEW_DIFFERENCES = 64, 2**13, 2**22
+"""Codewords, their entries, and those times vectors, up to which a kernel takes all distances."""
 
 library.define("nearest(Tensor z, Tensor codebook) -> Tensor")
 nearest_index: Operator = torch.ops.straightthrough.nearest.default
@@ -37,9 +41,11 @@ nearest_index: Operator = torch.ops.straightthrough.nearest.default
 
 
 def _nearest(z: Tensor, codebook: Tensor) -> Tensor:
-    books = codebook.reshape(-1, *codebook.shape[-2:])
-    rows = z.reshape(z.shape[:-1].numel() // len(books), len(books), z.shape[-1])
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+    with torch.no_grad():
+        if codebook.ndim == 2:
+            return _search(z.reshape(-1, z.shape[-1]), codebook).reshape(z.shape[:-1])
+        books = codebook.reshape(-1, *codebook.shape[-2:])
+        rows = z.reshape(z.shape[:-1].numel() // len(books), len(books), z.shape[-1])
         index = [_search(rows[:, i], book) for i, book in enumerate(books)]
         return torch.stack(index, 1).reshape(z.shape[:-1])
 
@@ -71,6 +77,15 @@ torch.library.register_vmap("straightthrough::nearest", _vmap, lib=library)
 
 def _search(z: Tensor, codebook: Tensor) -> Tensor:
     """Return the nearest codeword of each row of `z`, `(N, D)`, in `codebook`, `(K, D)`."""
+    entries = codebook.numel()
+    few = len(codebook) <= FEW_CODES or entries <= FEW_ENTRIES
+    if (few or len(z) * entries <= FEW_DIFFERENCES) and has_kernel(z) and known(codebook):
+        return nearest_of_few(z, codebook)
+    with torch.autocast(z.device.type, enabled=False):
+        return _by_scores(z, codebook)
+
+
+def _by_scores(z: Tensor, codebook: Tensor) -> Tensor:
     wide = compute_dtype(z.dtype)
     usable, valid = _finite(codebook), _finite(z)
     centre, weight, radius = _centred(codebook.to(wide), usable)
@@ -160,7 +175,7 @@ def _nearest_of(z: Tensor, codebook: Tensor, candidates: Tensor) -> Tensor:
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return `|x - y|^2` in float64, summed in one order whatever the strides."""
     wide = widest(x.device)
-    return (x.to(wide) - y.to(wide)).contiguous().square().sum(-1)
+    return in_order((x.to(wide) - y.to(wide)).square())
 
 
 def directions(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -15,8 +16,8 @@ Pair = tuple[Tensor, Tensor]
 
 def nearest(z: Tensor, codebook: Tensor) -> Pair:
     """The first of the nearest codewords by all distances in float64, and its number."""
-    difference = (z.double().unsqueeze(-2) - codebook.double()).contiguous()
-    number = difference.square().sum(-1).argmin(-1)
+    squares = (z.double().unsqueeze(-2) - codebook.double()).square()
+    number = functools.reduce(torch.add, squares.unbind(-1)).argmin(-1)
     number = torch.where(z.isfinite().all(-1), number, -1)
     value = codebook[number.clamp(min=0)]
     return value.masked_fill((number < 0).unsqueeze(-1), torch.nan), number
