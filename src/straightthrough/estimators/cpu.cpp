@@ -1,5 +1,5 @@
 // Gradients given the outcome, one formula an estimator: the CPU kernels of straight_through.py,
-// reinmax.py and gumbel.py, same names.
+// darn.py, reinmax.py and gumbel.py, same names.
 #include "drawn.h"
 
 namespace {
@@ -21,6 +21,24 @@ struct StraightThrough : OfOutcome {
     });
     const Vec<T> mean = weighted / total, factor = inverse / total;
     for (int64_t i = 0; i < r.t.size(); ++i) r.put(i, r.t.at(e, i) * factor * (r.g(i) - mean));
+  }
+};
+
+struct Darn : OfOutcome {
+  template <class T, bool Across, class S>
+  void operator()(const Row<T, Across, S>& row) const {
+    const Drawn r(row, index);
+    T* e = r.scratch[0];
+    const auto [total, others, weighted] = r.t.template sums<3>([&](int64_t i) {
+      r.fetch_ahead(i);
+      const Vec<T> w = r.weight(i), zero{};
+      r.t.put(e, i, w);
+      const Vec<T> other = r.t.classes_at(i) == r.chosen ? zero : w;
+      return std::array<Vec<T>, 3>{w, other, w * r.g(i)};
+    });
+    const Vec<T> factor = weighted / total / total;
+    for (int64_t i = 0; i < r.t.size(); ++i) r.put(i, r.t.at(e, i) * factor);
+    r.t.set(r.out, r.chosen, -others * factor);
   }
 };
 
@@ -124,6 +142,10 @@ Tensor straight_through(const Tensor& logits, const Tensor& index, const Tensor&
   return backward<StraightThrough>(logits, index, grad, 0, 0, tau);
 }
 
+Tensor darn(const Tensor& logits, const Tensor& index, const Tensor& grad) {
+  return backward<Darn>(logits, index, grad, 0, 0);
+}
+
 Tensor reinmax(const Tensor& logits, const Tensor& index, const Tensor& grad, double tau) {
   return backward<ReinMax>(logits, index, grad, 0, 0, tau);
 }
@@ -138,6 +160,7 @@ Tensor gumbel_st(const Tensor& logits, const Tensor& index, const Tensor& grad, 
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
   implement<&straight_through>(m, "straight_through");
+  implement<&darn>(m, "darn");
   implement<&reinmax>(m, "reinmax");
   implement<&gumbel_st>(m, "gumbel_st");
 }

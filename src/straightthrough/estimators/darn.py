@@ -5,10 +5,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.kernels import kernel
 from ..core.noise import Noise
 from ..core.registry import rule
 from ..relaxations.jacobian import relative_to, tempered
-from .categorical import CategoricalEstimator, one_hot
+from .categorical import CategoricalEstimator, one_hot, reference, takes_half
+
+
+@kernel("(Tensor logits, Tensor index, Tensor grad) -> Tensor")
+@reference
+def darn(logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+    """`(D - p)(g_x - <p, g>)`."""
+    p = tempered(logits, 1.0)
+    advantage = -(p * relative_to(index, grad)).sum(-1, keepdim=True)
+    return (one_hot(index, p) - p) * advantage
 
 
 @rule("darn")
@@ -35,10 +45,9 @@ class DARN(CategoricalEstimator):
         tensor([ 0.2500, -0.2500])
     """
 
+    @takes_half
     def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
-        p = tempered(logits, 1.0)
-        advantage = -(p * relative_to(index, grad)).sum(-1, keepdim=True)
-        return (one_hot(index, p) - p) * advantage
+        return darn(logits, index, grad)
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         return torch.where(outcome, torch.sigmoid(-x), torch.sigmoid(x)).square() * grad

@@ -11,6 +11,7 @@ from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative
 from straightthrough.estimators import (
+    darn,
     exactly_k,
     gapped,
     gumbel,
@@ -132,6 +133,7 @@ class TestAgreement:
         agree = partial(assert_agrees, precision=torch.float64)
         agree(straight_through.straight_through, x, index, grad, tau)
         agree(reinmax.reinmax, x, index, grad, tau)
+        agree(darn.darn, x, index, grad)
         agree(gapped.gapped, x, index, grad, tau, 0.7)
         agree(mve_integer.mve_integer, x, index, grad, tau)
         if shape[-1] <= mve.FEW:
@@ -383,7 +385,7 @@ def test_accuracy_of_softmaxes(shape, tau):
 def test_gradient_of_another_dtype_is_left_to_the_reference():
     x, grad = rows((7, 3), torch.float16)
     index = categorical.draw_index(x, NOISE).clamp(min=0)
-    for rule in (straight_through.StraightThrough(), reinmax.ReinMax(), gumbel.GumbelST()):
+    for rule in (RULES[n].rule for n in ("straight_through", "darn", "reinmax", "gumbel")):
         given = rule.vjp(x, index, grad.float(), seed=0)
         with kernels.disabled():
             assert torch.equal(

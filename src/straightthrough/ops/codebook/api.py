@@ -61,9 +61,11 @@ def nearest(z: Tensor, codebook: Tensor, *, metric: str = "euclidean") -> Tensor
 
     Higher order: there is no gradient.
 
-    Cost: one matrix product of N x D x K in float32 (float64 for float64), at most 2^21 scores of
-    which exist at once on the CPU; where two of them are as good as equal, the distances in
-    float64. A codebook most of whose codewords are equal makes many of those.
+    Cost: all distances in one pass of the CPU kernel, where the codebook has at most 64 codewords
+    or 2^13 entries, or there are at most 2^22 differences. Else one matrix product of N x D x K in
+    float32 (float64 for float64), at most 2^21 scores of which exist at once on the CPU; where two
+    of them are as good as equal, the distances in float64. A codebook most of whose codewords are
+    equal makes many of those.
 
     Example:
         >>> codebook = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
