@@ -11,7 +11,6 @@ from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative
 from straightthrough.estimators import (
-    darn,
     exactly_k,
     gapped,
     gumbel,
@@ -133,7 +132,6 @@ class TestAgreement:
         agree = partial(assert_agrees, precision=torch.float64)
         agree(straight_through.straight_through, x, index, grad, tau)
         agree(reinmax.reinmax, x, index, grad, tau)
-        agree(darn.darn, x, index, grad)
         agree(gapped.gapped, x, index, grad, tau, 0.7)
         agree(mve_integer.mve_integer, x, index, grad, tau)
         if shape[-1] <= mve.FEW:

@@ -5,10 +5,13 @@ import torch
 
 from straightthrough.core.bits import unpack
 from straightthrough.core.noise import Noise
-from straightthrough.estimators import straight_through
+from straightthrough.estimators import darn, straight_through
+from straightthrough.estimators.categorical import one_hot
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.permutation import reference as orders
 from straightthrough.relaxations import threshold
+from straightthrough.relaxations.jacobian import relative_to
+from straightthrough.testing import DTYPES
 from straightthrough.testing.compare import assert_bits
 
 pytestmark = pytest.mark.kernels
@@ -50,6 +53,24 @@ class TestAgreementOfDrawsThatShortCutsLeaveOpen:
         assert torch.equal(unpack(bits, x.shape)[told], expected.bool())
         gate = (2 / 3, -0.1, 1.1, True, of_probs)
         assert torch.equal(binary.concrete(x, *gate, NOISE)[told], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(0, 4), (9, 1), (700, 10), (65, 64), (33, 1000)], ids=str)
+class TestAgreementOfASumThatCancels:
+    def test_darn(self, shape, dtype):
+        """To the sizes of what `<p, g - g_x>` adds up, which may be much larger than it."""
+        x, grad = (3 * torch.randn(shape)).to(dtype), torch.randn(shape).to(dtype)
+        x[:, 1::7], grad[:, 0] = -torch.inf, 100
+        index = torch.randint(0, 1 + (shape[1] - 1) // 2, shape[:1]) * 2 % max(shape[1], 1)
+        given = darn.darn(x, index, grad).double()
+        due = darn.darn.__wrapped__(x.double(), index, grad.double())
+        p = torch.softmax(x.double(), -1)
+        terms = (p * relative_to(index, grad.double())).abs()
+        share = (one_hot(index, p) - p).abs()
+        bound = ACCURACY * share * terms.sum(-1, keepdim=True)
+        rounding = 2 * torch.finfo(dtype).eps * due.abs() + torch.finfo(dtype).smallest_normal
+        assert bool(((given - due).abs() <= bound + rounding).all())
 
 
 class TestAgreementFarBelowThePeak:
