@@ -67,6 +67,17 @@ class TestAgreementOfDraws:
         shard = drawn(logits[17:], k, NOISE.after(17))
         assert torch.equal(shard, drawn(logits, k, NOISE)[17:])
 
+    @pytest.mark.parametrize("shape", [(0, 5), (20, 1), (3000, 10), (65, 64), (40, 1000)], ids=str)
+    def test_gumbels_are_those_of_double_precision(self, dtype, shape):
+        x = torch.zeros(shape, dtype=dtype)
+        u = NOISE.classes(*shape, torch.promote_types(dtype, torch.float32)).double()
+        due, given = -(-torch.log1p(-u)).log(), subset.gumbels(x, NOISE)
+        assert kernels.has_kernel(x)
+        assert given.dtype == dtype
+        off = (given.double() - due).abs() / due.abs().clamp(min=0.1)
+        assert bool((off <= max(10 * torch.finfo(dtype).eps, 2e-15)).all())
+        assert torch.equal(subset.gumbels(x[17:], NOISE.after(17)), given[17:])
+
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 33, 5003, 70_000])

@@ -29,6 +29,12 @@ def topk_hot(scores: Tensor, k: int) -> Tensor:
     return torch.where(invalid, torch.nan, chosen.to(scores.dtype))
 
 
+@kernel("(Tensor logits, Noise noise) -> Tensor")
+def gumbels(logits: Tensor, noise: Noise) -> Tensor:
+    """Return one Gumbel an entry."""
+    return gumbel_noise(logits, noise).to(logits.dtype)
+
+
 def perturbed(logits: Tensor, k: int, noise: Noise) -> Tensor:
     """Return the logits, relative to the k-th largest of a row, plus a Gumbel each; never in half.
 
@@ -36,7 +42,7 @@ def perturbed(logits: Tensor, k: int, noise: Noise) -> Tensor:
     """
     wide = logits.to(compute_dtype(logits.dtype))
     largest = wide.detach().topk(k, -1).values
-    return wide - (largest[..., -1:] + 0 * largest[..., :1]) + gumbel_noise(logits, noise)
+    return wide - (largest[..., -1:] + 0 * largest[..., :1]) + gumbels(wide.detach(), noise)
 
 
 @kernel("(Tensor logits, int k, Noise noise) -> Tensor")
