@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .errors import ArgumentError, DtypeError, ShapeError, check_not_onnx
-from .internals import tracing, transforms_active
+from .internals import Operator, tracing, transforms_active
 from .library import library
 from .mesh import agreed, local
 from .uniforms import class_uniforms, element_uniforms, row_uniforms
@@ -114,7 +114,7 @@ def make_seed(
             f"generator must be a torch.Generator, got {generator!r}; pass an int as seed="
         )
     if is_compiling():
-        return agreed(torch.ops.straightthrough.fresh_seed(local(x.detach())), x), START
+        return agreed(_drawn_seed(local(x.detach())), x), START
     return agreed(_new_seed((), generator=generator, device=x.device), x), START
 
 
@@ -126,6 +126,7 @@ _new_seed = functools.partial(torch.randint, 2**63 - 1)
 library.define(
     "fresh_seed(Tensor like, int[] shape=[]) -> Tensor", tags=torch.Tag.nondeterministic_seeded
 )
+_drawn_seed: Operator = torch.ops.straightthrough.fresh_seed.default
 
 
 def _fresh_seed(like: Tensor, shape: Sequence[int] = ()) -> Tensor:
@@ -141,8 +142,8 @@ def _fresh_seeds(
             "vmap: a seed is drawn inside; pass seed=, or randomness='same' or 'different' to vmap"
         )
     if info.randomness == "same":
-        return torch.ops.straightthrough.fresh_seed(like, shape), None
-    return torch.ops.straightthrough.fresh_seed(like, [info.batch_size, *shape]), 0
+        return _drawn_seed(like, shape), None
+    return _drawn_seed(like, [info.batch_size, *shape]), 0
 
 
 def _fake_seed(like: Tensor, shape: Sequence[int] = ()) -> Tensor:

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from .errors import ArgumentError
+from .internals import constant_in_graphs
 from .outcomes import Outcome
 from .rules import Rule
 from .signature import Input, shaped, sizes
@@ -47,9 +47,12 @@ class RuleRecord:
         return first_line(self.type)
 
     @functools.cached_property
-    def rule(self) -> Rule:
-        """The rule of that name with its defaults; it is frozen, so one serves every call."""
-        return self.type(**self.fields)
+    def rule(self) -> Rule | None:
+        """The rule of that name, if all of its fields have defaults."""
+        try:
+            return self.type(**self.fields)
+        except TypeError:
+            return None
 
     @property
     def example(self) -> Rule:
@@ -188,12 +191,12 @@ def resolve(
             _check_fields(type(given), fields)
             given = dataclasses.replace(given, **fields)  # type: ignore[type-var]  # all are dataclasses
         return given.settled()
+    if isinstance(given, str) and not fields and (rule := _ready(given, fits)):
+        return rule
     record = _record_of(given, fits) if isinstance(given, str) else None
     if record is None:
         raise ArgumentError(_unknown(argument, given, fits))
     try:
-        if not fields and not is_compiling():
-            return record.rule.settled()
         fields = {**record.fields, **(fields or {})}
         _check_fields(record.type, fields)
         return record.type(**fields).settled()
@@ -202,6 +205,14 @@ def resolve(
             f"{argument}={given!r} has an argument without a default; "
             f"pass the rule itself, for instance {record.example!r}"
         ) from None
+
+
+# A call of it leaves a constant in a compiled graph, and no guards, which every call would check.
+@constant_in_graphs
+def _ready(shorthand: str, fits: tuple[type[Rule], ...]) -> Rule | None:
+    """Return the rule of a name with its defaults, which is frozen and serves every call."""
+    record = _record_of(shorthand, fits)
+    return None if record is None else record.rule
 
 
 def _record_of(shorthand: str, fits: tuple[type[Rule], ...]) -> RuleRecord | None:
