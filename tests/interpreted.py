@@ -31,6 +31,7 @@ FILES = (
     "tests/ops/bernoulli/test_triton.py",
     "tests/ops/categorical/test_triton.py",
     "tests/ops/categorical/test_triton_lookup.py",
+    "tests/ops/codebook/test_triton.py",
     "tests/ops/counts/test_triton.py",
     "tests/estimators/test_triton.py",
     "tests/ops/pointwise/test_triton.py",

@@ -38,7 +38,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys(("scales", "shifts"), torch.tensor([0.5])),
     "directions": torch.linspace(-1, 1, 30).reshape(2, *SHAPE),
     "places": torch.arange(5).repeat(3, 1),
-    "levels": torch.tensor([8, 5, 5, 5, 2]),
+    "levels": [8, 5, 5, 5, 2],
     "seed": torch.tensor(3),
     "offset": 5,
     "samples": 2,
@@ -67,6 +67,7 @@ BAD: dict[str, list[Any]] = {
     "float": [torch.nan, torch.inf, -torch.inf, 0.0, -1.0, 1e308],
     "bool": [False],
     "str": ["", "e4m4", "floor", "e4m3\0"],
+    "List[int]": [[], [5], [8, 5, 5, 5, 1], [8, 5, -5, 5, 5], [2**62] * 5, [5] * 1000],
 }
 
 
@@ -113,6 +114,8 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
         return wrong or bool(((value < -1) | (value >= SHAPE[0])).any())
     if name == "codebook":
         return value.dtype != first.dtype or value.dim() != 2 or value.shape[1] != SHAPE[1]
+    if name == "levels":
+        return len(value) != SHAPE[-1] or min(value) < 2
     if name in ("scales", "shifts"):
         wide = torch.promote_types(first.dtype, torch.float32)
         return value.dtype != wide or value.numel() != 1 or value.dim() > 64

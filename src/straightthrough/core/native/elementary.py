@@ -44,3 +44,26 @@ def sigmoid(x):
 def at_most(largest, value):
     """The value, infinities as the largest number of their sign."""
     return tl.where(tl.abs(value) == float("inf"), tl.where(value > 0, largest, -largest), value)
+
+
+@triton.jit
+def quotient(x, y):
+    """`x / y`, rounded once."""
+    return x / y if x.dtype == tl.float64 else tl.div_rn(x, y + tl.zeros_like(x))
+
+
+@triton.jit
+def nearest(v):
+    """The nearest whole number, half to even: what is added leaves no place for a fraction."""
+    whole: tl.constexpr = 2.0**52 if v.dtype == tl.float64 else 2.0**23
+    size = tl.abs(v)
+    near = (size + whole) - whole
+    return tl.where(size < whole, tl.where(v < 0, -near, near), v)
+
+
+@triton.jit
+def bounded(value, source):
+    """A value at the largest number of its sign where it is infinite, and what it is of is not."""
+    double: tl.constexpr = value.dtype == tl.float64
+    largest: tl.constexpr = 1.7976931348623157e308 if double else 3.4028234663852886e38
+    return tl.where(tl.abs(source) < float("inf"), at_most(largest, value), value)

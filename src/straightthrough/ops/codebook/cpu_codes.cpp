@@ -17,12 +17,11 @@ struct Bounds {
   std::vector<int64_t> places;
 
   // Each row of numbers goes on with its first ones, for vectors that begin anywhere in it.
-  Bounds(const Tensor& levels, double slope, bool symmetric)
-      : width(levels.numel()), slope(T(slope)), symmetric(symmetric) {
-    const int64_t* given = in<int64_t>(levels);
+  Bounds(const std::vector<int64_t>& levels, double slope, bool symmetric)
+      : width(levels.size()), slope(T(slope)), symmetric(symmetric) {
     int64_t place = 1;
     for (int64_t i = 0; i < width + lanes<T>; ++i) {
-      const int64_t n = given[i % width];
+      const int64_t n = levels[i % width];
       const double below = symmetric || n % 2 ? 0.0 : 0.5, range = static_cast<double>(n - 1);
       const double above = range / 2 * (symmetric ? 1.0 : 1 + 1e-3);
       reach.push_back(T(above)), offset.push_back(T(below)), most.push_back(T(range));
@@ -63,18 +62,12 @@ struct Bounds {
   }
 };
 
-Tensor levels_of(const Tensor& z, const Tensor& levels) {
+void check_levels(const Tensor& z, const std::vector<int64_t>& levels) {
   check_rows("z", z);
-  check_cpu("levels", levels);
-  const bool fits = dtype_of(levels) == kInt64 && levels.dim() == 1 &&
-                    levels.numel() == z.sizes().back();
-  if (!fits)
-    refuse("levels must be Long, one an entry of ", described(z), ", got ", described(levels));
-  const Tensor in_order = ordered(levels);
-  const int64_t* given = in<int64_t>(in_order);
-  for (int64_t d = 0; d < levels.numel(); ++d)
-    if (given[d] < 2) refuse("levels must be at least 2, got ", given[d]);
-  return in_order;
+  if (static_cast<int64_t>(levels.size()) != z.sizes().back())
+    refuse("levels must be one an entry of ", described(z), ", got ", levels.size());
+  for (const int64_t n : levels)
+    if (n < 2) refuse("levels must be at least 2, got ", n);
 }
 
 // The number of each row of levels; any where one of them is NaN.
@@ -90,9 +83,10 @@ void number_rows(const T* levels, int64_t rows, int64_t width, const int64_t* pl
   }
 }
 
-std::tuple<Tensor, Tensor> finite_scalars(const Tensor& unordered, const Tensor& given,
+std::tuple<Tensor, Tensor> finite_scalars(const Tensor& unordered, std::vector<int64_t> levels,
                                           double slope, bool symmetric) {
-  const Tensor levels = levels_of(unordered, given), z = ordered(unordered);
+  check_levels(unordered, levels);
+  const Tensor z = ordered(unordered);
   Tensor code = fresh_like(z), index = fresh(z.sizes().slice(0, z.dim() - 1), kInt64);
   dispatch(dtype_of(z), [&](auto compute, auto stored) {
     using T = decltype(compute);
@@ -121,8 +115,9 @@ std::tuple<Tensor, Tensor> finite_scalars(const Tensor& unordered, const Tensor&
 }
 
 Tensor finite_scalars_gradient(const Tensor& unordered, const Tensor& given_grad,
-                               const Tensor& given, double slope, bool symmetric) {
-  const Tensor levels = levels_of(unordered, given), z = ordered(unordered);
+                               std::vector<int64_t> levels, double slope, bool symmetric) {
+  check_levels(unordered, levels);
+  const Tensor z = ordered(unordered);
   const Tensor grad = ordered_grad(given_grad, unordered);
   Tensor result = fresh_like(z);
   dispatch(dtype_of(z), [&](auto compute, auto stored) {
@@ -131,12 +126,13 @@ Tensor finite_scalars_gradient(const Tensor& unordered, const Tensor& given_grad
     const Bounds<T> bounds(levels, slope, symmetric);
     const Reader<T, S> from{in<S>(z), T(0)}, pulled{in<S>(grad), T(0)};
     const Writer<T, S> to{out<S>(result)};
+    const T most = sizeof(S) == sizeof(T) ? std::numeric_limits<T>::max() : T(kMost<S>);
     const int64_t width = bounds.width;
     over_blocks(z, [&](int64_t first, int64_t rows) {
       over_vectors<T>(first * width, (first + rows) * width, [&](int64_t i, auto count) {
         const Vec<T> g = pulled.next(i, count);
         const Vec<T> x = bounds.derivative(from.next(i, count), i % width) * g;
-        to.next(i, sizeof(S) == sizeof(T) ? x : within(kMost<S>, x, g), count);
+        to.next(i, within(most, x, g), count);
       });
     });
   });

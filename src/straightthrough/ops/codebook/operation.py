@@ -144,20 +144,16 @@ class FiniteScalars(Operation):
     numbers_move: ClassVar[bool] = False
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return finite_scalars(z, self._levels(z), self.slope, self.symmetric)
+        return finite_scalars(z, self.levels, self.slope, self.symmetric)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
 
     def backward(self, grad: Tensor, z: Tensor) -> tuple[Tensor]:
-        levels = self._levels(z)
-        return (finite_scalars_gradient(z, grad, levels, self.slope, self.symmetric),)
+        return (finite_scalars_gradient(z, grad, self.levels, self.slope, self.symmetric),)
 
     def jvp(self, tangents: Sequence[Tensor], z: Tensor) -> Tensor:
         return self.backward(tangents[0], z)[0]
-
-    def _levels(self, z: Tensor) -> Tensor:
-        return torch.tensor(self.levels, device=z.device)
 
 
 def size_of_signs(width: int, sphere: bool) -> float:

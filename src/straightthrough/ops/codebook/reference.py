@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -74,30 +76,31 @@ def codewords(table: Tensor, numbers: Tensor) -> Tensor:
     return torch.where((numbers < 0).unsqueeze(-1), torch.nan, value)
 
 
-BOUNDS = "Tensor levels, float slope, bool symmetric"
+BOUNDS = "SymInt[] levels, float slope, bool symmetric"
 
 
 @kernel(f"(Tensor z, {BOUNDS}) -> (Tensor, Tensor)", like, index)
 def finite_scalars(
-    z: Tensor, levels: Tensor, slope: float, symmetric: bool
+    z: Tensor, levels: Sequence[int], slope: float, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the nearest level of each bounded entry as a code, and the number of a row of them.
 
     They are NaN and -1 for a row that holds NaN.
     """
     wide = z.to(compute_dtype(z.dtype))
-    grid = Grid(levels, slope, symmetric, wide)
+    number = torch.tensor(levels, device=z.device)
+    grid = Grid(number, slope, symmetric, wide)
     digits = grid.digits(wide)
-    return coded(grid.code(digits), digits, levels, z)
+    return coded(grid.code(digits), digits, number, z)
 
 
 @kernel(f"(Tensor z, Tensor grad, {BOUNDS}) -> Tensor")
 def finite_scalars_gradient(
-    z: Tensor, grad: Tensor, levels: Tensor, slope: float, symmetric: bool
+    z: Tensor, grad: Tensor, levels: Sequence[int], slope: float, symmetric: bool
 ) -> Tensor:
     """Return the gradient to `z`: that to the code times the derivative of the bound."""
     wide = z.to(compute_dtype(z.dtype))
-    grid = Grid(levels, slope, symmetric, wide)
+    grid = Grid(torch.tensor(levels, device=z.device), slope, symmetric, wide)
     return narrowed(grid.derivative(wide) * grad.to(wide.dtype), z.dtype, grad)
 
 
