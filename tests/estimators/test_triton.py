@@ -5,7 +5,7 @@ import torch
 
 from straightthrough.core import kernels
 from straightthrough.core.noise import Noise
-from straightthrough.estimators import gapped, gumbel, mve_integer, reinmax, straight_through
+from straightthrough.estimators import darn, gapped, gumbel, mve_integer, reinmax, straight_through
 from straightthrough.ops.categorical import reference as categorical
 from straightthrough.ops.categorical.reference import argmax_index
 from straightthrough.relaxations import softmax
@@ -101,6 +101,26 @@ def test_long_softmaxes(tau, monkeypatch, launches):
         to_logits(x, grad, tau, 2.0), to_logits.__wrapped__(x.double(), grad.double(), tau, 2.0)
     )
     assert launches == ["gumbel_softmax_long", "of_value_long", "of_logits_long"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("classes", [1, 5, 16, 140])
+def test_darn(classes, dtype, launches):
+    """To the sizes of what `<p, g - g_x>` adds up, which may be much larger than it."""
+    x, grad = 3 * torch.randn(70, classes), torch.randn(70, classes)
+    x[0, classes // 2], x[1], x[2, 0], x[3, 0], grad[:, -1] = torch.nan, -torch.inf, 40, -60, 100
+    x, grad = x.to(dtype), grad.to(dtype)
+    index = torch.arange(70) % classes
+    given = darn.darn(x, index, grad).double()
+    wide, g = x.double(), grad.double()
+    due, p = darn.darn.__wrapped__(wide, index, g), torch.softmax(wide, -1)
+    terms = (p * (g - g.gather(-1, index[:, None]))).abs().sum(-1, keepdim=True)
+    share = (torch.eye(classes, dtype=torch.float64)[index] - p).abs()
+    bound = 4e-6 * share * terms + torch.finfo(dtype).eps * due.abs() + 1e-30
+    assert torch.equal(given.isnan(), due.isnan())
+    assert bool(((given - due).abs() <= bound)[~due.isnan()].all())
+    short = classes * (4 if dtype == torch.float64 else 1) <= 16
+    assert launches == ["darn_short" if short else "darn_long"]
 
 
 def test_infinity_beside_nan_is_nan(monkeypatch):

@@ -37,6 +37,34 @@ def straight_through_long(x, grad, to, tau, vectors, VECTOR: tl.constexpr, WIDTH
 
 
 @triton.jit
+def outcome_of(index, grad, classes):
+    """The outcome of this program's row, and the gradient there."""
+    row = tl.program_id(0).to(tl.int64)
+    chosen = tl.minimum(tl.maximum(tl.load(index + row), 0), classes - 1).to(tl.int32)
+    return chosen, stored.widened(tl.load(grad + row * classes + chosen))
+
+
+@triton.jit
+def darn_long(x, grad, to, index, vectors, VECTOR: tl.constexpr, WIDTH: tl.constexpr):
+    """As `darn_short`."""
+    classes = vectors * VECTOR
+    chosen, grad_chosen = outcome_of(index, grad, classes)
+    peak, total = summed(x, 1.0, classes, WIDTH)
+    others, weighted = rows.nothing(x), rows.nothing(x)
+    for first in range(0, classes, WIDTH):
+        j, inside, at = rows.block(first, classes, WIDTH)
+        w = exp(stored.load(x, at, inside, -float("inf")) - peak)
+        g = stored.load(grad, at, inside, grad_chosen) - grad_chosen
+        others += tl.sum(tl.where(j == chosen, 0.0, w), 0)
+        weighted += tl.sum(w * g, 0)
+    times = weighted / total / total
+    for first in range(0, classes, WIDTH):
+        j, inside, at = rows.block(first, classes, WIDTH)
+        w = exp(stored.load(x, at, inside, -float("inf")) - peak)
+        stored.store_gradient(to, at, tl.where(j == chosen, -others, w) * times, inside)
+
+
+@triton.jit
 def reinmax_long(
     x, grad, to, index, tau, CLOSED: tl.constexpr,
     vectors, VECTOR: tl.constexpr, WIDTH: tl.constexpr,
@@ -44,8 +72,7 @@ def reinmax_long(
     """As `reinmax_short`."""
     classes, inverse = vectors * VECTOR, 1 / stored.read(tau, x)
     row = tl.program_id(0).to(tl.int64)
-    chosen = tl.minimum(tl.maximum(tl.load(index + row), 0), classes - 1).to(tl.int32)
-    grad_chosen = stored.widened(tl.load(grad + row * classes + chosen))
+    chosen, grad_chosen = outcome_of(index, grad, classes)
     peak, total = summed(x, 1.0, classes, WIDTH)
     factor, weighted = 0.5 / total, rows.nothing(x)
     warm_total, warm_weighted = rows.nothing(x), rows.nothing(x)
@@ -85,8 +112,7 @@ def gumbel_st_long(
     classes, tau = vectors * VECTOR, stored.read(tau, x)
     double: tl.constexpr = x.dtype.element_ty == tl.float64
     row, key = tl.program_id(0).to(tl.int64), tl.load(seed)
-    chosen = tl.minimum(tl.maximum(tl.load(index + row), 0), classes - 1).to(tl.int32)
-    grad_chosen = stored.widened(tl.load(grad + row * classes + chosen))
+    chosen, grad_chosen = outcome_of(index, grad, classes)
     peak, total = summed(x, 1.0, classes, WIDTH)
     for k in range(samples):
         tag, own = philox.conditional(k), chosen // 4 * 4

@@ -1,4 +1,4 @@
-"""Gradients given the outcome: the GPU kernels of straight_through.py and reinmax.py."""
+"""Gradients given the outcome, one kernel an estimator, for GPUs: same names, same order."""
 
 import torch
 import triton
@@ -11,7 +11,7 @@ from ..core.native.elementary import exp
 from ..core.native.rows import fits_a_tile, over_rows
 from ..core.native.stored import known_power, number
 from ..core.precision import compute_dtype, narrowed
-from .long_rows import gumbel_st_long, power, reinmax_long, straight_through_long
+from .long_rows import darn_long, gumbel_st_long, power, reinmax_long, straight_through_long
 
 
 @triton.jit
@@ -65,6 +65,21 @@ def straight_through_short(
 
 
 @triton.jit(do_not_specialize=["count"])
+def darn_short(
+    x, grad, to, index,
+    count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a tile of rows; 1 - p is what the others weigh."""
+    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    below, g, chosen = drawn(x, index, grad, count, row, j, inside, at)
+    outcome, w = j[None, :] == chosen[:, None], exp(below)
+    others, inverse = tl.sum(tl.where(outcome, 0.0, w), 1), 1 / tl.sum(w, 1)
+    mean = tl.sum(w * g, 1) * inverse
+    value = tl.where(outcome, -others[:, None], w) * (mean * inverse)[:, None]
+    stored.store_gradient(to, at, value, inside)
+
+
+@triton.jit(do_not_specialize=["count"])
 def reinmax_short(
     x, grad, to, index, tau, CLOSED: tl.constexpr,
     count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -110,6 +125,12 @@ def straight_through(logits, index, grad, tau):
     return over_rows(*kernels, logits, grad, number(tau, logits))
 
 
+def darn(logits, index, grad):
+    """The gradient to the logits."""
+    check_index(index, logits)
+    return over_rows(darn_short, darn_long, logits, grad, index.contiguous())
+
+
 def reinmax(logits, index, grad, tau):
     """The gradient to the logits."""
     check_index(index, logits)
@@ -133,4 +154,4 @@ def gumbel_st(logits, index, grad, tau, samples, seed, offset):
     return over_rows(*kernels, logits, grad, *noise, known_power(tau), held=2)
 
 
-implement(straight_through, reinmax, gumbel_st)
+implement(straight_through, darn, reinmax, gumbel_st)
