@@ -12,6 +12,8 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
+from straightthrough.ops.permutation.operation import Sinkhorn
+from straightthrough.ops.permutation.reference import sinkhorn_gradient
 
 NAN, INFINITY = math.nan, math.inf
 DTYPES = pytest.mark.parametrize("dtype", FLOATING)
@@ -51,6 +53,16 @@ def test_the_gradient_is_that_of_dividing_by_sums(tau: float, iterations: int) -
     due = torch.autograd.grad(p, scores, grad)[0]
     y = st.assignment(scores, tau=tau, iterations=iterations)
     torch.testing.assert_close(torch.autograd.grad(y, scores, grad)[0], due)
+
+
+@pytest.mark.parametrize(("tau", "iterations"), [(1.0, 20), (0.3, 5), (5.0, 1), (1e-3, 3)])
+def test_the_formula_of_the_gradient_is_what_autograd_makes_of_the_value(
+    tau: float, iterations: int
+) -> None:
+    scores, grad = torch.randn(2, 3, 5, 5).double().unbind()
+    scores[1, 0, 1:3] = scores[1, 1:4, 4] = -INFINITY
+    due = Sinkhorn(tau, iterations).vjp(scores, grad)
+    torch.testing.assert_close(sinkhorn_gradient(scores, grad, tau, iterations), due)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

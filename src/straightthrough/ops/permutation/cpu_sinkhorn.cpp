@@ -15,9 +15,9 @@ using Index = int64_t;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr Index kMostIterations = 1 << 24;
 
-// Scales beyond kMostScale, or gradients beyond kMostGrad, either way, are left to logarithms. Two
-// scales, a gradient and a sum of them are numbers then, and an entry that exp has made 0 is one of
-// less than 1e-308 kMostScale^2.
+// Where a scale goes beyond kMostScale, or the largest gradient beyond kMostGrad, either way,
+// logarithms serve. Otherwise two scales times a gradient, and sums of these, are numbers, and what
+// exp loses below 1e-307 is below 1e-87 when it is scaled.
 constexpr double kMostScale = 1e110, kMostGrad = 1e60;
 
 constexpr Index kAtOnce = 4;  // vectors of sums that are in registers
@@ -52,25 +52,36 @@ class Gradients {
         row_(width_) {}
 
   void operator()(const S* x, const S* grad, S* out) {
-    std::fill(x_.begin(), x_.end(), broadcast(0.0));
-    for (Index i = 0; i < size_; ++i) {
-      read(x + i * size_, -kInfinity, &x_[i * width_]);
-      read(grad + i * size_, 0, &g_[i * width_]);
-      relate_to_largest(&x_[i * width_]);
-    }
-    if (is_moderate() && scale())
-      pull(out);
-    else
-      by_logarithms(x, grad, out);
+    read(x, grad);
+    if (is_moderate() && scale()) return pull(out);
+    read(x, grad);
+    by_logarithms(x, out);
   }
 
  private:
   // ---- in and out ----
 
-  void read(const S* from, T fill, Doubles* to) const {
+  void read(const S* x, const S* grad) {
+    for (Index i = 0; i < size_; ++i) {
+      read_row(x + i * size_, -kInfinity, &x_[i * width_]);
+      relate_to_largest(&x_[i * width_]);
+      read_row(grad + i * size_, 0, &g_[i * width_]);
+    }
+  }
+  void read_row(const S* from, T fill, Doubles* to) const {
     for (Index j = 0; j < size_; j += lanes<T>) {
       const auto parts = widen(load<T>(from + j, size_ - j, fill));
       std::copy(parts.begin(), parts.end(), to + j / kPart);
+    }
+  }
+  // `(x - max x) / tau`, in halves, as the difference of two numbers may not be one.
+  void relate_to_largest(Doubles* row) const {
+    Doubles top = broadcast(-kInfinity);
+    for (Index j = 0; j < width_; ++j) top = max(top, row[j] = row[j] / 2);
+    const double found = largest(top), peak = std::isfinite(found) ? found : 0;
+    for (Index j = 0; j < width_; ++j) {
+      const Doubles x = (row[j] - peak) / half_tau_;
+      row[j] = row[j] == -kInfinity ? row[j] : at_least(-1e300, x);
     }
   }
 
@@ -81,14 +92,6 @@ class Gradients {
       for (Doubles& part : parts) part = *from++, part = within(most, part, part);
       store<S>(to + j, narrow(parts), size_ - j);
     }
-  }
-
-  // `(x - max x) / tau`, in halves, as the difference of two numbers may not be one.
-  void relate_to_largest(Doubles* row) const {
-    Doubles top = broadcast(-kInfinity);
-    for (Index j = 0; j < width_; ++j) top = max(top, row[j] = row[j] / 2);
-    const double found = largest(top), peak = std::isfinite(found) ? found : 0;
-    for (Index j = 0; j < width_; ++j) row[j] = (row[j] - peak) / half_tau_;
   }
 
   void transpose(const Memory& from, Memory& to) const {
@@ -173,9 +176,9 @@ class Gradients {
       over_blocks(width_, [&](Index j, auto count) {
         Doubles total[count] = {};
         for (Index step = 1; step < steps_; step += 2) {
-          const double of_scale = numbers(pull_after(step))[i], scale = numbers(scale_after(step))[i];
           const Doubles *before = scale_after(step - 1) + j, *after = pull_after(step + 1) + j;
-          for (Index c = 0; c < count; ++c) total[c] += before[c] * of_scale + after[c] * scale;
+          const double scale = numbers(scale_after(step))[i], to_it = numbers(pull_after(step))[i];
+          for (Index c = 0; c < count; ++c) total[c] += before[c] * to_it + after[c] * scale;
         }
         const Index at = i * width_ + j;
         for (Index c = 0; c < count; ++c) row_[j + c] = (g_[at + c] - x_[at + c] * total[c]) * rate;
@@ -206,17 +209,9 @@ class Gradients {
 
   // ---- by logarithms: as the reference, columns being rows of the transposed matrix ----
 
-  void by_logarithms(const S* x, const S* grad, S* out) {
-    std::fill(x_.begin(), x_.end(), broadcast(-kInfinity));
-    std::fill(g_.begin(), g_.end(), Doubles{});
-    for (Index i = 0; i < size_; ++i) {
-      Doubles* row = &x_[i * width_];
-      read(x + i * size_, -kInfinity, row);
-      relate_to_largest(row);
-      for (Index j = 0; j < width_; ++j)
-        row[j] = row[j] == -kInfinity ? row[j] : at_least(-1e300, row[j]);
-      read(grad + i * size_, 0, &g_[i * width_]);
-    }
+  void by_logarithms(const S* x, S* out) {
+    std::fill(x_.begin() + size_ * width_, x_.end(), broadcast(-kInfinity));
+    std::fill(g_.begin() + size_ * width_, g_.end(), Doubles{});
     scaled_.resize(steps_);
     for (Memory& scaled : scaled_) {
       scaled.resize(size_ * width_);
@@ -230,7 +225,7 @@ class Gradients {
       for (Index i = 0; i < size_; ++i) pull_row(&g_[i * width_], &scaled_[step][i * width_]);
     }
     for (Index i = 0; i < size_; ++i) {
-      read(x + i * size_, -kInfinity, row_.data());
+      read_row(x + i * size_, -kInfinity, row_.data());
       for (Index j = 0; j < width_; ++j)
         row_[j] = row_[j] == -kInfinity ? Doubles{} : g_[i * width_ + j] / half_tau_ / 2;
       write(row_.data(), out + i * size_);
