@@ -241,8 +241,8 @@ class Gradients {
     Doubles top = broadcast(-kInfinity), total{};
     for (Index j = 0; j < width_; ++j) top = max(top, row[j]);
     const double found = largest(top), peak = std::isfinite(found) ? found : 0;
-    for (Index j = 0; j < width_; ++j) total += scaled[j] = exp(row[j] - peak);
-    const double all = sum(total), logarithm = std::log(all) + peak;
+    for (Index j = 0; j < width_; ++j) total += scaled[j] = exp(row[j] -= peak);
+    const double all = sum(total), logarithm = std::log(all);
     for (Index j = 0; j < width_; ++j) row[j] -= logarithm, scaled[j] /= all;
   }
   void pull_row(Doubles* row, const Doubles* scaled) const {

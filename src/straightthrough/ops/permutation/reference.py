@@ -155,7 +155,7 @@ def _logarithms(scores: Tensor, tau: Any, iterations: int) -> list[Tensor]:
     x = torch.where(scores.isneginf(), -torch.inf, x.clamp(min=-1e300))
     scaled = []
     for dim in (-1, -2) * iterations:
-        x = x - x.logsumexp(dim, keepdim=True)
+        x = x.log_softmax(dim)
         scaled.append(x)
     return scaled
 
@@ -164,8 +164,8 @@ def _logarithms(scores: Tensor, tau: Any, iterations: int) -> list[Tensor]:
 def sinkhorn_gradient(squares: Tensor, grad: Tensor, tau: Any, iterations: int) -> Tensor:
     """Return the gradient of `sinkhorn`, in float64 inside, and 0 for what is at -infinity.
 
-    Scalings are gone back through from the last: that to `log p = x - logsumexp(x)` is g, that to
-    `x` is `g - p sum g`.
+    Scalings are gone back through from the last: that to `log p = log_softmax(x)` is g, that
+    to `x` is `g - p sum g`.
     """
     logarithms = _logarithms(squares, tau, iterations)
     g = grad.double() * logarithms[-1].exp()
