@@ -27,18 +27,17 @@ def _inference():
 def bound(squares: Tensor, grad: Tensor, tau: float, iterations: int) -> Tensor:
     """What rounding may part two results by, in float64.
 
-    A step rounds sums of n products, an exponential and a quotient, and no later step enlarges
-    that: a logsumexp moves by no more than what it is of, nor do the sums of a gradient grow. So
-    n + 4 roundings a step and way add up; and the reference subtracts from logarithms of the span
-    of the scores, those of rows and of columns, unless scores are of two values.
-    Sums are of at most the largest gradient.
+    A scaling rounds sums of n products, an exponential and a quotient, n + 4 roundings both there
+    and back. Later ones don't enlarge that: a logsumexp moves by no more than what it is of, and
+    sums of a gradient over columns of sum 1 don't grow. Differences of scores are rounded as well,
+    by their span, once for their rows and once for their columns, unless they are of two values.
     """
     x = torch.where(squares.isfinite(), squares.double(), torch.nan) / 2
     span = 2 * (x - x.nan_to_num(-INFINITY).amax(-1, keepdim=True)).nan_to_num(0, 0, 0).abs()
     span = torch.where(span < EXACT, span, 0)
-    steps = 2 * 2 * iterations * (squares.shape[-1] + 4)
+    roundings = 2 * 2 * iterations * (squares.shape[-1] + 4)
     terms = grad.double().abs().amax((-1, -2), keepdim=True)
-    return 2.0**-53 * (steps + 4 * span.amax((-1, -2), keepdim=True) / tau) * terms / tau
+    return 2.0**-53 * (roundings + 4 * span.amax((-1, -2), keepdim=True) / tau) * terms / tau
 
 
 def assert_agrees(squares: Tensor, grad: Tensor, tau: float, iterations: int) -> None:

@@ -78,6 +78,20 @@ def test_large_scores_neither_overflow_nor_lose_the_gradient(dtype: torch.dtype)
     assert torch.equal(st.assignment(huge), torch.eye(3).to(dtype))
 
 
+@DTYPES
+@pytest.mark.parametrize("recorded", [False, True])
+def test_columns_of_equal_scores_are_divided_evenly_however_far_they_are(
+    dtype: torch.dtype, recorded: bool
+) -> None:
+    """Rows are (1, 0), then columns (1/2, 1/2): back through these, 4 and 0 become 1 and -1."""
+    far = torch.finfo(dtype).max
+    scores = torch.tensor([[far, -far]] * 2, dtype=dtype, requires_grad=True)
+    grad = torch.tensor([[0.0, 4.0], [0.0, 0.0]], dtype=dtype)
+    y = st.assignment(scores, iterations=1)
+    found = torch.autograd.grad(y, scores, grad, create_graph=recorded)[0]  # recorded: no kernel
+    assert found.tolist() == [[-1, 1], [1, -1]]
+
+
 def test_what_is_not_allowed_is_not_assigned() -> None:
     scores = torch.zeros(4, 3, 3)
     scores[0, 0, 1:] = -INFINITY
