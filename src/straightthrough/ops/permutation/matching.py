@@ -36,7 +36,7 @@ def _matched(scores: Tensor) -> Tensor:
     sizes = np.abs(squares).max((1, 2), where=np.isfinite(squares), initial=0)
     if (sizes > HUGE).any():  # whose sums may be no numbers: a power of 2 keeps their order
         squares = np.where((sizes > HUGE)[:, None, None], squares / HUGE, squares)
-    for at in valid.nonzero()[0]:
+    for at in np.flatnonzero(valid):
         with contextlib.suppress(ValueError):  # it says "cost matrix is infeasible"
             columns[at] = solve(squares[at], maximize=True)[1]
     return torch.from_numpy(columns).reshape(scores.shape[:-1]).to(scores.device)
