@@ -29,10 +29,11 @@ LEVELS = [
 MOST_DIRECTIONS = 8
 ALIKE = ("grad", "dispersion", "count")
 TABLES = ("table", "codebook")
-ROWS = ("x", "z", "logits", "scores", "y", "mean", *ALIKE)
+ROWS = ("x", "z", "logits", "scores", "y", "mean", "squares", *ALIKE)
 GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     **dict.fromkeys((*ROWS, *TABLES), torch.linspace(-2, 2, 15).reshape(SHAPE)),
     **dict.fromkeys(("outcome", "bits"), torch.tensor([201, 77], dtype=torch.uint8)),
+    "squares": torch.linspace(-2, 2, 9).reshape(3, 3),
     "index": torch.tensor([4, -1, 0]),
     "numbers": torch.tensor([2, -1, 0, 1]),
     **dict.fromkeys(("scales", "shifts"), torch.tensor([0.5])),
@@ -42,6 +43,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     "seed": torch.tensor(3),
     "offset": 5,
     "samples": 2,
+    "iterations": 3,
     "k": 2,
     "trials": 7,
     "order": 3,
@@ -91,7 +93,11 @@ def good(op: torch._ops.OpOverload) -> list[Any]:
             return torch.tensor(GOOD["float"], dtype=torch.float64)
         return GOOD[argument.name] if argument.name in GOOD else GOOD[str(argument.type)]
 
-    return [of(argument) for argument in op._schema.arguments]
+    arguments = op._schema.arguments
+    found = {argument.name: of(argument) for argument in arguments}
+    if "squares" in found:
+        found["grad"] = found["squares"].mT
+    return [*found.values()]
 
 
 def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) -> bool:
@@ -122,13 +128,15 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
     if name == "directions":
         wrong = value.dtype != first.dtype or value.shape[1:] != SHAPE
         return wrong or len(value) > MOST_DIRECTIONS
+    if name == "squares" and (value.dim() < 2 or not 0 < value.shape[-1] == value.shape[-2]):
+        return True
     if place == 0:
         return value.dtype not in FLOATING or value.dim() > 64
     if name in ALIKE:
-        return value.dtype != first.dtype or value.shape != SHAPE
+        return value.dtype != first.dtype or value.shape != first.shape
     bounds = {
         "offset": range(2**62),
-        "samples": range(1, 2**24 + 1),
+        **dict.fromkeys(("samples", "iterations"), range(1, 2**24 + 1)),
         "k": range(1, 6),
         "trials": range(1, 2**15 + 1),
         "order": range(1, 4),

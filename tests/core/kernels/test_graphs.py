@@ -47,6 +47,7 @@ def graphs_of(function, x):
         (st.argmax, "argmax_hot", "softmax_backward_of_logits"),
         (lambda x: st.topk(x, 2), "topk_hot", "logistic_backward"),
         (lambda x: st.topk(x, 2, "softmax"), "topk_hot", "softmax_backward_of_logits"),
+        (lambda x: st.assignment(x[:, :2]), "matched", "sinkhorn_gradient"),
     ],
 )
 def test_compiled_code_calls_kernels_whole(function, forward, backward):

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
+from straightthrough.ops.permutation.operation import Sinkhorn
+from straightthrough.ops.permutation.reference import sinkhorn_gradient
 
 NAN, INFINITY = math.nan, math.inf
 DTYPES = pytest.mark.parametrize("dtype", FLOATING)
@@ -53,6 +55,16 @@ def test_the_gradient_is_that_of_dividing_by_sums(tau: float, iterations: int) -
     torch.testing.assert_close(torch.autograd.grad(y, scores, grad)[0], due)
 
 
+@pytest.mark.parametrize(("tau", "iterations"), [(1.0, 20), (0.3, 5), (5.0, 1), (1e-3, 3)])
+def test_the_formula_of_the_gradient_is_what_autograd_makes_of_the_value(
+    tau: float, iterations: int
+) -> None:
+    scores, grad = torch.randn(2, 3, 5, 5).double().unbind()
+    scores[1, 0, 1:3] = scores[1, 1:4, 4] = -INFINITY
+    due = Sinkhorn(tau, iterations).vjp(scores, grad)
+    torch.testing.assert_close(sinkhorn_gradient(scores, grad, tau, iterations), due)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_scores_neither_overflow_nor_lose_the_gradient(dtype: torch.dtype) -> None:
     small = torch.randn(4, 4).to(dtype)
@@ -64,6 +76,20 @@ def test_large_scores_neither_overflow_nor_lose_the_gradient(dtype: torch.dtype)
     torch.testing.assert_close(found.double(), due, rtol=1e-5, atol=1e-6)
     huge = torch.eye(3).to(dtype) * torch.finfo(dtype).max
     assert torch.equal(st.assignment(huge), torch.eye(3).to(dtype))
+
+
+@DTYPES
+@pytest.mark.parametrize("recorded", [False, True])
+def test_columns_of_equal_scores_are_divided_evenly_however_far_they_are(
+    dtype: torch.dtype, recorded: bool
+) -> None:
+    """Rows are (1, 0), then columns (1/2, 1/2): back through these, 4 and 0 become 1 and -1."""
+    far = torch.finfo(dtype).max
+    scores = torch.tensor([[far, -far]] * 2, dtype=dtype, requires_grad=True)
+    grad = torch.tensor([[0.0, 4.0], [0.0, 0.0]], dtype=dtype)
+    y = st.assignment(scores, iterations=1)
+    found = torch.autograd.grad(y, scores, grad, create_graph=recorded)[0]  # recorded: no kernel
+    assert found.tolist() == [[-1, 1], [1, -1]]
 
 
 def test_what_is_not_allowed_is_not_assigned() -> None:

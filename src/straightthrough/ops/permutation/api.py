@@ -280,8 +280,10 @@ def assignment(scores: Tensor, *, tau: Number = 1.0, iterations: int = 20) -> Te
     Higher order: differentiates the iterations; forward mode works.
 
     Cost: forward `scipy.optimize.linear_sum_assignment`, O(n^3), one square after the other on the
-    CPU (on another device it waits for the copy); backward the iterations twice, in float64, whose
-    matrices exist at once: 32 bytes an entry and iteration. Scores and columns are saved.
+    CPU (on another device it waits for the copy); backward the iterations there and back, in
+    float64. By the kernel a thread has one square at a time, of which scales of rows and columns
+    are kept; where these go beyond 1e110, a matrix a scaling. The reference keeps such matrices of
+    all squares: 16 bytes an entry and iteration. Scores and columns are saved.
 
     Example:
         >>> st.assignment(torch.tensor([[3.0, 2.0], [2.0, 0.0]]))

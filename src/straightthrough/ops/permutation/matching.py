@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ...core.errors import StraightThroughError, check_not_onnx
 from ...core.library import library
+
+HUGE = 2.0**900
 
 
 def _scipy() -> ModuleType:
@@ -29,14 +32,13 @@ def _matched(scores: Tensor) -> Tensor:
     size = scores.shape[-1]
     squares = scores.detach().double().cpu().numpy().reshape(-1, size, size)
     columns = np.full(squares.shape[:2], -1, dtype=np.int64)
-    for square, found in zip(squares, columns, strict=True):
-        if np.isnan(square).any() or np.isposinf(square).any():
-            continue
-        peak = np.abs(square[np.isfinite(square)]).max(initial=0)
-        try:  # a power of 2, so that no sum of them is too large
-            found[:] = solve(np.ldexp(square, -np.frexp(peak)[1]), maximize=True)[1]
-        except ValueError:  # it says "cost matrix is infeasible"
-            continue
+    valid = (squares < np.inf).all((1, 2))
+    sizes = np.abs(squares).max((1, 2), where=np.isfinite(squares), initial=0)
+    if (sizes > HUGE).any():  # whose sums may be no numbers: a power of 2 keeps their order
+        squares = np.where((sizes > HUGE)[:, None, None], squares / HUGE, squares)
+    for at in np.flatnonzero(valid):
+        with contextlib.suppress(ValueError):  # it says "cost matrix is infeasible"
+            columns[at] = solve(squares[at], maximize=True)[1]
     return torch.from_numpy(columns).reshape(scores.shape[:-1]).to(scores.device)
 
 

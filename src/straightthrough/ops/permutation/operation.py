@@ -14,7 +14,7 @@ from ...core.operation import Operation
 from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
 from .matching import matched
-from .reference import rank_gradient, ranks, sinkhorn, soft_sort
+from .reference import rank_gradient, ranks, sinkhorn, sinkhorn_gradient, soft_sort
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,9 @@ class Assign(Operation):
         return hot(column, scores), column
 
     def backward(self, grad: Tensor, scores: Tensor, column: Tensor) -> tuple[Tensor]:
-        return (_where_assigned(column, self.relaxation.backward(scores, grad)),)
+        rule = self.relaxation
+        gradient = sinkhorn_gradient(scores, grad, rule.tau, rule.iterations)
+        return (_where_assigned(column, gradient),)
 
     def jvp(self, tangents: Sequence[Tensor], scores: Tensor, column: Tensor) -> Tensor:
         return _where_assigned(column, self.relaxation.forward(scores, tangents[0]))

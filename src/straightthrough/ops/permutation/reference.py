@@ -140,7 +140,12 @@ def soft_sort(picked: Tensor, scores: Tensor, tau: Any) -> tuple[Tensor, Tensor]
 
 
 def sinkhorn(scores: Tensor, tau: Any, iterations: int) -> Tensor:
-    """Return `exp(scores / tau)` with rows and columns scaled in turn, so many times, to sum 1.
+    """Return `exp(scores / tau)` with rows and columns scaled in turn, so many times, to sum 1."""
+    return _logarithms(scores, tau, iterations)[-1].exp().to(scores.dtype)
+
+
+def _logarithms(scores: Tensor, tau: Any, iterations: int) -> list[Tensor]:
+    """Return the logarithms of the matrix after every scaling, of rows and of columns in turn.
 
     In float64 inside: what is subtracted from scores is as large as they are.
     """
@@ -148,10 +153,26 @@ def sinkhorn(scores: Tensor, tau: Any, iterations: int) -> Tensor:
     x = scores.double() / 2
     x = (x - _finite(x.amax(-1, keepdim=True))) / (cast(tau, torch.float64) / 2)
     x = torch.where(scores.isneginf(), -torch.inf, x.clamp(min=-1e300))
-    for _ in range(iterations):
-        x = x - x.logsumexp(-1, keepdim=True)
-        x = x - x.logsumexp(-2, keepdim=True)
-    return x.exp().to(scores.dtype)
+    scaled = []
+    for dim in (-1, -2) * iterations:
+        x = x.log_softmax(dim)
+        scaled.append(x)
+    return scaled
+
+
+@kernel("(Tensor squares, Tensor grad, float tau, int iterations) -> Tensor")
+def sinkhorn_gradient(squares: Tensor, grad: Tensor, tau: Any, iterations: int) -> Tensor:
+    """Return the gradient of `sinkhorn`, in float64 inside, and 0 for what is at -infinity.
+
+    Scalings are gone back through from the last: that to `log p = log_softmax(x)` is g, that
+    to `x` is `g - p sum g`.
+    """
+    logarithms = _logarithms(squares, tau, iterations)
+    g = grad.double() * logarithms[-1].exp()
+    for log_p, dim in zip(reversed(logarithms), (-2, -1) * iterations, strict=True):
+        g = g - log_p.exp() * g.sum(dim, keepdim=True)
+    g = torch.where(squares.isneginf(), 0, g / (cast(tau, torch.float64) / 2) / 2)
+    return narrowed(g, squares.dtype)
 
 
 def _finite(x: Tensor) -> Tensor:
