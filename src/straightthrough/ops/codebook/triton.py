@@ -1,4 +1,4 @@
-"""Codes without a table, and rows of one: the GPU kernels of reference.py, same names and order."""
+"""Codes, and the rows of a table: the GPU kernels of reference.py, same names, same order."""
 
 import math
 
@@ -87,6 +87,20 @@ def finite_scalars_backward_kernel(
     stored.store_gradient(to, at, bounded(value, g), inside)
 
 
+@triton.jit(do_not_specialize=["count", "most"])
+def codewords_kernel(
+    table, numbers, to, most,
+    count, vectors, inner_rows, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The rows of a table that numbers below `most` name, NaN for what is none."""
+    row, j, inside, at = rows.tile(count, vectors, inner_rows, VECTOR, ROWS, WIDTH)
+    chosen = tl.load(numbers + row, row < count, -1)
+    known = ((chosen >= 0) & (chosen < most))[:, None]
+    of = chosen[:, None] * (vectors * VECTOR) + j[None, :]
+    value = stored.load(table, of, inside & known, 0.0)
+    stored.store(to, at, tl.where(known, value, float("nan")), inside)
+
+
 @triton.jit(do_not_specialize=["count"])
 def signs_kernel(
     z, code, index, size,
@@ -117,35 +131,7 @@ def sphere_backward_kernel(
     stored.store_gradient(to, at, value, inside)
 
 
-@triton.jit(do_not_specialize=["count", "most"])
-def codewords_kernel(
-    table, numbers, to, most,
-    count, vectors, inner_rows, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """The rows of a table that numbers below `most` name, NaN for what is none."""
-    row, j, inside, at = rows.tile(count, vectors, inner_rows, VECTOR, ROWS, WIDTH)
-    chosen = tl.load(numbers + row, row < count, -1)
-    known = ((chosen >= 0) & (chosen < most))[:, None]
-    of = chosen[:, None] * (vectors * VECTOR) + j[None, :]
-    value = stored.load(table, of, inside & known, 0.0)
-    stored.store(to, at, tl.where(known, value, float("nan")), inside)
-
-
 # ---- operators ----
-
-
-def codewords(table, numbers):
-    """Rows of a table, as they are computed with."""
-    check_rows("table", table)
-    if table.ndim != 2 or numbers.dtype != torch.int64 or numbers.device != table.device:
-        refuse("table must be (K, D), and numbers int64 beside it, got ", described(numbers))
-    if not fits_a_tile(table):
-        return reference.codewords.__wrapped__(table, numbers)
-    made = table.new_empty(*numbers.shape, table.shape[-1], dtype=compute_dtype(table.dtype))
-    of = Layout(numbers.numel(), table.shape[-1])
-    given = table.contiguous(), numbers.contiguous(), made, len(table)
-    codewords_kernel[of.tiles](*given, *of.arguments, **of.tile)
-    return made
 
 
 def finite_scalars(z, levels, slope, symmetric):
@@ -163,6 +149,20 @@ def finite_scalars_gradient(z, grad, levels, slope, symmetric):
     reach, _, shift, half, _ = bounds(levels, symmetric)
     times = tuple(r / h for r, h in zip(reach, half, strict=True))
     return over_rows(finite_scalars_backward_kernel, None, z, grad, number(slope, z), shift, times)
+
+
+def codewords(table, numbers):
+    """Rows of a table, as they are computed with."""
+    check_rows("table", table)
+    if table.ndim != 2 or numbers.dtype != torch.int64 or numbers.device != table.device:
+        refuse("table must be (K, D), and numbers int64 beside it, got ", described(numbers))
+    if not fits_a_tile(table):
+        return reference.codewords.__wrapped__(table, numbers)
+    made = table.new_empty(*numbers.shape, table.shape[-1], dtype=compute_dtype(table.dtype))
+    of = Layout(numbers.numel(), table.shape[-1])
+    given = table.contiguous(), numbers.contiguous(), made, len(table)
+    codewords_kernel[of.tiles](*given, *of.arguments, **of.tile)
+    return made
 
 
 def signs(z, size):
@@ -222,4 +222,4 @@ def numbered(kernel, z, *rest):
     return code, index
 
 
-implement(codewords, finite_scalars, finite_scalars_gradient, signs, sphere_gradient)
+implement(finite_scalars, finite_scalars_gradient, codewords, signs, sphere_gradient)
