@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from benchmarks.gpu import __main__ as entry
-from benchmarks.gpu import roofline
+from benchmarks.gpu import compiling, roofline
 from benchmarks.gpu.compiling import Launch, launches, pipe_of
 from straightthrough.cli.console import run
 from straightthrough.core.native import stored
@@ -99,10 +99,28 @@ def test_bfloat16_is_rounded_to_nearest(card, code, nearest):
     assert "cvt.rz" not in made
 
 
+@pytest.mark.parametrize(
+    ("card", "code", "exact"),
+    [
+        ("A100", "ptx", ("div.rn.f32", "mul.rn.f32", "add.rn.f32")),
+        ("MI300X", "amdgcn", ("v_div_fixup_f32",)),
+    ],
+)
+def test_numbers_on_a_grid_are_rounded_as_torch_does(card, code, exact, monkeypatch):
+    """Quotients, and the products with the scale before an offset is added to them."""
+    made = []
+    monkeypatch.setattr(compiling, "_launch", lambda name, kernel, *_: made.append(kernel.asm))
+    x, one = torch.empty(64, 64, device="meta"), torch.empty((), device="meta")
+    launches("shifted", (x, one, one, True, -8.0, 7.0), roofline.CARDS[card].target)
+    (asm,) = made
+    assert all(operation in asm[code] for operation in exact)
+    assert "fma.rn.f32" not in asm[code]
+
+
 def test_torch_is_counted_by_launches_and_bytes():
     """F.gumbel_softmax, hard, forward and backward: 13, by torch's profiler on a GPU too."""
-    assert len(roofline.snippet(roofline.PLAIN["categorical"], (64, 8), torch.float32)) == 13
-    assert roofline.snippet(lambda x: x * 2, (64, 8), torch.float32) == [4096, 4096]
+    assert len(roofline.snippet(roofline.PLAIN["categorical"], torch.float32, (64, 8))) == 13
+    assert roofline.snippet(lambda x: x * 2, torch.float32, (64, 8)) == [4096, 4096]
 
 
 def test_the_longest_pipe_counts():

@@ -59,7 +59,8 @@ def test_providers():
     pytest.importorskip("triton")
     draw = kernels.KERNELS["draw"].providers()
     assert draw["cuda"] == "Triton kernels"
-    assert "cuda" not in kernels.KERNELS["integers"].providers()
+    assert kernels.KERNELS["integers"].providers()["cuda"] == "Triton kernels"
+    assert "cuda" not in kernels.KERNELS["floats"].providers()
     with kernels.disabled():
         assert kernels.KERNELS["draw"].providers() == {}
 

@@ -104,8 +104,9 @@ def _drawn(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) 
 
 def _alone(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
     """Return kernels without their references."""
-    alone = map(kernel_alone, (values, values_and_inside, backward))
-    return Kernels(values.__name__, *alone, arguments)
+    alone = kernel_alone
+    found = alone(values), alone(values_and_inside), alone(backward)
+    return Kernels(values.__name__, *found, arguments)
 
 
 def _of_format(grid: Float, shift: str, drawn: bool) -> Kernels | None:

@@ -136,7 +136,9 @@ def check_shifts(shifts, scales):
     """Refuse what is not one number a scale."""
     given = shifts.dtype, shifts.device, shifts.numel()
     if given != (scales.dtype, scales.device, scales.numel()):
-        refuse("shifts must be one number a scale, of ", described(scales), ", got ", described(shifts))
+        refuse(
+            "shifts must be one number a scale, of ", described(scales), ", got ", described(shifts)
+        )
 
 
 def laying(x, scales):
