@@ -36,11 +36,15 @@ from .reference_drawn import (
     integers_drawn_backward,
 )
 
+LARGEST_ON_GPUS = 1024
+"""Blocks that kernels for GPUs can read are powers of two up to that, the elements of a tile."""
+
 
 class Kernels(NamedTuple):
     """The kernels of a grid; each takes tensors, then `arguments`, and noise where they draw.
 
-    `name` is that of the first: what serves it serves all.
+    `name` is that of the first, and on GPUs, where some have none, what serves it serves all; it is
+    empty where none does.
     """
 
     name: str
@@ -91,10 +95,13 @@ def _of_integers(grid: Int | Ternary, shift: str, drawn: bool) -> Kernels:
 
 
 def _of_floats(drawn: bool, name: str, block: int, mode: str) -> Kernels:
+    given = name, block, mode
     if drawn:
-        given = name, block, mode
-        return _drawn(floats_drawn, floats_drawn_and_inside, floats_drawn_backward, *given)
-    return _alone(floats, floats_and_inside, floats_backward, name, block, mode)
+        found = _drawn(floats_drawn, floats_drawn_and_inside, floats_drawn_backward, *given)
+    else:
+        found = _alone(floats, floats_and_inside, floats_backward, *given)
+    on_gpus = block <= LARGEST_ON_GPUS and not block & (block - 1)
+    return found if on_gpus else found._replace(name="")
 
 
 def _drawn(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
