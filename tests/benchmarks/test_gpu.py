@@ -76,6 +76,22 @@ def test_a_lookup_compiles_without_spills(card, classes, deterministic):
         assert launch.spills == 0
 
 
+@pytest.mark.parametrize("card", ["H100", "MI300X"])
+@pytest.mark.parametrize("form", [("e4m3", 0, ""), ("e2m1", 32, "floor"), ("e2m1", 16, "nvfp4")])
+def test_floating_formats_compile_without_spills_and_read_nothing_twice(card, form):
+    x, scales = torch.empty(4096, 64, device="meta"), torch.empty(4096, device="meta")
+    noise = torch.empty((), device="meta", dtype=torch.int64), 0
+    for name, given in (
+        ("floats", (x, scales, *form)),
+        ("floats_drawn_and_inside", (x, scales, *form, False, *noise)),
+        ("floats_backward", (x, x.clone(), scales, *form, True, 0.5)),
+        ("floats_drawn_backward", (x, x.clone(), scales, *form, True, 0.5, *noise)),
+    ):
+        (launch,), results = launches(name, given, roofline.CARDS[card].target)
+        assert launch.spills == launch.instructions["fp64"] == 0
+        assert launch.bytes <= 1.01 * roofline.size_of((*given, *results))
+
+
 @triton.jit
 def copy(x, y, SIZE: tl.constexpr):
     at = tl.arange(0, SIZE)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 import straightthrough as st
-from quantized import assert_agrees, assert_bits_same, inputs
+from quantized import assert_agrees, assert_bits_same, inputs, numbers
 from straightthrough.core import kernels
 from straightthrough.core.bits import pack
 from straightthrough.core.noise import Noise
 from straightthrough.estimators import LSQ, PACT, STE, TQT, LSQPlus
-from straightthrough.grids import Int, Ternary
+from straightthrough.grids import MX, NVFP4, Float, HalfInt, Int, Ternary
+from straightthrough.grids.block import MODES
+from straightthrough.grids.floating import FORMATS
 from straightthrough.ops.quantize import reference, reference_drawn
 from straightthrough.testing import DTYPES
 
@@ -27,6 +29,10 @@ SHAPES = [((1,), 1), ((77,), 1), ((40_001,), 1), ((0, 5), 1), ((6, 0), 6), ((6, 
 SHAPES += [((40, 96), 40), ((3, 5, 64), 15), ((2, 8192 + 32), 2)]
 EACH = pytest.mark.parametrize(("shape", "rows"), SHAPES, ids=str)
 TYPES = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+NVIDIAS = ("e2m1", 16, "nvfp4")
+FORMS = [(name, 0, "") for name in FORMATS]
+FORMS += [(name, 8 * 2 ** (n % 4), mode) for n, name in enumerate(FORMATS) for mode in MODES]
+FEW = [*FORMS[:1], *(FORMS[5 + 5 * n] for n in range(4)), NVIDIAS]
 RULES = [STE(), STE("value"), LSQ(), LSQ("code", 0), TQT(), LSQPlus()]
 
 
@@ -74,6 +80,30 @@ def test_drawn_integers(shape, rows, dtype):
     for offset in (0, 2**33 + 77):
         noise = (Noise(SEED, offset),)
         assert_agrees("integers_drawn", x, grad, (scales,), -8.0, 7.0, noise=noise)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", [*FORMS, NVIDIAS], ids=str)
+def test_floats_are_those_of_the_reference(form, dtype):
+    """To the bit, but for sums: of blocks of zeros, of what is no number, of denormal numbers."""
+    x, scales, grad = numbers(6, dtype)
+    assert_agrees("floats", x, grad, (scales,), *form)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("form", FEW, ids=str)
+def test_floats_of_other_dtypes_with_one_scale(form, dtype):
+    x, scales, grad = numbers(1, dtype)
+    assert_agrees("floats", x, grad, (scales,), *form)
+
+
+@TYPES
+@pytest.mark.parametrize("form", FEW, ids=str)
+def test_drawn_floats(form, dtype):
+    x, scales, grad = numbers(6, dtype)
+    for offset in (0, 5):
+        noise = (Noise(SEED, offset),)
+        assert_agrees("floats_drawn", x, grad, (scales,), *form, noise=noise)
 
 
 @TYPES
@@ -130,7 +160,7 @@ def pulled(
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-@pytest.mark.parametrize("grid", [Int(3), Ternary()], ids=str)
+@pytest.mark.parametrize("grid", [Int(3), Ternary(), Float("e4m3"), MX(), NVFP4()], ids=str)
 @pytest.mark.parametrize("drawn", [False, True])
 @pytest.mark.parametrize("shape", [(), (6, 1)], ids=str)
 def test_operators_are_a_launch_each_way(shape, drawn, grid, rule, launches):
@@ -140,7 +170,8 @@ def test_operators_are_a_launch_each_way(shape, drawn, grid, rule, launches):
     if drawn:
         named["seed"] = st.Seed(9, 4)
     found = pulled(x, scale, grad, **named)
-    assert launches == ["integers_kernel", "integers_backward_kernel"]
+    kind = "integers" if isinstance(grid, Int | Ternary) else "floats"
+    assert launches == [f"{kind}_kernel", f"{kind}_backward_kernel"]
     with kernels.disabled():
         due = pulled(x, scale, grad, **named)
     assert torch.equal(found[0], due[0])
@@ -188,8 +219,13 @@ def test_stochastic_rounding_is_a_launch(launches):
     assert launches == ["round_kernel"]
 
 
-def test_a_grid_without_kernels_has_the_reference(launches):
-    st.fake_quantize(torch.randn(4, 64), 0.3, grid=st.grids.HalfInt(3))
+@pytest.mark.parametrize("grid", [HalfInt(3), MX(block=24), MX(block=2048)], ids=str)
+def test_what_has_no_kernels_has_the_reference(grid, launches):
+    x, grad, scale = torch.randn(3, 6144), torch.randn(3, 6144), torch.tensor(0.3)
+    found = pulled(x, scale, grad, grid=grid)
+    with kernels.disabled():
+        due = pulled(x, scale, grad, grid=grid)
+    assert all(map(torch.equal, found, due))
     assert launches == []
 
 
@@ -220,6 +256,14 @@ def test_what_is_no_argument_is_refused():
         (operators.shifted, (x, scales, scales.double(), True, *ends), "shifts"),
         (operators.integers_backward, (x, x[:2], scales, *pulls), "grad"),
         (operators.integers_backward, (x, x.double(), scales, *pulls), "grad"),
+        (operators.floats, (x, scales, "e8m0", 0, ""), "element"),
+        (operators.floats, (x, scales, "e2m1", 8, "round"), "mode"),
+        (operators.floats, (x, scales, "e2m1", 0, "floor"), "block"),
+        (operators.floats, (x, scales, "e2m1", 32, ""), "block"),
+        (operators.floats, (x, scales, "e2m1", 24, "floor"), "block"),
+        (operators.floats, (x, scales, "e2m1", 64, "floor"), "block"),  # rows of 32
+        (operators.floats, (x, scales, "e2m1", 4, "floor"), "block"),
+        (operators.floats_backward, (x, x[:2], scales, "e2m1", 0, "", False, 1.0), "grad"),
         (operators.integers_drawn, (x, scales, *ends, torch.tensor(7.0), 0), "seed"),
         (operators.stochastic_round, (x, SEED, -1), "offset"),
         (operators.stochastic_round, (x.long(), SEED, 0), "x must"),
