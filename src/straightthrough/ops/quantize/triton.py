@@ -3,6 +3,7 @@
 Same names, same order.
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -95,11 +96,11 @@ def integers_backward_kernel(
 
 
 @triton.jit
-def passed_bits_kernel(grad, bits, to, count, SIZE: tl.constexpr):
+def passed_bits_kernel(grad, bits, to, count, PACKED: tl.constexpr, SIZE: tl.constexpr):
     """The gradient where the bit is set."""
     at, inside = elements.tile(count, SIZE)
     g = tl.load(grad + at, inside, 0.0)
-    kept = elements.load_bits(bits, count, SIZE)
+    kept = elements.truths(bits, at, inside, count, PACKED, SIZE)
     tl.store(to + at, tl.where(kept, g, tl.zeros_like(g)), inside)
 
 
@@ -130,7 +131,8 @@ def passed_bits(grad, bits):
     check_floating("grad", grad)
     check_bits("bits", bits, grad, 1)
     grad, to = in_order(grad)
-    launch(passed_bits_kernel, grad, grad, bits.contiguous(), to)
+    packed = bits.dtype == torch.uint8
+    launch(passed_bits_kernel, grad, grad, bits.contiguous(), to, PACKED=packed)
     return to
 
 

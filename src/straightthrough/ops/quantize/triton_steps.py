@@ -85,7 +85,7 @@ def store_pulled(
     UNIT: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """Store the gradient in the range, and sums of the scale's and of what is beyond the range."""
-    stored.store_gradient(to, at, tl.where(within, g, 0.0), inside)
+    stored.store(to, at, tl.where(within, g, 0.0), inside)
     share = tl.where(q == q, g * (q - tl.where(within, v, 0.0)), 0.0)
     store_sums(of_scale, share * stored.read(factor, to), count, UNIT, SIZE)
     if of_shift is not None:
