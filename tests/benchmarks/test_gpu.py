@@ -76,6 +76,19 @@ def test_a_lookup_compiles_without_spills(card, classes, deterministic):
         assert launch.spills == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_integers_of_rows_compile_without_spills_and_read_nothing_twice(dtype):
+    x, laid = torch.empty(4096, 64, device="meta", dtype=dtype), torch.empty(4096, device="meta")
+    for name, given in (
+        ("shifted_and_inside", (x, laid, laid.clone(), True, -8.0, 7.0, True)),
+        ("shifted_backward", (x, x.clone(), laid, laid.clone(), False, -8.0, 7.0, False, 0.5)),
+        ("passed_bits", (x, torch.empty(x.numel() // 8, device="meta", dtype=torch.uint8))),
+    ):
+        (launch,), results = launches(name, given, roofline.CARDS["H100"].target)
+        assert launch.spills == launch.instructions["fp64"] == 0
+        assert launch.bytes <= 1.01 * roofline.size_of((*given, *results))
+
+
 @pytest.mark.parametrize("card", ["H100", "MI300X"])
 @pytest.mark.parametrize("form", [("e4m3", 0, ""), ("e2m1", 32, "floor"), ("e2m1", 16, "nvfp4")])
 def test_floating_formats_compile_without_spills_and_read_nothing_twice(card, form):

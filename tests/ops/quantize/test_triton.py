@@ -181,7 +181,9 @@ def test_operators_are_a_launch_each_way(shape, drawn, grid, rule, launches):
 
 
 @pytest.mark.parametrize("rule", [STE(), LSQPlus()], ids=repr)
-@pytest.mark.parametrize("shapes", [((), ()), ((6, 1), ()), ((6, 1), (6, 1))], ids=str)
+@pytest.mark.parametrize(
+    "shapes", [((), ()), ((6, 1), ()), ((), (6, 1)), ((6, 1), (6, 1))], ids=str
+)
 @pytest.mark.parametrize("shift", ["zero_point", "offset"])
 def test_shifted_ones_too(shift, shapes, rule, launches):
     x, grad = torch.randn(6, 64), torch.randn(6, 64)
@@ -195,6 +197,12 @@ def test_shifted_ones_too(shift, shapes, rule, launches):
     assert torch.equal(found[0], due[0])
     for got, wanted in zip(found[1:], due[1:], strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_number_that_is_repeated_is_not_copied():
+    repeated = torch.ones(1).expand(6)
+    assert steps.each_in_order(repeated) is repeated
+    assert steps.each_in_order(torch.ones(12)[::2]).is_contiguous()
 
 
 def test_long_rows_are_a_launch_more(launches):

@@ -18,9 +18,11 @@ from .triton_steps import (
     clamped,
     drawing,
     drawn,
+    each_in_order,
     each_row,
     laying,
     nearest,
+    one_for_all,
     pulled,
     quotient,
     store_pulled,
@@ -33,14 +35,14 @@ from .triton_steps import (
 @triton.jit
 def placed(
     x, scales, octets, shifts, low, high, seed, offset, at, inside, count,
-    BY_OFFSET: tl.constexpr, BY_VALUE: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr,
-    SIZE: tl.constexpr,
+    BY_OFFSET: tl.constexpr, BY_VALUE: tl.constexpr, ONE: tl.constexpr, ONE_SHIFT: tl.constexpr,
+    ALIGNED: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """A tile in steps, what it becomes, what lies in the range, the scales and the shifts."""
     v, zero = stored.load(x, at, inside, 0.0), 0.0
     low, high = stored.read(low, x), stored.read(high, x)
     scale = valid(each_row(scales, octets, count, ONE, SIZE))
-    by = each_row(shifts, octets, count, ONE, SIZE) if shifts is not None else 0.0
+    by = each_row(shifts, octets, count, ONE_SHIFT, SIZE) if shifts is not None else 0.0
     if BY_OFFSET:
         v = v - by
     elif shifts is not None:
@@ -63,14 +65,14 @@ def placed(
 @triton.jit(do_not_specialize=["octets", "offset"])
 def integers_kernel(
     x, y, bits, scales, octets, shifts, low, high, seed, offset: tl.int64, count,
-    BY_OFFSET: tl.constexpr, BY_VALUE: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr,
-    SIZE: tl.constexpr,
+    BY_OFFSET: tl.constexpr, BY_VALUE: tl.constexpr, ONE: tl.constexpr, ONE_SHIFT: tl.constexpr,
+    ALIGNED: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """What elements become and, if there are `bits`, those of what lies in the range."""
     at, inside = elements.tile(count, SIZE)
     _, q, within, scale, by = placed(
         x, scales, octets, shifts, low, high, seed, offset, at, inside, count,
-        BY_OFFSET, BY_VALUE, ONE, ALIGNED, SIZE,
+        BY_OFFSET, BY_VALUE, ONE, ONE_SHIFT, ALIGNED, SIZE,
     )  # fmt: skip
     value = q * scale
     stored.store(y, at, value + by if BY_OFFSET else value, inside)
@@ -82,15 +84,15 @@ def integers_kernel(
 def integers_backward_kernel(
     x, grad, to, of_scale, of_shift, factor,
     scales, octets, shifts, low, high, seed, offset: tl.int64, count,
-    BY_OFFSET: tl.constexpr, BY_VALUE: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr,
-    UNIT: tl.constexpr, SIZE: tl.constexpr,
+    BY_OFFSET: tl.constexpr, BY_VALUE: tl.constexpr, ONE: tl.constexpr, ONE_SHIFT: tl.constexpr,
+    ALIGNED: tl.constexpr, UNIT: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """The gradient in the range, and sums of `g (q - v)` there and `g q` beyond; those of `g`."""
     at, inside = elements.tile(count, SIZE)
     g = stored.load(grad, at, inside, 0.0)
     v, q, within, _, _ = placed(
         x, scales, octets, shifts, low, high, seed, offset, at, inside, count,
-        BY_OFFSET, BY_VALUE, ONE, ALIGNED, SIZE,
+        BY_OFFSET, BY_VALUE, ONE, ONE_SHIFT, ALIGNED, SIZE,
     )  # fmt: skip
     store_pulled(to, of_scale, of_shift, factor, v, q, g, within, at, inside, count, UNIT, SIZE)
 
@@ -206,13 +208,15 @@ def backward(x, grad, scales, shifts, low, high, by_value, factor, *, by_offset=
 def grid(x, scales, shifts, low, high, by_value, by_offset, noise):
     """What kernels are told of a grid, checked, and what they are compiled for."""
     check_scales(x, scales)
+    laid, compiled_for = laying(x, scales)
+    compiled_for |= {"BY_OFFSET": by_offset, "BY_VALUE": by_value, "ONE_SHIFT": True}
     if shifts is not None:
         check_shifts(shifts, scales)
-        shifts = shifts.contiguous()
-    laid, one = laying(x, scales)
+        compiled_for["ONE_SHIFT"] = one_for_all(shifts)
+        shifts = each_in_order(shifts)
     drawn_by, aligned = drawing(noise, x)
     given = *laid, shifts, number(low, x), number(high, x), *drawn_by
-    return given, {"BY_OFFSET": by_offset, "BY_VALUE": by_value, **one, **aligned}
+    return given, compiled_for | aligned
 
 
 implement(

@@ -141,10 +141,20 @@ def check_shifts(shifts, scales):
         )
 
 
+def one_for_all(numbers):
+    """Whether all are one number, which a view may repeat."""
+    return numbers.numel() == 1 or not any(numbers.stride())
+
+
+def each_in_order(numbers):
+    """Numbers in order, where they are not all one."""
+    return numbers if one_for_all(numbers) else numbers.contiguous()
+
+
 def laying(x, scales):
     """What a kernel is told of scales: they, and the eights of a row; and is compiled for."""
     length = x.numel() // scales.numel()
-    return (scales.contiguous(), length // 8), {"ONE": scales.numel() == 1}
+    return (each_in_order(scales), length // 8), {"ONE": one_for_all(scales)}
 
 
 def drawing(noise, x):
