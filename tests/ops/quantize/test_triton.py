@@ -20,9 +20,11 @@ from straightthrough.grids.floating import FORMATS
 from straightthrough.ops.quantize import reference, reference_drawn
 from straightthrough.testing import DTYPES
 
+pytest.importorskip("triton")
+from straightthrough.core.native import elements
+from straightthrough.ops.quantize import triton_steps as steps
+
 pytestmark = pytest.mark.interpreter
-elements = pytest.importorskip("straightthrough.core.native.elements")
-steps = pytest.importorskip("straightthrough.ops.quantize.triton_steps")
 
 SEED = torch.tensor(11)
 SHAPES = [((1,), 1), ((77,), 1), ((40_001,), 1), ((0, 5), 1), ((6, 0), 6), ((6, 32), 6)]
