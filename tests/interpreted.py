@@ -35,6 +35,7 @@ FILES = (
     "tests/ops/counts/test_triton.py",
     "tests/estimators/test_triton.py",
     "tests/ops/pointwise/test_triton.py",
+    "tests/ops/quantize/test_triton.py",
     "tests/ops/subset/test_triton.py",
 )
 """Tests of what the interpreter runs."""

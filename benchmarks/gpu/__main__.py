@@ -94,7 +94,7 @@ def _predictions(
 def _kernels(found: Sequence[Prediction]) -> tuple[Row, list[Row]]:
     """Return a row a kernel, shape and card: bytes and instructions are an element's."""
     columns = ("kernel", "shape", "card", "registers", "spilled", "shared", "bytes", "all", *PIPES)
-    rows = {}
+    rows: dict[tuple[str, ...], None] = {}  # what is compiled alike is one
     for each in found:
         count = each.shape[0] * each.shape[1]
         for launch in each.launches:
@@ -106,8 +106,8 @@ def _kernels(found: Sequence[Prediction]) -> tuple[Row, list[Row]]:
                 f"{sum(launch.instructions.values()) * share:.1f}",
                 *(f"{launch.instructions[pipe] * share:.1f}" for pipe in PIPES),
             )
-            rows[row[:3]] = row
-    return columns, [*rows.values()]
+            rows[row] = None
+    return columns, [*rows]
 
 
 def _times(found: Sequence[Prediction]) -> tuple[Row, list[Row]]:

@@ -78,6 +78,9 @@ CALLS: dict[str, tuple[str, ...]] = {
     "bernoulli, gumbel": ("binary_draw", "binary_gumbel_st"),
     "hard_concrete": ("concrete", "concrete_backward"),
     "geometric": ("geometric", "fini"),
+    "fake_quantize": ("integers", "integers_backward"),
+    "stochastic_quantize": ("integers_drawn", "integers_drawn_backward"),
+    "stochastic_round": ("stochastic_round",),
     "sign": ("sign_and_window", "window_gradient"),
     "heaviside": ("heaviside", "Sigmoid"),
 }
@@ -95,6 +98,7 @@ def arguments(kernel: str, shape: tuple[int, int], dtype: torch.dtype) -> list[A
             return VALUES.get(argument.name, VALUES.get(str(argument.type)))
         sizes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "seed": ((), torch.int64),
+            "scales": ((), torch.float32),
             "index": (shape[:1], torch.int64),
             "outcome": (((shape[0] * shape[1] + 7) // 8,), torch.uint8),
             "bits": (((shape[0] * shape[1] + 7) // 8,), torch.uint8),
@@ -139,16 +143,22 @@ def predict(call: str, shape: tuple[int, int], dtype: str, name: str) -> Predict
         draws = any(argument.name == "seed" for argument in schema(kernel).arguments)
         seconds += sum(map(card.seconds, launched)) + (draws and LAUNCH)
     operator = call.partition(",")[0]
-    plain = snippet(partial(PLAIN[operator], **OPERATORS[operator].arguments), shape, kind)
+    record = OPERATORS[operator]
+    shapes = [shape, *[()] * (len(record.inputs) - 1)]
+    plain = snippet(partial(PLAIN[operator], **record.arguments), kind, *shapes)
     torch_seconds = sum(card.memory(size) + LAUNCH for size in plain)
     ours = call, shape, dtype, name, found, least, seconds
     return Prediction(*ours, len(plain), sum(plain), torch_seconds)
 
 
-def snippet(plain: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype) -> list[int]:
-    """Return the bytes of every launch of a snippet's forward and backward."""
-    x = torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
+def snippet(plain: Callable[..., Tensor], dtype: torch.dtype, *shapes: Sequence[int]) -> list[int]:
+    """Return the bytes of every launch of a snippet's forward and backward, of inputs by shape."""
+
+    def made(shape: Sequence[int]) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
+
+    inputs = [*map(made, shapes)]
     with Counted() as counted:
-        y = plain(x)
+        y = plain(*inputs)
         y.backward(torch.empty_like(y))
     return counted.bytes

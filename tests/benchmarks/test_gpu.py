@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from benchmarks.gpu import __main__ as entry
-from benchmarks.gpu import roofline
+from benchmarks.gpu import compiling, roofline
 from benchmarks.gpu.compiling import Launch, launches, pipe_of
 from straightthrough.cli.console import run
 from straightthrough.core.native import stored
@@ -76,6 +76,35 @@ def test_a_lookup_compiles_without_spills(card, classes, deterministic):
         assert launch.spills == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_integers_of_rows_compile_without_spills_and_read_nothing_twice(dtype):
+    x, laid = torch.empty(4096, 64, device="meta", dtype=dtype), torch.empty(4096, device="meta")
+    for name, given in (
+        ("shifted_and_inside", (x, laid, laid.clone(), True, -8.0, 7.0, True)),
+        ("shifted_backward", (x, x.clone(), laid, laid.clone(), False, -8.0, 7.0, False, 0.5)),
+        ("passed_bits", (x, torch.empty(x.numel() // 8, device="meta", dtype=torch.uint8))),
+    ):
+        (launch,), results = launches(name, given, roofline.CARDS["H100"].target)
+        assert launch.spills == launch.instructions["fp64"] == 0
+        assert launch.bytes <= 1.01 * roofline.size_of((*given, *results))
+
+
+@pytest.mark.parametrize("card", ["H100", "MI300X"])
+@pytest.mark.parametrize("form", [("e4m3", 0, ""), ("e2m1", 32, "floor"), ("e2m1", 16, "nvfp4")])
+def test_floating_formats_compile_without_spills_and_read_nothing_twice(card, form):
+    x, scales = torch.empty(4096, 64, device="meta"), torch.empty(4096, device="meta")
+    noise = torch.empty((), device="meta", dtype=torch.int64), 0
+    for name, given in (
+        ("floats", (x, scales, *form)),
+        ("floats_drawn_and_inside", (x, scales, *form, False, *noise)),
+        ("floats_backward", (x, x.clone(), scales, *form, True, 0.5)),
+        ("floats_drawn_backward", (x, x.clone(), scales, *form, True, 0.5, *noise)),
+    ):
+        (launch,), results = launches(name, given, roofline.CARDS[card].target)
+        assert launch.spills == launch.instructions["fp64"] == 0
+        assert launch.bytes <= 1.01 * roofline.size_of((*given, *results))
+
+
 @triton.jit
 def copy(x, y, SIZE: tl.constexpr):
     at = tl.arange(0, SIZE)
@@ -99,10 +128,28 @@ def test_bfloat16_is_rounded_to_nearest(card, code, nearest):
     assert "cvt.rz" not in made
 
 
+@pytest.mark.parametrize(
+    ("card", "code", "exact"),
+    [
+        ("A100", "ptx", ("div.rn.f32", "mul.rn.f32", "add.rn.f32")),
+        ("MI300X", "amdgcn", ("v_div_fixup_f32",)),
+    ],
+)
+def test_numbers_on_a_grid_are_rounded_as_torch_does(card, code, exact, monkeypatch):
+    """Quotients, and the products with the scale before an offset is added to them."""
+    made = []
+    monkeypatch.setattr(compiling, "_launch", lambda name, kernel, *_: made.append(kernel.asm))
+    x, one = torch.empty(64, 64, device="meta"), torch.empty((), device="meta")
+    launches("shifted", (x, one, one, True, -8.0, 7.0), roofline.CARDS[card].target)
+    (asm,) = made
+    assert all(operation in asm[code] for operation in exact)
+    assert "fma.rn.f32" not in asm[code]
+
+
 def test_torch_is_counted_by_launches_and_bytes():
     """F.gumbel_softmax, hard, forward and backward: 13, by torch's profiler on a GPU too."""
-    assert len(roofline.snippet(roofline.PLAIN["categorical"], (64, 8), torch.float32)) == 13
-    assert roofline.snippet(lambda x: x * 2, (64, 8), torch.float32) == [4096, 4096]
+    assert len(roofline.snippet(roofline.PLAIN["categorical"], torch.float32, (64, 8))) == 13
+    assert roofline.snippet(lambda x: x * 2, torch.float32, (64, 8)) == [4096, 4096]
 
 
 def test_the_longest_pipe_counts():

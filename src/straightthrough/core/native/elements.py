@@ -37,15 +37,24 @@ def in_memory_order(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x, y) if y.stride() == x.stride() else in_order(x)
 
 
-def launch(kernel: Any, x: Tensor, *arguments: Any, parts: int = 1, **compiled_for: Any) -> None:
+def launch(
+    kernel: Any,
+    x: Tensor,
+    *arguments: Any,
+    parts: int = 1,
+    fused: bool = True,
+    **compiled_for: Any,
+) -> None:
     """Launch a kernel over the elements of `x`; it is told their count, and the size of a tile.
 
     Tiles are one of so many parts where registers are few, or the slowest element is waited for.
+    A product and what is added to it are rounded once where that is `fused`.
     """
     count, size = x.numel(), ELEMENTS // parts
     if count:
         grid = (triton.cdiv(count, size),)
-        kernel[grid](*arguments, count, SIZE=size, **compiled_for, **options(max(1, 4 // parts)))
+        with_options = options(max(1, 4 // parts), fused)
+        kernel[grid](*arguments, count, SIZE=size, **compiled_for, **with_options)
 
 
 # ---- in kernels ----

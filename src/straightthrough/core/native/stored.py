@@ -36,9 +36,9 @@ def known_power(tau: float | Tensor) -> int:
     return {1.0: 1, 0.5: 2}.get(tau, 0) if not isinstance(tau, Tensor) else 0
 
 
-def options(warps: int) -> dict[str, Any]:
+def options(warps: int, fused: bool = True) -> dict[str, Any]:
     """Return what a kernel is compiled with; the default of the fusion is about to change."""
-    return {"num_warps": warps, "enable_fp_fusion": True}
+    return {"num_warps": warps, "enable_fp_fusion": fused}
 
 
 # ---- in kernels ----

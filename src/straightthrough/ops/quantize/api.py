@@ -95,10 +95,10 @@ def fake_quantize(
 
     Higher order: differentiates the formulas, `q` held; forward mode works but for `EWGS`.
 
-    Cost: one pass forward, one backward, by kernels on the CPU for `Int`, `Ternary`, `Float`, `MX`
-    and `NVFP4` where there is one scale a row of leading dimensions; above an offset, for the first
-    two. Where `x` alone gets a gradient, `Identity` saves nothing and a rule that passes it or
-    stops it one bit an element; else `x` is saved.
+    Cost: one pass forward, one backward, by kernels for `Int`, `Ternary`, `Float`, `MX` and `NVFP4`
+    where there is one scale a row of leading dimensions; above an offset, for the first two; on
+    GPUs, of blocks that are powers of two. Where `x` alone gets a gradient, `Identity` saves
+    nothing and a rule that passes it or stops it one bit an element; else `x` is saved.
 
     Example:
         >>> x = torch.tensor([-9.0, 0.3, 1.3], requires_grad=True)
@@ -239,7 +239,7 @@ def stochastic_round(
 
     Higher order: the second derivative is 0; forward mode works.
 
-    Cost: one uniform an element, in one pass by the CPU kernel; nothing is saved.
+    Cost: one uniform an element, in one pass by a kernel; nothing is saved.
 
     Example:
         >>> y = st.stochastic_round(torch.full((10_000,), 2.25), seed=0)

@@ -47,7 +47,7 @@ class FakeQuantize(Operation):
     def served(self, x: Tensor, *laid: Tensor, grad: Tensor | None = None) -> Served | None:
         """Return the kernels that serve a call, if any do."""
         kernels = kernels_of(self.grid, self.shift, self.draws)
-        if kernels is None or not has_kernel(x, grad):
+        if kernels is None or not has_kernel(x, grad, kernels.name):
             return None
         rows = in_rows(x, *laid)
         return None if rows is None else Served(kernels, rows)

@@ -36,10 +36,18 @@ from .reference_drawn import (
     integers_drawn_backward,
 )
 
+LARGEST_ON_GPUS = 1024
+"""Blocks that kernels for GPUs can read are powers of two up to that, the elements of a tile."""
+
 
 class Kernels(NamedTuple):
-    """The kernels of a grid; each takes tensors, then `arguments`, and noise where they draw."""
+    """The kernels of a grid; each takes tensors, then `arguments`, and noise where they draw.
 
+    `name` is that of the first, and on GPUs, where some have none, what serves it serves all; it is
+    empty where none does.
+    """
+
+    name: str
     values: Callable[..., Tensor]
     values_and_inside: Callable[..., tuple[Tensor, Tensor]]
     backward: Callable[..., tuple[Tensor, ...]]
@@ -80,23 +88,32 @@ def kernels_of(grid: Grid, shift: str, drawn: bool = False) -> Kernels | None:
 def _of_integers(grid: Int | Ternary, shift: str, drawn: bool) -> Kernels:
     ends = grid.low, grid.high
     if drawn:
-        return Kernels(integers_drawn, integers_drawn_and_inside, integers_drawn_backward, ends)
+        return _drawn(integers_drawn, integers_drawn_and_inside, integers_drawn_backward, *ends)
     if not shift:
         return _alone(integers, integers_and_inside, integers_backward, *ends)
     return _alone(shifted, shifted_and_inside, shifted_backward, shift == "offset", *ends)
 
 
 def _of_floats(drawn: bool, name: str, block: int, mode: str) -> Kernels:
+    given = name, block, mode
     if drawn:
-        given = name, block, mode
-        return Kernels(floats_drawn, floats_drawn_and_inside, floats_drawn_backward, given)
-    return _alone(floats, floats_and_inside, floats_backward, name, block, mode)
+        found = _drawn(floats_drawn, floats_drawn_and_inside, floats_drawn_backward, *given)
+    else:
+        found = _alone(floats, floats_and_inside, floats_backward, *given)
+    on_gpus = block <= LARGEST_ON_GPUS and not block & (block - 1)
+    return found if on_gpus else found._replace(name="")
+
+
+def _drawn(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
+    """Return kernels that draw, which tell by themselves what they can't serve."""
+    return Kernels(values.__name__, values, values_and_inside, backward, arguments)
 
 
 def _alone(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
     """Return kernels without their references."""
     alone = kernel_alone
-    return Kernels(alone(values), alone(values_and_inside), alone(backward), arguments)
+    found = alone(values), alone(values_and_inside), alone(backward)
+    return Kernels(values.__name__, *found, arguments)
 
 
 def _of_format(grid: Float, shift: str, drawn: bool) -> Kernels | None:
@@ -135,10 +152,10 @@ def in_rows(x: Tensor, *laid: Tensor) -> tuple[Tensor, ...] | None:
 def one_a_row(x: Tensor, laid: Tensor) -> bool:
     """Whether kernels can read a scale or a zero point: one for all, or one a row.
 
-    Rows are of leading dimensions, and multiples of 32.
+    Rows are of leading dimensions, and multiples of 32; there is at least one.
     """
-    if laid.numel() == 1:
-        return True
+    if laid.numel() < 2:
+        return laid.numel() == 1
     own = (1,) * (x.ndim - laid.ndim) + tuple(laid.shape)
     lead = len(own)
     while lead and own[lead - 1] == 1:
