@@ -67,6 +67,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 CALLS: dict[str, tuple[str, ...]] = {
     "categorical, straight_through": ("draw", "straight_through"),
+    "categorical, darn": ("draw", "darn"),
     "categorical, reinmax": ("draw", "reinmax"),
     "categorical, gumbel": ("draw", "gumbel_st"),
     "categorical, gapped": ("draw", "gapped"),

@@ -41,7 +41,7 @@ def test_kernels_compile_without_spills_and_read_nothing_twice(command, tmp_path
 
 @pytest.mark.parametrize(
     "gradient",
-    ["straight_through", "reinmax", "softmax_backward_of_logits", "gapped", "mve_integer"],
+    ["straight_through", "darn", "reinmax", "softmax_backward_of_logits", "gapped", "mve_integer"],
 )
 def test_rows_of_16384_are_read_once_without_spills(gradient):
     given = roofline.arguments(gradient, (256, 16_384), torch.float32)
@@ -49,6 +49,23 @@ def test_rows_of_16384_are_read_once_without_spills(gradient):
     assert launch.kernel.endswith("_short")
     assert launch.spills == 0
     assert launch.bytes <= 1.1 * roofline.size_of((*given, *results))
+
+
+@pytest.mark.parametrize("levels", [[8, 5, 5, 5], [4] * 16, [5] * 8 + [7] * 8], ids=len)
+@pytest.mark.parametrize("card", roofline.CARDS)
+def test_codes_compile_without_spills(card, levels):
+    z = torch.empty(65_536, len(levels), device="meta")
+    target, bounds = roofline.CARDS[card].target, (levels, 1.0, False)
+    for name, *given in (
+        ("finite_scalars", z, *bounds),
+        ("finite_scalars_gradient", z, z, *bounds),
+        ("signs", z, 1.0),
+        ("sphere_gradient", z, z),
+    ):
+        (launch,), results = launches(name, given, target)
+        assert launch.spills == 0
+        assert launch.instructions["fp64"] == 0
+        assert launch.bytes <= roofline.size_of((*given, *results))
 
 
 @pytest.mark.parametrize("draw", ["poisson", "binomial", "negative_binomial"])

@@ -59,7 +59,7 @@ def test_providers():
     pytest.importorskip("triton")
     draw = kernels.KERNELS["draw"].providers()
     assert draw["cuda"] == "Triton kernels"
-    assert "cuda" not in kernels.KERNELS["codewords"].providers()
+    assert "cuda" not in kernels.KERNELS["ranks"].providers()
     with kernels.disabled():
         assert kernels.KERNELS["draw"].providers() == {}
 

@@ -1,4 +1,4 @@
-"""exp and log as the kernels for GPUs want them."""
+"""Elementary functions as the kernels for GPUs want them."""
 
 import triton
 import triton.language as tl

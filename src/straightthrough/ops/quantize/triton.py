@@ -10,6 +10,7 @@ import triton.language as tl
 from ...core.gpu import implement
 from ...core.native import elements, philox, stored
 from ...core.native.arguments import check_alike, check_bits, check_floating
+from ...core.native.elementary import nearest, quotient
 from ...core.native.elements import empty_bits, in_order, launch
 from ...core.native.stored import number
 from .triton_steps import (
@@ -21,10 +22,8 @@ from .triton_steps import (
     each_in_order,
     each_row,
     laying,
-    nearest,
     one_for_all,
     pulled,
-    quotient,
     store_pulled,
     valid,
 )

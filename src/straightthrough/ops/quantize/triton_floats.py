@@ -11,6 +11,7 @@ import triton.language as tl
 from ...core.gpu import implement
 from ...core.native import elements, philox, stored
 from ...core.native.arguments import check_alike, check_floating, refuse
+from ...core.native.elementary import quotient
 from ...core.native.elements import empty_bits, in_order, launch
 from ...grids.block import MODES
 from ...grids.floating import FORMATS
@@ -22,7 +23,6 @@ from .triton_steps import (
     each_row,
     laying,
     pulled,
-    quotient,
     store_pulled,
     valid,
 )

@@ -43,21 +43,6 @@ def valid(scale):
 
 
 @triton.jit
-def quotient(x, scale):
-    """`x / scale`, rounded once."""
-    return x / scale if x.dtype == tl.float64 else tl.div_rn(x, scale + tl.zeros_like(x))
-
-
-@triton.jit
-def nearest(v):
-    """The nearest whole number, half to even: what is added leaves no place for a fraction."""
-    whole: tl.constexpr = 2.0**52 if v.dtype == tl.float64 else 2.0**23
-    size = tl.abs(v)
-    near = (size + whole) - whole
-    return tl.where(size < whole, tl.where(v < 0, -near, near), v)
-
-
-@triton.jit
 def drawn(v, u):
     """The whole number below, or the one above where a uniform is less than the fraction."""
     below = tl.floor(v)
