@@ -37,6 +37,7 @@ FILES = (
     "tests/ops/pointwise/test_triton.py",
     "tests/ops/quantize/test_triton.py",
     "tests/ops/subset/test_triton.py",
+    "tests/relaxations/test_triton.py",
 )
 """Tests of what the interpreter runs."""
 

@@ -68,6 +68,17 @@ def test_codes_compile_without_spills(card, levels):
         assert launch.bytes <= roofline.size_of((*given, *results))
 
 
+@pytest.mark.parametrize("classes", [5, 64, 4096])
+@pytest.mark.parametrize("card", roofline.CARDS)
+def test_topk_compiles_without_spills(card, classes):
+    """Its loops are searches, so that no time is predicted."""
+    x, target = torch.empty(4096, classes, device="meta"), roofline.CARDS[card].target
+    for name, *given in (("topk_hot", x, 2), ("logistic_backward", x, x, 2, 1.0)):
+        (launch,), _ = launches(name, given, target)
+        assert launch.spills == 0
+        assert launch.instructions["fp64"] == 0
+
+
 @pytest.mark.parametrize("draw", ["poisson", "binomial", "negative_binomial"])
 def test_counts_compile_without_spills(draw):
     """Their loops are as long as the data says, so that no time is predicted."""

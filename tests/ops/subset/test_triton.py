@@ -22,6 +22,7 @@ def test_ties_go_to_the_first_and_rows_without_k_classes_are_nan(dtype, k):
     inf, nan = torch.inf, torch.nan
     rows = [
         [0.0, -0.0, 0.0, -1.0, 1.0],
+        [-0.0, 0.0, -0.0, -1.0, 1.0],
         [2.0, 2.0, 2.0, 2.0, 2.0],
         [-3.0, -2.0, -inf, -1.0, -1.0],
         [inf, inf, 0.0, 1.0, -5.0],

@@ -8,23 +8,11 @@ from ...core.gpu import implement
 from ...core.native import rows, stored
 from ...core.native.arguments import check_rows, refuse
 from ...core.native.rows import over_rows
+from ...core.native.selection import key_of, kth_largest
 from . import reference
 
 LONGEST = 8192
 """Classes of a row that the registers hold, in single precision; half as many in double."""
-
-
-@triton.jit
-def key_of(v):
-    """Whole numbers above 0 in the order of the numbers whose bits they are; both zeros are one."""
-    v = tl.where(v == 0, 0.0, v)
-    if v.dtype == tl.float64:
-        bits = v.to(tl.int64, bitcast=True)
-        key = (bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)).to(tl.uint64) ^ (1 << 63)
-    else:
-        bits = v.to(tl.int32, bitcast=True)
-        key = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.uint32) ^ (1 << 31)
-    return key
 
 
 @triton.jit(do_not_specialize=["k", "count"])
@@ -35,14 +23,7 @@ def topk_short(
     _, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
     v = stored.load(x, at, inside, -float("inf"))
     key = tl.where(inside, key_of(v), 0)
-    bits: tl.constexpr = key.dtype.primitive_bitwidth
-    # The k-th largest key, bit by bit from the highest.
-    least = tl.zeros([ROWS], key.dtype)
-    bit = tl.full([ROWS], 1, key.dtype) << (bits - 1)
-    for _ in range(bits):
-        higher = least | bit
-        enough = tl.sum((key >= higher[:, None]).to(tl.int32), 1) >= k
-        least, bit = tl.where(enough, higher, least), bit >> 1
+    least = kth_largest(key, k, ROWS)
     above, tied = key > least[:, None], (key == least[:, None]) & inside
     places = k - tl.sum(above.to(tl.int32), 1)
     chosen = above | (tied & (tl.cumsum(tied.to(tl.int32), 1) <= places[:, None]))
