@@ -14,11 +14,13 @@ from straightthrough.ops.codebook.reference import (
     finite_scalars_gradient,
     signs,
     sphere_gradient,
+    two_largest,
 )
 from straightthrough.testing import DTYPES
 from straightthrough.testing.compare import assert_bits
 
 triton = pytest.importorskip("straightthrough.ops.codebook.triton")
+blocks = pytest.importorskip("straightthrough.core.native.rows")
 pytestmark = pytest.mark.interpreter
 EVERY = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 LEVELS = [[5], [2, 3], [8, 5, 5, 5], [4] * 16, [7] * 20, [1000] * 3, [2**20 + 1, 2**23 - 1]]
@@ -72,6 +74,24 @@ def test_finite_scalars(levels, bound, symmetric, dtype, launches):
             assert_gradients(finite_scalars_gradient(z, grad, *bounds), due, grad)
     assert set(launches) == {"finite_scalars_kernel", "finite_scalars_backward_kernel"}
     assert len(launches) == 12
+
+
+@EVERY
+@pytest.mark.parametrize("width", [1, 3, 33, 64, 200])
+@pytest.mark.parametrize("ties", [False, True])
+def test_two_largest(width, ties, dtype, launches, monkeypatch):
+    x = torch.randn(70, width).to(dtype)
+    x = x.round() + 0.0 if ties else x  # either zero may be the largest
+    x[1, width // 2], x[2], x[3, -1], x[4, 0] = torch.nan, -torch.inf, torch.inf, torch.inf
+    for long in (False, True):
+        if long:
+            monkeypatch.setattr(blocks, "LONGEST", 0)
+            monkeypatch.setattr(blocks, "BLOCK", 32)
+        for (scores,) in laid(x):
+            found = zip(two_largest(scores), two_largest.__wrapped__(scores), strict=True)
+            for got, due in found:
+                assert_bits(got, due, f"long: {long}")
+    assert launches == ["two_largest_short"] * 2 + ["two_largest_long"] * 2
 
 
 @EVERY
@@ -137,6 +157,7 @@ def test_what_is_no_argument_is_refused():
         (operators.finite_scalars, (x, [5] * 3, 1.0, False), "levels must be one an entry"),
         (operators.finite_scalars, (x, [5, 5, 5, 1], 1.0, False), "levels must be at least 2"),
         (operators.finite_scalars_gradient, (x, x[:2], [5] * 4, 1.0, False), "grad must"),
+        (operators.two_largest, (x.long(),), "scores must"),
         (operators.signs, (torch.zeros(2, 64), 1.0), "at most 63"),
         (operators.signs, (x.long(), 1.0), "z must"),
         (operators.sphere_gradient, (x, x.double()), "grad must"),

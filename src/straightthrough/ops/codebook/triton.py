@@ -37,6 +37,50 @@ def unordered(v):
 
 
 @triton.jit
+def store_two(largest, place, following, row, top, chosen, after, known, inside):
+    """Store of rows the largest, its place and the next; NaN, 0 and NaN of one that is unknown."""
+    stored.store(largest, row, tl.where(known, top, float("nan")), inside)
+    tl.store(place + row, tl.where(known, chosen, 0), inside)
+    stored.store(following, row, tl.where(known, after, float("nan")), inside)
+
+
+@triton.jit(do_not_specialize=["count"])
+def two_largest_short(
+    x, largest, place, following,
+    count, vectors, inner_rows, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The largest of a tile's rows, its first place, and the next."""
+    row, j, inside, at = rows.tile(count, vectors, inner_rows, VECTOR, ROWS, WIDTH)
+    v = stored.load(x, at, inside, -float("inf"))
+    top = tl.max(v, 1)
+    chosen = tl.min(tl.where(v == top[:, None], j[None, :], WIDTH), 1)
+    after = tl.max(tl.where(j[None, :] == chosen[:, None], -float("inf"), v), 1)
+    known = unordered(v) == 0
+    store_two(largest, place, following, row, top, chosen, after, known, row < count)
+
+
+@triton.jit
+def two_largest_long(
+    x, largest, place, following, vectors, VECTOR: tl.constexpr, WIDTH: tl.constexpr
+):
+    """As `two_largest_short`."""
+    classes = vectors * VECTOR
+    top, chosen, after = rows.nothing(x) - float("inf"), 0, rows.nothing(x) - float("inf")
+    nans = 0
+    for first in range(0, classes, WIDTH):
+        j, inside, at = rows.block(first, classes, WIDTH)
+        v = stored.load(x, at, inside, -float("inf"))
+        peak = tl.max(v, 0)
+        here = tl.min(tl.where(v == peak, j, classes), 0)
+        beside = tl.max(tl.where(j == here, -float("inf"), v), 0)
+        after = tl.maximum(tl.maximum(after, beside), tl.minimum(top, peak))
+        chosen, top = tl.where(peak > top, here, chosen), tl.maximum(top, peak)
+        nans += tl.sum((v != v).to(tl.int32), 0)
+    row = tl.program_id(0).to(tl.int64)
+    store_two(largest, place, following, row, top, chosen, after, nans == 0, True)
+
+
+@triton.jit
 def store_code(code, index, row, at, inside, value, spelled, unknown, count):
     """Store codes and their numbers; NaN and -1 for a row that is unknown."""
     stored.store(code, at, tl.where(unknown[:, None], float("nan"), value), inside)
@@ -134,6 +178,20 @@ def sphere_backward_kernel(
 # ---- operators ----
 
 
+def two_largest(scores):
+    """The largest of each row, its first place, and the next."""
+    check_rows("scores", scores)
+    of = layout(scores)
+    x, largest = laid_out(of, scores), scores.new_empty(scores.shape[:-1])
+    place, following = torch.empty_like(largest, dtype=torch.int64), torch.empty_like(largest)
+    given = x, largest, place, following
+    if of.short:
+        two_largest_short[of.tiles](*given, *of.arguments, **of.tile)
+    else:
+        two_largest_long[(of.rows,)](*given, of.classes // of.vector, **of.block)
+    return largest, place, following
+
+
 def finite_scalars(z, levels, slope, symmetric):
     """Codes, and the numbers of their rows."""
     check_levels(z, levels)
@@ -222,4 +280,11 @@ def numbered(kernel, z, *rest):
     return code, index
 
 
-implement(finite_scalars, finite_scalars_gradient, codewords, signs, sphere_gradient)
+implement(
+    two_largest,
+    finite_scalars,
+    finite_scalars_gradient,
+    codewords,
+    signs,
+    sphere_gradient,
+)
