@@ -80,7 +80,7 @@ def test_finite_scalars(levels, bound, symmetric, dtype, launches):
 @pytest.mark.parametrize("width", [1, 3, 33, 64, 200])
 @pytest.mark.parametrize("ties", [False, True])
 def test_two_largest(width, ties, dtype, launches, monkeypatch):
-    x = torch.randn(70, width).to(dtype)
+    x = torch.randn(9, width).to(dtype)
     x = x.round() + 0.0 if ties else x  # either zero may be the largest
     x[1, width // 2], x[2], x[3, -1], x[4, 0] = torch.nan, -torch.inf, torch.inf, torch.inf
     for long in (False, True):
