@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .errors import ArgumentError
 from .internals import constant_in_graphs
@@ -47,12 +48,9 @@ class RuleRecord:
         return first_line(self.type)
 
     @functools.cached_property
-    def rule(self) -> Rule | None:
-        """The rule of that name, if all of its fields have defaults."""
-        try:
-            return self.type(**self.fields)
-        except TypeError:
-            return None
+    def rule(self) -> Rule:
+        """The rule of that name with its defaults; it is frozen, so one serves every call."""
+        return self.type(**self.fields)
 
     @property
     def example(self) -> Rule:
@@ -191,15 +189,16 @@ def resolve(
             _check_fields(type(given), fields)
             given = dataclasses.replace(given, **fields)  # type: ignore[type-var]  # all are dataclasses
         return given.settled()
-    if isinstance(given, str) and not fields and (rule := _ready(given, fits)):
-        return rule
-    record = _record_of(given, fits) if isinstance(given, str) else None
-    if record is None:
+    known = _known(given, fits) if isinstance(given, str) else None
+    if known is None:
         raise ArgumentError(_unknown(argument, given, fits))
+    record, form, own = known
     try:
-        fields = {**record.fields, **(fields or {})}
-        _check_fields(record.type, fields)
-        return record.type(**fields).settled()
+        if not fields and not is_compiling():
+            return record.rule.settled()
+        fields = {**dict(own), **(fields or {})}
+        _check_fields(form, fields)
+        return form(**fields).settled()
     except TypeError:
         raise ArgumentError(
             f"{argument}={given!r} has an argument without a default; "
@@ -209,10 +208,15 @@ def resolve(
 
 # A call of it leaves a constant in a compiled graph, and no guards, which every call would check.
 @constant_in_graphs
-def _ready(shorthand: str, fits: tuple[type[Rule], ...]) -> Rule | None:
-    """Return the rule of a name with its defaults, which is frozen and serves every call."""
+def _known(
+    shorthand: str, fits: tuple[type[Rule], ...]
+) -> tuple[RuleRecord, type[Rule], tuple[tuple[str, Any], ...]] | None:
+    """Return the record of a name, with what compiled code reads of it: the class and its fields.
+
+    Of a frozen object that is a constant it reads no mapping.
+    """
     record = _record_of(shorthand, fits)
-    return None if record is None else record.rule
+    return record and (record, record.type, tuple(record.fields.items()))
 
 
 def _record_of(shorthand: str, fits: tuple[type[Rule], ...]) -> RuleRecord | None:
