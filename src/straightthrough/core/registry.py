@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .errors import ArgumentError
-from .internals import constant_in_graphs
 from .outcomes import Outcome
 from .rules import Rule
 from .signature import Input, shaped, sizes
@@ -189,34 +188,20 @@ def resolve(
             _check_fields(type(given), fields)
             given = dataclasses.replace(given, **fields)  # type: ignore[type-var]  # all are dataclasses
         return given.settled()
-    known = _known(given, fits) if isinstance(given, str) else None
-    if known is None:
+    record = _record_of(given, fits) if isinstance(given, str) else None
+    if record is None:
         raise ArgumentError(_unknown(argument, given, fits))
-    record, form, own = known
     try:
         if not fields and not is_compiling():
             return record.rule.settled()
-        fields = {**dict(own), **(fields or {})}
-        _check_fields(form, fields)
-        return form(**fields).settled()
+        fields = {**record.fields, **(fields or {})}
+        _check_fields(record.type, fields)
+        return record.type(**fields).settled()
     except TypeError:
         raise ArgumentError(
             f"{argument}={given!r} has an argument without a default; "
             f"pass the rule itself, for instance {record.example!r}"
         ) from None
-
-
-# A call of it leaves a constant in a compiled graph, and no guards, which every call would check.
-@constant_in_graphs
-def _known(
-    shorthand: str, fits: tuple[type[Rule], ...]
-) -> tuple[RuleRecord, type[Rule], tuple[tuple[str, Any], ...]] | None:
-    """Return the record of a name, with what compiled code reads of it: the class and its fields.
-
-    Of a frozen object that is a constant it reads no mapping.
-    """
-    record = _record_of(shorthand, fits)
-    return record and (record, record.type, tuple(record.fields.items()))
 
 
 def _record_of(shorthand: str, fits: tuple[type[Rule], ...]) -> RuleRecord | None:
