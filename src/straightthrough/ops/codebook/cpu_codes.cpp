@@ -62,24 +62,26 @@ struct Bounds {
   }
 };
 
+constexpr int64_t kMostLevels = int64_t{1} << 62;
+
 void check_levels(const Tensor& z, const std::vector<int64_t>& levels) {
   check_rows("z", z);
   if (static_cast<int64_t>(levels.size()) != z.sizes().back())
     refuse("levels must be one an entry of ", described(z), ", got ", levels.size());
   for (const int64_t n : levels)
-    if (n < 2) refuse("levels must be at least 2, got ", n);
+    if (n < 2 || n > kMostLevels) refuse("levels must lie in [2, ", kMostLevels, "], got ", n);
 }
 
 // The number of each row of levels; any where one of them is NaN.
 template <class T>
 void number_rows(const T* levels, int64_t rows, int64_t width, const int64_t* places, int64_t* to) {
   for (int64_t row = 0; row < rows; ++row, levels += width) {
-    int64_t sum = 0;
+    uint64_t sum = 0;  // which may be more than fits, where nobody looked at the product of levels
     for (int64_t d = 0; d < width; ++d) {
       const T level = levels[d] >= T(0) ? levels[d] : T(0);
-      sum += static_cast<int64_t>(level) * places[d];
+      sum += static_cast<uint64_t>(static_cast<int64_t>(level)) * static_cast<uint64_t>(places[d]);
     }
-    to[row] = sum;
+    to[row] = static_cast<int64_t>(sum);
   }
 }
 

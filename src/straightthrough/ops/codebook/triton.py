@@ -18,6 +18,8 @@ from . import reference
 MOST_BITS = 63
 """Signs that a number spells."""
 
+MOST_LEVELS = 2**62
+
 # ---- in kernels ----
 
 
@@ -245,8 +247,9 @@ def check_levels(z, levels):
     check_rows("z", z)
     if len(levels) != z.shape[-1] or not fits_a_tile(z):
         refuse("levels must be one an entry of ", described(z), ", got ", len(levels))
-    if min(levels) < 2:
-        refuse("levels must be at least 2, got ", min(levels))
+    for n in levels:
+        if not 2 <= n <= MOST_LEVELS:
+            refuse("levels must lie in [2, ", MOST_LEVELS, "], got ", n)
 
 
 def bounds(levels, symmetric):
