@@ -61,6 +61,7 @@ def test_codes_compile_without_spills(card, levels):
         ("finite_scalars_gradient", z, z, *bounds),
         ("signs", z, 1.0),
         ("sphere_gradient", z, z),
+        ("two_largest", z),
     ):
         (launch,), results = launches(name, given, target)
         assert launch.spills == 0

@@ -156,6 +156,7 @@ def test_what_is_no_argument_is_refused():
     for operator, wrong, said in (
         (operators.finite_scalars, (x, [5] * 3, 1.0, False), "levels must be one an entry"),
         (operators.finite_scalars, (x, [5, 5, 5, 1], 1.0, False), "levels must lie in"),
+        (operators.finite_scalars, (x.new_zeros(2, 64), [2] * 64, 1.0, False), "at most 63"),
         (operators.finite_scalars_gradient, (x, x[:2], [5] * 4, 1.0, False), "grad must"),
         (operators.two_largest, (x.long(),), "scores must"),
         (operators.signs, (torch.zeros(2, 64), 1.0), "at most 63"),

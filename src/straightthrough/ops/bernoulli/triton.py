@@ -6,7 +6,7 @@ import triton.language as tl
 from ...core.gpu import implement
 from ...core.native import elements, philox, stored
 from ...core.native.arguments import check_alike, check_floating, check_noise
-from ...core.native.elementary import at_most, exp, sigmoid
+from ...core.native.elementary import at_most, bounded, exp, sigmoid
 from ...core.native.elements import empty_bits, in_order, launch
 from ...core.native.stored import number
 
@@ -80,7 +80,7 @@ def gate_backward_kernel(
         slope = at_most(largest, slope * (1 / tl.maximum(v * (1 - v), tiny)))
     value = g * tl.where((gate < 0) | (gate > 1), 0.0, slope)
     if OF_PROBS:
-        value = tl.where(tl.abs(g) < float("inf"), at_most(largest, value), value)
+        value = bounded(value, g)
     stored.store_gradient(to, at, value, inside)
 
 

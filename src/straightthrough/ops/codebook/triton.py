@@ -15,8 +15,8 @@ from ...core.native.stored import number
 from ...core.precision import compute_dtype
 from . import reference
 
-MOST_BITS = 63
-"""Signs that a number spells."""
+MOST_DIGITS = 63
+"""Entries that a number spells, as each has two levels at least."""
 
 MOST_LEVELS = 2**62
 
@@ -228,8 +228,8 @@ def codewords(table, numbers):
 def signs(z, size):
     """Signs, and the numbers that their rows spell."""
     check_rows("z", z)
-    if z.shape[-1] > MOST_BITS:
-        refuse("z must have at most ", MOST_BITS, " entries a row, got ", z.shape[-1])
+    if z.shape[-1] > MOST_DIGITS:
+        refuse("z must have at most ", MOST_DIGITS, " entries a row, got ", z.shape[-1])
     return numbered(signs_kernel, z, number(size, z))
 
 
@@ -243,10 +243,12 @@ def sphere_gradient(z, grad):
 
 
 def check_levels(z, levels):
-    """Refuse what is not a number of levels an entry; a row fits into a tile."""
+    """Refuse what is not a number of levels an entry, or more of them than a number spells."""
     check_rows("z", z)
-    if len(levels) != z.shape[-1] or not fits_a_tile(z):
+    if len(levels) != z.shape[-1]:
         refuse("levels must be one an entry of ", described(z), ", got ", len(levels))
+    if len(levels) > MOST_DIGITS:
+        refuse("levels must be at most ", MOST_DIGITS, ", got ", len(levels))
     for n in levels:
         if not 2 <= n <= MOST_LEVELS:
             refuse("levels must lie in [2, ", MOST_LEVELS, "], got ", n)
