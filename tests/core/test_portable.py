@@ -22,7 +22,7 @@ from straightthrough.testing import Case
 def there_and_back(x: object) -> object:
     numbers: list[torch.Tensor] = []
     integers: list[int] = []
-    return read(write(x, numbers, integers), numbers, integers)
+    return read(write(x, numbers, integers, True), numbers, integers)
 
 
 @pytest.mark.parametrize("rule", [record.example for record in RULES.values()], ids=repr)
@@ -45,7 +45,7 @@ def test_fields_of_every_kind() -> None:
 def test_a_tensor_travels_as_a_number() -> None:
     numbers: list[torch.Tensor] = []
     tau = torch.tensor(0.5)
-    text = write(Tanh(tau), numbers, [])
+    text = write(Tanh(tau), numbers, [], True)
     assert numbers == [tau]
     assert read(text, [torch.tensor(0.25)], []).slope == 0.25
 
@@ -71,7 +71,7 @@ def test_classes_of_one_name_are_told_apart() -> None:
 
 def test_an_operation_says_what_it_is() -> None:
     numbers: list[torch.Tensor] = []
-    text = write(Pointwise("sign", (), Tanh(0.5)), numbers, [])
+    text = write(Pointwise("sign", (), Tanh(0.5)), numbers, [], True)
     assert "ops.pointwise.operation.Pointwise(" in text
     assert "surrogates.sigmoidal.Tanh(" in text
     assert "hard='sign'" in text

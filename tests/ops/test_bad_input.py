@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,7 @@ def fields():
             yield from ((rule, field.name, value, message) for value in values)
             if isinstance(getattr(rule, field.name), float):
                 yield from ((rule, field.name, value, NUMBER) for value in (NAN, INF, True))
+                yield rule, field.name, np.complex64(1), NUMBER.replace("{}", "{!r}")
 
 
 @pytest.mark.parametrize(

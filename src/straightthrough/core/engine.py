@@ -63,7 +63,10 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         if type(tensor) is not Tensor and on_mesh(tensor):
             return apply_sharded(apply, operation, inputs)
     if is_compiling() or transforms_active():
-        return _through_torch(operation, inputs)
+        if is_exporting() and torch.onnx.is_in_onnx_export():
+            with disabled():  # it knows no operator of ours, and wants no gradient
+                return operation.forward(*inputs)[operation.returned]
+        return tuple(through_operator(operation, inputs))[operation.returned]
     try:
         if dual_level():
             return _enter(operation, None, *map(unwrap_if_dead, inputs))
@@ -79,18 +82,11 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         raise
 
 
-def _through_torch(operation: Operation, inputs: Sequence[Tensor]) -> Any:
-    if torch.onnx.is_in_onnx_export():  # it knows no operator of ours, and wants no gradient
-        with disabled():
-            return operation.forward(*inputs)[operation.returned]
-    return tuple(through_operator(operation, inputs))[operation.returned]
-
-
 def through_operator(operation: Operation, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return the value of `operation` and its residuals by way of torch's dispatcher."""
     numbers: list[Tensor] = []
     integers: list[int] = []
-    text = write(operation, numbers, integers)
+    text = write(operation, numbers, integers, True)
     outputs: list[Tensor] = _overload(text, numbers, [*inputs], integers)
     return outputs
 

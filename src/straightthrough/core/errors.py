@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import inf
 from typing import Any, NoReturn
 
 import numpy as np
@@ -142,12 +142,17 @@ def check_number(name: str, value: object) -> Any:
     """
     if isinstance(value, Tensor):
         return _check_tensor(name, value)
+    number: Any = value if type(value) is float else _plain(value)
     # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+    if number is None or not -inf < number < inf:
         raise ArgumentError(f"{name} must be a finite number, got {value!r}")
-    if not -math.inf < value < math.inf:
-        raise ArgumentError(f"{name} must be a finite number, got {value!r}")
-    return value.item() if isinstance(value, np.number) else value
+    return number
+
+
+def _plain(value: object) -> int | float | None:
+    """Return a number of Python's or numpy's as one of Python's; None for anything else."""
+    value = value.item() if isinstance(value, np.number) else value
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _check_tensor(name: str, value: Tensor) -> Any:
@@ -163,7 +168,7 @@ def _check_tensor(name: str, value: Tensor) -> Any:
     if not value.is_cpu:
         return value.clone()
     number = value.item()
-    if not -math.inf < number < math.inf:
+    if not -inf < number < inf:
         raise ArgumentError(f"{name} must be a finite number, got {number}")
     return number
 
@@ -188,7 +193,7 @@ def check_rows(name: str, tensor: Tensor, dim: int) -> int:
     except RuntimeError:
         check_not_nested(name, tensor)
         raise
-    ndim = len(shape)
+    ndim = tensor.ndim
     if ndim == 0:
         raise ShapeError(
             f"{name} must have a dimension of classes, got a 0-d tensor; "
@@ -229,10 +234,10 @@ def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:
             f"mask of shape {tuple(mask.shape)} does not broadcast to {name} "
             f"of shape {tuple(tensor.shape)}"
         )
-    return tensor.masked_fill(~mask, -math.inf)
+    return tensor.masked_fill(~mask, -inf)
 
 
-def check_range(name: str, given: Tensor, most: float = math.inf, mend: str = "") -> None:
+def check_range(name: str, given: Tensor, most: float = inf, mend: str = "") -> None:
     """Raise `ArgumentError` if an element lies outside [0, most]; NaN, which lies nowhere, passes.
 
     It reads the tensor, and waits for it where that is on another device.
@@ -240,7 +245,7 @@ def check_range(name: str, given: Tensor, most: float = math.inf, mend: str = ""
     outside = (given < 0) | (given > most)
     if outside.any():
         place = tuple(outside.nonzero()[0].tolist())
-        allowed = f"lie in [0, {most:g}]" if most < math.inf else "be at least 0"
+        allowed = f"lie in [0, {most:g}]" if most < inf else "be at least 0"
         raise ArgumentError(
             f"{name} must {allowed}, got {given[place].item():g} at {place}; clamp it{mend}"
         )

@@ -23,11 +23,6 @@ def on_mesh(x: Tensor) -> TypeIs[DTensor]:
     return module is not None and isinstance(x, module.DTensor)
 
 
-def local(x: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor."""
-    return x.to_local() if on_mesh(x) else x
-
-
 def whole(x: Tensor) -> Tensor:
     """Return a tensor with what other ranks hold of it: a collective."""
     return x.full_tensor() if on_mesh(x) else x
@@ -44,10 +39,8 @@ def laid_as(x: Tensor, like: Tensor) -> Tensor:
     return held.redistribute(placements=like.placements)
 
 
-def agreed(seed: Tensor, x: Tensor) -> Tensor:
-    """Return the first rank's seed on every rank of the mesh that `x` lies on, if it does."""
-    if not on_mesh(x):
-        return seed
+def agreed(seed: Tensor, x: DTensor) -> Tensor:
+    """Return the first rank's seed on every rank of the mesh that `x` lies on."""
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
     mesh = x.device_mesh

@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from .errors import ArgumentError, DtypeError, ShapeError, check_not_onnx
 from .internals import Operator, tracing, transforms_active
 from .library import library
-from .mesh import agreed, local
+from .mesh import agreed, on_mesh
 from .uniforms import class_uniforms, element_uniforms, row_uniforms
 
 DRAW, CONDITIONAL = 0, 1
@@ -97,8 +97,6 @@ class Seed:
 Place = tuple[int, int, int]
 """Offset, run and stride of a `Seed`."""
 
-START: Place = (0, 0, 0)
-
 
 def make_seed(
     seed: int | Tensor | Seed | None, generator: torch.Generator | None, x: Tensor
@@ -113,9 +111,12 @@ def make_seed(
         raise ArgumentError(
             f"generator must be a torch.Generator, got {generator!r}; pass an int as seed="
         )
+    if type(x) is not Tensor and on_mesh(x):
+        value, place = make_seed(None, generator, x.to_local().detach())
+        return agreed(value, x), place
     if is_compiling():
-        return agreed(_drawn_seed(local(x.detach())), x), START
-    return agreed(_new_seed((), generator=generator, device=x.device), x), START
+        return _drawn_seed(x.detach()), (0, 0, 0)
+    return _new_seed((), generator=generator, device=x.device), (0, 0, 0)
 
 
 _new_seed = functools.partial(torch.randint, 2**63 - 1)

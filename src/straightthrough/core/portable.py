@@ -76,7 +76,7 @@ def _digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool = True) -> str:
+def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str:
     """Return `x` as text; what travels beside it is appended to `numbers` and `integers`."""
     if isinstance(x, Tensor):
         numbers.append(x)
@@ -85,7 +85,7 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool = True)
         return repr(x)
     if isinstance(x, float):
         # Of a number that moved the compiler makes a symbol, whose class is another.
-        if not (move and is_compiling()) or x.__class__ is float:
+        if x.__class__ is float or not (move and is_compiling()):
             return repr(float(x)).replace("inf", "1e999")
         # A product, as the compiler takes the number for an argument there.
         numbers.append(torch.ones((), dtype=torch.float64) * x)

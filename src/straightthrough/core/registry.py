@@ -191,12 +191,13 @@ def resolve(
     record = _record_of(given, fits) if isinstance(given, str) else None
     if record is None:
         raise ArgumentError(_unknown(argument, given, fits))
-    try:
-        if not fields and not is_compiling():
-            return record.rule.settled()
-        fields = {**record.fields, **(fields or {})}
+    if fields:
         _check_fields(record.type, fields)
-        return record.type(**fields).settled()
+    try:
+        if is_compiling():  # which asks for every name that is read, at every call
+            return record.type(**{**record.fields, **(fields or {})})
+        rule = record.type(**{**record.fields, **fields}) if fields else record.rule
+        return rule.settled()
     except TypeError:
         raise ArgumentError(
             f"{argument}={given!r} has an argument without a default; "

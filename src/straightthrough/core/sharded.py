@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ArgumentError
 from .mesh import on_mesh
-from .noise import START, Place
+from .noise import Place
 from .operation import Draw, Operation
 from .signature import names
 
@@ -140,7 +140,7 @@ def _place(shape: torch.Size, mesh: DeviceMesh, placements: Placements) -> Place
         return None
     first, size = _cut(shape, mesh, placements, mesh.get_coordinate() or [])
     if not dims or 0 in size:
-        return START
+        return 0, 0, 0
     last = dims[-1]
     strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
     offset = sum(start * stride for start, stride in zip(first, strides, strict=True))

@@ -13,7 +13,7 @@ from ...core.bits import pack
 from ...core.errors import StraightThroughError
 from ...core.internals import forward_mode, tracing
 from ...core.kernels import has_kernel
-from ...core.noise import START, Noise, Place
+from ...core.noise import Noise, Place
 from ...core.operation import Draw, Operation
 from ...core.precision import compute_dtype, narrowed
 from ...core.rules import Saved
@@ -176,7 +176,7 @@ class StochasticQuantize(FakeQuantize, Draw):
 
     draws = True
 
-    place: Place = START
+    place: Place = (0, 0, 0)
 
     def served(self, x: Tensor, *laid: Tensor, grad: Tensor | None = None) -> Served | None:
         scale, seed = laid
