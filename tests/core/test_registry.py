@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import straightthrough as st
+from straightthrough.core import registry
 from straightthrough.core.registry import OPERATORS, RULES, resolve
 from straightthrough.core.rules import Derivative, Relaxation
 from straightthrough.estimators import (
@@ -197,6 +198,16 @@ def test_a_rule_without_a_default_shows_how_to_make_it() -> None:
     with pytest.raises(st.ArgumentError, match=r"for instance ErrorDecay\(t=1\.0\)"):
         resolve("surrogate", "error_decay", Derivative)
     assert RULES["error_decay"].example == st.surrogates.ErrorDecay(1.0)
+
+
+def test_a_rule_is_known_once_it_is_registered() -> None:
+    with pytest.raises(st.ArgumentError, match="estimator='late' is unknown here"):
+        resolve("estimator", "late", CategoricalEstimator)
+    try:
+        registry.rule("late")(StraightThrough)
+        assert resolve("estimator", "late", CategoricalEstimator) == StraightThrough()
+    finally:
+        del RULES["late"]
 
 
 def test_rules_that_fit_an_operator() -> None:

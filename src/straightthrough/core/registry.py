@@ -46,11 +46,6 @@ class RuleRecord:
         """The first line of the rule's docstring."""
         return first_line(self.type)
 
-    @functools.cached_property
-    def rule(self) -> Rule:
-        """The rule of that name with its defaults; it is frozen, so one serves every call."""
-        return self.type(**self.fields)
-
     @property
     def example(self) -> Rule:
         """The rule of that name with its defaults, and 1 for each argument that has none."""
@@ -161,6 +156,7 @@ def rule(name: str, *, shorthand: str = "", **fields: Any) -> Callable[[_Rule], 
 
     def register(cls: _Rule) -> _Rule:
         RULES[name] = RuleRecord(name, cls, shorthand or name, fields)
+        _ready.cache_clear()
         return cls
 
     return register
@@ -183,6 +179,9 @@ def resolve(
         ArgumentError: for an unknown name or a rule of another form, listing the known names, and
             for a field that it does not have.
     """
+    compiling = is_compiling()
+    if type(given) is str and not fields and not compiling and (ready := _ready(given, fits)):
+        return ready
     if isinstance(given, fits):
         if fields:
             _check_fields(type(given), fields)
@@ -194,15 +193,24 @@ def resolve(
     if fields:
         _check_fields(record.type, fields)
     try:
-        if is_compiling():  # which asks for every name that is read, at every call
-            return record.type(**{**record.fields, **(fields or {})})
-        rule = record.type(**{**record.fields, **fields}) if fields else record.rule
-        return rule.settled()
+        rule = record.type(**{**record.fields, **(fields or {})})
+        # Compiled code asks for every name that is read, at every call.
+        return rule if compiling else rule.settled()
     except TypeError:
         raise ArgumentError(
             f"{argument}={given!r} has an argument without a default; "
             f"pass the rule itself, for instance {record.example!r}"
         ) from None
+
+
+@functools.cache
+def _ready(shorthand: str, fits: tuple[type[Rule], ...]) -> Rule | None:
+    """Return the rule of a name with its defaults; it is frozen, so one serves every call."""
+    record = _record_of(shorthand, fits)
+    try:
+        return None if record is None else record.type(**record.fields)
+    except TypeError:  # a field has no default
+        return None
 
 
 def _record_of(shorthand: str, fits: tuple[type[Rule], ...]) -> RuleRecord | None:

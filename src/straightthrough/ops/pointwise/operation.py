@@ -60,9 +60,11 @@ class Pointwise(Operation):
 
     def forward_and_save(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         rule = self.surrogate
+        if rule.saved is not Saved.WINDOW:
+            return super().forward_and_save(x)
         # Inductor keeps a bool an element by itself, and is four times as fast by it.
         graph = in_a_graph(x)
-        if rule.saved is not Saved.WINDOW or (graph and not has_kernel(x, name="window_bits")):
+        if graph and not has_kernel(x, name="window_bits"):
             return super().forward_and_save(x)
         assert isinstance(rule, Window)
         window = (self.centre, rule.window()[0], rule.includes_bound, graph)
