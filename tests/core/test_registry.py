@@ -204,8 +204,9 @@ def test_a_rule_is_known_once_it_is_registered() -> None:
     with pytest.raises(st.ArgumentError, match="estimator='late' is unknown here"):
         resolve("estimator", "late", CategoricalEstimator)
     try:
-        registry.rule("late")(StraightThrough)
-        assert resolve("estimator", "late", CategoricalEstimator) == StraightThrough()
+        for form in (StraightThrough, ReinMax):  # the second as in a cell that is run again
+            registry.rule("late")(form)
+            assert resolve("estimator", "late", CategoricalEstimator) == form()
     finally:
         del RULES["late"]
 
