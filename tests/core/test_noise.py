@@ -76,9 +76,12 @@ def test_philox_of_whole_tensors(philox: Callable[..., tuple[Tensor, ...]]) -> N
 
 
 @WIDE
-def test_few_launches_change_no_noise(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offset", [5, 2**32 - 9, 2**40])
+def test_few_launches_change_no_noise(
+    offset: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def drawn(run: int) -> list[Tensor]:
-        place, key = (2**32 - 9, run, 2 * run, 3), seed(-(2**63) + 5)
+        place, key = (offset, run, 2 * run, 3), seed(-(2**63) + 5)
         return [
             uniforms.row_uniforms(key, place, 30),
             uniforms.class_uniforms(key, place, 30, 7, dtype, 513),

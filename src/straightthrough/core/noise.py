@@ -185,6 +185,10 @@ class Noise(NamedTuple):
 
     def rows(self, count: int) -> Tensor:
         """Return one 53-bit uniform a row, `(count,)`, as its odd numerator over 2^53 in int64."""
+        return 2 * self.bits(count) + 1
+
+    def bits(self, count: int) -> Tensor:
+        """Return of these numerators all bits but the last, which is set in each of them."""
         return row_uniforms(self.seed, self.place, count)
 
     def classes(

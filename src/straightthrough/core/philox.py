@@ -37,42 +37,64 @@ def philox(counter: tuple[Tensor, ...], seed: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def philox_in_place(
-    counter: tuple[Tensor, ...], seed: Tensor
+    counter: tuple[Tensor, Tensor | int, Tensor | int, Tensor | int], seed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the same in half as many operations, which write into each other's results.
+    """Return the same in two operations a round. A word of all blocks may be a number.
 
-    Words are read and written where they lie in products of 64 bits, the lower one first.
+    For each half of a block the state holds a word that waits, one to be multiplied, and nothing:
+    six numbers of 64 bits, which are multiplied in another order than they lie in.
+
+        state    waits 0, times 0, none, waits 1, times 1, none
+        product  waits 0, none, times 1, times 0, waits 1, none
+
+    Evenly spaced, 0's waiting word is thus matched with 1's product, and 1's with 0's. To a word
+    that waits its product adds the next key, as the lower half of a number. So both halves of
+    a product are mixed with what they want at once: the lower one with the key, to wait next, the
+    upper one with the word that waited, to be multiplied next.
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
-    left, right = (torch.stack(pair).unsqueeze(-1) for pair in ([c0, c2], [c3, c1]))
-    multipliers, keys = _constants_in_place(seed, left.ndim - 1)
-    target, added = left.view(torch.int32)[..., 0], right.view(torch.int32)[..., 0]
-    for i in range(10):
-        # Of each product there are two, so that one finds them in either order.
-        product = left.expand(2, *left.shape) * multipliers[i % 2 :][:2]
-        words = product.view(torch.int32)
-        torch.bitwise_xor(words[0, ..., 1], added, out=target)
-        target.bitwise_xor_(keys[i, 1 - i % 2 :][:2])
-        added = words.flatten(0, 1)[1:3, ..., 0]
-    c1, c3 = (product[0] & MASK).squeeze(-1)
-    c0, c2 = left.squeeze(-1)
-    return c0, c1, c2, c3
+    multipliers, keys = _constants_in_place(seed)
+    c0, c1, c2, c3 = counter
+    none = keys[-1, 0]
+    other = c2 if isinstance(c2, Tensor) else _mixed(none, c2)
+    words = _mixed(keys[0, 0], c1), c0, none, _mixed(keys[0, 4], c3), other, none
+    state = torch.stack(torch.broadcast_tensors(*words))
+    shape, ones = state.shape[1:], (1,) * (state.ndim - 1)
+    multipliers, keys = multipliers.view(2, 3, *ones), keys.view(11, 2, 3, *ones)
+    factors = state.view(3, 2, *shape).transpose(0, 1)
+    product = torch.empty_like(state).view(2, 3, *shape)
+    # As 32 bits, the lower half of a number comes first.
+    halves = product.view(6, *shape, 1).view(torch.int32)
+    products, waiting = halves[2:4], halves[::4]
+    mixed = state.view(2, 3, *shape, 1).view(torch.int32)[:, :2, ..., 0].movedim(1, -1)
+    for key in keys[1:]:
+        torch.addcmul(key, factors, multipliers, out=product)
+        torch.bitwise_xor(products, waiting, out=mixed)
+    return state[1], state[0], state[4], state[3]
 
 
-def _constants_in_place(seed: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
-    """Return the multipliers, as below, and four keys a round, of which two are used."""
-    pair = _two(MULTIPLIER_0, MULTIPLIER_1, seed)
-    multipliers = torch.cat([pair, pair[:1]]).reshape(3, *(1,) * ndim)
-    rounds = torch.arange(10, device=seed.device).reshape(10, 1, 1).expand(10, 2, 1)
-    halves = seed.reshape(1).view(torch.int32)
-    keys = torch.addcmul(halves, rounds, _two(WEYL_0, WEYL_1, seed))
-    words = keys.unsqueeze(-1).view(torch.int32)[..., 0]
-    return multipliers, words.reshape(10, 4, *(1,) * (ndim - 1))
+def _mixed(word: Tensor, other: Tensor | int) -> Tensor:
+    """Return the exclusive or of two words."""
+    return word if type(other) is int and other == 0 else word ^ other
 
 
-def _two(first: int, second: int, like: Tensor) -> Tensor:
+def _constants_in_place(seed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the six numbers are multiplied by, and what eleven rounds add to the products.
+
+    A word that waits is moved by 32 bits, to make room for a key. The first keys are those of the
+    state at the start, and the last are none. See `_constants` on where these are made.
+    """
+    multipliers = torch.full((6,), 2**32, device=seed.device)
+    _two(MULTIPLIER_1, MULTIPLIER_0, seed, out=multipliers[2:4])
+    keys = torch.zeros(11, 6, dtype=torch.int64, device=seed.device)
+    rounds = torch.arange(10, device=seed.device).unsqueeze(-1)
+    halves, words = seed.reshape(1).view(torch.int32), keys.view(torch.int32)[:10, ::8]
+    torch.addcmul(halves, rounds, _two(WEYL_0, WEYL_1, seed), out=words)
+    return multipliers, keys
+
+
+def _two(first: int, second: int, like: Tensor, out: Tensor | None = None) -> Tensor:
     """Return two numbers in one operation on the device of a tensor."""
-    return torch.arange(first, 2 * second - first, second - first, device=like.device)
+    return torch.arange(first, 2 * second - first, second - first, device=like.device, out=out)
 
 
 def _constants(seed: Tensor, ndim: int) -> tuple[Tensor, Tensor]:

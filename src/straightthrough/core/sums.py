@@ -15,12 +15,14 @@ def summed(p: Tensor) -> Tensor:
     return (p * 2.0**52).to(torch.int64).cumsum(-1)
 
 
-def share(numerator: Tensor, total: Tensor) -> Tensor:
-    """Return `numerator / 2^53` of a total below 2^53, rounded down, all in int64.
+def share(bits: Tensor, total: Tensor) -> Tensor:
+    """Return `(2 bits + 1) / 2^53` of totals below 2^53, `(..., 1)`, rounded down, all in int64.
 
     It is below the total, and at most 1 too small.
     """
-    high, low = numerator >> 27, numerator & (2**27 - 1)
-    most, rest = total >> 26, total & (2**26 - 1)
-    # The product of the lower parts is below 2^53.
-    return high * most + ((2 * high * rest + low * most) >> 27)
+    numbers = torch.cat([bits, total], -1)
+    high, most = (numbers >> 26).split(1, -1)
+    low, rest = (numbers & (2**26 - 1)).split(1, -1)
+    # What the lower parts give among themselves is below 2^53, and left out.
+    across = torch.addcmul(torch.addcmul(most, low, most, value=2), high, rest, value=2)
+    return torch.addcmul(across >> 27, high, most)

@@ -30,10 +30,11 @@ def rows_kernel(
     to, seed, offset: tl.int64, run: tl.int64, stride: tl.int64, start: tl.int64, count,
     RUNS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """53 bits a row."""
+    """52 bits a row."""
     row = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     position = placed(row, offset, run, stride, start, RUNS)
-    tl.store(to + row, philox.row_bits(tl.load(seed), position).to(tl.int64), row < count)
+    bits = philox.row_bits(tl.load(seed), position).to(tl.int64) >> 1
+    tl.store(to + row, bits, row < count)
 
 
 @triton.jit(do_not_specialize=["offset", "run", "stride", "start", "count", "tag"])
@@ -71,7 +72,7 @@ def elements_kernel(
 
 
 def row_uniforms(seed, place, count):
-    """One a row, times 2^53."""
+    """One a row, times 2^52 and rounded down."""
     to = fresh(seed, place, torch.int64, count)
     if count:
         tiles = (triton.cdiv(count, TILE),)

@@ -1,6 +1,7 @@
 """Straight-through Gumbel-softmax, with the Gumbels drawn given the outcome."""
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from ..core.kernels import kernel
 from ..core.noise import CONDITIONAL, Noise, exponential, in_blocks
 from ..core.registry import rule
 from ..core.straight_through import stop_gradient_as
-from ..relaxations.jacobian import relative_to, softmax_jacobian_product
+from ..relaxations.jacobian import over, relative_to, softmax_jacobian_product
 from .categorical import CategoricalEstimator, reference, takes_half
 
 
@@ -30,12 +31,14 @@ def gumbel_st(
     classes = logits.shape[-1]
 
     def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
-        total = torch.zeros_like(grad)
-        for sample in range(samples):
+        difference = relative_to(index, grad)
+
+        def product(sample: int) -> Tensor:
             perturbed = conditional_gumbels(logits.detach(), index, noise.after(first), sample)
-            y = F.softmax(stop_gradient_as(perturbed, logits) / tau, -1)
-            total = total + softmax_jacobian_product(y, relative_to(index, grad))
-        return total / (tau * samples)
+            y = F.softmax(over(stop_gradient_as(perturbed, logits), tau), -1)
+            return softmax_jacobian_product(y, difference)
+
+        return over(reduce(torch.add, map(product, range(samples))), tau * samples)
 
     rows = (logits.reshape(-1, classes), index.reshape(-1), grad.reshape(-1, classes))
     return in_blocks(block, *rows).reshape(logits.shape)
@@ -57,12 +60,12 @@ def binary_gumbel_st(
     """
 
     def block(first: int, x: Tensor, outcome: Tensor, grad: Tensor) -> Tensor:
-        total = torch.zeros_like(x)
-        for sample in range(samples):
+        def slope(sample: int) -> Tensor:
             noisy = conditional_logistic(x.detach(), outcome, noise.after(first), sample)
-            y = stop_gradient_as(noisy, x) / tau
-            total = total + torch.sigmoid(y) * torch.sigmoid(-y)
-        return total * grad / (tau * samples)
+            y = over(stop_gradient_as(noisy, x), tau)
+            return torch.sigmoid(y) * torch.sigmoid(-y)
+
+        return over(reduce(torch.add, map(slope, range(samples))) * grad, tau * samples)
 
     flat = (x.reshape(-1), outcome.reshape(-1), grad.reshape(-1))
     return in_blocks(block, *flat).reshape(x.shape)
@@ -119,7 +122,7 @@ def conditional_gumbels(logits: Tensor, index: Tensor, noise: Noise, sample: int
     log_p = F.log_softmax(logits, -1)
     chosen = index.unsqueeze(-1)
     least = time.gather(-1, chosen)
-    others = log_p - (time + least * log_p.exp()).log()
+    others = log_p - torch.addcmul(time, least, log_p.exp()).log()
     return others.scatter(-1, chosen, -least.log())
 
 

@@ -31,12 +31,11 @@ def reinmax(logits: Tensor, index: Tensor, grad: Tensor, tau: float) -> Tensor:
 @reference
 def binary_reinmax(x: Tensor, outcome: Tensor, grad: Tensor, tau: float) -> Tensor:
     """The same between logits 0 and `x`; `g (1 - p) / 2` or `g p / 2` where tau is 1."""
-    p, q = torch.sigmoid(x), torch.sigmoid(-x)
     if is_one(tau):
-        return 0.5 * torch.where(outcome, q, p) * grad
+        return 0.5 * torch.sigmoid(torch.where(outcome, -x, x)) * grad
     above = torch.sigmoid(x / tau) + outcome
     below = torch.sigmoid(-x / tau) + ~outcome
-    return 0.5 * (above * below - p * q) * grad
+    return 0.5 * (above * below - torch.sigmoid(x) * torch.sigmoid(-x)) * grad
 
 
 @rule("reinmax")

@@ -32,6 +32,11 @@ def is_one(tau: Any) -> bool:
     return not isinstance(tau, Tensor) and tau == 1
 
 
+def over(x: Tensor, number: Any) -> Tensor:
+    """Return `x / number`, which is `x` for 1."""
+    return x if is_one(number) else x / number
+
+
 def divided(logits: Tensor, tau: Any) -> Tensor:
     """Return `logits / tau`, up to a constant of the row."""
     # A large logit over tau loses digits, or is infinite, which makes NaN; the differences to the

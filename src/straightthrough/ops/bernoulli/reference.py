@@ -45,8 +45,7 @@ def binary_draw(x: Tensor, of_probs: bool, noise: Noise) -> tuple[Tensor, Tensor
     wide = x.to(compute_dtype(x.dtype))
     p = wide if of_probs else torch.sigmoid(wide)
     outcome = uniform_like(x, noise) < p
-    valid = (p >= 0) & (p <= 1)
-    y = torch.where(valid, outcome.to(x.dtype), torch.nan)
+    y = outcome.to(x.dtype).masked_fill(p != p.clamp(0, 1), torch.nan)
     # Inductor fuses with a bool an element, and cannot with bits.
     return y, outcome if tracing() else pack(outcome)
 
@@ -90,11 +89,10 @@ def concrete_backward(
     noisy = noisy / tau
     s, rest = torch.sigmoid(noisy), torch.sigmoid(-noisy)
     gate = s * (zeta - gamma) + gamma
-    inside = (gate >= 0) & (gate <= 1)
     slope = s * rest * ((zeta - gamma) / tau)
     if of_probs:
         slope = narrowed(slope * logit_slope(x.to(slope.dtype)), slope.dtype, infinite=slope)
-    slope = torch.where(inside | gate.isnan(), slope, 0)
+    slope = slope.masked_fill((gate < 0) | (gate > 1), 0)
     wide = grad.to(slope.dtype)
     return narrowed(wide * slope, x.dtype, infinite=wide)
 
@@ -106,4 +104,4 @@ def _noisy(x: Tensor, noise: Noise, of_probs: bool) -> Tensor:
 def stretch(s: Tensor, gamma: float, zeta: float) -> Tensor:
     """Return `clamp(s (zeta - gamma) + gamma, 0, 1)` with a mask of our own at the bounds."""
     gate = s * (zeta - gamma) + gamma
-    return torch.where(gate < 0, 0, torch.where(gate > 1, 1, gate))
+    return gate.masked_fill(gate < 0, 0).masked_fill(gate > 1, 1)

@@ -21,31 +21,40 @@ def draw_index(logits: Tensor, noise: Noise) -> Tensor:
     Weights are whole numbers, so rare classes among many are drawn at their rate, and their sums
     are exact: the same in whatever order a device adds.
     """
+    return _drawn(logits, noise)[0]
+
+
+def _drawn(logits: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Return the class of each row, and 0 a row, NaN where it has none."""
     p = torch.softmax(logits, -1, dtype=compute_dtype(logits.dtype))
-    numerator = noise.rows(p[..., 0].numel()).reshape(p.shape[:-1]).unsqueeze(-1)
+    bits = noise.bits(p[..., 0].numel()).reshape(p.shape[:-1]).unsqueeze(-1)
     if transforms_active():  # searchsorted wants whatever batch the seed has under vmap
-        p = p + (0 * numerator).to(p.dtype)
+        p = p + (0 * bits).to(p.dtype)
     cumulative = summed(p)
-    target = share(numerator, cumulative[..., -1:])
+    target = share(bits, cumulative[..., -1:])
     if torch.onnx.is_in_onnx_export():  # which has no searchsorted
         index = (cumulative <= target).sum(-1, keepdim=True)
     else:
         index = torch.searchsorted(cumulative, target, right=True)
-    return torch.where(p[..., :1].isnan(), -1, index).squeeze(-1)
+    first = p[..., :1]
+    return index.masked_fill(first.isnan(), -1).squeeze(-1), (0 * first).to(logits.dtype)
 
 
 def one_hot_rows(index: Tensor, logits: Tensor) -> Tensor:
     """Return the one-hot of `index` in the logits' shape and dtype, a NaN row for -1."""
-    index = index.unsqueeze(-1)
     off = torch.zeros_like(index, dtype=logits.dtype).masked_fill(index < 0, torch.nan)
-    return off.expand(logits.shape).scatter(-1, index.clamp(min=0), off + 1)
+    return _hot(index, off.unsqueeze(-1), logits)
+
+
+def _hot(index: Tensor, off: Tensor, logits: Tensor) -> Tensor:
+    return off.expand(logits.shape).scatter(-1, index.clamp(min=0).unsqueeze(-1), off + 1)
 
 
 @kernel("(Tensor logits, Noise noise) -> (Tensor, Tensor)", like, class_number)
 def draw(logits: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     """Return the one-hot of a drawn class a row, and the class."""
-    index = draw_index(logits, noise)
-    return one_hot_rows(index, logits), index
+    index, off = _drawn(logits, noise)
+    return _hot(index, off, logits), index
 
 
 def argmax_index(logits: Tensor) -> Tensor:
