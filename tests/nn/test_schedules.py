@@ -99,6 +99,14 @@ def test_copies_keep_the_position_and_then_go_their_own_way(duplicate):
     assert source[1].tau.position == 5
 
 
+def test_a_position_written_through_data_is_seen_as_averages_of_models_write_it():
+    average, source = model(), moved(5)
+    assert tau(average) == 2.0
+    for mine, other in zip(average.buffers(), source.buffers(), strict=True):
+        mine.data.copy_(other.data)
+    assert tau(average) == tau(source)
+
+
 def test_a_shorter_schedule_loads_a_later_position_as_its_end():
     target = model(steps=3)
     target.load_state_dict(moved(5).state_dict())
