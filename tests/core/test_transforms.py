@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,6 +168,15 @@ def test_derivatives_of_any_order_of_vmap_are_those_of_a_loop(name: str, nest: s
     wanted = nests(looped(f))[nest](x)
     assert wanted.abs().max() > 1e-4
     torch.testing.assert_close(nests(func.vmap(f))[nest](x), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch's own
+def test_noise_survives_what_linearize_does_to_its_graph() -> None:
+    x, tangent = example().double(), WEIGHT.double()
+    f = functools.partial(st.sample_topk, k=2, seed=1)
+    value, linear = func.linearize(f, x)
+    assert torch.equal(value, f(x))
+    torch.testing.assert_close(linear(tangent), func.jvp(f, (x,), (tangent,))[1])
 
 
 def test_an_empty_batch_shares_a_seed() -> None:
