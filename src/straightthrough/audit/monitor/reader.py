@@ -56,8 +56,9 @@ class Reader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return a reader that reads nothing: a copy of a model, or a saved one, is not watched."""
-        nothing = {"_training": None, "_found": defaultdict(list), "_handles": ()}
-        return {"active": False, "_last": [], "_now": [], **nothing}
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        kept = {"_found": found, "_last": [], "_now": [], "_handles": ()}
+        return {"active": False, "_training": None, **kept}
 
     def collect(self) -> dict[str, list[Tensor]]:
         """Return what was found since this was last called, a number a call of the module."""
