@@ -86,8 +86,8 @@ class Schedule(nn.Module, ABC):
         """See what a module chooses from in training; only `Confidence` looks."""
 
     def _position(self) -> float:
-        """Return the position as it is now, however it was written: also through `.data`."""
-        return self.position.item()
+        """Return the position as it is now, also if it was written through `.data`; on meta NaN."""
+        return math.nan if self.position.is_meta else self.position.item()
 
     def _load_from_state_dict(
         self,
