@@ -320,8 +320,10 @@ class Answering(Schedule):
 
     @property
     def current(self) -> Number:
-        """The same as an operator takes it."""
-        return self.start + self.position.double() if is_compiling() else self.value
+        """The same as an operator takes it: a number, or, as in `Schedule`, a 0-d tensor."""
+        if not is_compiling() and self.position.is_cpu:
+            return self.value
+        return self.start + self.position.to(widest(self.position.device))
 
     @torch.no_grad()
     def see(self, gradient: Tensor) -> None:
