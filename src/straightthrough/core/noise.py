@@ -71,7 +71,9 @@ class Seed:
         for name in ("offset", "run", "stride"):
             number = getattr(self, name)
             whole = isinstance(number, WHOLE) and not isinstance(number, bool)
-            if not whole or not 0 <= number < 2**62:
+            # A graph would be bound to sizes below that.
+            beyond = whole and not is_compiling() and number >= 2**62
+            if not whole or number < 0 or beyond:
                 raise ArgumentError(f"{name} must be an int in [0, 2**62), got {number!r}")
         if self.stride < self.run:
             raise ArgumentError(
