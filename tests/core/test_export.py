@@ -28,6 +28,8 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "quantize measured": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.AbsMax(token=True)),
     "prepared layer": lambda: prepared(),
     "wrap": lambda: Wrapped(),
+    "solve": lambda: st.nn.Solve(largest, "imle", samples=2),
+    "draw of a shard": lambda: Shard(),
 }
 FORMS = ["strict", "loose", "saved", "decomposed", "dynamic"]
 
@@ -35,6 +37,17 @@ FORMS = ["strict", "loose", "saved", "decomposed", "dynamic"]
 class Wrapped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return st.wrap(torch.sign, torch.tanh)(x)
+
+
+class Shard(nn.Module):
+    """Draws after as many rows as it has, which an export may leave open."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return st.categorical(x, "gumbel", seed=st.Seed(3, offset=x.shape[0]))
+
+
+def largest(theta: Tensor) -> Tensor:
+    return torch.zeros_like(theta).scatter(-1, theta.topk(2).indices, 1.0)
 
 
 class Counts(nn.Module):

@@ -301,7 +301,7 @@ def test_wrong_seeds(error: type[Exception], wrong: object, logits: Tensor) -> N
 
 
 def test_wrong_offsets_and_both_sources(logits: Tensor) -> None:
-    for offset in (-1, 1.0, True):
+    for offset in (-1, 1.0, True, 2**62, 2**64):
         with pytest.raises(st.ArgumentError, match="offset"):
             st.Seed(0, offset)  # type: ignore[arg-type]  # that is the test
     with pytest.raises(st.ArgumentError, match="exclude each other"):

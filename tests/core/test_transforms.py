@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch.autograd.forward_ad as fwd
 from torch import Tensor, func
 
 import straightthrough as st
+from straightthrough.core.rules import Relaxation
 
 Function = Callable[[Tensor], Tensor]
 
@@ -68,10 +71,12 @@ def transforms(f: Function) -> dict[str, Function]:
         "hessian": func.hessian(loss),
         "jvp of vmap": lambda x: func.jvp(func.vmap(f), (x,), (WEIGHT,))[1],
         "vmap of jvp": lambda x: func.vmap(push)(x, WEIGHT),
+        "grad of grad of vmap": func.grad(lambda x: func.grad(of_batch)(x).square().sum()),
+        "jvp of jvp": lambda x: func.jvp(push, (x,), (WEIGHT.cos(),))[1],
     }
 
 
-FORWARD = ("jvp", "jacfwd", "hessian", "jvp of vmap", "vmap of jvp")
+FORWARD = ("jvp", "jacfwd", "hessian", "jvp of vmap", "vmap of jvp", "jvp of jvp")
 TRANSFORMED = [
     (name, transform)
     for name in OPERATORS
@@ -112,6 +117,71 @@ def test_transforms_are_those_of_the_soft_function(name: str, transform: str) ->
     """All but the value, and what is taken of a gradient that depends on it."""
     ours, theirs = (transforms(f)[transform] for f in (OPERATORS[name], SOFT[name]))
     torch.testing.assert_close(ours(example()), theirs(example()))
+
+
+ASSIGNED: dict[str, Function] = {
+    "assignment": lambda x: st.assignment(x.unsqueeze(-1) * x.cos(), iterations=3)[..., 0],
+    "a relaxation of one's own": lambda x: st.topk(x, 2, Tilted()),
+}
+
+
+@dataclass(frozen=True)
+class Tilted(Relaxation):
+    """One whose `jvp` is that of its formula."""
+
+    def soft(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x) * x.softmax(-1)
+
+
+def nests(f: Function) -> dict[str, Function]:
+    """Derivatives of derivatives through `vmap`, as functions of a batch of three."""
+
+    def loss(x: Tensor) -> Tensor:
+        return (f(x) * WEIGHT[:3]).sum()
+
+    def second(x: Tensor) -> Tensor:
+        return func.grad(lambda x: (func.grad(loss)(x) * x).sum())(x)
+
+    def pushed(f: Function) -> Function:
+        return lambda x: func.jvp(f, (x,), (WEIGHT[:3],))[1]
+
+    return {
+        "second derivative": second,
+        "jvp of jvp": pushed(pushed(f)),
+        "jvp": pushed(f),
+        "third derivative": func.grad(lambda x: (second(x) * WEIGHT[:3].cos()).sum()),
+        "jvp of second derivative": pushed(second),
+    }
+
+
+def looped(f: Function) -> Function:
+    return lambda x: torch.stack([f(row) for row in x])
+
+
+@pytest.mark.parametrize("nest", nests(torch.sign))
+@pytest.mark.parametrize("name", [*OPERATORS, *ASSIGNED])
+def test_derivatives_of_any_order_of_vmap_are_those_of_a_loop(name: str, nest: str) -> None:
+    if "jvp" in nest and name in OPERATORS and name not in FORWARD_MODE:
+        pytest.skip("its rule defines a gradient only")
+    f = {**OPERATORS, **ASSIGNED}[name]
+    x = example()[:3].double()
+    wanted = nests(looped(f))[nest](x)
+    assert wanted.abs().max() > 1e-4
+    torch.testing.assert_close(nests(func.vmap(f))[nest](x), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch's own
+def test_noise_survives_what_linearize_does_to_its_graph() -> None:
+    x, tangent = example().double(), WEIGHT.double()
+    f = functools.partial(st.sample_topk, k=2, seed=1)
+    value, linear = func.linearize(f, x)
+    assert torch.equal(value, f(x))
+    torch.testing.assert_close(linear(tangent), func.jvp(f, (x,), (tangent,))[1])
+
+
+def test_an_empty_batch_shares_a_seed() -> None:
+    mapped = func.vmap(lambda x: st.categorical(x, seed=1))
+    assert mapped(torch.empty(0, 3)).shape == (0, 3)
 
 
 def test_forward_mode_of_a_draw_is_refused_in_compiled_code_too() -> None:

@@ -258,6 +258,13 @@ def test_shapes_that_differ() -> None:
         y.sum().backward()
 
 
+def test_a_soft_function_without_floats_has_no_gradient_to_give() -> None:
+    x = torch.randn(3, requires_grad=True)
+    y = st.wrap(torch.sigmoid, lambda x: x > 0)(x)  # the two the wrong way round
+    with pytest.raises(st.DtypeError, match=r"the value of soft must be .* got torch\.bool"):
+        y.sum().backward()
+
+
 def test_integers_without_a_floating_argument() -> None:
     with pytest.raises(st.DtypeError, match="no argument is floating"):
         st.wrap(lambda x: x + 1, lambda x: x.float())(torch.tensor([1]))

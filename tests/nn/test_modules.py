@@ -184,6 +184,31 @@ def test_eval_of_probabilities():
     torch.testing.assert_close(soft, torch.tensor([0.0, 4 / 13, 0.5, 9 / 13, 1.0]))
 
 
+def test_eval_of_certain_probabilities_has_no_gradient_as_in_training():
+    probs = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    st.nn.BinaryConcrete(0.5).eval()(probs=probs).sum().backward()
+    assert probs.grad.tolist() == [0.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_eval_at_a_low_temperature_rounds_half_precision_once(dtype):
+    logits = torch.tensor([[1000.0, 0.0, -3.0], [20.125, 20.0, 19.875]], dtype=dtype)
+    wide = logits.double() / 0.01
+    relaxed = st.nn.GumbelSoftmax(0.01).eval()
+    torch.testing.assert_close(relaxed(logits), wide.softmax(-1).to(dtype))
+    torch.testing.assert_close(relaxed(logits.T).T, torch.softmax(wide.T, -1).to(dtype).T)
+    gate = st.nn.BinaryConcrete(0.01).eval()
+    small = logits / 4096
+    torch.testing.assert_close(gate(small), torch.sigmoid(small.double() / 0.01).to(dtype))
+
+
+def test_eval_refuses_class_numbers_that_the_dtype_has_not_as_in_training():
+    logits = F.one_hot(torch.tensor([999]), 1000).bfloat16()
+    for training in (True, False):
+        with pytest.raises(st.DtypeError, match="257 classes"):
+            st.nn.CategoricalInteger().train(training)(logits)
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_eval_of_counts_has_the_gradient_of_the_mean(name):
     module = EVAL[name][0]()

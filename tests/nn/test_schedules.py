@@ -13,6 +13,7 @@ from torch import nn
 
 import straightthrough as st
 from straightthrough.nn.schedules import (
+    Answering,
     Confidence,
     Constant,
     Cosine,
@@ -97,6 +98,24 @@ def test_copies_keep_the_position_and_then_go_their_own_way(duplicate):
     st.nn.step_schedules(twin)
     assert twin[1].tau.position == 6
     assert source[1].tau.position == 5
+
+
+def test_a_position_written_through_data_is_seen_as_averages_of_models_write_it():
+    average, source = model(), moved(5)
+    assert tau(average) == 2.0
+    for mine, other in zip(average.buffers(), source.buffers(), strict=True):
+        mine.data.copy_(other.data)
+    assert tau(average) == tau(source)
+
+
+@pytest.mark.parametrize("schedule", [lambda: Linear(2.0, 1.0, 5), Confidence, Answering])
+def test_a_model_without_storage_can_be_printed_and_filled(schedule):
+    with torch.device("meta"):
+        net = st.nn.Argmax(schedule())
+    assert type(net.tau).__name__ in repr(net)
+    filled = st.nn.Argmax(schedule())
+    net.load_state_dict(filled.state_dict(), assign=True)
+    assert net.tau.value == filled.tau.value
 
 
 def test_a_shorter_schedule_loads_a_later_position_as_its_end():

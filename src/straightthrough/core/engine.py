@@ -25,6 +25,7 @@ from .internals import (
     entry,
     forward_mode,
     one_level,
+    outer_levels,
     tracing,
     transforms_active,
     unwrap_if_dead,
@@ -130,7 +131,8 @@ class Node(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> Any:
-        tangent = ctx.operation.jvp(tangents, *ctx.saved_tensors)
+        with outer_levels(ctx.saved_tensors) as saved:
+            tangent = ctx.operation.jvp(tangents, *saved)
         return (tangent, *(None,) * ctx.without_tangent) if ctx.without_tangent else tangent
 
 

@@ -202,13 +202,31 @@ _forward_derivatives: Callable[[bool], AbstractContextManager[None]] = required(
 )
 
 
+@contextmanager
+def outer_levels(tensors: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Have a Function's `jvp` be differentiated by the forward modes around its own.
+
+    Torch turns them all off there, and so takes 0 for `jvp` of `jvp`. The tensors that were saved
+    come without the tangents of the level at hand, which `jvp` gets beside them.
+    """
+    if not transforms_active():
+        yield tensors
+        return
+    with _forward_derivatives(True):
+        yield [forward_ad.unpack_dual(tensor, level=0)[0] for tensor in tensors]
+
+
 def push_forward(
     function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]
 ) -> Tensor:
     """Return `J tangents`, J the Jacobian of `function`, at the level of a Function's `jvp`.
 
-    There `torch.func.jvp` can't open a level of its own; the one that is open serves.
+    There `torch.func.jvp` can't open a level of its own; the one that is open serves. Inside `vmap`
+    of such a `jvp` it can, and has to.
     """
+    if not forward_mode():
+        moved: Tensor = torch.func.jvp(function, tuple(primals), tuple(tangents))[1]
+        return moved
     with _forward_derivatives(True):
         bare = (forward_ad.unpack_dual(primal, level=0)[0] for primal in primals)
         pairs = zip(bare, tangents, strict=True)

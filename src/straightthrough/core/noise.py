@@ -37,7 +37,8 @@ class Seed:
         offset: the flat position of the first row (or, for elementwise operators, of the first
             element) in the whole.
         run: how many elements (or rows) lie beside each other in the whole too; 0 if all do.
-        stride: from the start of one run to that of the next, in the whole.
+        stride: from the start of one run to that of the next, in the whole. All three lie in
+            [0, 2**62).
 
     Example:
         >>> logits = torch.zeros(6, 4)
@@ -69,8 +70,11 @@ class Seed:
             raise ArgumentError(f"seed must lie in [-2**63, 2**63), got {value}")
         for name in ("offset", "run", "stride"):
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, WHOLE) or number < 0:
-                raise ArgumentError(f"{name} must be an int of at least 0, got {number!r}")
+            whole = isinstance(number, WHOLE) and not isinstance(number, bool)
+            # A graph would be bound to sizes below that.
+            beyond = whole and not is_compiling() and number >= 2**62
+            if not whole or number < 0 or beyond:
+                raise ArgumentError(f"{name} must be an int in [0, 2**62), got {number!r}")
         if self.stride < self.run:
             raise ArgumentError(
                 f"runs overlap: stride must be at least run, got run={self.run} and "

@@ -22,16 +22,15 @@ def philox(counter: tuple[Tensor, ...], seed: Tensor) -> tuple[Tensor, Tensor, T
     """
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     # Both halves of the state are worked on at once, and change places with every round.
-    left, right = torch.stack([c0, c2]), (c3, c1)
+    left, right = torch.stack([c0, c2]), torch.stack([c3, c1])
     multipliers, keys = _constants(seed, c0.ndim)
     for i in range(10):
-        # Whole 64-bit products are carried along; a word is masked only where it is used.
+        # Whole 64-bit products are carried along; a word is masked only where it is used. No part
+        # of a tensor is written to, which a pass over a recorded graph may take for dead code.
         product = left * multipliers[i % 2 :][:2]
         left = (product >> 32) ^ keys[i % 2 :, ..., i][:2]
-        left[0].bitwise_xor_(right[0])
-        left[1].bitwise_xor_(right[1])
-        left.bitwise_and_(MASK)
-        right = (product[1], product[0])
+        left = left.bitwise_xor_(right).bitwise_and_(MASK)
+        right = product.flip(0)
     c3, c1 = right
     return left[0], c1 & MASK, left[1], c3 & MASK
 

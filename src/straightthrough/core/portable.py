@@ -90,7 +90,7 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
         # A product, as the compiler takes the number for an argument there.
         numbers.append(torch.ones((), dtype=torch.float64) * x)
         return f"number({len(numbers) - 1})"
-    if isinstance(x, int):
+    if isinstance(x, int | torch.SymInt):
         integers.append(x)
         return f"integer({len(integers) - 1})"
     if isinstance(x, tuple):

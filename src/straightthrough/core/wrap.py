@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .errors import STRIDED, ArgumentError, DtypeError, ShapeError, check_dense
+from .errors import STRIDED, ArgumentError, DtypeError, ShapeError, check_dense, check_floating
 from .internals import autocast_enabled, dual_level, transforms_active, unwrap_if_dead
 from .straight_through import straight_through
 
@@ -83,6 +83,9 @@ class _Call:
             with _random_state(self.random_state), _autocast(self.autocast, tensors):
                 values, of_soft = self.values(self.soft, inputs)
         _check_alike(of_soft, structure, [value.shape for value in values], shapes)
+        for value, grad in zip(values, grads, strict=True):
+            if grad is not None:
+                check_floating("the value of soft", value)
         pairs = [
             (value, grad.to(value.dtype))
             for value, grad in zip(values, grads, strict=True)
@@ -145,6 +148,8 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         get gradients; tensors that the functions close over do not, so pass them in.
 
     Raises:
+        DtypeError: in backward, if `soft` returns no floats where a gradient is due (in compiled
+            code, at once).
         ArgumentError: if `soft` is missing, a function returns something else than dense tensors,
             the two put them together in different ways, or no tensor is passed.
         ShapeError: in backward, if two shapes differ (in compiled code, at once).

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..core.engine import apply
 from ..core.errors import NO_PROBABILITY, ArgumentError, check_number, check_outcomes
-from ..core.precision import cast
+from ..core.precision import in_compute_dtype
 from ..core.rules import Derivative
 from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.bernoulli import api
+from ..ops.bernoulli.reference import logit
 from ..ops.pointwise.operation import Pointwise
 from ..surrogates import Identity, Sigmoid
 from .base import Checks, EstimatorModule, Number, RuleModule, check_parameter
@@ -75,12 +76,22 @@ class BinaryConcrete(RuleModule[GumbelST]):
         if self.hard:
             return _likelier("binary_concrete", logits, probs)
         x, of_probs = api.parameter(logits, probs)
-        y = torch.sigmoid((torch.logit(x) if of_probs else x) / cast(tau, x.dtype))
+        y = in_compute_dtype(_relaxed_probability if of_probs else _relaxed, x, tau)
         check_outcomes("binary_concrete", lambda: y.isnan(), NO_PROBABILITY)
         return y
 
     def extra_repr(self) -> str:
         return f"tau={self.rule.tau}, hard={self.hard}"
+
+
+def _relaxed(logits: Tensor, tau: Any) -> Tensor:
+    return torch.sigmoid(logits / tau)
+
+
+def _relaxed_probability(p: Tensor, tau: Any) -> Tensor:
+    """Likewise, of a probability; 0 and 1 are certain, with a gradient of 0 as in training."""
+    certain = (p == 0) | (p == 1)
+    return torch.where(certain, p.detach(), _relaxed(logit(torch.where(certain, 0.5, p)), tau))
 
 
 def _likelier(name: str, logits: Tensor | None, probs: Tensor | None) -> Tensor:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import apply_mask, check_outcomes, check_rows
-from ..core.precision import cast, in_dtype_of
+from ..core.precision import in_compute_dtype, in_dtype_of
 from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.categorical import api
 from ..ops.categorical.reference import argmax_index
 from ..relaxations import Softmax
+from ..relaxations.jacobian import tempered
 from .base import EstimatorModule, Number, RuleModule
 from .control import ControlVariate
 
@@ -89,6 +89,7 @@ class CategoricalInteger(EstimatorModule[CategoricalEstimator]):
             self.observe(logits, self.dim, mask)
             return api.categorical_integer(logits, self.rule, dim=self.dim, mask=mask)
         y = api.argmax(logits, dim=self.dim, mask=mask).movedim(self.dim, -1)
+        api.check_holds_numbers(logits, y.shape[-1])
         return (y * torch.arange(y.shape[-1], dtype=y.dtype, device=y.device)).sum(-1)
 
     def extra_repr(self) -> str:
@@ -153,7 +154,8 @@ class GumbelSoftmax(RuleModule[GumbelST]):
         if self.hard:
             return api.argmax(logits, tau=tau, dim=self.dim, mask=mask)
         check_rows("logits", logits, self.dim)
-        y = F.softmax(apply_mask("logits", logits, mask) / cast(tau, logits.dtype), self.dim)
+        rows = apply_mask("logits", logits, mask).movedim(self.dim, -1)
+        y = in_compute_dtype(tempered, rows, tau).movedim(-1, self.dim)
         check_outcomes("gumbel_softmax", lambda: y.select(self.dim, 0).isnan())
         return y
 

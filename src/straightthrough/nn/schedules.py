@@ -52,7 +52,6 @@ class Schedule(nn.Module, ABC):
             raise ArgumentError(f"steps must be an int of at least 0, got {steps!r}")
         self.start, self.end, self.steps = start, end, steps
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
-        self._read: tuple[Tensor, int, float] | None = None
 
     @abstractmethod
     def between(self, fraction: Any) -> Any:
@@ -87,12 +86,8 @@ class Schedule(nn.Module, ABC):
         """See what a module chooses from in training; only `Confidence` looks."""
 
     def _position(self) -> float:
-        """Return the position, which is read from its device only where it has changed."""
-        position = self.position
-        version = -1 if position.is_inference() else position._version
-        if self._read is None or self._read[0] is not position or self._read[1] != version:
-            self._read = (position, version, position.item())
-        return self._read[2]
+        """Return the position as it is now, also if it was written through `.data`; on meta NaN."""
+        return math.nan if self.position.is_meta else self.position.item()
 
     def _load_from_state_dict(
         self,
@@ -111,9 +106,6 @@ class Schedule(nn.Module, ABC):
             super()._load_from_state_dict(
                 state_dict, prefix, local_metadata, strict, missing_keys, *lists
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_read": None}
 
     def extra_repr(self) -> str:
         return f"{self.start} -> {self.end}, position {self._position()} of {self.steps}"
@@ -328,8 +320,10 @@ class Answering(Schedule):
 
     @property
     def current(self) -> Number:
-        """The same as an operator takes it."""
-        return self.start + self.position.double() if is_compiling() else self.value
+        """The same as an operator takes it: a number, or, as in `Schedule`, a 0-d tensor."""
+        if not is_compiling() and self.position.is_cpu:
+            return self.value
+        return self.start + self.position.to(widest(self.position.device))
 
     @torch.no_grad()
     def see(self, gradient: Tensor) -> None:

@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import math
+import pickle
 import sys
 import weakref
 
@@ -98,6 +99,21 @@ def test_removed_hooks_leave_nothing():
     assert monitor.observations == []
     assert len(dict(model.named_parameters())) == before
     copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_of_a_watched_model_is_not_watched(duplicate):
+    model = nn.Sequential(nn.Linear(6, 8), st.nn.Sign(), st.nn.CategoricalInteger())
+    monitor = Monitor(model, every=1)
+    twin = duplicate(model)
+    x = torch.randn(5, 6)
+    twin(x).sum().backward()
+    monitor.step()
+    assert monitor.observations == []
+    model(x).sum().backward()
+    monitor.step()
+    assert monitor.observations
+    monitor.remove()
 
 
 def test_the_graph_dies_with_its_output():

@@ -63,6 +63,33 @@ def test_derivatives(scale: float) -> None:
         torch.testing.assert_close(of_z, z - law.mean, **close)
 
 
+@pytest.mark.parametrize("shared", [-1e30, 1e12, torch.finfo(torch.float32).min])
+def test_what_all_logits_share_takes_no_digits(shared: float) -> None:
+    x = torch.full((6,), shared, dtype=torch.float64, requires_grad=True)
+    entropy = st.subset_entropy(x, 5)
+    torch.testing.assert_close(entropy.item(), math.log(6), rtol=1e-12, atol=0)
+    entropy.backward()
+    torch.testing.assert_close(x.grad, torch.zeros_like(x), rtol=0, atol=1e-12)
+    log_p = st.subset_log_prob(x, torch.tensor([1.0, 1, 1, 1, 0, 1]))
+    torch.testing.assert_close(log_p.item(), -math.log(6), rtol=1e-12, atol=0)
+
+
+def test_third_derivatives_by_every_transform() -> None:
+    x = torch.randn(5, dtype=torch.float64)
+    law = Enumerated(x, 2)
+    modes = (torch.func.jacrev, torch.func.jacfwd)
+    wanted = torch.stack(
+        [
+            torch.stack([law.third(v, w) for v in torch.eye(5).double()])
+            for w in torch.eye(5).double()
+        ]
+    )
+    for inner in modes:
+        for outer in modes:
+            found = outer(inner(lambda x: st.subset_marginals(x, 2)))(x)
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
 def test_gradients_of_every_order() -> None:
     x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     functions = (

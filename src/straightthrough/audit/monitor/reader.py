@@ -54,6 +54,12 @@ class Reader:
             module.register_forward_hook(self._after_forward, with_kwargs=True),
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return a reader that reads nothing: a copy of a model, or a saved one, is not watched."""
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        kept = {"_found": found, "_last": [], "_now": [], "_handles": ()}
+        return {"active": False, "_training": None, **kept}
+
     def collect(self) -> dict[str, list[Tensor]]:
         """Return what was found since this was last called, a number a call of the module."""
         found, self._found = self._found, defaultdict(list)

@@ -35,6 +35,16 @@ def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Ten
     return rows if dim == -1 else rows.movedim(dim, -1), dim
 
 
+def check_holds_numbers(logits: Tensor, classes: int) -> None:
+    """Raise `DtypeError` unless the logits' dtype has the number of every class exactly."""
+    most = int(2 / torch.finfo(logits.dtype).eps)
+    if classes - 1 > most:
+        raise DtypeError(
+            f"logits of {logits.dtype} hold the numbers of {most + 1} classes exactly, got "
+            f"{classes}; use logits.float()"
+        )
+
+
 def _logits_and_index(rule: object, logits: Tensor) -> int:
     return logits.nbytes + 8 * logits.shape[:-1].numel() + 8
 
@@ -176,12 +186,7 @@ def categorical_integer(
     """
     rule = resolve("estimator", estimator, CategoricalEstimator, fields=fields)
     rows, _ = _rows("logits", logits, dim, mask)
-    classes, most = rows.shape[-1], int(2 / torch.finfo(logits.dtype).eps)
-    if classes - 1 > most:
-        raise DtypeError(
-            f"logits of {logits.dtype} hold the numbers of {most + 1} classes exactly, got "
-            f"{classes}; use logits.float()"
-        )
+    check_holds_numbers(logits, rows.shape[-1])
     value, place = make_seed(seed, generator, logits)
     y = apply(NumberDraw(rule, place), rows, value)
     check_outcomes("categorical_integer", lambda: y.isnan())

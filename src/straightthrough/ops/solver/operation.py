@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class Solve(Draw):
     def _rows(self, x: Tensor) -> Tensor:
         """Return one row a problem."""
         lead, size = x.shape[: x.ndim - self.event_dim], x.shape[x.ndim - self.event_dim :]
-        return x.reshape(lead.numel(), size.numel())
+        return x.reshape(math.prod(lead), math.prod(size))  # numel() of a size fixes one left open
 
     def _any(self, x: Tensor) -> Tensor:
         """Say of problems whether any of their entries is, so that it broadcasts to them."""

@@ -103,7 +103,7 @@ def subset_log_prob(
             f"value must have the shape {tuple(logits.shape)} of logits, got {tuple(value.shape)}"
         )
     rows, dim = subset_rows("logits", logits, k, dim, mask)
-    wide = rows.double()
+    wide = _centred(rows, k)
     chosen = torch.where(value.movedim(dim, -1) > 0, wide, 0).sum(-1)
     found: Tensor = (chosen - apply(LogPartition(k), wide)).to(logits.dtype)
     check_outcomes("subset_log_prob", found.isnan)
@@ -141,8 +141,18 @@ def subset_entropy(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | None
         tensor(6.)
     """
     rows, _ = subset_rows("logits", logits, k, dim, mask)
-    wide = rows.double()
+    wide = _centred(rows, k)
     mu, total = apply(Cumulant(k), wide), apply(LogPartition(k), wide)
     found: Tensor = (total - (mu * wide.masked_fill(wide.isinf(), 0)).sum(-1)).to(logits.dtype)
     check_outcomes("subset_entropy", found.isnan)
     return found
+
+
+def _centred(rows: Tensor, k: int) -> Tensor:
+    """Return the rows in float64, less their k-th largest.
+
+    The law is the same, and what all logits of a row share, as the -1e30 of a row of padding,
+    takes no digits from sums of them.
+    """
+    wide = rows.double()
+    return wide - wide.detach().topk(k, -1).values[..., -1:]
