@@ -88,6 +88,13 @@ def test_what_it_has_no_tensor_for_stays_floating(scheme):
     assert torch.equal(ready(x), model(x))
 
 
+def test_it_has_no_tensor_for_float64():
+    model = prepare(nn.Sequential(nn.Linear(8, 4).double()), [("0", Config(ROWS))]).eval()
+    ready, x = convert(model, to="torchao"), torch.randn(3, 8).double()
+    assert type(ready[0].weight) is nn.Parameter
+    assert torch.equal(ready(x), model(x))
+
+
 def test_its_quantize_takes_our_configurations():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     quantize_(model, FqnToConfig(OrderedDict([("2", Prepare("w2"))])), filter_fn=None)

@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 
 import straightthrough as st
 from straightthrough.core.bits import pack_numbers, unpack_numbers
@@ -146,6 +147,15 @@ def test_weights_that_are_parametrized_already_ship(to):
         assert type(ready[0]) is nn.Linear
 
 
+@pytest.mark.parametrize("grid", [MX("e2m1", block=8), NVFP4()], ids=repr)
+@pytest.mark.parametrize(
+    ("scale", "transform"), [(Learned(offset=True), ""), (Fixed(), "tanh"), (AbsMax(), "twn")]
+)
+def test_blocks_have_the_scales_of_what_is_rounded(grid, scale, transform):
+    model, x = trained(Scheme(grid, scale, "identity", transform)), torch.randn(3, 32)
+    assert torch.equal(convert(model, to="packed")(x), model(x))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_named_configurations_ship(name):
     torch.manual_seed(0)
@@ -203,6 +213,7 @@ def test_numbers_are_packed(width):
 REFUSED = [
     (lambda m: convert(m.train()), "'0' is in training; call eval() before you convert"),
     (lambda m: (m[2].input_quantizer.train(), convert(m)), "'2' is in training"),
+    (lambda m: (l1_unstructured(m[0], "weight", 0.5), convert(m)), "call prune.remove(layer, 'wei"),
     (lambda m: convert(m, to="int8"), "to must be one of float, packed, torchao, got 'int8'"),
 ]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import straightthrough as st
-from straightthrough.grids import MX, Int
+from straightthrough.grids import MX, Float, Int
 from straightthrough.nn import CAGE, Config, Oscillations, Scheme, dampening, param_groups, prepare
 from straightthrough.scales import Fixed, Learned
 
@@ -85,6 +85,22 @@ def test_what_oscillates_is_frozen_at_the_mean_of_its_codes():
         model.weight_quantizer.origin.add_(1.0)
     settle(model, due, 1, watch)
     assert model.weight_quantizer.codes(model.weight)[0, :2].tolist() == [0, 1]
+
+
+def test_codes_of_floats_are_counted_in_the_order_of_their_values():
+    config = Config(Scheme(Float("e2m1"), Fixed(1.0)))
+    model = layer(0.1, 0.3, -0.9, config=config)
+    watch = Oscillations(model, momentum=0.1, threshold=0.5)
+    (found,) = watch.weights.values()
+    for step in range(40):
+        sign = (-1) ** step
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[0.1 * sign, 0.3 * sign, -0.9 - 0.4 * sign]]))
+        watch.step()
+    assert found.frozen.tolist() == [[False, True, True]], "+0 and -0 are one value"
+    assert found.frequency[0, 0] == 0
+    assert model.weight[0, 1].abs() <= 0.5
+    assert -1.5 <= model.weight[0, 2] <= -0.5
 
 
 def test_a_training_goes_on_with_its_state():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -298,6 +299,7 @@ WRONG = [
     (lambda: st.fake_quantize(X, 1.0, 8, grid=Int(4)), "a whole number in [-8, 7], got 8"),
     (lambda: st.fake_quantize(X, 1.0, 1.0, grid=Int(4)), "a whole number in [-8, 7], got 1.0"),
     (lambda: st.fake_quantize(X, 1.0, True, grid=Int(4)), "a whole number in [-8, 7], got True"),
+    (lambda: st.fake_quantize(X, 1.0, np.ones(3), grid=Int(4)), "a tensor or a whole number in"),
     (lambda: st.fake_quantize(X, 1.0, 1, grid=Ternary()), "zero_point is for st.grids.Int, got 1"),
     (lambda: st.fake_quantize(X, 1.0, 1, grid=Int(4), offset=1.0), "exclude each other"),
     (lambda: st.fake_quantize(X, 1.0, offset=NAN, grid=Int(4)), "offset must be a finite number"),

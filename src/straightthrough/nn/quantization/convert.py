@@ -42,8 +42,8 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     under the weight's name, with scales under `weight_quantizer`, and computes the weight from them
     at each call; the state dict loads into another model that was prepared and converted the same
     way. `"torchao"` has tensors of `torchao` with the codes and scales that were trained, where it
-    has some: of `Linear` and `Embedding` with integers of at most 8 bits or three values, and one
-    scale, one a row or one a block; what else there is, it has as `"float"` does.
+    has some: of `Linear` and `Embedding`, but in float64, with integers of at most 8 bits or three
+    values, and one scale, one a row or one a block; what else there is, it has as `"float"` does.
 
     Quantizers of inputs and outputs stay; so do weights whose quantizer is not `enabled`. Products
     of whole numbers are not computed here: that is what `torchao` and the runtimes of ONNX do.
@@ -53,8 +53,9 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
         to: `"float"`, `"packed"` or `"torchao"`.
 
     Raises:
-        ArgumentError: for another form; if a layer is in training, or its delay is not over; and if
-            `torchao` is not installed and is asked for.
+        ArgumentError: for another form; if a layer is in training, or its delay is not over; where
+            a hook makes a weight before each call, as `torch.nn.utils.prune` does; and if `torchao`
+            is not installed and is asked for.
 
     Example:
         >>> net = st.nn.prepare(torch.nn.Sequential(torch.nn.Linear(64, 64)), [("0", "w4")]).eval()
@@ -95,6 +96,8 @@ def replaced(
 
 def _check_ready(model: nn.Module) -> None:
     for name, module in model.named_modules():
+        if isinstance(module, Quantized) and module.weight_quantizer is not None:
+            _check_weight(name, module)
         if not isinstance(module, Quantizer):
             continue
         layer = re.sub(r"\.?(parametrizations\..*|\w+_quantizer)$", "", name)
@@ -105,6 +108,14 @@ def _check_ready(model: nn.Module) -> None:
                 f"{layer!r} does not quantize yet: the delay is not over; train on, or set "
                 f"enabled = False to convert it as it is"
             )
+
+
+def _check_weight(name: str, layer: Quantized) -> None:
+    if "weight" not in {*layer._parameters, *layer._buffers, *parametrizations(layer)}:
+        raise ArgumentError(
+            f"the weight of {name!r} is made before each call, by what is in its hooks, and can't "
+            f"be replaced; of torch.nn.utils.prune, call prune.remove(layer, 'weight') first"
+        )
 
 
 def quantized_weights(model: nn.Module) -> Iterator[Weight]:

@@ -21,6 +21,9 @@ class Oscillation(nn.Module):
         frequency: a running mean of that event, an element.
         average: a running mean of the codes.
         frozen: which elements stay at a code, and `code`, for these that one.
+
+    Codes are counted in the order of their values, which those of a floating format, its bits, are
+    not in.
     """
 
     code: Tensor
@@ -33,7 +36,7 @@ class Oscillation(nn.Module):
         super().__init__()
         self.momentum = momentum
         self._weight = (weight,)  # in a tuple, so that it is no submodule
-        codes = weight.quantizer.codes(weight.latent)
+        codes = self._codes()
         self.register_buffer("code", codes)
         self.register_buffer("direction", torch.zeros_like(codes, dtype=torch.int8))
         self.register_buffer("frequency", torch.zeros_like(codes, dtype=torch.float32))
@@ -43,9 +46,7 @@ class Oscillation(nn.Module):
     @torch.no_grad()
     def step(self, threshold: float | None) -> None:
         """Look at the codes, and freeze what oscillates more often than the threshold."""
-        (weight,) = self._weight
-        codes = weight.quantizer.codes(weight.latent)
-        codes = torch.where(self.frozen, self.code, codes)
+        codes = torch.where(self.frozen, self.code, self._codes())
         change = (codes - self.code).sign().to(torch.int8)
         against = (change * self.direction == -1).float()
         self.frequency.lerp_(against, self.momentum)
@@ -57,10 +58,17 @@ class Oscillation(nn.Module):
             self.code.copy_(torch.where(now, self.average.round().to(self.code.dtype), self.code))
             self.frozen.logical_or_(now)
         if bool(self.frozen.any()):
-            self._hold(weight.quantizer, weight.latent)
+            self._hold()
 
-    def _hold(self, quantizer: Quantizer, latent: Tensor) -> None:
-        values = quantizer.decode(self.code, quantizer.scale_of(latent))
+    def _codes(self) -> Tensor:
+        (weight,) = self._weight
+        return weight.quantizer.grid.in_order(weight.quantizer.codes(weight.latent))
+
+    def _hold(self) -> None:
+        (weight,) = self._weight
+        quantizer, latent = weight.quantizer, weight.latent
+        codes = quantizer.grid.of_order(self.code)
+        values = quantizer.decode(codes, quantizer.scale_of(latent))
         latent.copy_(torch.where(self.frozen, values.to(latent.dtype), latent))
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ...core.bits import pack_numbers, unpack_numbers
-from ...core.precision import compute_dtype
 from ...grids.block import Blocks
 from ..quantizer import Quantizer
 from ..schedules import keeping_dtype
@@ -46,13 +45,12 @@ class Packed(nn.Module):
             self.register_buffer(name, None if shift is None else shift.detach().clone())
         if self.zero_point is not None:
             self.zero_point.round_()
-        self.register_buffer("block_scales", self._block_scales(weight))
+        self.register_buffer("block_scales", self._block_scales(quantizer, weight))
 
-    def _block_scales(self, weight: Tensor) -> Tensor | None:
+    def _block_scales(self, quantizer: Quantizer, weight: Tensor) -> Tensor | None:
         if not isinstance(self.grid, Blocks):
             return None
-        v = self.scaling.blocks(weight.detach().to(compute_dtype(weight.dtype))) / self.scale
-        return self.grid.scale_codes(self.grid.scales(v))
+        return self.grid.scale_codes(self.grid.scales(quantizer.in_steps(weight)))
 
     def pack(self, codes: Tensor) -> Tensor:
         """Return the bytes of codes."""

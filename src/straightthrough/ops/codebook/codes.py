@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,9 +22,10 @@ from .operation import FiniteScalars
 _COMMON = {"family": "codebook", "inputs": (Input("z", "... D"),), "outcome": Code()}
 
 
-def _check_levels(levels: int | Sequence[int], width: int | None) -> tuple[int, ...]:
+def check_levels(levels: int | Sequence[int], width: int | None) -> tuple[int, ...]:
     """Return the levels of each of `width` entries, at least 2 of them."""
-    every = (levels,) * (width or 1) if isinstance(levels, int) else tuple(levels)
+    given = levels if isinstance(levels, Iterable) else (levels,) * (width or 1)
+    every = tuple(given)
     if not every or any(isinstance(n, bool) or not isinstance(n, int) or n < 2 for n in every):
         raise ArgumentError(f"levels must be ints of at least 2, got {levels!r}")
     if width is not None and len(every) != width:
@@ -88,7 +89,7 @@ def fsq(
     check_vectors(z)
     if bound not in SLOPES:
         raise ArgumentError(f"bound must be 'tanh' or 'sigmoid', got {bound!r}")
-    operation = FiniteScalars(_check_levels(levels, z.shape[-1]), SLOPES[bound], bool(symmetric))
+    operation = FiniteScalars(check_levels(levels, z.shape[-1]), SLOPES[bound], bool(symmetric))
     code, number = apply(operation, z)
     check_outcomes("fsq", lambda: number < 0, NOT_A_NUMBER)
     return code, number
@@ -106,7 +107,7 @@ def fsq_decode(
     Value: entry d is the level `index // prod(levels[:d]) % levels[d]`, brought to -1 to 1.
 
     Args:
-        index: int64, any shape.
+        index: int64, any shape; -1 where there is no code.
         levels: those that `st.fsq` was given, an int for each entry.
         symmetric: as there.
         dtype: of the code.
@@ -129,7 +130,7 @@ def fsq_decode(
         tensor([[-1., -1.],
                 [ 1.,  1.]])
     """
-    every = _check_levels(levels, None)
+    every = check_levels(levels, None)
     check_index(index, math.prod(every))
     number = torch.tensor(every, device=index.device)
     digits = digits_of(index.clamp(min=0), number).to(compute_dtype(dtype))

@@ -63,7 +63,8 @@ def zero_as_tensor(given: Tensor | int, x: Tensor, grid: Grid) -> Tensor:
     whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
     if not whole or not grid.least <= given <= grid.most:
         raise ArgumentError(
-            f"zero_point must be a whole number in [{grid.least}, {grid.most}], got {given!r}"
+            f"zero_point must be a tensor or a whole number in [{grid.least}, {grid.most}], got "
+            f"{given!r}"
         )
     return torch.full((), given, dtype=compute_dtype(x.dtype), device=x.device)
 
