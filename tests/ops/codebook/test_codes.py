@@ -183,3 +183,12 @@ REFUSED = [
 def test_what_is_refused(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+def test_compiled_for_sizes_that_are_open():
+    torch.compiler.reset()
+    model = st.nn.FSQ([5, 4, 3], symmetric=True)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    for rows in (3, 7):
+        z = torch.randn(rows, 3)
+        assert all(map(torch.equal, compiled(z), model(z)))

@@ -348,3 +348,19 @@ def test_a_range_of_ones_own_is_asked(learned: bool) -> None:
     y = st.fake_quantize(x, scale, grid=Int(4), rule=Upper())
     y.sum().backward()
     assert torch.equal(x.grad, torch.tensor([0.0, 0.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (4, 1, 1), (4, 6, 1)])
+def test_scales_beside_sizes_that_compiled_code_leaves_open(shape):
+    torch.compiler.reset()
+
+    def call(x, scale):
+        return st.fake_quantize(x, scale, grid=Int(4), rule="lsq")
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=True)
+    x, scale = torch.randn(4, 6, 32), torch.rand(shape) + 0.1
+    static = scale.clone().requires_grad_()  # as a parameter's, whose sizes are not open
+    assert torch.equal(compiled(x, scale), call(x, scale))
+    torch._dynamo.mark_static(static)
+    torch.compiler.reset()
+    assert torch.equal(compiled(x, static), call(x, static))

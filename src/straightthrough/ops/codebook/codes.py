@@ -89,7 +89,7 @@ def fsq(
     check_vectors(z)
     if bound not in SLOPES:
         raise ArgumentError(f"bound must be 'tanh' or 'sigmoid', got {bound!r}")
-    operation = FiniteScalars(check_levels(levels, z.shape[-1]), SLOPES[bound], bool(symmetric))
+    operation = FiniteScalars(check_levels(levels, z.shape[-1]), bound, bool(symmetric))
     code, number = apply(operation, z)
     check_outcomes("fsq", lambda: number < 0, NOT_A_NUMBER)
     return code, number

@@ -76,9 +76,10 @@ def beside(name: str, given: Tensor, x: Tensor) -> Tensor:
     if given.device != x.device:
         raise ArgumentError(f"{name} must be on {x.device} as x is, got {given.device}")
     own, shape = given.shape, x.shape
-    fits = not own or (
+    fits = given.ndim == 0 or (
         len(own) <= len(shape)
-        and all(size in (1, due) for size, due in zip(reversed(own), reversed(shape), strict=False))
+        # Not by `in`, which compiled code answers for sizes that it leaves open, and wrongly.
+        and all(s == 1 or s == due for s, due in zip(reversed(own), reversed(shape), strict=False))
     )
     if not fits:
         raise ShapeError(
