@@ -8,9 +8,11 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..core.engine import apply
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
+from ..core.internals import transforms_active
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
@@ -111,7 +113,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if scaling.shifts == "zero_point" and not isinstance(grid, Int):
             raise ArgumentError(f"zero_point is for st.grids.Int, got {grid}; use offset=True")
         if scaling.kept:
-            self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+            # Not bool, of which torch's AveragedModel takes no means.
+            self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
             kept = self._kept_shape(shape) or [1]  # what is sharded has a dimension
             if isinstance(scaling, Learned):
                 self.parameter = nn.Parameter(torch.zeros(kept))
@@ -252,12 +255,19 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 return blocks.new_ones((), dtype=compute_dtype(blocks.dtype))
             measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
             return measured
-        if not self._has_started:
+        if not self._begun():
             if some or _ranks() > 1:
                 self._start(blocks)
         elif some and learn and isinstance(self.scaling, Observed) and not runs_again():
             self._observe(blocks, self.scaling.momentum)
         return _beside(blocks, self.scale)
+
+    def _begun(self) -> bool:
+        """Whether the scale has started, be it by buffers that were copied from another model."""
+        plain = type(self.started) is Tensor and not (self.started.is_meta or transforms_active())
+        if not self._has_started and plain and not is_compiling():
+            self._has_started = bool(self.started)
+        return self._has_started
 
     @torch.no_grad()
     def _start(self, blocks: Tensor) -> None:
@@ -278,7 +288,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         for parameter in (self.parameter, self.shift):
             if parameter is not None:
                 parameter.zero_()
-        self.started.fill_(True)
+        self.started.fill_(1)
         self._has_started = True
 
     @torch.no_grad()
@@ -315,6 +325,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         super()._apply(fn, recurse)
         for name, buffer in before.items():
             self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
+        if self.scaling.kept and before["started"].is_meta:
+            self.started.zero_()  # it holds anything
         return self
 
     def extra_repr(self) -> str:
