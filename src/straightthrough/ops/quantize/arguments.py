@@ -35,8 +35,12 @@ def laid(name: str, given: Tensor | float, x: Tensor, check: Callable[[str, Any]
         check_not_traced(given)
         if not isinstance(given, int | float | np.number):
             check_floating(name, given)
-        number = check(name, given)
-        return torch.full((), number, dtype=compute_dtype(x.dtype), device=x.device)
+        number, wide = check(name, given), compute_dtype(x.dtype)
+        info = torch.finfo(wide)
+        # A positive number may be 0 there.
+        if abs(number) > info.max or 0 < number < info.smallest_normal * info.eps:
+            raise ArgumentError(f"{name} is beyond the range of {wide}, got {number}")
+        return torch.full((), number, dtype=wide, device=x.device)
     check_floating(name, given)
     if given.dtype not in (x.dtype, compute_dtype(x.dtype)):
         wanted = " or ".join(dict.fromkeys(map(str, (x.dtype, compute_dtype(x.dtype)))))
