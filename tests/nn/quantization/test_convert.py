@@ -165,6 +165,25 @@ def test_named_configurations_ship(name):
         assert torch.equal(convert(model, to=to)(x), y)
 
 
+@pytest.mark.parametrize("to", ["float", "packed"])
+@pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
+def test_channels_that_are_last_ship(layer, to):
+    torch.manual_seed(0)
+    model = prepare(nn.Sequential(layer(16, 16, 3)), [("0", Config(Scheme(Int(4), AbsMax())))])
+    model = model.to(memory_format=torch.channels_last).eval()
+    x = torch.randn(2, 16, 6, 6)
+    y, z = model(x), convert(model, to=to)(x)
+    assert torch.equal(z, y)
+    assert z.stride() == y.stride()
+
+
+def test_what_is_frozen_stays_frozen():
+    model = prepare(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), [("*", "w4")]).eval()
+    model[0].requires_grad_(False)
+    learn = [parameter.requires_grad for parameter in convert(model).parameters()]
+    assert learn == [False, False, True, True]
+
+
 def test_a_weight_whose_quantizer_is_off_ships_as_it_is():
     model, x = trained(SCHEMES["int4"][0]), torch.randn(4, 32)
     model[0].weight_quantizer.enabled = False

@@ -162,6 +162,13 @@ def test_the_first_pattern_that_fits_counts():
     assert type(model[1]["head"]) is nn.Linear
 
 
+def test_a_name_is_itself():
+    model = prepare(
+        nn.ModuleDict({"a[0]": nn.Linear(2, 2), "a0": nn.Linear(2, 2)}), [("a[0]", "w4")]
+    )
+    assert hasattr(model["a[0]"], "weight_quantizer")
+
+
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()

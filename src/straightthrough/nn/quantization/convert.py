@@ -153,7 +153,10 @@ def _made(weight: Weight, to: Form) -> tuple[Tensor, nn.Module | None]:
         and isinstance(weight.module, nn.Linear | nn.Embedding)
     ):
         found = as_torchao(quantizer, latent)
-    return nn.Parameter(quantizer(latent).clone()) if found is None else found, None
+    if found is None:
+        learns = latent.requires_grad or not isinstance(latent, nn.Parameter)
+        found = nn.Parameter(quantizer(latent).clone(), requires_grad=learns)
+    return found, None
 
 
 def _put(weight: Weight, data: Tensor, decoder: nn.Module | None) -> None:

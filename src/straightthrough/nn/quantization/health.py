@@ -41,9 +41,8 @@ class Oscillation(nn.Module):
         self.register_buffer("code", codes)
         self.register_buffer("direction", torch.zeros_like(codes, dtype=torch.int8))
         self.register_buffer("frequency", torch.zeros_like(codes, dtype=torch.float32))
-        self.register_buffer(
-            "average", codes.float() if active else codes / 0
-        )  # NaN: none was seen
+        # NaN before the first code.
+        self.register_buffer("average", codes.float() if active else codes / 0)
         self.register_buffer("frozen", torch.zeros_like(codes, dtype=torch.bool))
 
     @torch.no_grad()

@@ -13,6 +13,8 @@ from ...grids.block import Blocks
 from ..quantizer import Quantizer
 from ..schedules import keeping_dtype
 
+FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+
 
 class Packed(nn.Module):
     """What a quantizer made of a weight, computed from bytes: of the same values.
@@ -37,6 +39,9 @@ class Packed(nn.Module):
         super().__init__()
         self.grid, self.scaling = quantizer.grid, quantizer.scaling
         self.shape, self.dtype = weight.shape, weight.dtype
+        # As the quantizer has it, since another order of channels rounds a convolution otherwise.
+        found = (f for f in FORMATS if quantizer(weight).is_contiguous(memory_format=f))
+        self.format = next(found, torch.contiguous_format)
         least, most = self.grid.code_range
         self.width = (most - least).bit_length()
         self.register_buffer("scale", quantizer.scale_of(weight).detach().clone())
@@ -74,7 +79,7 @@ class Packed(nn.Module):
         values = values * self.scale
         if self.offset is not None:
             values = values + self.offset
-        return values.reshape(self.shape).to(self.dtype)
+        return values.reshape(self.shape).to(self.dtype).contiguous(memory_format=self.format)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: b for name, b in self._buffers.items() if b is not None}

@@ -179,7 +179,7 @@ def _fits(pattern: Pattern, place: Place) -> bool:
             return re.fullmatch(pattern[3:], place.name) is not None
         except re.error as error:
             raise ArgumentError(f"{pattern!r} is no regular expression: {error}") from error
-    return fnmatchcase(place.name, pattern)
+    return place.name == pattern or fnmatchcase(place.name, pattern)
 
 
 def _check_shared(places: Sequence[Place]) -> None:
