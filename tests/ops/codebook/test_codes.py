@@ -170,6 +170,8 @@ REFUSED = [
     (lambda: st.fsq_decode(torch.tensor([-2]), [3, 3]), st.ArgumentError, "or be -1 for none"),
     (lambda: st.fsq_decode(Z, 9, dtype=torch.int32), st.DtypeError, "dtype must be a floating one"),
     (lambda: st.fsq(torch.ones(2), 3.0), st.ArgumentError, "levels must be ints of at least 2"),
+    (lambda: st.fsq(torch.ones(1), 2**24 + 1), st.ArgumentError, "levels must be at most 16777216"),
+    (lambda: st.fsq_decode(Z, [2**24 + 1]), st.ArgumentError, "at most 16777216 in torch.float32"),
     (lambda: st.nn.FSQ(5), st.ArgumentError, "levels must be a sequence, an int for each entry"),
     (lambda: st.nn.FSQ([5, 1]), st.ArgumentError, "levels must be ints of at least 2"),
     (lambda: st.nn.LFQ(64), st.ArgumentError, r"2\^63 codes at most"),
