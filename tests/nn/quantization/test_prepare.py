@@ -339,6 +339,11 @@ REFUSED = [
     (net, [("4", {"bits": 4})], "{'bits': 4} is no configuration; pass a Config, or one of"),
     (net, [("4", Config(Scheme(MX(block=8), Learned(block=4))))], "'4': blocks of 8 do not"),
     (net, [("*", Config(Scheme(MX(block=32))))], "'0': blocks of 32 do not divide the last"),
+    (
+        net,
+        [("4", Config(W4, Scheme(Int(8), Learned(axis=1))))],
+        "'4': Learned would keep a scale a",
+    ),
     (net, [("4", Config(Scheme(Int(4), Learned(block=7))))], "'4': blocks of 7 do not divide"),
 ]
 

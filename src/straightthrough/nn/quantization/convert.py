@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from ...core.errors import ArgumentError
@@ -147,11 +148,10 @@ def _made(weight: Weight, to: Form) -> tuple[Tensor, nn.Module | None]:
         packed = Packed(quantizer, latent).eval()
         return packed.pack(quantizer.codes(latent)), packed
     found = None
-    if (
-        to == "torchao"
-        and quantizer.enabled
-        and isinstance(weight.module, nn.Linear | nn.Embedding)
-    ):
+    # That of an attention is read by what torchao has no function for.
+    takes = isinstance(weight.module, nn.Linear | nn.Embedding)
+    takes = takes and not isinstance(weight.module, NonDynamicallyQuantizableLinear)
+    if to == "torchao" and quantizer.enabled and takes:
         found = as_torchao(quantizer, latent)
     if found is None:
         learns = latent.requires_grad or not isinstance(latent, nn.Parameter)

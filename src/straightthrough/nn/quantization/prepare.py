@@ -221,6 +221,13 @@ def _of_weight(place: Place, scheme: Scheme, weight: Tensor, delay: int) -> Quan
 
 
 def _made(place: Place, scheme: Scheme, shape: Sequence[int] | None, delay: int) -> Quantizer:
+    scale = scheme.scale
+    if shape is None and scale.kept and not (scale.axis is None and scale.block is None):
+        raise ArgumentError(
+            f"{place.name!r}: {type(scale).__name__} would keep a scale a channel or a block of an "
+            f"input or output, whose shape is not known here; keep one of all, measure them by "
+            f"AbsMax, or put a Quantizer of that shape= before or behind the layer"
+        )
     try:
         if shape is not None:
             scheme.grid.check(scheme.scale.blocks(torch.empty(*shape, device="meta")))
