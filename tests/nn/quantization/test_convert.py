@@ -177,6 +177,15 @@ def test_channels_that_are_last_ship(layer, to):
     assert z.stride() == y.stride()
 
 
+@pytest.mark.parametrize("to", ["float", "packed"])
+def test_a_skeleton_takes_what_ships(to):
+    with torch.device("meta"):
+        empty = convert(prepare(nn.Sequential(nn.Linear(8, 4)), [("0", "w4")]).eval(), to=to)
+    model, x = prepare(nn.Sequential(nn.Linear(8, 4)), [("0", "w4")]).eval(), torch.randn(3, 8)
+    empty.load_state_dict(convert(model, to=to).state_dict(), assign=True)
+    assert torch.equal(empty(x), model(x))
+
+
 def test_what_is_frozen_stays_frozen():
     model = prepare(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), [("*", "w4")]).eval()
     model[0].requires_grad_(False)
@@ -233,6 +242,7 @@ REFUSED = [
     (lambda m: convert(m.train()), "'0' is in training; call eval() before you convert"),
     (lambda m: (m[2].input_quantizer.train(), convert(m)), "'2' is in training"),
     (lambda m: (l1_unstructured(m[0], "weight", 0.5), convert(m)), "call prune.remove(layer, 'wei"),
+    (lambda m: (m[0].weight.data.fill_(torch.nan), convert(m, to="packed")), "'0.weight' is NaN"),
     (lambda m: convert(m, to="int8"), "to must be one of float, packed, torchao, got 'int8'"),
 ]
 

@@ -55,8 +55,8 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
 
     Raises:
         ArgumentError: for another form; if a layer is in training, or its delay is not over; where
-            a hook makes a weight before each call, as `torch.nn.utils.prune` does; and if `torchao`
-            is not installed and is asked for.
+            a hook makes a weight before each call, as `torch.nn.utils.prune` does; where codes are
+            asked for and a weight holds NaN; and if `torchao` is not installed and is asked for.
 
     Example:
         >>> net = st.nn.prepare(torch.nn.Sequential(torch.nn.Linear(64, 64)), [("0", "w4")]).eval()
@@ -144,6 +144,9 @@ def _before_last(parts: parametrize.ParametrizationList) -> Tensor:
 @torch.no_grad()
 def _made(weight: Weight, to: Form) -> tuple[Tensor, nn.Module | None]:
     quantizer, latent = weight.quantizer, weight.latent
+    coded = to != "float" and quantizer.enabled and not latent.is_meta
+    if coded and bool(quantizer(latent).isnan().any()):
+        raise ArgumentError(f"{weight.path!r} is NaN somewhere, and no code stands for that")
     if to == "packed" and quantizer.enabled:
         packed = Packed(quantizer, latent).eval()
         return packed.pack(quantizer.codes(latent)), packed
