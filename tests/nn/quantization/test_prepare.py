@@ -243,6 +243,19 @@ def test_a_transformer_computes_the_same_in_eval():
     assert (model.eval()(x) - raw).abs().max() > 1e-2
 
 
+def test_layers_of_a_transformer_that_are_prepared_alone_are_called():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    for linear in (layer.linear1, layer.linear2):
+        prepare(linear, [("", "w2")])
+    x = torch.randn(2, 5, 8)
+    y = layer.eval()(x)
+    ready = [layer, *(st.nn.convert(layer, to=to) for to in ("float", "packed"))]
+    with torch.no_grad():
+        for each in ready:
+            torch.testing.assert_close(each(x), y)
+    assert not ready[1].linear1._forward_pre_hooks
+
+
 def test_scales_do_not_decay():
     model = prepare(net(), [(nn.Linear, "w4a8")])
     rest, scales = param_groups(model, lr=0.1, weight_decay=0.5)

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from ...core.errors import ArgumentError
 from ..quantizer import Quantizer
-from .layers import SLOTS, Quantized, original, own_class, parametrizations, parametrized
+from .layers import SLOTS, Quantized, called, original, own_class, parametrizations, parametrized
 from .packed import Packed
 from .torchao import as_torchao
 
@@ -180,4 +180,6 @@ def _put(weight: Weight, data: Tensor, decoder: nn.Module | None) -> None:
 def _restore(layer: Quantized) -> None:
     for slot in SLOTS:
         del layer._modules[slot]
+    for key in [key for key, hook in layer._forward_pre_hooks.items() if hook is called]:
+        del layer._forward_pre_hooks[key]
     layer.__class__ = original(layer)  # type: ignore[assignment]  # no longer a Quantized

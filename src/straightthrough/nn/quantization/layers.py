@@ -112,6 +112,10 @@ def original(layer: Quantized) -> type[nn.Module]:
     return next(plain for plain, quantized in LAYERS.items() if type(layer) is quantized)
 
 
+def called(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Do nothing, as a hook: torch's transformers call what has one, and don't read its weight."""
+
+
 def output_axis(module: nn.Module) -> int:
     """Return the dimension of the weight that has the output's channels."""
     return 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0

@@ -22,6 +22,7 @@ from .layers import (
     LAYERS,
     SLOTS,
     Quantized,
+    called,
     output_axis,
     parametrizations,
     parametrized,
@@ -105,6 +106,8 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
         _change(place, own)
     for module in model.modules():
         _leave_fast_path(module)
+    if isinstance(model, Quantized):  # of a module that is not known here
+        model.register_forward_pre_hook(called)
     return model
 
 
