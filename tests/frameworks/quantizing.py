@@ -136,3 +136,9 @@ def try_broadcast(rank: int) -> None:
     replica = nn.parallel.DistributedDataParallel(model)
     replica(100 * torch.randn(5, 4)).sum().backward()
     assert torch.equal(model[0].input_quantizer.scale, first[0].input_quantizer.scale)
+    first, model = (st.nn.VectorQuantizer(4, 2, learn="loss") for _ in "12")
+    first(torch.randn(9, 2))
+    if rank == 0:
+        model.load_state_dict(first.state_dict())
+    nn.parallel.DistributedDataParallel(model)(100 * torch.randn(9, 2))
+    assert torch.equal(model.book.codebook, first.book.codebook)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, check_at_least, check_count
 from ..core.mesh import laid_as, whole
@@ -152,8 +153,12 @@ class Codebook(nn.Module):
         In training, what was chosen counts. Where `mask` is False the codeword is 0, the number -1.
         """
         learning = self.training and not self.frozen
+        if learning and not self.started and not is_compiling():
+            # Buffers may be those of a codebook that has, as other ranks' are by broadcast.
+            self.started = bool(self.statistics.step)
         if learning and not self.started and (z.numel() or spread()):
             self.start(z.detach(), mask)
+        learning = learning and self.started  # an empty batch starts none
         codebook = self.codewords().to(z.dtype)
         if self.frozen:
             codebook = codebook.detach()
