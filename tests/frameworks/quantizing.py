@@ -124,3 +124,21 @@ def try_start(rank: int) -> None:
     number = st.nearest(whole[:, :WIDTH], start)
     for k in range(CODES):
         torch.testing.assert_close(start[k], whole[number == k, :WIDTH].mean(0))
+
+
+def try_broadcast(rank: int) -> None:
+    """What one rank has loaded, and others get by DistributedDataParallel, has started on all."""
+    torch.manual_seed(0)
+    first, model = (st.nn.prepare(nn.Sequential(nn.Linear(4, 4)), [("0", "w8a8")]) for _ in "12")
+    first(torch.randn(5, 4))
+    if rank == 0:
+        model.load_state_dict(first.state_dict())
+    replica = nn.parallel.DistributedDataParallel(model)
+    replica(100 * torch.randn(5, 4)).sum().backward()
+    assert torch.equal(model[0].input_quantizer.scale, first[0].input_quantizer.scale)
+    first, model = (st.nn.VectorQuantizer(4, 2, learn="loss") for _ in "12")
+    first(torch.randn(9, 2))
+    if rank == 0:
+        model.load_state_dict(first.state_dict())
+    nn.parallel.DistributedDataParallel(model)(100 * torch.randn(9, 2))
+    assert torch.equal(model.book.codebook, first.book.codebook)

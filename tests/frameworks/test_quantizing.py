@@ -13,3 +13,7 @@ def test_a_checkpoint_of_sharded_codebooks_resumes_to_the_bit(tmp_path: Path) ->
 
 def test_a_sharded_codebook_starts_at_the_means_of_all_rows() -> None:
     ranks.run(quantizing.try_start, 2)
+
+
+def test_scales_that_one_rank_has_loaded_have_started_on_all() -> None:
+    ranks.run(quantizing.try_broadcast, 2)

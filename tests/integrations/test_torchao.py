@@ -88,6 +88,24 @@ def test_what_it_has_no_tensor_for_stays_floating(scheme):
     assert torch.equal(ready(x), model(x))
 
 
+def test_an_attention_ships():
+    layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True, dropout=0.0)
+    model = prepare(nn.Sequential(layer), [("*linear*", "w4"), ("*attn*", "w4")]).eval()
+    x = torch.randn(2, 5, 32)
+    ready = convert(model, to="torchao")
+    assert isinstance(ready[0].linear1.weight, IntxUnpackedToInt8Tensor)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(ready(x), model(x))
+
+
+def test_it_has_no_tensor_for_float64():
+    model = prepare(nn.Sequential(nn.Linear(8, 4).double()), [("0", Config(ROWS))]).eval()
+    ready, x = convert(model, to="torchao"), torch.randn(3, 8).double()
+    assert type(ready[0].weight) is nn.Parameter
+    assert torch.equal(ready(x), model(x))
+
+
 def test_its_quantize_takes_our_configurations():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     quantize_(model, FqnToConfig(OrderedDict([("2", Prepare("w2"))])), filter_fn=None)

@@ -217,6 +217,16 @@ def test_unknown_presets():
         preset("quest").weight.quantizer(9)
 
 
+def test_bits_that_a_grid_has_not_are_refused():
+    for name, bits in [("lsq", 1.58), ("dorefa", 2.5)]:
+        with pytest.raises(st.ArgumentError, match=f"bits must be an int .*{bits}"):
+            preset(name).weight.quantizer(bits)
+    for name, only in [("mxfp4", 4), ("nvfp4", 4), ("bitnet", 1.58)]:
+        with pytest.raises(st.ArgumentError, match=f"bits must be {only}, as there are no others"):
+            preset(name).weight.quantizer(8)
+        assert preset(name).weight.scheme(only) == preset(name).weight.scheme()
+
+
 @pytest.mark.parametrize("bits", [2, 4])
 def test_dorefa_weights(bits):
     steps = 2**bits - 1

@@ -12,7 +12,7 @@ import torch
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
 from straightthrough.estimators import LSQ, STE
-from straightthrough.grids import Int, Stretched, Ternary
+from straightthrough.grids import MX, Int, Stretched, Ternary
 from straightthrough.nn import Quantizer
 from straightthrough.scales import RMS, AbsMax, AbsMean, Fixed, Learned, Observed, Scale
 from straightthrough.surrogates import Identity
@@ -57,6 +57,11 @@ def test_scales_by_hand(scale, due):
 def test_the_scale_of_a_stretched_grid_is_its_end():
     assert Quantizer(Stretched(2), AbsMax()).scale_of(X) == 4
     assert Quantizer(Stretched(1.58), Learned(start="max")).scale_of(X).item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("scale", [AbsMax(), Observed(), Learned(start="max"), Learned(start=4.0)])
+def test_one_signed_bit_reaches_its_lower_end(scale):
+    assert Quantizer(Int(1), scale)(X).unique().tolist() == [-4.0, 0.0]
 
 
 def test_three_sigma_and_least_squares():
@@ -225,6 +230,13 @@ def test_compiled_it_is_the_same(scale):
     assert torch.equal(found.grad, wanted.grad)
 
 
+def channels(scale):
+    """A quantizer that has started, and gets other channels."""
+    quantize = Quantizer(Int(4), scale(axis=1), shape=(2, 3))
+    quantize(torch.randn(2, 3)) if scale is Observed else None
+    return quantize
+
+
 WRONG = [
     (lambda: Quantizer("int4"), "grid must be one of st.grids"),
     (lambda: Quantizer(Int(4), "absmax"), "scale must be one of st.scales, such as AbsMax()"),
@@ -247,7 +259,12 @@ WRONG = [
     (lambda: Quantizer(Ternary(), Learned(zero_point=True)), "zero_point is for st.grids.Int, got"),
     (lambda: RMS(0), "factor must be above 0, got 0"),
     (lambda: Fixed(0), "value must be above 0, got 0"),
-    (lambda: Learned(token=True), "a learned scale has no tokens"),
+    (lambda: Learned(token=True), "Learned has no tokens"),
+    (lambda: Observed(token=True), "Observed has no tokens"),
+    (lambda: channels(Learned)(X), "scales of shape (1, 4), but those that are kept are of (1, 3)"),
+    (lambda: channels(Observed)(X), "make the quantizer with the input's shape="),
+    (lambda: Quantizer(MX(block=4)).decode(X, X), "have no values without the scales of their"),
+    (lambda: Quantizer(Int(4), Learned()).to("meta").start(X), "is on the meta device, where none"),
     (lambda: Learned(power_of_two=True), "power_of_two needs form='log2', got 'softplus'"),
     (lambda: Quantizer(Int(4), AbsMax(block=3))(X), "blocks of 3 do not divide the last dimension"),
     (lambda: Quantizer(Int(4), AbsMax(axis=2))(X), "axis must lie in [-2, 1] for an input of 2"),
@@ -264,6 +281,17 @@ def test_wrong_arguments(call, message):
 def test_the_default_scale_is_the_largest_size():
     assert Quantizer(Int(4)).scaling == AbsMax()
     assert Quantizer(Int(4)).rule == STE()
+
+
+def test_what_was_on_the_meta_device_starts_wherever_it_comes():
+    quantize = Quantizer(Int(4), Learned()).to("meta")
+    quantize.load_state_dict(Quantizer(Int(4), Learned()).state_dict(), assign=True)
+    assert torch.equal(quantize(X), Quantizer(Int(4), Learned())(X))
+    other = Quantizer(Int(4), Learned()).to("meta").to_empty(device="cpu")
+    assert torch.equal(other(X), quantize(X))
+    empty = Quantizer(Int(4), Learned()).to("meta")
+    with pytest.warns(UserWarning, match="a no-op"):
+        empty.load_state_dict(quantize.state_dict())
 
 
 KEPT = [Learned(), Learned(start="mse"), Learned(zero_point=True), Observed()]

@@ -83,6 +83,12 @@ class Blocks(Grid):
         """Return the values of the elements, before they are multiplied by `scales`."""
         return self.of.decode(codes)
 
+    def in_order(self, codes: Tensor) -> Tensor:
+        return self.of.in_order(codes)
+
+    def of_order(self, numbers: Tensor) -> Tensor:
+        return self.of.of_order(numbers)
+
     def _spread(self, v: Tensor) -> Tensor:
         return self.scales(v).repeat_interleave(self.size, -1)
 

@@ -94,18 +94,28 @@ class Float(Grid):
         q, step = self.nearest(v), self.width(v)
         binade = torch.frexp(step).exponent - 1 + mantissa - least
         size = binade * 2**mantissa + (q.abs() / step).to(torch.int32)
-        return size + (q.signbit() * 2 ** (self.format.exponent + mantissa)).to(torch.int32)
+        return size + (q.signbit() * self._half).to(torch.int32)
 
     def decode(self, codes: Tensor, zero: Zero = 0) -> Tensor:
-        exponent, mantissa, least, largest = self.format
-        half = 2 ** (exponent + mantissa)
-        size = codes % half
+        _, mantissa, least, largest = self.format
+        size = codes % self._half
         field, fraction = size // 2**mantissa, size % 2**mantissa
         normal = (field > 0).to(torch.float32)
         steps = fraction.to(torch.float32) + normal * 2**mantissa
         value = steps * torch.exp2((field - 1).clamp(min=0) + float(least - mantissa))
         value = torch.where(value > largest, torch.nan, value)
-        return torch.where(codes >= half, -value, value)
+        return torch.where(codes >= self._half, -value, value)
+
+    def in_order(self, codes: Tensor) -> Tensor:
+        return torch.where(codes >= self._half, self._half - codes, codes)
+
+    def of_order(self, numbers: Tensor) -> Tensor:
+        return torch.where(numbers < 0, self._half - numbers, numbers)
+
+    @property
+    def _half(self) -> int:
+        """The code of -0, from which on values are negative."""
+        return 2 ** (self.format.exponent + self.format.mantissa)
 
 
 def power_of_two(size: Tensor) -> Tensor:

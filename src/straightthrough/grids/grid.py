@@ -95,6 +95,14 @@ class Grid(Portable, ABC):
     def decode(self, codes: Tensor, zero: Zero = 0) -> Tensor:
         """Return the values that codes stand for, float32."""
 
+    def in_order(self, codes: Tensor) -> Tensor:
+        """Return whole numbers that lie as the values of codes do, equal ones of equal values."""
+        return codes
+
+    def of_order(self, numbers: Tensor) -> Tensor:
+        """Return the codes that `in_order` gave numbers to."""
+        return numbers
+
 
 @dataclass(frozen=True, eq=False)
 class Placed:

@@ -67,8 +67,12 @@ class Int(Grid):
         return float(self.most)
 
     @property
+    def reach(self) -> float:
+        return self.largest_code
+
+    @property
     def largest_code(self) -> float:
-        return float(max(self.most, 1))
+        return float(max(self.most, 1))  # the codes of one signed bit are -1 and 0
 
     @property
     def code_range(self) -> tuple[int, int]:

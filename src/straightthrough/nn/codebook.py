@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
-from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
+from ..core.errors import ArgumentError, check_at_least, check_count
 from ..core.mesh import laid_as, whole
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
-from .statistics import CodebookStatistics
+from .statistics import CodebookStatistics, spread
 
 DEAD = 0.01
 """A code is dead that is chosen less than this share of the mean rate, if it is never revived."""
@@ -152,8 +153,12 @@ class Codebook(nn.Module):
         In training, what was chosen counts. Where `mask` is False the codeword is 0, the number -1.
         """
         learning = self.training and not self.frozen
-        if learning and not self.started:
+        if learning and not self.started and not is_compiling():
+            # Buffers may be those of a codebook that has, as other ranks' are by broadcast.
+            self.started = bool(self.statistics.step)
+        if learning and not self.started and (z.numel() or spread()):
             self.start(z.detach(), mask)
+        learning = learning and self.started  # an empty batch starts none
         codebook = self.codewords().to(z.dtype)
         if self.frozen:
             codebook = codebook.detach()
@@ -254,12 +259,6 @@ class Codebook(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.codes}, {self.width}, learn={self.learn!r}"
-
-
-def check_row_mask(z: Tensor, mask: Tensor | None) -> None:
-    """Raise unless `mask` is None or has the shape of `z` without its last dimension."""
-    if mask is not None and mask.shape != z.shape[:-1]:
-        raise ShapeError(f"mask must have the shape {tuple(z.shape[:-1])}, got {tuple(mask.shape)}")
 
 
 def unmasked(z: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import ShapeError, check_at_least, check_count
+from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
 from ..ops.codebook import codes, signs
-from ..ops.codebook.arguments import check_vectors
+from ..ops.codebook.arguments import check_most, check_row_mask, check_vectors
 from .base import OperatorModule
-from .codebook import Quantized, check_row_mask, commitment, unmasked
+from .codebook import Quantized, commitment, unmasked
 
 
 class FSQ(OperatorModule):
@@ -34,7 +34,12 @@ class FSQ(OperatorModule):
         self, levels: Sequence[int], *, bound: str = "tanh", symmetric: bool = False
     ) -> None:
         super().__init__()
-        self.levels, self.bound, self.symmetric = tuple(levels), bound, symmetric
+        if isinstance(levels, int):
+            raise ArgumentError(
+                f"levels must be a sequence, an int for each entry, as [5, 5, 5], got {levels!r}"
+            )
+        self.levels = codes.check_levels(levels, None)
+        self.bound, self.symmetric = bound, symmetric
         self.codes = math.prod(self.levels)
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
@@ -78,6 +83,7 @@ class LFQ(OperatorModule):
     ) -> None:
         super().__init__()
         check_count("bits", bits)
+        check_most(2**bits)
         self.bits, self.codes = bits, 2**bits
         self.diversity = check_at_least("diversity", diversity, 0)
         self.entropy = check_at_least("entropy", entropy, 0)

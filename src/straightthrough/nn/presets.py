@@ -27,6 +27,7 @@ class Recipe:
         grid, scale, rule: of the bits.
         bits: where none are given.
         transform: of the bits: what the input goes through first.
+        others: whether there may be other bits than those.
     """
 
     grid: Callable[[Bits], Grid]
@@ -34,10 +35,17 @@ class Recipe:
     rule: Callable[[Bits], Rule]
     bits: Bits
     transform: Callable[[Bits], Transform] = lambda bits: ""
+    others: bool = True
 
     def scheme(self, bits: Bits | None = None) -> Scheme:
-        """Return the scheme of so many bits, for a `Config`."""
+        """Return the scheme of so many bits, for a `Config`.
+
+        Raises:
+            ArgumentError: where the grid has no values of so many bits.
+        """
         bits = self.bits if bits is None else bits
+        if not self.others and bits != self.bits:
+            raise ArgumentError(f"bits must be {self.bits}, as there are no others, got {bits!r}")
         parts = self.grid(bits), self.scale(bits), self.rule(bits), self.transform(bits)
         return Scheme(*parts)  # type: ignore[arg-type]  # they fit
 
@@ -85,17 +93,22 @@ def _always(value: Any) -> Callable[[Bits], Any]:
 
 def _recipe(grid: Any, scale: Any, rule: Any, bits: Bits, transform: Any = "") -> Recipe:
     """Return a recipe out of functions of the bits, or of what does not depend on them."""
-    given = (grid, scale, rule, transform)
+    others, given = callable(grid), (grid, scale, rule, transform)
     grid, scale, rule, transform = (part if callable(part) else _always(part) for part in given)
-    return Recipe(grid, scale, rule, bits, transform)
+    return Recipe(grid, scale, rule, bits, transform, others)
 
 
 def _signed(bits: Bits) -> Int:
-    return Int(int(bits))
+    return Int(_whole(bits))
 
 
 def _unsigned(bits: Bits) -> Int:
-    return Int(int(bits), signed=False)
+    return Int(_whole(bits), signed=False)
+
+
+def _whole(bits: Bits) -> int:
+    """Return whole bits as an int; grids refuse what comes back as it is."""
+    return int(bits) if bits == int(bits) else bits  # type: ignore[return-value]  # for the message
 
 
 def _normalized_ewgs(bits: Bits) -> EWGS:
@@ -115,7 +128,7 @@ def _quest(bits: Bits) -> RMS:
 
 
 def _dorefa_grid(bits: Bits) -> Grid:
-    return Binary() if bits == 1 else HalfInt(int(bits))
+    return Binary() if bits == 1 else HalfInt(_whole(bits))
 
 
 def _dorefa_scale(bits: Bits) -> Scale:
@@ -181,8 +194,8 @@ PRESETS = {
     ),
     "quest": Preset(
         "Panferov et al., QuEST, 2025, section 3",
-        _recipe(lambda bits: HalfInt(int(bits)), _quest, Trust(), 4),
-        _recipe(lambda bits: HalfInt(int(bits)), _quest, Trust(), 4),
+        _recipe(lambda bits: HalfInt(_whole(bits)), _quest, Trust(), 4),
+        _recipe(lambda bits: HalfInt(_whole(bits)), _quest, Trust(), 4),
         "the paper rotates blocks of 128 by a Hadamard matrix before",
     ),
     "mxfp4": Preset("OCP microscaling formats, version 1.0, 2023, section 6.3", _BLOCKS, _BLOCKS),

@@ -8,14 +8,17 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..core.engine import apply
-from ..core.errors import ArgumentError, check_floating, check_not_nested
+from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
+from ..core.internals import transforms_active
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
 from ..grids import Grid, Int
+from ..grids.block import Blocks
 from ..ops.pointwise.api import clamp
 from ..ops.quantize.api import fake_quantize
 from ..ops.quantize.arguments import check_grid
@@ -35,7 +38,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     kept, and starts what has not yet been. What a learned scale started from is a buffer, `origin`,
     and `parameter`, which begins at 0, is added to it: so a start is the same on every shard. A
     state dict without a scale, as that of a model of floats, loads all the same, and the scale
-    starts anew.
+    starts anew; one that lacks what the quantizer is a part of too, as that of a head alone, leaves
+    it.
 
     In a distributed process group every rank starts at the mean of what the ranks measure, each on
     its own input. Of mean sizes (`start="lsq"`), where the inputs are as large, that is what all
@@ -60,6 +64,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     Raises:
         ArgumentError: for an unknown grid, scale, rule or field, a shape that is missing, or where
             a rank's first input is empty.
+        ShapeError: if an input has other channels or blocks than the shape said.
 
     Edge cases: a scale that is kept is measured on the finite elements alone, and starts with the
     first input that is not empty; an empty input passes. NaN stays NaN.
@@ -108,7 +113,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if scaling.shifts == "zero_point" and not isinstance(grid, Int):
             raise ArgumentError(f"zero_point is for st.grids.Int, got {grid}; use offset=True")
         if scaling.kept:
-            self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+            # Not bool, of which torch's AveragedModel takes no means.
+            self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
             kept = self._kept_shape(shape) or [1]  # what is sharded has a dimension
             if isinstance(scaling, Learned):
                 self.parameter = nn.Parameter(torch.zeros(kept))
@@ -171,16 +177,29 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the whole numbers that `x` becomes, int32, of its shape."""
+        return self.grid.codes(self.in_steps(x), self._zero()).reshape(x.shape)
+
+    def in_steps(self, x: Tensor) -> Tensor:
+        """Return the blocks of `x` in units of the scale, less the offset: what the grid rounds."""
         blocks = self._blocks(x)
         wide = compute_dtype(x.dtype)
         scale = self._scale(blocks, learn=False).detach().to(wide)
         moved = blocks.detach().to(wide)
         if self.offset is not None:
             moved = moved - self.offset.detach().to(wide)
-        return self.grid.codes(moved / scale, self._zero()).reshape(x.shape)
+        return moved / scale
 
     def decode(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """Return the values of codes: what `forward` gives for their input, in float32."""
+        """Return the values of codes: what `forward` gives for their input, in float32.
+
+        Raises:
+            ArgumentError: for `MX` and `NVFP4`, whose blocks have scales that no code tells.
+        """
+        if isinstance(self.grid, Blocks):
+            raise ArgumentError(
+                f"codes of {self.grid} have no values without the scales of their blocks, which "
+                f"the codes don't tell; use values(x)"
+            )
         blocks = self.scaling.blocks(codes)
         values = self.grid.decode(blocks, self._zero()) * scale
         return (values if self.offset is None else values + self.offset).reshape(codes.shape)
@@ -236,19 +255,31 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 return blocks.new_ones((), dtype=compute_dtype(blocks.dtype))
             measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
             return measured
-        if not self._has_started:
+        if not self._begun():
             if some or _ranks() > 1:
                 self._start(blocks)
         elif some and learn and isinstance(self.scaling, Observed) and not runs_again():
             self._observe(blocks, self.scaling.momentum)
         return _beside(blocks, self.scale)
 
+    def _begun(self) -> bool:
+        """Whether the scale has started, be it by buffers that were copied from another model."""
+        plain = type(self.started) is Tensor and not (self.started.is_meta or transforms_active())
+        if not self._has_started and plain and not is_compiling():
+            self._has_started = bool(self.started)
+        return self._has_started
+
     @torch.no_grad()
     def _start(self, blocks: Tensor) -> None:
         if not blocks.numel():
             raise ArgumentError("a scale starts from the first input, which is empty; pass some")
+        if self.origin.is_meta and not blocks.is_meta:
+            raise ArgumentError(
+                "the scale is on the meta device, where none starts; call "
+                "model.to_empty(device=...) before the state dict is loaded"
+            )
         blocks = _numbers(blocks)
-        scale = _agreed(self.scaling.measure(blocks, self.grid))
+        scale = _agreed(self._measured(blocks))
         if isinstance(self.scaling, Learned):
             scale = self.scaling.parameter(scale)
         self.origin.copy_(scale)
@@ -257,28 +288,45 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         for parameter in (self.parameter, self.shift):
             if parameter is not None:
                 parameter.zero_()
-        self.started.fill_(True)
+        self.started.fill_(1)
         self._has_started = True
 
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: float) -> None:
-        grid, blocks = self.grid, _numbers(blocks)
-        _move(self.origin, self.scaling.measure(blocks, grid), momentum)
+        blocks = _numbers(blocks)
+        _move(self.origin, self._measured(blocks), momentum)
         if self.scaling.shifts:
-            _move(self.shift_origin, self.scaling.measure_shift(blocks, grid), momentum)
+            _move(self.shift_origin, self.scaling.measure_shift(blocks, self.grid), momentum)
 
-    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
-        if not self.scaling.kept or f"{prefix}started" in state:
-            super()._load_from_state_dict(state, prefix, *rest)
-        if self.scaling.kept:
-            self.started.copy_(state.get(f"{prefix}started", torch.tensor(False)))
-            self._has_started = bool(self.started)
+    def _measured(self, blocks: Tensor) -> Tensor:
+        measured = self.scaling.measure(blocks, self.grid)
+        if measured.ndim and measured.shape != self.origin.shape:
+            raise ShapeError(
+                f"the input has scales of shape {tuple(measured.shape)}, but those that are kept "
+                f"are of {tuple(self.origin.shape)}; make the quantizer with the input's shape="
+            )
+        return measured
+
+    def _load_from_state_dict(
+        self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
+    ) -> None:
+        found = f"{prefix}started" in state
+        if not self.scaling.kept or found:
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
+        around = prefix[: prefix.rfind(".", 0, -1) + 1]
+        partial = any(key.startswith(around) for key in missing)
+        if self.scaling.kept and (found or not partial):
+            started = state.get(f"{prefix}started", torch.tensor(False))
+            self.started.copy_(started)
+            self._has_started = not started.is_meta and bool(started)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: b for name, b in self._buffers.items() if b is not None}
         super()._apply(fn, recurse)
         for name, buffer in before.items():
             self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
+        if self.scaling.kept and before["started"].is_meta:
+            self.started.zero_()  # it holds anything
         return self
 
     def extra_repr(self) -> str:

@@ -13,9 +13,9 @@ from ..core.noise import Noise, make_seed
 from ..core.precision import compute_dtype
 from ..estimators import PairEstimator
 from ..ops.codebook.api import through
-from ..ops.codebook.arguments import check_vectors
+from ..ops.codebook.arguments import check_row_mask, check_vectors
 from .base import EstimatorModule
-from .codebook import Codebook, Quantized, check_row_mask, unmasked
+from .codebook import Codebook, Quantized, unmasked
 
 
 class VectorQuantizer(EstimatorModule[PairEstimator]):
@@ -133,7 +133,7 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
     def decode(self, index: Tensor) -> Tensor:
         """Return the sum of the codewords of `(..., T)`; a stage of -1 adds nothing."""
         parts = []
-        for book, number in zip(self.books, index.unbind(-1), strict=True):
+        for book, number in zip(self.books, _numbers(index, len(self.books)), strict=True):
             assert isinstance(book, Codebook)
             parts.append(torch.where((number < 0).unsqueeze(-1), 0, book.decode(number)))
         return torch.stack(parts).sum(0)
@@ -172,6 +172,7 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
     ) -> None:
         super().__init__(estimator, (PairEstimator,), {})
         check_count("groups", groups)
+        check_count("width", width)
         if width % groups:
             raise ShapeError(f"groups must divide the width {width}, got {groups}")
         self.books = _codebooks(groups, codes, width // groups, options)
@@ -191,7 +192,7 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
 
     def decode(self, index: Tensor) -> Tensor:
         """Return the codewords of `(..., G)` side by side."""
-        pairs = zip(self.books, index.unbind(-1), strict=True)
+        pairs = zip(self.books, _numbers(index, len(self.books)), strict=True)
         return torch.cat([book.decode(number) for book, number in pairs], -1)  # type: ignore[operator]  # of a ModuleList
 
     def update_codebook(self, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -209,6 +210,15 @@ def _vectors(z: Tensor, mask: Tensor | None, width: int) -> Tensor:
         )
     check_row_mask(z, mask)
     return unmasked(z, mask)
+
+
+def _numbers(index: Tensor, books: int) -> tuple[Tensor, ...]:
+    """Return the numbers of each codebook."""
+    if index.ndim == 0 or index.shape[-1] != books:
+        raise ShapeError(
+            f"index must be (..., {books}), a number for each codebook, got {tuple(index.shape)}"
+        )
+    return index.unbind(-1)
 
 
 def _codebooks(count: int, codes: int, width: int, options: dict[str, Any]) -> nn.ModuleList:

@@ -125,7 +125,7 @@ class Observed(Scale):
         momentum: in (0, 1].
         zero_point: whether the code of 0 is a running mean too, for integers; then the grid
             reaches over 0 and every element.
-        axis, block, token, floor: as in `Scale`.
+        axis, block, floor: as in `Scale`; there are no tokens, whose number changes.
 
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.Observed(momentum=0.5))

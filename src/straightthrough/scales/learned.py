@@ -64,8 +64,6 @@ class Learned(Scale):
             _check_name("start", self.start, STARTS)
         else:
             check_positive("start", self.start)
-        if self.token:
-            raise ArgumentError("a learned scale has no tokens, whose number changes; use AbsMax")
         if self.power_of_two and self.form != "log2":
             raise ArgumentError(f"power_of_two needs form='log2', got {self.form!r}")
         if self.offset and self.zero_point:

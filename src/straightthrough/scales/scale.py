@@ -47,6 +47,10 @@ class Scale(ABC):
         if not isinstance(self.token, bool):
             raise ArgumentError(f"token must be a bool, got {self.token!r}")
         check_positive("floor", self.floor)
+        if self.token and self.kept:
+            raise ArgumentError(
+                f"{type(self).__name__} has no tokens, whose number changes; use AbsMax"
+            )
         if (self.axis is not None) + (self.block is not None) + self.token > 1:
             raise ArgumentError(
                 f"axis, block and token exclude each other, got axis={self.axis}, "

@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 
 import straightthrough as st
 from straightthrough.core.bits import pack_numbers, unpack_numbers
@@ -146,6 +147,15 @@ def test_weights_that_are_parametrized_already_ship(to):
         assert type(ready[0]) is nn.Linear
 
 
+@pytest.mark.parametrize("grid", [MX("e2m1", block=8), NVFP4()], ids=repr)
+@pytest.mark.parametrize(
+    ("scale", "transform"), [(Learned(offset=True), ""), (Fixed(), "tanh"), (AbsMax(), "twn")]
+)
+def test_blocks_have_the_scales_of_what_is_rounded(grid, scale, transform):
+    model, x = trained(Scheme(grid, scale, "identity", transform)), torch.randn(3, 32)
+    assert torch.equal(convert(model, to="packed")(x), model(x))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_named_configurations_ship(name):
     torch.manual_seed(0)
@@ -153,6 +163,34 @@ def test_named_configurations_ship(name):
     y = prepare(model, [(nn.Linear, name)]).eval()(x)
     for to in ("float", "packed"):
         assert torch.equal(convert(model, to=to)(x), y)
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
+@pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
+def test_channels_that_are_last_ship(layer, to):
+    torch.manual_seed(0)
+    model = prepare(nn.Sequential(layer(16, 16, 3)), [("0", Config(Scheme(Int(4), AbsMax())))])
+    model = model.to(memory_format=torch.channels_last).eval()
+    x = torch.randn(2, 16, 6, 6)
+    y, z = model(x), convert(model, to=to)(x)
+    assert torch.equal(z, y)
+    assert z.stride() == y.stride()
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
+def test_a_skeleton_takes_what_ships(to):
+    with torch.device("meta"):
+        empty = convert(prepare(nn.Sequential(nn.Linear(8, 4)), [("0", "w4")]).eval(), to=to)
+    model, x = prepare(nn.Sequential(nn.Linear(8, 4)), [("0", "w4")]).eval(), torch.randn(3, 8)
+    empty.load_state_dict(convert(model, to=to).state_dict(), assign=True)
+    assert torch.equal(empty(x), model(x))
+
+
+def test_what_is_frozen_stays_frozen():
+    model = prepare(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), [("*", "w4")]).eval()
+    model[0].requires_grad_(False)
+    learn = [parameter.requires_grad for parameter in convert(model).parameters()]
+    assert learn == [False, False, True, True]
 
 
 def test_a_weight_whose_quantizer_is_off_ships_as_it_is():
@@ -203,6 +241,8 @@ def test_numbers_are_packed(width):
 REFUSED = [
     (lambda m: convert(m.train()), "'0' is in training; call eval() before you convert"),
     (lambda m: (m[2].input_quantizer.train(), convert(m)), "'2' is in training"),
+    (lambda m: (l1_unstructured(m[0], "weight", 0.5), convert(m)), "call prune.remove(layer, 'wei"),
+    (lambda m: (m[0].weight.data.fill_(torch.nan), convert(m, to="packed")), "'0.weight' is NaN"),
     (lambda m: convert(m, to="int8"), "to must be one of float, packed, torchao, got 'int8'"),
 ]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import straightthrough as st
-from straightthrough.grids import MX, Int
+from straightthrough.grids import MX, Float, Int
 from straightthrough.nn import CAGE, Config, Oscillations, Scheme, dampening, param_groups, prepare
 from straightthrough.scales import Fixed, Learned
 
@@ -87,6 +87,22 @@ def test_what_oscillates_is_frozen_at_the_mean_of_its_codes():
     assert model.weight_quantizer.codes(model.weight)[0, :2].tolist() == [0, 1]
 
 
+def test_codes_of_floats_are_counted_in_the_order_of_their_values():
+    config = Config(Scheme(Float("e2m1"), Fixed(1.0)))
+    model = layer(0.1, 0.3, -0.9, config=config)
+    watch = Oscillations(model, momentum=0.1, threshold=0.5)
+    (found,) = watch.weights.values()
+    for step in range(40):
+        sign = (-1) ** step
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[0.1 * sign, 0.3 * sign, -0.9 - 0.4 * sign]]))
+        watch.step()
+    assert found.frozen.tolist() == [[False, True, True]], "+0 and -0 are one value"
+    assert found.frequency[0, 0] == 0
+    assert model.weight[0, 1].abs() <= 0.5
+    assert -1.5 <= model.weight[0, 2] <= -0.5
+
+
 def test_a_training_goes_on_with_its_state():
     due = torch.tensor([0.1, 0.25])
     model = layer(0.5, 0.5)
@@ -105,6 +121,35 @@ def test_dampening_draws_to_the_value_but_not_from_beyond():
     loss.backward()
     torch.testing.assert_close(model.weight.grad, torch.tensor([[-0.6, -0.4, 0.0, 0.0]]))
     assert dampening(nn.Linear(2, 2)).item() == 0
+
+
+@pytest.mark.parametrize("why", ["delay", "switch"])
+def test_what_does_not_quantize_is_left_alone(why):
+    model = layer(0.25, 0.75, config=Config(STEPS.weight, delay=3 if why == "delay" else 0))
+    model.weight_quantizer.enabled = why == "delay"
+    watch = Oscillations(model, momentum=1.0, threshold=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    CAGE(optimizer, model, steps=1, start=0.0)
+    weight = model.weight.detach().clone()
+    for sign in (1, -1, 1):
+        model.weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        assert torch.equal(model.weight, weight)
+        assert dampening(model) == 0
+        with torch.no_grad():
+            model.weight.add_(sign)
+        watch.step()
+        weight += sign
+    (found,) = watch.weights.values()
+    assert not found.frozen.any()
+    st.nn.step_schedules(model), st.nn.step_schedules(model), st.nn.step_schedules(model)
+    model.weight_quantizer.enabled = True
+    for code in (2.0, 3.0, 2.0):
+        model.weight.data.fill_(code)
+        watch.step()
+    assert found.frozen.all()
+    assert found.code.tolist() == [[2, 2]]
+    assert dampening(layer(0.25)) > 0
 
 
 def test_the_pull_is_decoupled_and_grows():
@@ -160,6 +205,7 @@ WRONG = [
     (lambda: Oscillations(nn.Linear(2, 2)), "no weight with codes of its own; first prepare it"),
     (lambda: Oscillations(layer(*[1.0] * 32, config=Config(Scheme(MX())))), "no weight with codes"),
     (lambda: Oscillations(layer(1.0), momentum=0), "momentum must lie in (0, 1], got 0"),
+    (lambda: Oscillations(layer(1.0), threshold="a"), "threshold must be a finite number, got 'a'"),
     (lambda: pulled(layer(1.0), steps=0), "steps must be an int of at least 1, got 0"),
     (lambda: pulled(layer(1.0), steps=1, start=1), "start must lie in [0, 1), got 1"),
     (lambda: pulled(layer(1.0), steps=1, strength=-1), "strength must be at least 0, got -1"),

@@ -60,6 +60,25 @@ def test_a_layer_computes_with_quantized_numbers(name):
     torch.testing.assert_close(got[1], torch.autograd.grad(quantized, weight, wanted[1])[0])
 
 
+def test_layers_are_called_as_those_of_torch_are():
+    up = nn.ConvTranspose2d(2, 3, 3, stride=2)
+    x, y = torch.randn(1, 2, 4, 4), up(torch.randn(1, 2, 4, 4), output_size=(10, 10))
+    prepare(up, [("", Config(W4))])
+    assert up(x, output_size=(10, 10)).shape == y.shape
+    assert torch.equal(up(input=x, output_size=(10, 10)), up(x, [10, 10]))
+    with pytest.raises(TypeError, match="positional arguments"):
+        prepare(nn.Linear(4, 2), [("", Config(W4))])(torch.randn(3, 4), None)
+
+
+def test_the_gradient_of_a_frequent_row_is_scaled():
+    plain = nn.Embedding(5, 4, scale_grad_by_freq=True)
+    model = prepare(copy.deepcopy(plain), [("", Config(Scheme(Int(8), rule="identity")))])
+    index = torch.tensor([0, 0, 0, 1])
+    plain(index).sum().backward()
+    model(index).sum().backward()
+    assert torch.equal(model.weight.grad, plain.weight.grad)
+
+
 def test_an_embedding_quantizes_its_rows():
     plain = nn.Embedding(7, 4, padding_idx=2)
     layer = prepare(copy.deepcopy(plain), [(nn.Embedding, Config(W4, A8))])
@@ -100,6 +119,17 @@ def test_parameters_stay_and_a_float_checkpoint_loads():
     torch.testing.assert_close(3 * model[4].weight_quantizer.scale, alone.scale)
 
 
+def test_a_part_of_a_model_leaves_scales_where_they_are():
+    model = prepare(net(), [("*", "w8a8")])
+    model(IMAGES)
+    quantizers = [module for module in model.modules() if isinstance(module, st.nn.Quantizer)]
+    scales = [quantizer.scale.clone() for quantizer in quantizers]
+    model.load_state_dict({"4.bias": torch.zeros(5)}, strict=False)
+    model(100 * IMAGES)
+    changed = [not torch.equal(q.scale, s) for q, s in zip(quantizers, scales, strict=True)]
+    assert not any(changed)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_named_configurations_train(name):
     torch.manual_seed(0)
@@ -130,6 +160,13 @@ def test_the_first_pattern_that_fits_counts():
     }
     assert grids == {"0.0": 4, "0.4": 8, "1.tail": 2}
     assert type(model[1]["head"]) is nn.Linear
+
+
+def test_a_name_is_itself():
+    model = prepare(
+        nn.ModuleDict({"a[0]": nn.Linear(2, 2), "a0": nn.Linear(2, 2)}), [("a[0]", "w4")]
+    )
+    assert hasattr(model["a[0]"], "weight_quantizer")
 
 
 class Tied(nn.Module):
@@ -204,6 +241,19 @@ def test_a_transformer_computes_the_same_in_eval():
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     raw = nn.TransformerEncoder(layer, 2).eval()(x)
     assert (model.eval()(x) - raw).abs().max() > 1e-2
+
+
+def test_layers_of_a_transformer_that_are_prepared_alone_are_called():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    for linear in (layer.linear1, layer.linear2):
+        prepare(linear, [("", "w2")])
+    x = torch.randn(2, 5, 8)
+    y = layer.eval()(x)
+    ready = [layer, *(st.nn.convert(layer, to=to) for to in ("float", "packed"))]
+    with torch.no_grad():
+        for each in ready:
+            torch.testing.assert_close(each(x), y)
+    assert not ready[1].linear1._forward_pre_hooks
 
 
 def test_scales_do_not_decay():
@@ -282,7 +332,7 @@ MHA = nn.MultiheadAttention
 REFUSED = [
     (net, [(nn.Conv3d, "w4")], "nothing that can be quantized is left for the pattern 'Conv3d'"),
     (net, [("*", "w4"), ("4", None)], "the first pattern that a module fits counts"),
-    (net, [("re:4", "w5")], "'w5' is no configuration; known: w8a8, w4, w4a8, w2, bitnet, mxfp4"),
+    (net, [("re:4", "w5")], "'w5' is no configuration; pass a Config, or one of w8a8"),
     (hooked, [("", "w4")], "the weight of '' is no parameter, but made before each call"),
     (lazy, [(nn.Linear, "w4")], "'0' is lazy and has no weight yet; first run it on an input"),
     (lambda: prepare(net(), [("4", "w4")]), [("0", "w4")], "'4' is prepared already"),
@@ -291,7 +341,22 @@ REFUSED = [
     (lambda: MHA(4, 2), [("", "w8a8")], "a MultiheadAttention, of which only weights can be"),
     (lambda: nn.Embedding(3, 2, max_norm=1.0), [("", "w4")], "'' has max_norm or sparse gradients"),
     (lambda: nn.Embedding(3, 2, sparse=True), [("", "w4")], "'' has max_norm or sparse gradients"),
+    (lambda: nn.EmbeddingBag(3, 2, max_norm=1.0), [("", "w4")], "'' has max_norm or sparse"),
+    (lambda: nn.EmbeddingBag(3, 2, sparse=True), [("", "w4")], "'' has max_norm or sparse"),
+    (net, ("4", "w4"), "a list of pairs of a pattern and a configuration, as [(torch.nn.Linear"),
+    (net, {"4": "w4"}, "a list of pairs of a pattern and a configuration"),
+    (net, "w4", "got 'w4' for a pair"),
+    (net, [(nn.Linear(2, 2), "w4")], "a pattern must be a class of modules or a tuple of them"),
+    (net, [((nn.GRU, nn.LSTM), "w4")], "nothing that can be quantized is left for the pattern"),
+    (net, [("re:(", "w4")], "'re:(' is no regular expression: missing )"),
+    (net, [("4", {"bits": 4})], "{'bits': 4} is no configuration; pass a Config, or one of"),
+    (net, [("4", Config(Scheme(MX(block=8), Learned(block=4))))], "'4': blocks of 8 do not"),
     (net, [("*", Config(Scheme(MX(block=32))))], "'0': blocks of 32 do not divide the last"),
+    (
+        net,
+        [("4", Config(W4, Scheme(Int(8), Learned(axis=1))))],
+        "'4': Learned would keep a scale a",
+    ),
     (net, [("4", Config(Scheme(Int(4), Learned(block=7))))], "'4': blocks of 7 do not divide"),
 ]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import straightthrough as st
 from straightthrough.grids import Int
@@ -87,6 +88,19 @@ def test_a_training_is_resumed_to_the_bit(name):
     train(twin, 3, 3, other)
     for (key, got), due in zip(twin.state_dict().items(), model.state_dict().values(), strict=True):
         assert torch.equal(got, due), key
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_an_average_that_was_made_before_the_start_has_started(buffers):
+    torch.manual_seed(0)
+    model = prepare(nn.Sequential(nn.Linear(8, 8)), [("0", "w8a8")])
+    average, x = AveragedModel(model, use_buffers=buffers), torch.randn(4, 8)
+    model(x)
+    with torch.no_grad():
+        model[0].input_quantizer.parameter.add_(0.7)
+    for _ in range(2):
+        average.update_parameters(model)
+    assert torch.equal(average.eval()(x), model.eval()(x))
 
 
 class Lit(pl.LightningModule):

@@ -142,6 +142,7 @@ def test_entropy_is_that_of_the_whole_table():
     assert st.lfq_entropy(torch.randn(8, 60))[1] <= 60 * math.log(2)
 
 
+Z = torch.zeros(1, dtype=torch.int64)
 REFUSED = [
     (lambda: st.fsq(torch.ones(2), [3, 1]), st.ArgumentError, "levels must be ints of at least 2"),
     (lambda: st.fsq(torch.ones(2), [3.0, 4]), st.ArgumentError, "levels must be ints"),
@@ -150,11 +151,33 @@ REFUSED = [
     (lambda: st.fsq(torch.ones(2), 3, bound="relu"), st.ArgumentError, "bound must be 'tanh' or"),
     (lambda: st.lfq(torch.ones(64)), st.ArgumentError, r"2\^63 codes at most"),
     (lambda: st.lfq_decode(torch.ones(2), 3), st.DtypeError, "index must be an int64"),
-    (lambda: st.lfq_decode(torch.tensor([8]), 3), st.ArgumentError, "index must be below 8, got 8"),
+    (
+        lambda: st.lfq_decode(torch.tensor([8]), 3),
+        st.ArgumentError,
+        r"lie in \[0, 8\), .*got 8",
+    ),
     (lambda: st.lfq_decode(torch.tensor([8]), 64), st.ArgumentError, "bits must be an int from 1"),
-    (lambda: st.bsq_decode(torch.tensor([8]), 3), st.ArgumentError, "index must be below 8, got 8"),
-    (lambda: st.fsq_decode(torch.tensor([9]), [3, 3]), st.ArgumentError, "index must be below 9"),
-    (lambda: st.lfq_entropy(torch.ones(2, 3), mask=torch.ones(3)), st.ShapeError, "mask must have"),
+    (
+        lambda: st.bsq_decode(torch.tensor([8]), 3),
+        st.ArgumentError,
+        r"lie in \[0, 8\), .*got 8",
+    ),
+    (
+        lambda: st.fsq_decode(torch.tensor([9]), [3, 3]),
+        st.ArgumentError,
+        r"lie in \[0, 9\)",
+    ),
+    (lambda: st.fsq_decode(torch.tensor([-2]), [3, 3]), st.ArgumentError, "or be -1 for none"),
+    (lambda: st.fsq_decode(Z, 9, dtype=torch.int32), st.DtypeError, "dtype must be a floating one"),
+    (lambda: st.fsq(torch.ones(2), 3.0), st.ArgumentError, "levels must be ints of at least 2"),
+    (lambda: st.fsq(torch.ones(1), 2**24 + 1), st.ArgumentError, "levels must be at most 16777216"),
+    (lambda: st.fsq_decode(Z, [2**24 + 1]), st.ArgumentError, "at most 16777216 in torch.float32"),
+    (lambda: st.nn.FSQ(5), st.ArgumentError, "levels must be a sequence, an int for each entry"),
+    (lambda: st.nn.FSQ([5, 1]), st.ArgumentError, "levels must be ints of at least 2"),
+    (lambda: st.nn.LFQ(64), st.ArgumentError, r"2\^63 codes at most"),
+    (lambda: st.lfq_entropy(torch.ones(2, 3), mask=Z > 0), st.ShapeError, "mask must have"),
+    (lambda: st.lfq_entropy(torch.ones(1, 3), mask=Z), st.DtypeError, "mask must be a bool tensor"),
+    (lambda: st.nn.FSQ([5])(torch.ones(1, 1), mask=Z), st.DtypeError, "mask must be a bool tensor"),
 ]
 
 
@@ -162,3 +185,12 @@ REFUSED = [
 def test_what_is_refused(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+def test_compiled_for_sizes_that_are_open():
+    torch.compiler.reset()
+    model = st.nn.FSQ([5, 4, 3], symmetric=True)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    for rows in (3, 7):
+        z = torch.randn(rows, 3)
+        assert all(map(torch.equal, compiled(z), model(z)))

@@ -203,6 +203,7 @@ def test_counts_in_bfloat16():
 
 
 def test_training_is_compiled_whole():
+    torch.compiler.reset()
     z = torch.randn(1, 100, 8)
     compiler = {"fullgraph": True, "backend": "eager"}
     with pytest.raises(RuntimeError, match=r"[Dd]ata-dependent"):

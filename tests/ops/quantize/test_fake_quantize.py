@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -294,10 +295,13 @@ WRONG = [
     (lambda: st.fake_quantize(X, 0.0, grid=Int(4)), "scale must be above 0, got 0.0"),
     (lambda: st.fake_quantize(X, -1, grid=Int(4)), "scale must be above 0, got -1"),
     (lambda: st.fake_quantize(X, NAN, grid=Int(4)), "scale must be a finite number, got nan"),
+    (lambda: st.fake_quantize(X, 1e39, grid=Int(4)), "scale is beyond the range of torch.float32"),
+    (lambda: st.fake_quantize(X, 1e-46, grid=Int(4)), "scale is beyond the range of torch.float32"),
     (lambda: st.fake_quantize(X, 1.0, grid="int4"), "grid must be one of st.grids, such as Int(4)"),
     (lambda: st.fake_quantize(X, 1.0, 8, grid=Int(4)), "a whole number in [-8, 7], got 8"),
     (lambda: st.fake_quantize(X, 1.0, 1.0, grid=Int(4)), "a whole number in [-8, 7], got 1.0"),
     (lambda: st.fake_quantize(X, 1.0, True, grid=Int(4)), "a whole number in [-8, 7], got True"),
+    (lambda: st.fake_quantize(X, 1.0, np.ones(3), grid=Int(4)), "a tensor or a whole number in"),
     (lambda: st.fake_quantize(X, 1.0, 1, grid=Ternary()), "zero_point is for st.grids.Int, got 1"),
     (lambda: st.fake_quantize(X, 1.0, 1, grid=Int(4), offset=1.0), "exclude each other"),
     (lambda: st.fake_quantize(X, 1.0, offset=NAN, grid=Int(4)), "offset must be a finite number"),
@@ -346,3 +350,19 @@ def test_a_range_of_ones_own_is_asked(learned: bool) -> None:
     y = st.fake_quantize(x, scale, grid=Int(4), rule=Upper())
     y.sum().backward()
     assert torch.equal(x.grad, torch.tensor([0.0, 0.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (4, 1, 1), (4, 6, 1)])
+def test_scales_beside_sizes_that_compiled_code_leaves_open(shape):
+    torch.compiler.reset()
+
+    def call(x, scale):
+        return st.fake_quantize(x, scale, grid=Int(4), rule="lsq")
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=True)
+    x, scale = torch.randn(4, 6, 32), torch.rand(shape) + 0.1
+    static = scale.clone().requires_grad_()  # as a parameter's, whose sizes are not open
+    assert torch.equal(compiled(x, scale), call(x, scale))
+    torch._dynamo.mark_static(static)
+    torch.compiler.reset()
+    assert torch.equal(compiled(x, static), call(x, static))

@@ -146,7 +146,8 @@ class Reader:
 
     def _read_quantizer(self, module: Quantizer, x: Tensor, shared: bool) -> None:
         if module.active:
-            self._compare(sample(examples(module.codes(x), None, shared), self._elements))
+            codes = module.grid.in_order(module.codes(x))  # of which +0 and -0 are one
+            self._compare(sample(examples(codes, None, shared), self._elements))
         if module.oscillation is not None:
             self._found["oscillation"].append(module.oscillation.frequency.mean())
             self._found["frozen"].append(module.oscillation.frozen.float().mean())

@@ -92,8 +92,10 @@ def config(given: Config | str | None) -> Config | None:
     """Return the configuration of that name, or what was given."""
     if given is None or isinstance(given, Config):
         return given
-    if given not in CONFIGS:
-        raise ArgumentError(f"{given!r} is no configuration; known: {', '.join(CONFIGS)}")
+    if not isinstance(given, str) or given not in CONFIGS:
+        raise ArgumentError(
+            f"{given!r} is no configuration; pass a Config, or one of {', '.join(CONFIGS)}"
+        )
     return CONFIGS[given]
 
 

@@ -10,11 +10,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from ...core.errors import ArgumentError
 from ..quantizer import Quantizer
-from .layers import SLOTS, Quantized, original, own_class, parametrizations, parametrized
+from .layers import SLOTS, Quantized, called, original, own_class, parametrizations, parametrized
 from .packed import Packed
 from .torchao import as_torchao
 
@@ -42,8 +43,8 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     under the weight's name, with scales under `weight_quantizer`, and computes the weight from them
     at each call; the state dict loads into another model that was prepared and converted the same
     way. `"torchao"` has tensors of `torchao` with the codes and scales that were trained, where it
-    has some: of `Linear` and `Embedding` with integers of at most 8 bits or three values, and one
-    scale, one a row or one a block; what else there is, it has as `"float"` does.
+    has some: of `Linear` and `Embedding`, but in float64, with integers of at most 8 bits or three
+    values, and one scale, one a row or one a block; what else there is, it has as `"float"` does.
 
     Quantizers of inputs and outputs stay; so do weights whose quantizer is not `enabled`. Products
     of whole numbers are not computed here: that is what `torchao` and the runtimes of ONNX do.
@@ -53,8 +54,9 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
         to: `"float"`, `"packed"` or `"torchao"`.
 
     Raises:
-        ArgumentError: for another form; if a layer is in training, or its delay is not over; and if
-            `torchao` is not installed and is asked for.
+        ArgumentError: for another form; if a layer is in training, or its delay is not over; where
+            a hook makes a weight before each call, as `torch.nn.utils.prune` does; where codes are
+            asked for and a weight holds NaN; and if `torchao` is not installed and is asked for.
 
     Example:
         >>> net = st.nn.prepare(torch.nn.Sequential(torch.nn.Linear(64, 64)), [("0", "w4")]).eval()
@@ -95,6 +97,8 @@ def replaced(
 
 def _check_ready(model: nn.Module) -> None:
     for name, module in model.named_modules():
+        if isinstance(module, Quantized) and module.weight_quantizer is not None:
+            _check_weight(name, module)
         if not isinstance(module, Quantizer):
             continue
         layer = re.sub(r"\.?(parametrizations\..*|\w+_quantizer)$", "", name)
@@ -105,6 +109,14 @@ def _check_ready(model: nn.Module) -> None:
                 f"{layer!r} does not quantize yet: the delay is not over; train on, or set "
                 f"enabled = False to convert it as it is"
             )
+
+
+def _check_weight(name: str, layer: Quantized) -> None:
+    if "weight" not in {*layer._parameters, *layer._buffers, *parametrizations(layer)}:
+        raise ArgumentError(
+            f"the weight of {name!r} is made before each call, by what is in its hooks, and can't "
+            f"be replaced; of torch.nn.utils.prune, call prune.remove(layer, 'weight') first"
+        )
 
 
 def quantized_weights(model: nn.Module) -> Iterator[Weight]:
@@ -132,17 +144,22 @@ def _before_last(parts: parametrize.ParametrizationList) -> Tensor:
 @torch.no_grad()
 def _made(weight: Weight, to: Form) -> tuple[Tensor, nn.Module | None]:
     quantizer, latent = weight.quantizer, weight.latent
+    coded = to != "float" and quantizer.enabled and not latent.is_meta
+    if coded and bool(quantizer(latent).isnan().any()):
+        raise ArgumentError(f"{weight.path!r} is NaN somewhere, and no code stands for that")
     if to == "packed" and quantizer.enabled:
         packed = Packed(quantizer, latent).eval()
         return packed.pack(quantizer.codes(latent)), packed
     found = None
-    if (
-        to == "torchao"
-        and quantizer.enabled
-        and isinstance(weight.module, nn.Linear | nn.Embedding)
-    ):
+    # That of an attention is read by what torchao has no function for.
+    takes = isinstance(weight.module, nn.Linear | nn.Embedding)
+    takes = takes and not isinstance(weight.module, NonDynamicallyQuantizableLinear)
+    if to == "torchao" and quantizer.enabled and takes:
         found = as_torchao(quantizer, latent)
-    return nn.Parameter(quantizer(latent).clone()) if found is None else found, None
+    if found is None:
+        learns = latent.requires_grad or not isinstance(latent, nn.Parameter)
+        found = nn.Parameter(quantizer(latent).clone(), requires_grad=learns)
+    return found, None
 
 
 def _put(weight: Weight, data: Tensor, decoder: nn.Module | None) -> None:
@@ -163,4 +180,6 @@ def _put(weight: Weight, data: Tensor, decoder: nn.Module | None) -> None:
 def _restore(layer: Quantized) -> None:
     for slot in SLOTS:
         del layer._modules[slot]
+    for key in [key for key, hook in layer._forward_pre_hooks.items() if hook is called]:
+        del layer._forward_pre_hooks[key]
     layer.__class__ = original(layer)  # type: ignore[assignment]  # no longer a Quantized

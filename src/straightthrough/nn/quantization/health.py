@@ -21,6 +21,9 @@ class Oscillation(nn.Module):
         frequency: a running mean of that event, an element.
         average: a running mean of the codes.
         frozen: which elements stay at a code, and `code`, for these that one.
+
+    Codes are counted in the order of their values, which those of a floating format, its bits, are
+    not in.
     """
 
     code: Tensor
@@ -33,19 +36,24 @@ class Oscillation(nn.Module):
         super().__init__()
         self.momentum = momentum
         self._weight = (weight,)  # in a tuple, so that it is no submodule
-        codes = weight.quantizer.codes(weight.latent)
+        active = weight.quantizer.active
+        codes = self._codes() if active else torch.zeros_like(weight.latent, dtype=torch.int32)
         self.register_buffer("code", codes)
         self.register_buffer("direction", torch.zeros_like(codes, dtype=torch.int8))
         self.register_buffer("frequency", torch.zeros_like(codes, dtype=torch.float32))
-        self.register_buffer("average", codes.float())
+        # NaN before the first code.
+        self.register_buffer("average", codes.float() if active else codes / 0)
         self.register_buffer("frozen", torch.zeros_like(codes, dtype=torch.bool))
 
     @torch.no_grad()
     def step(self, threshold: float | None) -> None:
         """Look at the codes, and freeze what oscillates more often than the threshold."""
-        (weight,) = self._weight
-        codes = weight.quantizer.codes(weight.latent)
-        codes = torch.where(self.frozen, self.code, codes)
+        if not self._weight[0].quantizer.active:
+            return
+        codes = torch.where(self.frozen, self.code, self._codes())
+        first = self.average.isnan()
+        self.code.copy_(torch.where(first, codes, self.code))
+        self.average.copy_(torch.where(first, codes, self.average))
         change = (codes - self.code).sign().to(torch.int8)
         against = (change * self.direction == -1).float()
         self.frequency.lerp_(against, self.momentum)
@@ -57,10 +65,17 @@ class Oscillation(nn.Module):
             self.code.copy_(torch.where(now, self.average.round().to(self.code.dtype), self.code))
             self.frozen.logical_or_(now)
         if bool(self.frozen.any()):
-            self._hold(weight.quantizer, weight.latent)
+            self._hold()
 
-    def _hold(self, quantizer: Quantizer, latent: Tensor) -> None:
-        values = quantizer.decode(self.code, quantizer.scale_of(latent))
+    def _codes(self) -> Tensor:
+        (weight,) = self._weight
+        return weight.quantizer.grid.in_order(weight.quantizer.codes(weight.latent))
+
+    def _hold(self) -> None:
+        (weight,) = self._weight
+        quantizer, latent = weight.quantizer, weight.latent
+        codes = quantizer.grid.of_order(self.code)
+        values = quantizer.decode(codes, quantizer.scale_of(latent))
         latent.copy_(torch.where(self.frozen, values.to(latent.dtype), latent))
 
 
@@ -75,10 +90,11 @@ class Oscillations(nn.Module):
     Call `step()` after each step of the optimizer. The state dict has all it knows, so a training
     that goes on with it goes on the same. `st.audit.Monitor` shows the mean frequency and the share
     that is frozen. Weights whose grid's blocks have scales of their own (`MX`, `NVFP4`) are left
-    out, as their codes move with their neighbours.
+    out, as their codes move with their neighbours. What does not quantize, as its delay is not over
+    or it is not `enabled`, is neither looked at nor frozen until it does.
 
     Args:
-        model: prepared, on an input of which scales have started.
+        model: prepared; scales of weights that have not started do.
         momentum: of both running means, in (0, 1].
         threshold: the frequency from which a weight is frozen; None for never. It can be assigned
             at any time: the paper lowers it by a cosine, to 0.011 for 3 bits.
@@ -114,7 +130,7 @@ class Oscillations(nn.Module):
         super().__init__()
         if not 0 < check_number("momentum", momentum) <= 1:
             raise ArgumentError(f"momentum must lie in (0, 1], got {momentum}")
-        self.threshold = threshold
+        self.threshold = None if threshold is None else check_number("threshold", threshold)
         self.weights: dict[str, Oscillation] = {}
         for weight in _parameters(model):
             if not isinstance(weight.quantizer.grid, Blocks):
@@ -140,7 +156,8 @@ def dampening(model: nn.Module) -> Tensor:
     """Return a loss that draws weights to the values they are quantized to.
 
     The sum of `(q(w) - clip(w))^2` over all quantized weights, `q(w)` held and the clip that to the
-    ends of the grid: what lies beyond is not drawn. Add it, times a number that grows with training
+    ends of the grid: what lies beyond is not drawn, nor is what does not quantize, as its delay is
+    not over or it is not `enabled`. Add it, times a number that grows with training
     (the paper: a cosine from 0 to 0.1), to the loss.
 
     Args:
@@ -161,6 +178,8 @@ def dampening(model: nn.Module) -> Tensor:
     total: Tensor | None = None
     for weight in _parameters(model):
         quantizer, latent = weight.quantizer, weight.latent
+        if not quantizer.active:
+            continue
         with torch.no_grad():
             values = quantizer.values(latent)
             # Beyond the ends the nearest value is an end, and the distance to it is not to shrink.
@@ -174,7 +193,8 @@ class CAGE(nn.Module):
     """Pulls weights to the grid after every step of an optimizer.
 
     `w <- w - lr l (w - q(w))` after the step, lr that of the weight's group. l is 0 for the first
-    part of the steps and then grows linearly to the strength: decoupled, as weight decay is.
+    part of the steps and then grows linearly to the strength: decoupled, as weight decay is. What
+    does not quantize, as its delay is not over or it is not `enabled`, is left alone.
 
     Args:
         optimizer: of the model's parameters.
@@ -241,7 +261,7 @@ class CAGE(nn.Module):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 weight = self._weights.get(id(parameter))
-                if weight is not None:
+                if weight is not None and weight.quantizer.active:
                     off = parameter - weight.quantizer.values(parameter)
                     parameter.sub_(off, alpha=float(group["lr"]) * strength)
 

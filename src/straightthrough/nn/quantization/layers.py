@@ -26,19 +26,19 @@ class Quantized(nn.Module):
         """Return the weight as the layer computes with it."""
         return _through(self.weight_quantizer, self.weight)
 
-    def forward(self, input: Tensor, *args: Any) -> Tensor:
-        y = self.computed(_through(self.input_quantizer, input), self.quantized_weight(), *args)
-        return _through(self.output_quantizer, y)
+    def forward(self, input: Tensor, *args: Any, **options: Any) -> Tensor:
+        x, weight = _through(self.input_quantizer, input), self.quantized_weight()
+        return _through(self.output_quantizer, self.computed(x, weight, *args, **options))
 
-    def computed(self, x: Tensor, weight: Tensor, *args: Any) -> Tensor:
-        """Return what the layer computes of an input and a weight."""
+    def computed(self, x: Tensor, weight: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Return what the layer computes of an input, a weight and what else it is called with."""
         raise NotImplementedError
 
 
 class QuantizedLinear(Quantized, nn.Linear):
     """`Linear`, quantized."""
 
-    def computed(self, x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    def computed(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight, self.bias)
 
 
@@ -46,8 +46,9 @@ class _Convolution(Quantized):
     bias: Tensor | None
     _conv_forward: Any
 
-    def computed(self, x: Tensor, weight: Tensor, *_: Any) -> Tensor:
-        return self._conv_forward(x, weight, self.bias)
+    def computed(self, x: Tensor, weight: Tensor) -> Tensor:
+        y: Tensor = self._conv_forward(x, weight, self.bias)
+        return y
 
 
 class QuantizedConv1d(_Convolution, nn.Conv1d):
@@ -63,9 +64,7 @@ class QuantizedConv3d(_Convolution, nn.Conv3d):
 
 
 class _Transposed(Quantized, nn.modules.conv._ConvTransposeNd):
-    def computed(
-        self, x: Tensor, weight: Tensor, output_size: list[int] | None = None, *_: Any
-    ) -> Tensor:
+    def computed(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
         dims = len(self.kernel_size)
         stride, padding, dilation = self.stride, self.padding, self.dilation
         size: Any = self.kernel_size
@@ -90,8 +89,9 @@ class QuantizedConvTranspose3d(_Transposed, nn.ConvTranspose3d):
 class QuantizedEmbedding(Quantized, nn.Embedding):
     """`Embedding`, quantized."""
 
-    def computed(self, x: Tensor, weight: Tensor, *_: Any) -> Tensor:
-        return F.embedding(x, weight, self.padding_idx)
+    def computed(self, x: Tensor, weight: Tensor) -> Tensor:
+        by_frequency = self.scale_grad_by_freq
+        return F.embedding(x, weight, self.padding_idx, scale_grad_by_freq=by_frequency)
 
 
 LAYERS: dict[type[nn.Module], type[Quantized]] = {
@@ -110,6 +110,10 @@ LAYERS: dict[type[nn.Module], type[Quantized]] = {
 def original(layer: Quantized) -> type[nn.Module]:
     """Return the class that a quantized layer was of."""
     return next(plain for plain, quantized in LAYERS.items() if type(layer) is quantized)
+
+
+def called(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Do nothing, as a hook: torch's transformers call what has one, and don't read its weight."""
 
 
 def output_axis(module: nn.Module) -> int:

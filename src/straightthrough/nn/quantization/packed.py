@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...core.bits import pack_numbers, unpack_numbers
-from ...core.precision import compute_dtype
 from ...grids.block import Blocks
 from ..quantizer import Quantizer
 from ..schedules import keeping_dtype
+
+FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 
 
 class Packed(nn.Module):
@@ -38,6 +39,9 @@ class Packed(nn.Module):
         super().__init__()
         self.grid, self.scaling = quantizer.grid, quantizer.scaling
         self.shape, self.dtype = weight.shape, weight.dtype
+        # As the quantizer has it, since another order of channels rounds a convolution otherwise.
+        found = (f for f in FORMATS if quantizer(weight).is_contiguous(memory_format=f))
+        self.format = next(found, torch.contiguous_format)
         least, most = self.grid.code_range
         self.width = (most - least).bit_length()
         self.register_buffer("scale", quantizer.scale_of(weight).detach().clone())
@@ -46,13 +50,12 @@ class Packed(nn.Module):
             self.register_buffer(name, None if shift is None else shift.detach().clone())
         if self.zero_point is not None:
             self.zero_point.round_()
-        self.register_buffer("block_scales", self._block_scales(weight))
+        self.register_buffer("block_scales", self._block_scales(quantizer, weight))
 
-    def _block_scales(self, weight: Tensor) -> Tensor | None:
+    def _block_scales(self, quantizer: Quantizer, weight: Tensor) -> Tensor | None:
         if not isinstance(self.grid, Blocks):
             return None
-        v = self.scaling.blocks(weight.detach().to(compute_dtype(weight.dtype))) / self.scale
-        return self.grid.scale_codes(self.grid.scales(v))
+        return self.grid.scale_codes(self.grid.scales(quantizer.in_steps(weight)))
 
     def pack(self, codes: Tensor) -> Tensor:
         """Return the bytes of codes."""
@@ -76,7 +79,7 @@ class Packed(nn.Module):
         values = values * self.scale
         if self.offset is not None:
             values = values + self.offset
-        return values.reshape(self.shape).to(self.dtype)
+        return values.reshape(self.shape).to(self.dtype).contiguous(memory_format=self.format)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: b for name, b in self._buffers.items() if b is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,12 +22,13 @@ from .layers import (
     LAYERS,
     SLOTS,
     Quantized,
+    called,
     output_axis,
     parametrizations,
     parametrized,
 )
 
-Pattern = str | type[nn.Module]
+Pattern = str | type[nn.Module] | tuple[type[nn.Module], ...]
 
 
 @dataclass
@@ -65,9 +66,9 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
     which `weight` becomes `parametrizations.weight.original`. Modules that share a weight share its
     quantizer.
 
-    A pattern is a class, of which a module is an instance; or the name of a module, in which `*`
-    stands for anything, dots too; or `re:` and an expression that the whole name matches. The first
-    pattern that a module fits says what becomes of it.
+    A pattern is a class, or a tuple of them, of which a module is an instance; or the name of a
+    module, in which `*` stands for anything, dots too; or `re:` and an expression that the whole
+    name matches. The first pattern that a module fits says what becomes of it.
 
     Prepare before the model is compiled, replicated or sharded, and before the optimizer is made.
 
@@ -94,10 +95,9 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
         ['0.bias', '0.input_quantizer.origin', '0.input_quantizer.parameter']
     """
     _check_model(model)
+    pairs = [_pair(each) for each in ([configs] if isinstance(configs, str | Mapping) else configs)]
     places = [*_places(model)]
-    _choose(
-        places, [(pattern, None if each is None else config(each)) for pattern, each in configs]
-    )
+    _choose(places, pairs)
     _check_shared(places)
     chosen = [place for place in places if place.config is not None]
     made: dict[int, Quantizer] = {}
@@ -106,6 +106,8 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
         _change(place, own)
     for module in model.modules():
         _leave_fast_path(module)
+    if isinstance(model, Quantized):  # of a module that is not known here
+        model.register_forward_pre_hook(called)
     return model
 
 
@@ -131,6 +133,23 @@ def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
     return groups
 
 
+def _pair(given: object) -> tuple[Pattern, Config | None]:
+    """Return a pair, checked."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise ArgumentError(
+            f"configs must be a list of pairs of a pattern and a configuration, as "
+            f"[(torch.nn.Linear, 'w4')], got {given!r} for a pair"
+        )
+    pattern, each = given
+    classes = pattern if isinstance(pattern, tuple) else (pattern,)
+    if not isinstance(pattern, str) and not all(isinstance(each, type) for each in classes):
+        raise ArgumentError(
+            f"a pattern must be a class of modules or a tuple of them, a name, or 're:' and an "
+            f"expression, got {pattern!r}"
+        )
+    return pattern, None if each is None else config(each)
+
+
 def _places(model: nn.Module) -> Iterator[Place]:
     """Yield what can be quantized; what quantizes or parametrizes can't."""
     for name, module in model.named_modules():
@@ -144,7 +163,7 @@ def _choose(places: Sequence[Place], configs: Sequence[tuple[Pattern, Config | N
     for pattern, each in configs:
         found = [place for place in left if _fits(pattern, place)]
         if not found:
-            shown = pattern if isinstance(pattern, str) else pattern.__name__
+            shown = getattr(pattern, "__name__", pattern)
             names = ", ".join(repr(place.name) for place in left) or "none"
             raise ArgumentError(
                 f"nothing that can be quantized is left for the pattern {shown!r}; the first "
@@ -159,8 +178,11 @@ def _fits(pattern: Pattern, place: Place) -> bool:
     if not isinstance(pattern, str):
         return isinstance(place.module, pattern)
     if pattern.startswith("re:"):
-        return re.fullmatch(pattern[3:], place.name) is not None
-    return fnmatchcase(place.name, pattern)
+        try:
+            return re.fullmatch(pattern[3:], place.name) is not None
+        except re.error as error:
+            raise ArgumentError(f"{pattern!r} is no regular expression: {error}") from error
+    return place.name == pattern or fnmatchcase(place.name, pattern)
 
 
 def _check_shared(places: Sequence[Place]) -> None:
@@ -202,9 +224,16 @@ def _of_weight(place: Place, scheme: Scheme, weight: Tensor, delay: int) -> Quan
 
 
 def _made(place: Place, scheme: Scheme, shape: Sequence[int] | None, delay: int) -> Quantizer:
+    scale = scheme.scale
+    if shape is None and scale.kept and not (scale.axis is None and scale.block is None):
+        raise ArgumentError(
+            f"{place.name!r}: {type(scale).__name__} would keep a scale a channel or a block of an "
+            f"input or output, whose shape is not known here; keep one of all, measure them by "
+            f"AbsMax, or put a Quantizer of that shape= before or behind the layer"
+        )
     try:
         if shape is not None:
-            scheme.grid.check(torch.empty(*shape, device="meta"))
+            scheme.grid.check(scheme.scale.blocks(torch.empty(*shape, device="meta")))
         return scheme.quantizer(shape, delay=delay)
     except ShapeError as error:
         raise ShapeError(f"{place.name!r}: {error}") from error
@@ -265,7 +294,8 @@ def _check_module(place: Place, own: Config) -> None:
             f"{shown} is a {type(module).__name__}, of which only weights can be quantized; give "
             f"it a Config of a weight alone, and put a Quantizer before or behind it"
         )
-    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.sparse):
+    table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    if table and (module.max_norm is not None or module.sparse):
         raise ArgumentError(
             f"{shown} has max_norm or sparse gradients, which a quantizer does not pass; make it "
             f"without them"

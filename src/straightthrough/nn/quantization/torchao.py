@@ -16,8 +16,8 @@ from ..quantizer import Quantizer
 def as_torchao(quantizer: Quantizer, weight: Tensor) -> nn.Parameter | None:
     """Return a weight as a tensor of `torchao`; None where it has none that is the same.
 
-    It has of matrices: of integers of at most 8 bits, and three values, with a scale of all, of a
-    row or a block.
+    It has of matrices that are not float64: of integers of at most 8 bits, and three values, with a
+    scale of all, of a row or a block.
     """
     try:
         from torchao.quantization import IntxUnpackedToInt8Tensor
@@ -28,6 +28,7 @@ def as_torchao(quantizer: Quantizer, weight: Tensor) -> nn.Parameter | None:
     grid, axis = quantizer.grid, quantizer.scaling.axis
     bits = grid.bits if isinstance(grid, Int) else 2
     fits = isinstance(grid, Int | Ternary) and bits <= 8 and quantizer.offset is None
+    fits = fits and weight.dtype != torch.float64
     if weight.ndim != 2 or not fits or axis not in (None, 0, -2):
         return None
     # Its integers are signed, and its scales one a block of a row.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ArgumentError, DtypeError, ShapeError, check_dense, check_floating
+from ...core.internals import transforms_active
 from ...core.mesh import on_mesh
 from ...core.precision import in_dtype_of
 
@@ -43,6 +44,19 @@ def check_codebook(z: Tensor, codebook: Tensor) -> Tensor:
     return codebook
 
 
+def check_row_mask(z: Tensor, mask: Tensor | None) -> None:
+    """Raise unless `mask` is None, or bool and of the shape of `z` without its last dimension."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise DtypeError(
+            f"mask must be a bool tensor (True = a row that counts), got {kind}; use mask.bool()"
+        )
+    if mask.shape != z.shape[:-1]:
+        raise ShapeError(f"mask must have the shape {tuple(z.shape[:-1])}, got {tuple(mask.shape)}")
+
+
 def check_most(codes: int) -> None:
     """Raise unless int64 has a number for each of so many codes."""
     if codes > MOST:
@@ -50,10 +64,15 @@ def check_most(codes: int) -> None:
 
 
 def check_index(index: Tensor, codes: int) -> None:
-    """Raise unless `index` holds int64 numbers of so many codes."""
+    """Raise unless `index` holds int64 numbers of so many codes, or -1 for none."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
         raise DtypeError(f"index must be an int64 tensor, got {kind}; use index.long()")
     check_dense("index", index)
-    if codes < MOST and not torch.compiler.is_compiling() and bool((index >= codes).any()):
-        raise ArgumentError(f"index must be below {codes}, got {int(index.max())}")
+    if torch.compiler.is_compiling() or transforms_active() or index.is_meta:
+        return
+    outside = (index < -1) | (index > codes - 1)
+    if bool(outside.any()):
+        raise ArgumentError(
+            f"index must lie in [0, {codes}), or be -1 for none, got {int(index[outside][0])}"
+        )

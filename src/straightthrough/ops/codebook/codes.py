@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,11 +22,18 @@ from .operation import FiniteScalars
 _COMMON = {"family": "codebook", "inputs": (Input("z", "... D"),), "outcome": Code()}
 
 
-def _check_levels(levels: int | Sequence[int], width: int | None) -> tuple[int, ...]:
-    """Return the levels of each of `width` entries, at least 2 of them."""
-    every = (levels,) * (width or 1) if isinstance(levels, int) else tuple(levels)
+def check_levels(
+    levels: int | Sequence[int], width: int | None, dtype: torch.dtype = torch.float64
+) -> tuple[int, ...]:
+    """Return the levels of each of `width` entries, at least 2, that a dtype tells apart."""
+    given = levels if isinstance(levels, Iterable) else (levels,) * (width or 1)
+    every = tuple(given)
     if not every or any(isinstance(n, bool) or not isinstance(n, int) or n < 2 for n in every):
         raise ArgumentError(f"levels must be ints of at least 2, got {levels!r}")
+    wide = compute_dtype(dtype)
+    most = int(2 / torch.finfo(wide).eps)
+    if max(every) > most:
+        raise ArgumentError(f"levels must be at most {most} in {wide}, got {levels!r}")
     if width is not None and len(every) != width:
         raise ShapeError(f"z must have D = {len(every)}, a number for each of levels, got {width}")
     check_most(math.prod(every))
@@ -53,7 +60,8 @@ def fsq(
 
     Args:
         z: `(..., D)`, floating.
-        levels: how many each entry has, at least 2: D ints, or one for all.
+        levels: how many each entry has, at least 2: D ints, or one for all; at most `2^24`, which
+            float32 tells apart, or for float64 `2^53`.
         bound: `"tanh"`, or `"sigmoid"`, which uses levels more evenly for a normal z.
         symmetric: whether the levels lie evenly about 0. For L = 2, else lopsided, it should be.
 
@@ -64,8 +72,8 @@ def fsq(
     Raises:
         DtypeError: if z is not floating.
         ShapeError: if D is not the number of levels.
-        ArgumentError: if a number of levels is not an int of at least 2, there are more than 2^63
-            codes, or the bound is unknown.
+        ArgumentError: if a number of levels is not an int of at least 2 or is too large, there are
+            more than 2^63 codes, or the bound is unknown.
 
     Edge cases: a row that holds NaN gives a NaN row and the number -1 (in `st.strict()` an error);
     infinities are the outermost levels.
@@ -88,7 +96,7 @@ def fsq(
     check_vectors(z)
     if bound not in SLOPES:
         raise ArgumentError(f"bound must be 'tanh' or 'sigmoid', got {bound!r}")
-    operation = FiniteScalars(_check_levels(levels, z.shape[-1]), SLOPES[bound], bool(symmetric))
+    operation = FiniteScalars(check_levels(levels, z.shape[-1], z.dtype), bound, bool(symmetric))
     code, number = apply(operation, z)
     check_outcomes("fsq", lambda: number < 0, NOT_A_NUMBER)
     return code, number
@@ -106,7 +114,7 @@ def fsq_decode(
     Value: entry d is the level `index // prod(levels[:d]) % levels[d]`, brought to -1 to 1.
 
     Args:
-        index: int64, any shape.
+        index: int64, any shape; -1 where there is no code.
         levels: those that `st.fsq` was given, an int for each entry.
         symmetric: as there.
         dtype: of the code.
@@ -129,7 +137,7 @@ def fsq_decode(
         tensor([[-1., -1.],
                 [ 1.,  1.]])
     """
-    every = _check_levels(levels, None)
+    every = check_levels(levels, None, dtype)
     check_index(index, math.prod(every))
     number = torch.tensor(every, device=index.device)
     digits = digits_of(index.clamp(min=0), number).to(compute_dtype(dtype))

@@ -14,6 +14,7 @@ from ...core.operation import Operation
 from ...core.precision import compute_dtype, narrowed
 from ...core.rules import Saved
 from ...estimators import PairEstimator
+from .grid import SLOPES
 from .reference import codewords, finite_scalars, finite_scalars_gradient, signs, sphere_gradient
 from .search import nearest_index
 
@@ -138,19 +139,19 @@ class FiniteScalars(Operation):
     dims = ("... D",)
 
     levels: tuple[int, ...]
-    slope: float
+    bound: str
     symmetric: bool
     returned: ClassVar[slice] = slice(2)
-    numbers_move: ClassVar[bool] = False
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return finite_scalars(z, self.levels, self.slope, self.symmetric)
+        return finite_scalars(z, self.levels, SLOPES[self.bound], self.symmetric)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs
 
     def backward(self, grad: Tensor, z: Tensor) -> tuple[Tensor]:
-        return (finite_scalars_gradient(z, grad, self.levels, self.slope, self.symmetric),)
+        slope = SLOPES[self.bound]
+        return (finite_scalars_gradient(z, grad, self.levels, slope, self.symmetric),)
 
     def jvp(self, tangents: Sequence[Tensor], z: Tensor) -> Tensor:
         return self.backward(tangents[0], z)[0]

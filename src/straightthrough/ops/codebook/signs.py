@@ -10,7 +10,6 @@ from ...core.engine import apply
 from ...core.errors import (
     NOT_A_NUMBER,
     ArgumentError,
-    ShapeError,
     check_outcomes,
     check_positive,
 )
@@ -19,7 +18,7 @@ from ...core.precision import compute_dtype
 from ...core.registry import operator
 from ...core.signature import Input
 from . import specification
-from .arguments import check_index, check_most, check_vectors
+from .arguments import check_index, check_most, check_row_mask, check_vectors
 from .grid import decoded, digits_of
 from .operation import Signs, size_of_signs
 
@@ -201,7 +200,7 @@ def lfq_entropy(
         Both, 0-d, in float32 or float64; the loss is the first less a multiple of the second.
 
     Raises:
-        DtypeError: if z is not floating.
+        DtypeError: if z is not floating, or the mask not bool.
         ShapeError: if the mask does not have the shape of `z` without D.
         ArgumentError: if T is not above 0.
 
@@ -223,10 +222,7 @@ def lfq_entropy(
     scale = 4 * check_positive("inverse_temperature", inverse_temperature)
     rows = z.to(compute_dtype(z.dtype))
     if mask is not None:
-        if mask.shape != z.shape[:-1]:
-            raise ShapeError(
-                f"mask must have the shape {tuple(z.shape[:-1])}, got {tuple(mask.shape)}"
-            )
+        check_row_mask(z, mask)
         rows = rows[mask]
     logits = scale * rows.reshape(-1, z.shape[-1])
     each = F.softplus(logits) - logits * torch.sigmoid(logits)

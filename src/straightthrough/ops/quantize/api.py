@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,12 +119,13 @@ def fake_quantize(
     resolved = _resolved(rule, fields)
     inputs = [x, laid("scale", scale, x, check_positive)]
     shift: Shift = ""
+    moved = not (isinstance(zero_point, int | float | np.number) and zero_point == 0)
     if offset is not None:
-        if isinstance(zero_point, Tensor) or zero_point != 0:
+        if moved:
             raise ArgumentError("zero_point and offset exclude each other; pass one of them")
         shift = "offset"
         inputs.append(laid("offset", offset, x, check_number))
-    elif isinstance(zero_point, Tensor) or zero_point != 0:
+    elif moved:
         shift = "zero_point"
         inputs.append(zero_as_tensor(zero_point, x, grid))
     y: Tensor = apply(FakeQuantize(grid, resolved, shift), *inputs)

@@ -35,8 +35,12 @@ def laid(name: str, given: Tensor | float, x: Tensor, check: Callable[[str, Any]
         check_not_traced(given)
         if not isinstance(given, int | float | np.number):
             check_floating(name, given)
-        number = check(name, given)
-        return torch.full((), number, dtype=compute_dtype(x.dtype), device=x.device)
+        number, wide = check(name, given), compute_dtype(x.dtype)
+        info = torch.finfo(wide)
+        # A positive number may be 0 there.
+        if abs(number) > info.max or 0 < number < info.smallest_normal * info.eps:
+            raise ArgumentError(f"{name} is beyond the range of {wide}, got {number}")
+        return torch.full((), number, dtype=wide, device=x.device)
     check_floating(name, given)
     if given.dtype not in (x.dtype, compute_dtype(x.dtype)):
         wanted = " or ".join(dict.fromkeys(map(str, (x.dtype, compute_dtype(x.dtype)))))
@@ -63,7 +67,8 @@ def zero_as_tensor(given: Tensor | int, x: Tensor, grid: Grid) -> Tensor:
     whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
     if not whole or not grid.least <= given <= grid.most:
         raise ArgumentError(
-            f"zero_point must be a whole number in [{grid.least}, {grid.most}], got {given!r}"
+            f"zero_point must be a tensor or a whole number in [{grid.least}, {grid.most}], got "
+            f"{given!r}"
         )
     return torch.full((), given, dtype=compute_dtype(x.dtype), device=x.device)
 
@@ -75,9 +80,10 @@ def beside(name: str, given: Tensor, x: Tensor) -> Tensor:
     if given.device != x.device:
         raise ArgumentError(f"{name} must be on {x.device} as x is, got {given.device}")
     own, shape = given.shape, x.shape
-    fits = not own or (
+    fits = given.ndim == 0 or (
         len(own) <= len(shape)
-        and all(size in (1, due) for size, due in zip(reversed(own), reversed(shape), strict=False))
+        # Not by `in`, which compiled code answers for sizes that it leaves open, and wrongly.
+        and all(s == 1 or s == due for s, due in zip(reversed(own), reversed(shape), strict=False))
     )
     if not fits:
         raise ShapeError(

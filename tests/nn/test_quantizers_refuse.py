@@ -1,0 +1,34 @@
+"""What quantizers of vectors refuse, and what does not start them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import straightthrough as st
+
+GIVEN = torch.ones(5, dtype=torch.int64)
+REFUSED = [
+    (lambda: st.nn.VectorQuantizer(8, 4)(torch.randn(5, 4), mask=GIVEN), "use mask.bool()"),
+    (lambda: st.nn.VectorQuantizer(8, 4)(torch.randn(5, 4), mask=[True]), "got list"),
+    (
+        lambda: st.nn.ResidualVQ(2, 8, 4).decode(torch.ones(3, 3)),
+        "index must be (..., 2)",
+    ),
+    (lambda: st.nn.GroupedVQ(2, 8, 4).decode(torch.ones(())), "for each codebook, got ()"),
+    (lambda: st.nn.GroupedVQ(2, 8, "4"), "width must be an int of at least 1, got '4'"),
+]
+
+
+@pytest.mark.parametrize(("call", "says"), REFUSED)
+def test_wrong_arguments(call, says):
+    with pytest.raises(st.StraightThroughError) as caught:
+        call()
+    assert says in str(caught.value)
+
+
+def test_an_empty_batch_starts_no_codebook():
+    quantizer = st.nn.VectorQuantizer(2, 1)
+    quantizer(torch.empty(0, 1))
+    quantizer(torch.tensor([[5.0], [5.0], [9.0], [9.0]]))
+    assert sorted(quantizer.book.codebook.flatten().tolist()) == [5.0, 9.0]
