@@ -90,14 +90,14 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
         # A product, as the compiler takes the number for an argument there.
         numbers.append(torch.ones((), dtype=torch.float64) * x)
         return f"number({len(numbers) - 1})"
-    if isinstance(x, int | torch.SymInt):
-        integers.append(x)
-        return f"integer({len(integers) - 1})"
     if isinstance(x, tuple):
         return "(" + "".join(write(each, numbers, integers, move) + ", " for each in x) + ")"
-    start, names, move = _form(type(x))
-    parts = [f", {name}={write(getattr(x, name), numbers, integers, move)}" for name in names]
-    return f"{start}{''.join(parts)})"
+    if isinstance(x, Portable):
+        start, names, move = _form(type(x))
+        parts = [f", {name}={write(getattr(x, name), numbers, integers, move)}" for name in names]
+        return f"{start}{''.join(parts)})"
+    integers.append(x)  # an int, or one of torch's that stands for a size left open
+    return f"integer({len(integers) - 1})"
 
 
 # A call of it leaves a constant in a compiled graph, and no guards, which every call would check.
