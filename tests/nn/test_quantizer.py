@@ -287,8 +287,9 @@ def test_what_was_on_the_meta_device_starts_wherever_it_comes():
     quantize = Quantizer(Int(4), Learned()).to("meta")
     quantize.load_state_dict(Quantizer(Int(4), Learned()).state_dict(), assign=True)
     assert torch.equal(quantize(X), Quantizer(Int(4), Learned())(X))
-    other = Quantizer(Int(4), Learned()).to("meta").to_empty(device="cpu")
-    assert torch.equal(other(X), quantize(X))
+    for other in (Quantizer(Int(4), Learned()), copy.deepcopy(quantize)):
+        other.to("meta").to_empty(device="cpu")
+        assert torch.equal(other(X), quantize(X))
     empty = Quantizer(Int(4), Learned()).to("meta")
     with pytest.warns(UserWarning, match="a no-op"):
         empty.load_state_dict(quantize.state_dict())

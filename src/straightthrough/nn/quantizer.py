@@ -327,6 +327,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
         if self.scaling.kept and before["started"].is_meta:
             self.started.zero_()  # it holds anything
+            self._has_started = False
         return self
 
     def extra_repr(self) -> str:

@@ -287,7 +287,7 @@ def _check_module(place: Place, own: Config) -> None:
     if place.is_layer and "weight" not in module._parameters:
         raise ArgumentError(
             f"the weight of {shown} is no parameter, but made before each call; use what makes it "
-            f"from torch.nn.utils.parametrizations"
+            f"from torch.nn.utils.parametrizations, or prune the layer when it is prepared"
         )
     if not place.is_layer and (own.input or own.output):
         raise ArgumentError(
