@@ -332,6 +332,18 @@ def test_a_shard_of_columns_draws_what_the_whole_does(dtype: torch.dtype, column
         torch.testing.assert_close(shard.grad, whole.grad[:, columns], rtol=2**-6, atol=1e-3)
 
 
+def test_a_seed_may_be_counted_up_before_backward(logits: Tensor) -> None:
+    seed, grads = torch.tensor(5), []
+    for given in (5, seed):
+        leaf = logits.clone().requires_grad_()
+        y = st.categorical(leaf, "gumbel", seed=given)
+        seed.add_(1)
+        (y * logits).sum().backward()
+        grads.append(leaf.grad)
+        seed.fill_(5)
+    assert torch.equal(*grads)
+
+
 def test_runs_that_overlap_are_refused() -> None:
     with pytest.raises(st.ArgumentError, match="runs overlap"):
         st.Seed(0, run=4, stride=3)

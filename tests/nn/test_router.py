@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 import torch
@@ -37,6 +38,22 @@ def test_the_gradient_is_that_of_the_chosen_scores(normalize: bool) -> None:
     score = logits.softmax(-1) * chosen
     due = score / score.sum(-1, keepdim=True) if normalize else score
     torch.testing.assert_close(found, torch.autograd.grad(due, logits, grad))
+
+
+def test_gates_sum_to_1_where_all_scores_underflow() -> None:
+    logits = torch.tensor([[-100.0, -101.0, -1000.0, -1001.0], [-1e4, -1e4, -2e4, -math.inf]])
+    logits.requires_grad_()
+    for scores in ("sigmoid", "softmax"):
+        router = st.nn.TopKRouter(4, 2, scores=scores)
+        gates = router(logits).gates
+        wanted = torch.tensor([[math.e, 1.0], [1.0, 1.0]])
+        torch.testing.assert_close(gates[:, :2], wanted / wanted.sum(-1, keepdim=True))
+        assert not gates[:, 2:].any()
+        (to_logits,) = torch.autograd.grad(gates[:, 0].sum(), logits, retain_graph=True)
+        slope = gates[:, 0] * gates[:, 1]
+        torch.testing.assert_close(to_logits[:, :2], torch.stack([slope, -slope], -1).detach())
+        (of_loss,) = torch.autograd.grad(router(logits).balance, logits)
+        assert of_loss.isfinite().all()
 
 
 def test_losses_are_those_of_switch() -> None:

@@ -90,8 +90,8 @@ class Seed:
         """Return the value as a 0-d int64 tensor on `device`."""
         value = self.value
         if isinstance(value, Tensor):
-            if value.device == device:
-                return value
+            if value.device == device:  # a copy, as it may be counted up before backward
+                return value if tracing() or transforms_active() else value.clone()
             if not value.is_cpu or tracing() or transforms_active():
                 return value.to(device)
             value = int(value)  # which is there, while a copy to the device would be waited for

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import (
@@ -131,28 +133,30 @@ class TopKRouter(OperatorModule):
         wide = torch.where(tokens, logits, 0).to(compute_dtype(logits.dtype))
         score = wide.softmax(-1) if self.scores == "softmax" else wide.sigmoid()
         chosen = topk((score + self.bias.to(score.dtype)).detach(), self.k)
-        gates = score * chosen
-        if self.normalize:
-            gates = gates / gates.sum(-1, keepdim=True).clamp(min=torch.finfo(gates.dtype).tiny)
+        gates = self._normalized(wide, chosen) if self.normalize else score * chosen
         index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
         counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)
         if self.training and not runs_again():
             with torch.no_grad():
                 self.load.copy_(before(self.load) + counted.sum(0))
         gates = torch.where(tokens, gates, 0)
-        losses = self._losses(wide, score, counted, tokens)
+        losses = self._losses(wide, counted, tokens)
         return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)
 
-    def _losses(
-        self, logits: Tensor, score: Tensor, chosen: Tensor, tokens: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _normalized(self, logits: Tensor, chosen: Tensor) -> Tensor:
+        """Return the scores of the chosen over their sum, beside the largest, as they underflow."""
+        log = logits if self.scores == "softmax" else F.logsigmoid(logits)
+        log = log.masked_fill(chosen == 0, -math.inf)
+        least = torch.finfo(log.dtype).min  # where none of the chosen has a score
+        gates = chosen * (log - log.detach().amax(-1, keepdim=True).clamp(min=least)).exp()
+        return gates / gates.sum(-1, keepdim=True).clamp(min=1)
+
+    def _losses(self, logits: Tensor, chosen: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         counted = (tokens & ~logits.isnan().any(-1, keepdim=True)).reshape(-1, 1)
-        logits, score = (
-            torch.where(counted, x.reshape(-1, self.experts), 0) for x in (logits, score)
-        )
+        logits = torch.where(counted, logits.reshape(-1, self.experts), 0)
         count = counted.sum().clamp(min=1)
-        tiny = torch.finfo(score.dtype).tiny
-        mean = (score / score.sum(-1, keepdim=True).clamp(min=tiny)).sum(0) / count
+        share_of_all = self._normalized(logits, torch.ones_like(logits))
+        mean = torch.where(counted, share_of_all, 0).sum(0) / count
         share = chosen.sum(0) / (count * self.k)
         z = torch.where(counted.squeeze(-1), logits.logsumexp(-1).square(), 0).sum() / count
         return self.experts * (share * mean).sum(), z
