@@ -13,7 +13,7 @@ from types import FrameType
 def main() -> None:
     """Import the command line, and run it."""
     before = signal.signal(signal.SIGINT, _stop)
-    from straightthrough.cli.__main__ import load
+    from straightthrough.cli.entry import load
 
     run = load()
     signal.signal(signal.SIGINT, before)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import interpreted
-from straightthrough.cli import __main__ as entry
+from straightthrough.cli import entry
 from straightthrough.core import kernels
 
 THREADS = 1  # the tensors are small; more would only wait for each other
@@ -102,7 +102,7 @@ def ctrl_c() -> Callable[..., tuple[str, str]]:
     """Run a command, interrupt it once its progress matches `until`, and return out and err."""
 
     def run(
-        line: str, until: str, main: tuple[str, str] = ("-m", "straightthrough.cli")
+        line: str, until: str, main: tuple[str, str] = ("-m", "straightthrough")
     ) -> tuple[str, str]:
         process = subprocess.Popen(
             [sys.executable, *main, *line.split()],

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import straightthrough as st
-from straightthrough.cli import __main__ as entry
+from straightthrough.cli import entry
 
 
 def test_version_and_help_of_the_command_itself(cli):

@@ -66,12 +66,12 @@ def transforms(f: Function) -> dict[str, Function]:
         "grad of vmap": func.grad(of_batch),
         "jacrev": func.jacrev(loss),
         "grad of grad": func.grad(lambda x: func.grad(loss)(x).square().sum()),
+        "grad of grad of vmap": func.grad(lambda x: func.grad(of_batch)(x).square().sum()),
         "jvp": push,
         "jacfwd": func.jacfwd(loss),
         "hessian": func.hessian(loss),
         "jvp of vmap": lambda x: func.jvp(func.vmap(f), (x,), (WEIGHT,))[1],
         "vmap of jvp": lambda x: func.vmap(push)(x, WEIGHT),
-        "grad of grad of vmap": func.grad(lambda x: func.grad(of_batch)(x).square().sum()),
         "jvp of jvp": lambda x: func.jvp(push, (x,), (WEIGHT.cos(),))[1],
     }
 

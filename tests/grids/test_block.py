@@ -17,12 +17,14 @@ SCALES = [
     ("floor", 3e38, 2.0**125),  # twice the power of two in it is infinite
     ("ceil", 4.0, 1.0),
     ("ceil", 4.1, 2.0),
+    ("ceil", 2e38, 2.0**126),
     ("rceil", 6.0, 1.0),
     ("rceil", 6.1, 2.0),
     ("rceil", 0.75, 2**-3),
     ("even", 6.9, 1.0),
     ("even", 7.0, 2.0),  # rounded to one bit it is 8
     ("even", 5.1, 1.0),
+    ("even", 3.3e38, 2.0**126),
 ]
 
 

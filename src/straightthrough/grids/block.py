@@ -159,12 +159,13 @@ class MX(Blocks):
         mantissa, top = self.of.format.mantissa, self.of.high
         scale = largest / top if self.mode == "rceil" else largest
         power = power_of_two(scale)
-        if self.mode in ("ceil", "rceil"):
-            power = torch.where(scale > power, 2 * power, power)
-        elif self.mode == "even":
-            power = torch.where(scale / power >= 2 - 2.0 ** -(mantissa + 1), 2 * power, power)
+        up = scale > power
+        if self.mode == "even":
+            up = scale / power >= 2 - 2.0 ** -(mantissa + 1)
         if self.mode != "rceil":
             power = power / 2.0 ** (math.frexp(top)[1] - 1)
+        if self.mode != "floor":
+            power = torch.where(up, 2 * power, power)
         return power.clamp(min=2.0**-126)
 
 

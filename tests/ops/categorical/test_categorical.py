@@ -37,9 +37,9 @@ def counts(one_hots: Tensor) -> np.ndarray:
     return np.bincount(one_hots.argmax(-1).flatten().numpy(), minlength=one_hots.shape[-1])
 
 
-def numerators(uniform: Tensor) -> Tensor:
-    """Uniforms as `Noise.rows` has them: odd multiples of 2^-53."""
-    return (uniform * 2**53).long() | 1
+def bits(uniform: Tensor) -> Tensor:
+    """Uniforms as `Noise.bits` has them: multiples of 2^-52, rounded down."""
+    return (uniform * 2**52).long()
 
 
 # Frequencies.
@@ -106,7 +106,7 @@ def test_class_of_probability_1e_9_among_50_000(
     # 25 of these 101 steps lie inside, wherever the rounding of float32 weights moves its ends.
     steps = (torch.arange(101, dtype=torch.float64) - 38) / 25
     grid = p[:place].sum() + p[place] * steps
-    monkeypatch.setattr(Noise, "rows", lambda self, count: numerators(grid))
+    monkeypatch.setattr(Noise, "bits", lambda self, count: bits(grid))
     index = reference.draw_index(logits.expand(101, 50_000), Noise(torch.tensor(0)))
     assert (index.diff() >= 0).all()
     assert 24 <= int((index == place).sum()) <= 26
@@ -119,7 +119,7 @@ def test_draw_is_the_inverse_of_the_cumulative_sum(
 ) -> None:
     logits = (2 * torch.randn(9, generator=torch.Generator().manual_seed(5))).to(dtype)
     grid = (torch.arange(5000, dtype=torch.float64) + 0.5) / 5000
-    monkeypatch.setattr(Noise, "rows", lambda self, count: numerators(grid))
+    monkeypatch.setattr(Noise, "bits", lambda self, count: bits(grid))
     index = reference.draw_index(logits.expand(5000, 9), Noise(torch.tensor(0)))
     # Each class owns its share of the grid, up to a point at either end.
     share = torch.bincount(index, minlength=9).double().numpy()
@@ -135,7 +135,7 @@ def test_impossible_classes_are_never_drawn(
     low = -INFINITY
     logits = torch.tensor([[low, low, 1.0, low, 3.0, low], [-200.0, low, 0.0, 0.1, low, -900.0]])
     fill = torch.full((2,), uniform, dtype=torch.float64)
-    monkeypatch.setattr(Noise, "rows", lambda self, count: numerators(fill))
+    monkeypatch.setattr(Noise, "bits", lambda self, count: bits(fill))
     index = reference.draw_index(logits, Noise(torch.tensor(0)))
     assert index.tolist() == ([2, 2] if uniform < 0.5 else [4, 3])
 

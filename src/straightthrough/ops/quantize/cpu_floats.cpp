@@ -99,12 +99,10 @@ struct BlockScale {
     }
     const T scale = mode == Mode::kRceil ? size / top : size;
     T power = power_of_two(scale);
-    if (mode == Mode::kCeil || mode == Mode::kRceil)
-      power = scale > power ? 2 * power : power;
-    else if (mode == Mode::kEven)
-      power = scale / power >= 2 - std::ldexp(T(1), -(of.mantissa + 1)) ? 2 * power : power;
+    bool up = mode != Mode::kFloor && scale > power;
+    if (mode == Mode::kEven) up = scale / power >= 2 - std::ldexp(T(1), -(of.mantissa + 1));
     if (mode != Mode::kRceil) power /= power_of_two(top);
-    return std::max(power, T(0x1p-126));
+    return std::max(up ? 2 * power : power, T(0x1p-126));
   }
 };
 

@@ -87,11 +87,11 @@ def of_largest(
         scale = rounded(size, size, 3)
     else:
         power = power_of_two(size)
-        if MODE == "even":
-            power = tl.where(size >= power * (2 - 2.0 ** -(MANTISSA + 1)), 2 * power, power)
-        elif MODE != "floor":
-            power = tl.where(size > power, 2 * power, power)
         scale = power if MODE == "rceil" else power * (1 / REACH)
+        if MODE == "even":
+            scale = tl.where(size >= power * (2 - 2.0 ** -(MANTISSA + 1)), 2 * scale, scale)
+        elif MODE != "floor":
+            scale = tl.where(size > power, 2 * scale, scale)
         scale = tl.where(scale < 2.0**-126, 2.0**-126, scale)
     return tl.where(largest < float("inf"), scale, float("nan"))
 

@@ -29,7 +29,3 @@ def load() -> Callable[[], None]:
 def main() -> None:
     """Run the command line; exits with 0 (fine), 1 (failed) or 2 (wrong use)."""
     load()()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,6 @@
+"""`python -m straightthrough`: the command line."""
+
+from .cli.entry import main
+
+if __name__ == "__main__":
+    main()
