@@ -31,6 +31,7 @@ LAYERS = [
     {"straightthrough"},  # the public names
     {"studies", "integrations"},
     {"cli"},
+    {"__main__"},
 ]
 HEIGHT = {package: height for height, layer in enumerate(LAYERS) for package in layer}
 MODULES = sorted(PACKAGE.rglob("*.py"))
