@@ -61,6 +61,11 @@ def test_fields_of_rules(rule, name, value, message):
     assert str(caught.value) == f"{name} {message.format(value)}"
 
 
+def test_a_whole_number_beyond_all_floats():
+    with pytest.raises(st.ArgumentError, match="tau must be a finite number, got 1000"):
+        st.categorical(L, "gumbel", tau=10**400)
+
+
 VJP = {
     "above": ((L, torch.tensor([0, 3]), G), st.ArgumentError, "index must lie in [0, 2], got 3"),
     "below": ((L, torch.tensor([-1, 0]), G), st.ArgumentError, "index must lie in [0, 2], got -1"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
+from sys import float_info
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.compiler import is_compiling
 from .internals import transforms_active
 from .mesh import whole
 
+LARGEST = float_info.max
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 QUANTIZED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
 STRIDED = torch.strided
@@ -144,7 +146,7 @@ def check_number(name: str, value: object) -> Any:
         return _check_tensor(name, value)
     number: Any = value if type(value) is float else _plain(value)
     # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.
-    if number is None or not -inf < number < inf:
+    if number is None or not -LARGEST <= number <= LARGEST:
         raise ArgumentError(f"{name} must be a finite number, got {value!r}")
     return number
 

@@ -84,9 +84,12 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
     if x is None or isinstance(x, bool | str):
         return repr(x)
     if isinstance(x, float):
-        # Of a number that moved the compiler makes a symbol, whose class is another.
-        if x.__class__ is float or not (move and is_compiling()):
-            return repr(float(x)).replace("inf", "1e999")
+        # Of a number that moved the compiler makes a symbol, whose class is another; what is in a
+        # set it takes for a constant again.
+        if x.__class__ is float:
+            return _digits(x)
+        if not (move and is_compiling()):
+            return _digits(*{x})
         # A product, as the compiler takes the number for an argument there.
         numbers.append(torch.ones((), dtype=torch.float64) * x)
         return f"number({len(numbers) - 1})"
@@ -100,7 +103,12 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
     return f"integer({len(integers) - 1})"
 
 
-# A call of it leaves a constant in a compiled graph, and no guards, which every call would check.
+# A call of these leaves a constant in a compiled graph, and no guards for every call to check.
+@constant_in_graphs
+def _digits(x: float) -> str:
+    return repr(float(x)).replace("inf", "1e999")
+
+
 @constant_in_graphs
 def _form(cls: type[Portable]) -> tuple[str, tuple[str, ...], bool]:
     names = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]  # all are dataclasses

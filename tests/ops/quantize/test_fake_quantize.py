@@ -352,6 +352,14 @@ def test_a_range_of_ones_own_is_asked(learned: bool) -> None:
     assert torch.equal(x.grad, torch.tensor([0.0, 0.0, 1.0, 1.0]))
 
 
+def test_numbers_of_a_grid_stay_constants_where_compiled_code_leaves_numbers_open():
+    torch.compiler.reset()
+    module = st.nn.Quantizer(Stretched(1.58), st.scales.AbsMax())
+    x = torch.randn(4, 32)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)
+    assert torch.equal(compiled(x), module(x))
+
+
 @pytest.mark.parametrize("shape", [(6, 1), (4, 1, 1), (4, 6, 1)])
 def test_scales_beside_sizes_that_compiled_code_leaves_open(shape):
     torch.compiler.reset()
