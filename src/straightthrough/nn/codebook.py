@@ -72,7 +72,8 @@ class Codebook(nn.Module):
         width: D.
         learn: how it does: `"ema"`, by moving averages of what chose each code; `"loss"`, by
             `codebook_loss`, which is added to the loss; `"gradient"`, by what the rule sends it, as
-            `"diveq"` and `"both"` do.
+            `"diveq"` and `"both"` do; by `"ste"` and `"rotation"`, which send none, it learns of
+            no other loss than one of your own.
         decay: of the moving averages, in [0, 1).
         commitment: the weight of that loss.
         revive: a code chosen less than this share of the mean code's rate is given a row of the
