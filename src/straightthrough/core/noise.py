@@ -33,7 +33,9 @@ class Seed:
     dimension is one run.
 
     Args:
-        value: an int, or a 0-d int64 tensor (it stays on its device).
+        value: an int, or a 0-d int64 tensor. It stays on its device and is not copied, which
+            would be a launch: `seed = seed + 1` counts up where backward is still to come, and
+            `seed += 1` makes torch raise there.
         offset: the flat position of the first row (or, for elementwise operators, of the first
             element) in the whole.
         run: how many elements (or rows) lie beside each other in the whole too; 0 if all do.
@@ -90,8 +92,8 @@ class Seed:
         """Return the value as a 0-d int64 tensor on `device`."""
         value = self.value
         if isinstance(value, Tensor):
-            if value.device == device:  # a copy, as it may be counted up before backward
-                return value if tracing() or transforms_active() else value.clone()
+            if value.device == device:
+                return value
             if not value.is_cpu or tracing() or transforms_active():
                 return value.to(device)
             value = int(value)  # which is there, while a copy to the device would be waited for
