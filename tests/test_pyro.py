@@ -238,10 +238,14 @@ ENUMERATED = [
 # Sequentially, the values of a plate would be taken together as one.
 @pytest.mark.parametrize(("how", "rows"), [("parallel", 3), ("sequential", 1)])
 @pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize("mask", [None, True, torch.tensor(True)])
 @pytest.mark.parametrize(("cls", "prior", "start", "divergence"), ENUMERATED)
 def test_an_enumerated_guide_has_the_divergence_and_its_gradient(
-    cls, prior, start, divergence, how, rows, expand
+    cls, prior, start, divergence, mask, how, rows, expand
 ):
+    def site(logits):
+        return cls(logits=logits) if mask is None else cls(logits=logits).mask(mask)
+
     def model():
         pyro.sample("a", cls(prior))
         with pyro.plate("rows", rows):
@@ -250,9 +254,9 @@ def test_an_enumerated_guide_has_the_divergence_and_its_gradient(
     @config_enumerate(default=how, expand=expand)
     def guide():
         logits = pyro.param("logits", start.clone())
-        pyro.sample("a", cls(logits=logits))
+        pyro.sample("a", site(logits))
         with pyro.plate("rows", rows):
-            pyro.sample("b", cls(logits=logits))
+            pyro.sample("b", site(logits))
 
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
     logits = start.clone().requires_grad_()

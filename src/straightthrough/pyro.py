@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from . import distributions
 
@@ -37,6 +38,11 @@ class _Site(TorchDistributionMixin):
         support: Tensor = super().enumerate_support(expand)
         _enumerated.add(support.untyped_storage())
         return support
+
+    def mask(self, mask: Tensor | bool) -> Distribution:
+        """Mask by a bool or a tensor of bools; True hides nothing and needs no layer of Pyro's."""
+        masked: Distribution = self if mask is True else super().mask(mask)
+        return masked
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
         if x.untyped_storage() not in _enumerated:

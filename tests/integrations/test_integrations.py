@@ -108,3 +108,61 @@ def test_the_callbacks_are_the_frameworks_own() -> None:
     assert issubclass(lightning.Operators, pl.Callback)
     with pytest.raises(st.ArgumentError, match="model must hold an operator"):
         transformers.Operators().begin(torch.nn.Linear(2, 2), 0, True)
+
+
+def test_a_batch_that_steps_several_optimizers_is_one_step_also_where_it_is_resumed(
+    tmp_path: Path,
+) -> None:
+    class Two(example("Lightning")["Autoencoder"]):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, x: torch.Tensor, batch: int) -> None:
+            self.manual_backward(super().training_step(x, batch))
+            for optimizer in self.optimizers():
+                optimizer.step()
+                optimizer.zero_grad()
+
+        def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+            return [torch.optim.SGD(part.parameters()) for part in (self.code, self.decoder)]
+
+    steps, checkpoint = lightning.Operators(every=1), tmp_path / "last.ckpt"
+
+    def fit(epochs: int, resumed: Path | None = None) -> Two:
+        model = Two()
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            callbacks=[steps],
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
+        rows = torch.utils.data.DataLoader(torch.randn(64, 16), batch_size=8)
+        trainer.fit(model, rows, ckpt_path=resumed)
+        assert trainer.global_step == 2 * BATCHES * epochs
+        trainer.save_checkpoint(checkpoint)
+        return model
+
+    def seen() -> list[int]:
+        return [*dict.fromkeys(seen.step for seen in steps.monitor.observations)]
+
+    for _ in range(2):
+        assert fit(1).get_submodule("code.2.tau").position == BATCHES
+        assert seen() == [*range(BATCHES)], "a training that begins anew counts anew"
+    steps = lightning.Operators(every=1)
+    assert fit(2, checkpoint).get_submodule("code.2.tau").position == 2 * BATCHES
+    assert seen() == [*range(BATCHES, 2 * BATCHES)]
+
+
+def test_a_training_that_begins_again_after_an_error_has_one_monitor() -> None:
+    """transformers tells a callback nothing of an error, and tries smaller batches after some."""
+    model, steps = torch.nn.Sequential(st.nn.Sign()), transformers.Operators(every=1)
+    steps.begin(model, 0, True)
+    hooks = len(model[0]._forward_hooks)
+    steps.begin(model, 0, True)
+    assert len(model[0]._forward_hooks) == hooks
+    steps.end()
+    assert not model[0]._forward_hooks

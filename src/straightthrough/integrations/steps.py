@@ -31,7 +31,8 @@ class Steps:
         self._every, self._elements, self._sinks = every, elements, sinks
 
     def begin(self, model: nn.Module, step: int, first: bool) -> None:
-        """Put a monitor on the model, if this is the first process."""
+        """Put a monitor on the model, if this is the first process, in the place of another."""
+        self.end()
         if self._every is not None and first:
             self.monitor = Monitor(
                 model, every=self._every, elements=self._elements, sinks=self._sinks, start=step
