@@ -6,11 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 import straightthrough as st
 from straightthrough.integrations import lightning, transformers
@@ -166,3 +167,51 @@ def test_a_training_that_begins_again_after_an_error_has_one_monitor() -> None:
     assert len(model[0]._forward_hooks) == hooks
     steps.end()
     assert not model[0]._forward_hooks
+
+
+class Coder(PreTrainedModel):
+    """What it saves has no tensor under two names, nor anything that is no tensor."""
+
+    config_class = PretrainedConfig
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"last.tau.position": "first.tau.position"}
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        tau = st.nn.schedules.Linear(1.0, 0.1, steps=100)
+        self.first, self.last = st.nn.Categorical("gumbel", tau=tau), st.nn.Argmax(tau)
+        self.rows, self.codes = torch.nn.Linear(2, 2), st.nn.VectorQuantizer(4, 2)
+        self.post_init()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        quantized, _, commitment = self.codes(self.last(self.first(self.rows(x))))
+        return {"loss": commitment.sum() + quantized.square().mean()}
+
+
+def test_checkpoints_of_transformers_keep_a_codebook_and_a_schedule_that_is_shared(
+    tmp_path: Path,
+) -> None:
+    def trained(epochs: int, checkpoint: Path | None = None) -> Coder:
+        model = Coder(PretrainedConfig())
+        arguments = TrainingArguments(
+            tmp_path,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=8,
+            save_strategy="epoch",
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            label_names=[],
+        )
+        rows = [{"x": row} for row in torch.randn(64, 2)]
+        steps = transformers.Operators(every=None)
+        trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[steps])
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return model
+
+    assert trained(1).get_submodule("first.tau").position == BATCHES
+    resumed = trained(2, tmp_path / f"checkpoint-{BATCHES}")
+    assert resumed.get_submodule("first.tau").position == 2 * BATCHES
+    assert resumed.get_submodule("codes.book").statistics.step == 2 * BATCHES
+    loaded = Coder.from_pretrained(tmp_path / f"checkpoint-{2 * BATCHES}")
+    assert loaded.get_submodule("last.tau").position == 2 * BATCHES
+    assert loaded.get_submodule("codes.book").started

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -252,11 +251,12 @@ class Codebook(nn.Module):
         count = self.statistics.count
         return (count < (self.revive or DEAD) * count.mean()).sum()
 
-    def get_extra_state(self) -> Mapping[str, Any]:
-        return {"started": self.started}
+    def get_extra_state(self) -> Tensor:
+        """Return whether it started; a tensor, as files of safetensors hold nothing else."""
+        return torch.tensor(self.started, device="cpu")
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.started = state["started"]
+    def set_extra_state(self, state: Tensor) -> None:
+        self.started = bool(state)
 
     def extra_repr(self) -> str:
         return f"{self.codes}, {self.width}, learn={self.learn!r}"

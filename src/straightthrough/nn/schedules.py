@@ -31,7 +31,7 @@ class Schedule(nn.Module, ABC):
     learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
     module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
     exported code computes the value from it, so a step is no new graph. A checkpoint that is older
-    than the schedule, and so lacks it, loads all the same and puts it at its start.
+    than the schedule, and so lacks it, loads all the same and leaves it where it is.
 
     Args:
         start: the value at position 0.
@@ -98,11 +98,8 @@ class Schedule(nn.Module, ABC):
         missing_keys: list[str],
         *lists: list[str],
     ) -> None:
-        own = [prefix + name for name in self._buffers]
-        if not any(name in state_dict for name in own):
-            for buffer in self.buffers(recurse=False):
-                buffer.zero_()
-        else:
+        # A schedule that modules share has several names, of which a file may keep one.
+        if any(prefix + name in state_dict for name in self._buffers):
             super()._load_from_state_dict(
                 state_dict, prefix, local_metadata, strict, missing_keys, *lists
             )
