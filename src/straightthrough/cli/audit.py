@@ -66,7 +66,9 @@ def main(
             "outcomes. Default: 1024.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the quadratic.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the noise, and of the quadratic.")
+    ] = 0,
     rescale: Annotated[
         bool,
         typer.Option(

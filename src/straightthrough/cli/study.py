@@ -248,6 +248,8 @@ def _seeds(text: str) -> Sequence[int]:
     seeds = list(range(listed[0])) if len(listed) == 1 and "," not in text else listed
     if not seeds or min(seeds) < 0:
         raise ArgumentError(f"seeds must be a list such as 0,1,5 or a count above 0, got {text!r}")
+    if len({*seeds}) < len(seeds) or max(seeds) >= 2**63:
+        raise ArgumentError(f"seeds must be different, and below 2^63, got {text!r}")
     return seeds
 
 

@@ -142,8 +142,8 @@ def test_seeds_fix_everything():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sizes": [4, 1]}, r"sizes must be at least 2 classes, got \[4, 1\]"),
-        ({"sizes": []}, "sizes must be at least 2 classes"),
+        ({"sizes": [4, 1]}, r"sizes must be 2 to 4096 classes, got \[4, 1\]"),
+        ({"sizes": []}, "sizes must be 2 to 4096 classes"),
         ({"draws": 0}, "draws must be .*1.*, got 0"),
         ({"repetitions": 0}, "repetitions must be .*1.*, got 0"),
     ],

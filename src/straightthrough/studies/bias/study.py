@@ -134,13 +134,13 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
     """Measure every rule on every quadratic; Ctrl-C ends it with what there is by then.
 
     Raises:
-        ArgumentError: if a size is below 2, the draws or the repetitions are below 1, or the
+        ArgumentError: if a size is not in 2..4096, the draws or the repetitions are below 1, or the
             journal has nothing to resume.
     """
     check_count("draws", settings.draws)
     check_count("repetitions", settings.repetitions)
-    if not settings.sizes or min(settings.sizes) < 2:
-        raise ArgumentError(f"sizes must be at least 2 classes, got {list(settings.sizes)}")
+    if not settings.sizes or not all(2 <= size <= 4096 for size in settings.sizes):
+        raise ArgumentError(f"sizes must be 2 to 4096 classes, got {list(settings.sizes)}")
     journal = journal or Journal()
     with threads(1):
         result = Result(Header("bias"), settings)
