@@ -303,3 +303,14 @@ def test_without_pyro_the_module_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
     assert last == "ImportError: straightthrough.pyro needs Pyro; pip install pyro-ppl"
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_divergences_of_masked_sites_are_pyros(cls):
+    q, p = cls(logits=torch.randn(2, 3)), cls(logits=torch.randn(2, 3))
+    whole = torch.distributions.kl_divergence(q, p)
+    mask = torch.arange(q.batch_shape[-1]) > 0
+    for left, right in ((True, mask), (mask, True), (True, True)):
+        found = torch.distributions.kl_divergence(q.mask(left), p.mask(right))
+        torch.testing.assert_close(found, whole * left * right)
+    assert torch.distributions.kl_divergence(q.mask(True), p.mask(False)) == 0

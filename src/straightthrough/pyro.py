@@ -40,8 +40,9 @@ class _Site(TorchDistributionMixin):
         return support
 
     def mask(self, mask: Tensor | bool) -> Distribution:
-        """Mask by a bool or a tensor of bools; True hides nothing and needs no layer of Pyro's."""
-        masked: Distribution = self if mask is True else super().mask(mask)
+        """Mask by a bool or a tensor of bools; Pyro asks for the weight under a tensor only."""
+        every = torch.tensor(True, device=self.logits.device)
+        masked: Distribution = super().mask(every if mask is True else mask)
         return masked
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
