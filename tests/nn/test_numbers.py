@@ -327,7 +327,7 @@ def saved(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("make", [lambda: Linear(2.0, 1.0, 10), lambda: Confidence(decay=0.5)])
-def test_a_checkpoint_from_before_the_schedule_leaves_it_where_it_is(
+def test_a_checkpoint_from_before_the_schedule_puts_it_at_its_start(
     make: Any, strict: bool
 ) -> None:
     before = nn.Sequential(nn.Linear(5, 5), st.nn.Argmax(1.0))
@@ -336,11 +336,24 @@ def test_a_checkpoint_from_before_the_schedule_leaves_it_where_it_is(
     after(X)
     st.nn.step_schedules(after)
     after(X)
-    moved = after[1].rule.tau
-    assert moved != make().value
+    start = make().value
+    assert after[1].rule.tau != start
     after.load_state_dict(state, strict=strict)
-    assert after[1].rule.tau == moved
+    assert after[1].rule.tau == start
     assert torch.equal(after[0].weight, before[0].weight)
+    st.nn.step_schedules(after)
+    assert after[1].rule.tau == (start if isinstance(after[1].tau, Confidence) else 1.9)
+
+
+@pytest.mark.parametrize("kept", ["0.tau.position", "1.tau.position"])
+def test_of_a_schedule_that_is_shared_a_checkpoint_may_keep_one_name(kept: str) -> None:
+    tau = Linear(2.0, 1.0, 10)
+    model = nn.Sequential(st.nn.Argmax(tau), st.nn.Categorical("gumbel", tau=tau))
+    for _ in range(2):
+        model.load_state_dict({kept: torch.tensor(3)}, strict=False)
+        assert tau.position == 3
+    model.load_state_dict({}, strict=False)
+    assert tau.position == 0
 
 
 def test_other_missing_keys_are_missing_still() -> None:

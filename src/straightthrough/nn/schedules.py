@@ -31,7 +31,7 @@ class Schedule(nn.Module, ABC):
     learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
     module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
     exported code computes the value from it, so a step is no new graph. A checkpoint that is older
-    than the schedule, and so lacks it, loads all the same and leaves it where it is.
+    than the schedule, and so lacks it, loads all the same and puts it at its start.
 
     Args:
         start: the value at position 0.
@@ -43,6 +43,9 @@ class Schedule(nn.Module, ABC):
     """
 
     position: Tensor
+    # Of the `load_state_dict` that found it, by a list that is that call's alone: a schedule that
+    # modules share has several names, of which a file may keep one.
+    _found_by: list[str] | None = None
 
     def __init__(self, start: float, end: float, steps: int) -> None:
         super().__init__()
@@ -98,11 +101,14 @@ class Schedule(nn.Module, ABC):
         missing_keys: list[str],
         *lists: list[str],
     ) -> None:
-        # A schedule that modules share has several names, of which a file may keep one.
         if any(prefix + name in state_dict for name in self._buffers):
+            self._found_by = missing_keys
             super()._load_from_state_dict(
                 state_dict, prefix, local_metadata, strict, missing_keys, *lists
             )
+        elif self._found_by is not missing_keys:
+            for buffer in self.buffers(recurse=False):
+                buffer.zero_()
 
     def extra_repr(self) -> str:
         return f"{self.start} -> {self.end}, position {self._position()} of {self.steps}"
