@@ -101,7 +101,7 @@ $(SDIST): .venv/dev $(shell find src -name '*.py')
 
 .venv-oldest/dev: $(SDIST)
 	$(PYTHON) -m venv .venv-oldest
-	grep -v '^torch==' constraints.txt > .venv-oldest/constraints.txt
+	grep -v '^torch==\|^triton==' constraints.txt > .venv-oldest/constraints.txt
 	echo torch==$(OLDEST_TORCH) >> .venv-oldest/constraints.txt
 	$(OLDEST)/pip install --quiet --constraint .venv-oldest/constraints.txt torch
 	$(OLDEST)/pip uninstall --quiet --yes straightthrough
