@@ -54,7 +54,7 @@ def test_what_needs_float64_says_so(case: Case) -> None:
 LAUNCHES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "categorical": (lambda x, seed: st.categorical(x, seed=seed), 57),
     "gumbel": (lambda x, seed: st.categorical(x, "gumbel", seed=seed), 102),
-    "bernoulli": (lambda x, seed: st.bernoulli(x, seed=seed), 52),
+    "bernoulli": (lambda x, seed: st.bernoulli(x, seed=seed), 54),
     "hard_concrete": (lambda x, seed: st.hard_concrete(x, seed=seed), 103),
 }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 def pack(bools: Tensor) -> Tensor:
     """Return the bits of a bool tensor, as `ceil(n / 8)` bytes; what is left of the last is 0."""
-    flat = bools.reshape(-1).view(torch.uint8)
+    flat = bools.reshape(-1).to(torch.uint8)
     octets = F.pad(flat, (0, -flat.numel() % 8)).reshape(-1, 8)
     return (octets << _places(flat)).sum(-1, dtype=torch.uint8)
 
@@ -19,7 +19,7 @@ def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
     if bits.dtype == torch.bool:
         return bits
     each = (bits.unsqueeze(-1) >> _places(bits)) & 1
-    return each.reshape(-1)[: shape.numel()].reshape(shape).view(torch.bool)
+    return each.reshape(-1)[: shape.numel()].reshape(shape).bool()
 
 
 def pack_numbers(numbers: Tensor, width: int) -> Tensor:
