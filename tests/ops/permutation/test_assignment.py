@@ -23,6 +23,14 @@ def kept(y: Tensor, scores: Tensor) -> Tensor:
     return torch.where(y == 1, scores, 0).double().sum((-1, -2))
 
 
+def test_a_power_of_two_changes_no_assignment() -> None:
+    """Nor where the largest entry leaves no digits for the others, and any of some is as good."""
+    scores = torch.randn(200, 5, 5, dtype=torch.float64)
+    scores[:, 1, 0] = torch.finfo(torch.float64).max
+    scores[:, 3, 3] = -torch.finfo(torch.float64).max
+    assert torch.equal(st.assignment(scores), st.assignment(scores * 2.0**-200))
+
+
 @DTYPES
 def test_none_keeps_more(dtype: torch.dtype) -> None:
     scores = torch.randn(40, 5, 5).to(dtype)

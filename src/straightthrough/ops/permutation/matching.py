@@ -13,8 +13,6 @@ from torch import Tensor
 from ...core.errors import StraightThroughError, check_not_onnx
 from ...core.library import library
 
-HUGE = 2.0**900
-
 
 def _scipy() -> ModuleType:
     try:
@@ -34,8 +32,8 @@ def _matched(scores: Tensor) -> Tensor:
     columns = np.full(squares.shape[:2], -1, dtype=np.int64)
     valid = (squares < np.inf).all((1, 2))
     sizes = np.abs(squares).max((1, 2), where=np.isfinite(squares), initial=0)
-    if (sizes > HUGE).any():  # whose sums may be no numbers: a power of 2 keeps their order
-        squares = np.where((sizes > HUGE)[:, None, None], squares / HUGE, squares)
+    # Sums of the largest may be no numbers; a power of 2 keeps their order.
+    squares = np.ldexp(squares, -np.frexp(sizes)[1][:, None, None])
     for at in np.flatnonzero(valid):
         with contextlib.suppress(ValueError):  # it says "cost matrix is infeasible"
             columns[at] = solve(squares[at], maximize=True)[1]
