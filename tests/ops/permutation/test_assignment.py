@@ -12,6 +12,7 @@ from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
+from straightthrough.ops.permutation import specification
 from straightthrough.ops.permutation.operation import Sinkhorn
 from straightthrough.ops.permutation.reference import sinkhorn_gradient
 
@@ -23,12 +24,20 @@ def kept(y: Tensor, scores: Tensor) -> Tensor:
     return torch.where(y == 1, scores, 0).double().sum((-1, -2))
 
 
-def test_a_power_of_two_changes_no_assignment() -> None:
-    """Nor where the largest entry leaves no digits for the others, and any of some is as good."""
-    scores = torch.randn(200, 5, 5, dtype=torch.float64)
-    scores[:, 1, 0] = torch.finfo(torch.float64).max
-    scores[:, 3, 3] = -torch.finfo(torch.float64).max
-    assert torch.equal(st.assignment(scores), st.assignment(scores * 2.0**-200))
+def test_what_is_taken_of_sums_that_float64_does_not_tell_apart() -> None:
+    """Any would do; that of the specification is, so that fuzzing can compare."""
+    most, least = torch.finfo(torch.float64).max, torch.finfo(torch.float64).tiny
+    scores = torch.tensor(
+        [
+            [1, 0.5, 1 + 2**-52, 0, 1 + 2**-52],
+            [most, -0.5, -0.5, 0, -least],
+            [-0.5, -5e-324, -least, 0.5, 0.5],
+            [-1 - 2**-52, -0.0, -most, most, -1],
+            [least, -most, least, least, -1],
+        ],
+        dtype=torch.float64,
+    )
+    assert torch.equal(st.assignment(scores), specification.assignment(scores, 4))
 
 
 @DTYPES
