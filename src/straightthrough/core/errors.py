@@ -142,9 +142,12 @@ def check_number(name: str, value: object) -> Any:
     A tensor on the CPU is read and another device's is copied, so that it may change before
     backward; in compiled code and inside a transform it stays what it is.
     """
-    if isinstance(value, Tensor):
+    if type(value) is float or type(value) is int:
+        number: Any = value
+    elif isinstance(value, Tensor):
         return _check_tensor(name, value)
-    number: Any = value if type(value) is float else _plain(value)
+    else:
+        number = _plain(value)
     # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.
     if number is None or not -LARGEST <= number <= LARGEST:
         raise ArgumentError(f"{name} must be a finite number, got {value!r}")

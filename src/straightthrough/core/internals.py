@@ -55,6 +55,15 @@ def _same(value: Any) -> Any:
 transforms_active: Callable[[], bool] = private("torch._C:_are_functorch_transforms_active", _yes)
 """Whether a transform of `torch.func` is at work; yes is the careful answer."""
 
+_modes: Callable[[], int] = private("torch._C:_len_torch_dispatch_stack", _yes)
+_jit_trace: Callable[[], Any] = private("torch._C:_get_tracing_state", _yes)
+
+
+def observed() -> bool:
+    """Whether a dispatch mode or `torch.jit.trace` looks at every operator of torch."""
+    return bool(_modes()) or _jit_trace() is not None
+
+
 _tracing_context: Callable[[], Any] = private("torch._guards:TracingContext.try_get", lambda: None)
 
 

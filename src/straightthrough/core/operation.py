@@ -44,6 +44,13 @@ class Operation(Portable, ABC):
         outputs = self.forward(*inputs)
         return outputs, self.residuals(inputs, outputs)
 
+    def carrier(self, *inputs: Any) -> Tensor | None:
+        """Return the input that backward gives the value's gradient unchanged, if it does no more.
+
+        It has the value's shape and dtype.
+        """
+        return None
+
     @abstractmethod
     def backward(self, grad: Tensor, *saved: Any, **_: Any) -> tuple[Tensor | None, ...]:
         """Return one gradient an input, out of differentiable operations."""

@@ -179,8 +179,8 @@ def resolve(
         ArgumentError: for an unknown name or a rule of another form, listing the known names, and
             for a field that it does not have.
     """
-    compiling = is_compiling()
-    if type(given) is str and not fields and not compiling and (ready := _ready(given, fits)):
+    named = type(given) is str and not fields
+    if named and not is_compiling() and (ready := _ready(given, fits)):
         return ready
     if isinstance(given, fits):
         if fields:
@@ -195,7 +195,7 @@ def resolve(
     try:
         rule = record.type(**{**record.fields, **(fields or {})})
         # Compiled code asks for every name that is read, at every call.
-        return rule if compiling else rule.settled()
+        return rule if is_compiling() else rule.settled()
     except TypeError:
         raise ArgumentError(
             f"{argument}={given!r} has an argument without a default; "

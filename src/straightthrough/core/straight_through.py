@@ -19,6 +19,7 @@ from .errors import (
     check_not_nested,
 )
 from .operation import Operation
+from .precision import copied
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,13 @@ class Substitute(Operation):
     dims = ("...", "...")
 
     def forward(self, hard: Tensor, soft: Tensor) -> tuple[Tensor]:
-        return (hard.to(soft.dtype, copy=True),)
+        return (copied(hard, soft.dtype),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return ()
+
+    def carrier(self, hard: Tensor, soft: Tensor) -> Tensor:
+        return soft
 
     def backward(self, grad: Tensor) -> tuple[None, Tensor]:
         return None, grad

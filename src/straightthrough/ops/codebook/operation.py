@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...core.operation import Operation
-from ...core.precision import compute_dtype, narrowed
+from ...core.precision import compute_dtype, copied, narrowed
 from ...core.rules import Saved
-from ...estimators import PairEstimator
+from ...estimators import PairEstimator, PairSTE
 from .grid import SLOPES
 from .reference import codewords, finite_scalars, finite_scalars_gradient, signs, sphere_gradient
 from .search import nearest_index
@@ -82,10 +82,13 @@ class Through(Operation):
     rule: PairEstimator
 
     def forward(self, z: Tensor, q: Tensor) -> tuple[Tensor]:
-        return (q.to(z.dtype, copy=True),)
+        return (copied(q, z.dtype),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return () if self.rule.saved is Saved.NOTHING else inputs
+
+    def carrier(self, z: Tensor, q: Tensor) -> Tensor | None:
+        return z if isinstance(self.rule, PairSTE) and not q.requires_grad else None
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor]:
         return self.rule.backward(grad, *saved)
@@ -179,6 +182,9 @@ class Signs(Operation):
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return inputs if self.sphere else ()
+
+    def carrier(self, z: Tensor) -> Tensor | None:
+        return None if self.sphere else z
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor]:
         return (sphere_gradient(saved[0], grad) if self.sphere else grad,)

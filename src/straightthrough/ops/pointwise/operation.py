@@ -74,6 +74,9 @@ class Pointwise(Operation):
             return (y,), (bits,)
         return self.forward(x), (window_bits(x, *window),)
 
+    def carrier(self, x: Tensor) -> Tensor | None:
+        return x if self.surrogate.saved is Saved.NOTHING else None
+
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor]:
         if not saved:
             return (grad,)

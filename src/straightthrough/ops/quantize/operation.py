@@ -207,6 +207,9 @@ class StochasticRound(Draw):
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return ()
 
+    def carrier(self, x: Tensor, seed: Tensor) -> Tensor:
+        return x
+
     def backward(self, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 

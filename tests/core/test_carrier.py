@@ -1,0 +1,108 @@
+"""Few entries take torch's own node of a copy: as from the Function, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import straightthrough as st
+from straightthrough.core import engine
+from straightthrough.core.errors import FLOATING
+
+OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "round": st.round,
+    "floor": st.floor,
+    "ceil": st.ceil,
+    "trunc": st.trunc,
+    "clamp": lambda x: st.clamp(x, -1, 1),
+    "straight_through": lambda x: st.straight_through(x.detach() > 0, x),
+    "broadcast": lambda x: st.straight_through(torch.ones(4, dtype=x.dtype), x),
+    "stochastic_round": lambda x: st.stochastic_round(x, seed=7),
+    "through": lambda x: st.through(x, x.detach().sign()),
+    "lfq": lambda x: st.lfq(x)[0],
+}
+
+
+def entries(dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return numbers that lie in no order of memory, some of them not finite."""
+    x = 3 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    x[0, 0], x[1, 1] = torch.inf, torch.nan
+    return x.to(dtype).t().contiguous().t().requires_grad_()
+
+
+@pytest.fixture
+def functions_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    return lambda: monkeypatch.setattr(engine, "FEW", -1)
+
+
+def derivatives(operator: Callable[[Tensor], Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Return the value, the gradient and the second derivative of the sum of its cubes."""
+    x = entries(dtype)
+    y = operator(x)
+    (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    return [y, first, second]
+
+
+@pytest.mark.parametrize("dtype", FLOATING)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_it_is_what_the_function_gives(
+    name: str, dtype: torch.dtype, functions_only: Callable[[], None]
+) -> None:
+    few = derivatives(OPERATORS[name], dtype)
+    functions_only()
+    many = derivatives(OPERATORS[name], dtype)
+    assert few[0].grad_fn is not None
+    assert many[0].grad_fn is not None
+    assert (few[0].grad_fn.name(), many[0].grad_fn.name()) == ("CloneBackward0", "NodeBackward")
+    for one, other in zip(few, many, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    assert few[0].stride() == many[0].stride()
+
+
+def test_the_gradient_is_nobodys_but_the_inputs() -> None:
+    x, grad = entries(), torch.ones(3, 4)
+    y = st.round(x)
+    y.backward(grad, retain_graph=True)
+    y.backward(grad)
+    assert torch.equal(grad, torch.ones(3, 4))
+    assert x.grad is not None
+    assert torch.equal(x.grad, 2 * grad)
+
+
+def test_more_entries_than_few_take_the_function() -> None:
+    sizes = (engine.FEW, engine.FEW + 1)
+    nodes = [st.round(torch.zeros(size, requires_grad=True)).grad_fn for size in sizes]
+    assert [node and node.name() for node in nodes] == ["CloneBackward0", "NodeBackward"]
+
+
+def test_a_q_that_asks_for_a_gradient_gets_one() -> None:
+    z, q = entries(), torch.zeros(3, 4, requires_grad=True)
+    st.through(z, q).sum().backward()
+    assert q.grad is not None
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_who_looks_at_every_operator_sees_the_value(mode: str) -> None:
+    x = torch.tensor([0.2, 1.7], requires_grad=True)
+    traced = make_fx(lambda x: st.round(x), tracing_mode=mode)(x)
+    assert traced(torch.tensor([2.4, 5.6])).tolist() == [2.0, 6.0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_jit_trace_sees_the_value() -> None:
+    x = torch.tensor([0.2, 1.7], requires_grad=True)
+    traced = torch.jit.trace(lambda x: st.round(x), x, check_trace=False)
+    assert traced(torch.tensor([2.4, 5.6])).tolist() == [2.0, 6.0]
+
+
+def test_fake_tensors_stay_fake() -> None:
+    with FakeTensorMode() as mode:
+        x = mode.from_tensor(torch.zeros(3, requires_grad=True))
+        assert type(st.round(x)) is type(x)
+    assert type(st.round(x)) is type(x)
