@@ -160,3 +160,32 @@ def test_a_tensor_in_the_place_of_a_number_is_a_buffer() -> None:
     twin = st.nn.Categorical("straight_through", tau=torch.tensor(1.0))
     twin.load_state_dict(module.state_dict())
     assert twin.tau.item() == 2.0
+
+
+WHOLE: dict[str, Callable[[Callable[[int], int]], Tensor]] = {
+    "seed": lambda of: st.bernoulli(example(), seed=of(7)),
+    "place": lambda of: st.bernoulli(example(), seed=st.Seed(of(7), of(3), of(2), of(4))),
+    "dim": lambda of: st.categorical(example(), seed=1, dim=of(0)),
+    "k": lambda of: st.topk(example(), of(2)),
+    "draws": lambda of: st.sample_topk(example(), of(2), seed=1),
+    "law": lambda of: st.subset_entropy(example(), of(2)),
+    "total_count": lambda of: st.binomial(example(), total_count=of(9), seed=1),
+    "levels": lambda of: st.fsq(example(), [of(5)] * 5)[1],
+    "bits": lambda of: st.lfq_decode(torch.arange(4), of(2)),
+    "event_dim": lambda of: st.solve(torch.sign, example(), event_dim=of(2), seed=1),
+    "nn.TopK": lambda of: st.nn.TopK(of(2))(example()),
+    "nn.Binomial": lambda of: st.nn.Binomial(of(9)).eval()(example()),
+    "nn.FSQ": lambda of: st.nn.FSQ([of(5)] * 5)(example()).index,
+}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32])
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers_may_be_numpys(name: str, kind: Callable[[int], int]) -> None:
+    assert torch.equal(WHOLE[name](kind), WHOLE[name](int))
+
+
+def test_a_bool_of_numpys_is_no_whole_number() -> None:
+    for name in ("seed", "dim", "k", "total_count", "levels", "bits", "event_dim", "nn.TopK"):
+        with pytest.raises(st.ArgumentError, match=r"must be (an int|ints)"):
+            WHOLE[name](np.bool_)

@@ -178,6 +178,14 @@ def _check_tensor(name: str, value: Tensor) -> Any:
     return number
 
 
+def as_int(value: object) -> int | None:
+    """Return a whole number of Python's or numpy's as one of Python's; None for anything else."""
+    if type(value) is int:
+        return value
+    number = _plain(value)
+    return number if isinstance(number, int) else None
+
+
 def check_count(name: str, value: object) -> None:
     """Raise `ArgumentError` unless `value` is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -204,17 +212,18 @@ def check_rows(name: str, tensor: Tensor, dim: int) -> int:
             f"{name} must have a dimension of classes, got a 0-d tensor; "
             f"use st.bernoulli for a single binary outcome"
         )
-    if isinstance(dim, bool) or not isinstance(dim, int):
+    at = as_int(dim)
+    if at is None:
         raise ArgumentError(f"dim must be an int, got {dim!r}")
-    if not -ndim <= dim < ndim:
+    if not -ndim <= at < ndim:
         raise ShapeError(
             f"dim must lie in [{-ndim}, {ndim - 1}] for {name} of shape {tuple(shape)}, got {dim}"
         )
-    if shape[dim] == 0:
+    if shape[at] == 0:
         raise ShapeError(
             f"{name} of shape {tuple(shape)} has no class along dim {dim}; at least one is needed"
         )
-    return dim - ndim if dim >= 0 else dim
+    return at - ndim if at >= 0 else at
 
 
 def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:

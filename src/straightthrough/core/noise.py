@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -60,6 +61,9 @@ class Seed:
     stride: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("value", "offset", "run", "stride"):
+            if isinstance(number := getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(number))
         value = self.value
         if isinstance(value, Tensor):
             if value.dtype != torch.int64:

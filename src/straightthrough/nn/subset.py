@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..core.errors import check_count
+from ..core.errors import as_int, check_count
 from ..core.rules import Relaxation
 from ..estimators import SubsetEstimator
 from ..ops.subset import api
@@ -14,8 +14,9 @@ from .base import Checks, EstimatorModule, Number, RuleModule
 
 
 def _check_k(name: str, value: Any) -> Any:
-    check_count(name, value)
-    return value
+    number = as_int(value)
+    check_count(name, value if number is None else number)
+    return number
 
 
 class TopK(RuleModule[Relaxation]):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.engine import apply
-from ...core.errors import NOT_A_NUMBER, ArgumentError, ShapeError, check_outcomes
+from ...core.errors import NOT_A_NUMBER, ArgumentError, ShapeError, as_int, check_outcomes
 from ...core.outcomes import Code
 from ...core.precision import compute_dtype
 from ...core.registry import operator
@@ -27,8 +27,9 @@ def check_levels(
 ) -> tuple[int, ...]:
     """Return the levels of each of `width` entries, at least 2, that a dtype tells apart."""
     given = levels if isinstance(levels, Iterable) else (levels,) * (width or 1)
-    every = tuple(given)
-    if not every or any(isinstance(n, bool) or not isinstance(n, int) or n < 2 for n in every):
+    numbers = [*map(as_int, given)]
+    every = tuple(n for n in numbers if n is not None and n >= 2)
+    if not every or len(every) < len(numbers):
         raise ArgumentError(f"levels must be ints of at least 2, got {levels!r}")
     wide = compute_dtype(dtype)
     most = int(2 / torch.finfo(wide).eps)

@@ -10,6 +10,7 @@ from ...core.engine import apply
 from ...core.errors import (
     NOT_A_NUMBER,
     ArgumentError,
+    as_int,
     check_outcomes,
     check_positive,
 )
@@ -174,8 +175,10 @@ def bsq_decode(index: Tensor, bits: int, *, dtype: torch.dtype = torch.float32) 
 
 
 def _decode(index: Tensor, bits: int, dtype: torch.dtype, *, sphere: bool) -> Tensor:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 63:
+    count = as_int(bits)
+    if count is None or not 1 <= count <= 63:
         raise ArgumentError(f"bits must be an int from 1 to 63, got {bits!r}")
+    bits = count
     check_index(index, 2**bits)
     digits = digits_of(index.clamp(min=0), torch.full((bits,), 2, device=index.device))
     signs = 2 * digits.to(compute_dtype(dtype)) - 1

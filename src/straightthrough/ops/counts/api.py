@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.engine import apply
-from ...core.errors import ArgumentError, Number, check_outcomes, check_positive
+from ...core.errors import ArgumentError, Number, as_int, check_outcomes, check_positive
 from ...core.noise import Seed, make_seed
 from ...core.outcomes import Count
 from ...core.registry import operator, resolve
@@ -31,16 +31,17 @@ def binomial_family(
     logits: Tensor | None, probs: Tensor | None, total_count: int
 ) -> tuple[Tensor, Family]:
     """Likewise."""
-    check_trials("total_count", total_count)
+    total_count = check_trials("total_count", total_count)
     x, direct = parameter(logits, probs)
     return x, families.Binomial(direct, total_count)
 
 
 def check_trials(name: str, value: object) -> Any:
     """Return the number of trials that `value` is, or raise `ArgumentError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= TRIALS:
+    number = as_int(value)
+    if number is None or not 1 <= number <= TRIALS:
         raise ArgumentError(f"{name} must be an int in [1, {TRIALS}], got {value!r}")
-    return value
+    return number
 
 
 def geometric_family(logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, Family]:

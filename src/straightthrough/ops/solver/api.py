@@ -13,6 +13,7 @@ from ...core.errors import (
     ArgumentError,
     Number,
     ShapeError,
+    as_int,
     check_dense,
     check_floating,
     check_outcomes,
@@ -105,8 +106,10 @@ def solve(
     check_floating("theta", theta)
     if theta.is_nested:
         check_dense("theta", theta)
-    if isinstance(event_dim, bool) or not isinstance(event_dim, int) or event_dim < 1:
+    dims = as_int(event_dim)
+    if dims is None or dims < 1:
         raise ArgumentError(f"event_dim must be an int of at least 1, got {event_dim!r}")
+    event_dim = dims
     if theta.ndim < event_dim:
         raise ShapeError(
             f"theta must have the {event_dim} dimensions of a problem at least, got shape "

@@ -83,7 +83,7 @@ def topk(
         >>> st.topk(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)
         tensor([0., 1., 1., 0.])
     """
-    rows, dim = subset_rows("scores", scores, k, dim, mask, "relaxation")
+    rows, k, dim = subset_rows("scores", scores, k, dim, mask, "relaxation")
     rule = resolve("relaxation", relaxation, Relaxation, fields=fields)
     y = apply(TopK(k, rule), rows)
     check_outcomes("topk", lambda: y[..., 0].isnan())
@@ -152,7 +152,7 @@ def sample_topk(
         Kool, van Hoof, Welling, "Stochastic beams and where to find them: the Gumbel-top-k trick
         for sampling sequences without replacement", 2019.
     """
-    rows, dim = subset_rows("logits", logits, k, dim, mask, "relaxation")
+    rows, k, dim = subset_rows("logits", logits, k, dim, mask, "relaxation")
     rule = resolve("relaxation", relaxation, Relaxation, fields=fields)
     value, place = make_seed(seed, generator, logits)
     y = apply(PerturbedTopK(k, rule, place), rows, value)
@@ -230,7 +230,7 @@ def sample_subset(
         Chen, Dempster, Liu, "Weighted finite population sampling to maximize entropy", 1994. Ahmed,
         Zeng, Niepert, Van den Broeck, "SIMPLE: a gradient estimator for k-subset sampling", 2023.
     """
-    rows, dim = subset_rows("logits", logits, k, dim, mask, "estimator")
+    rows, k, dim = subset_rows("logits", logits, k, dim, mask, "estimator")
     rule = resolve("estimator", estimator, SubsetEstimator, fields=fields)
     value, place = make_seed(seed, generator, logits)
     y = apply(SubsetDraw(k, rule, place), rows, value)

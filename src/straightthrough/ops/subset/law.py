@@ -47,7 +47,7 @@ def subset_marginals(
     References:
         Chen, Dempster, Liu, "Weighted finite population sampling to maximize entropy", 1994.
     """
-    rows, dim = subset_rows("logits", logits, k, dim, mask)
+    rows, k, dim = subset_rows("logits", logits, k, dim, mask)
     mu: Tensor = apply(Cumulant(k), rows)
     check_outcomes("subset_marginals", lambda: mu[..., 0].isnan())
     return mu if dim == -1 else mu.movedim(-1, dim)
@@ -102,7 +102,7 @@ def subset_log_prob(
         raise ShapeError(
             f"value must have the shape {tuple(logits.shape)} of logits, got {tuple(value.shape)}"
         )
-    rows, dim = subset_rows("logits", logits, k, dim, mask)
+    rows, k, dim = subset_rows("logits", logits, k, dim, mask)
     wide = _centred(rows, k)
     chosen = torch.where(value.movedim(dim, -1) > 0, wide, 0).sum(-1)
     found: Tensor = (chosen - apply(LogPartition(k), wide)).to(logits.dtype)
@@ -140,7 +140,7 @@ def subset_entropy(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | None
         >>> st.subset_entropy(torch.zeros(4), 2).exp()
         tensor(6.)
     """
-    rows, _ = subset_rows("logits", logits, k, dim, mask)
+    rows, k, _ = subset_rows("logits", logits, k, dim, mask)
     wide = _centred(rows, k)
     mu, total = apply(Cumulant(k), wide), apply(LogPartition(k), wide)
     found: Tensor = (total - (mu * wide.masked_fill(wide.isinf(), 0)).sum(-1)).to(logits.dtype)

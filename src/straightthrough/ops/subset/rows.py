@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...core.errors import ArgumentError, apply_mask, check_rows
+from ...core.errors import ArgumentError, apply_mask, as_int, check_rows
 from ...core.registry import check_not_rule
 
 
 def subset_rows(
     name: str, x: Tensor, k: object, dim: int, mask: Tensor | None, rule: str = ""
-) -> tuple[Tensor, int]:
-    """Return the rows with their classes last and masked, and the dim they came from.
+) -> tuple[Tensor, int, int]:
+    """Return the rows with their classes last and masked, k, and the dim they came from.
 
     Raises unless k is an int from 1 to the number of classes; `rule` is the keyword of the rule
     that comes after it, where there is one.
@@ -20,7 +20,8 @@ def subset_rows(
     if rule:
         check_not_rule("k", k, rule)
     classes = x.shape[dim]
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
+    count = as_int(k)
+    if count is None or not 1 <= count <= classes:
         raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
     rows = apply_mask(name, x, mask)
-    return rows if dim == -1 else rows.movedim(dim, -1), dim
+    return rows if dim == -1 else rows.movedim(dim, -1), count, dim
