@@ -330,7 +330,9 @@ class Answering(Schedule):
 
     @torch.no_grad()
     def see(self, gradient: Tensor) -> None:
-        """Move the running mean by the rows of a gradient `(..., n)`."""
+        """Move the running mean by the rows of a gradient `(..., n)`, if there are any."""
+        if not gradient.numel():
+            return
         count = (whole(gradient) != 0).sum(-1, dtype=torch.float32).mean()
         self.running.lerp_(count.to(self.running.device), 1 - self.decay)
 
