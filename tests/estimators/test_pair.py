@@ -90,6 +90,16 @@ def test_no_gradient_is_nan_where_z_and_q_are_finite(rule, dtype):
         assert gradient.isfinite().all()
 
 
+def test_without_a_direction_the_gradient_passes_bit_for_bit_whatever_the_bound():
+    z, q, grad = torch.zeros(100, 7), torch.randn(100, 7), torch.randn(100, 7)
+    grad[0, 0] = math.inf
+    for rule in (Rotation(), Rotation(max_scale=0.5)):
+        assert torch.equal(rule.vjp(z, q, grad)[0], grad)
+        assert torch.equal(rule.vjp(q, z, grad)[0], grad)
+    _, tangent = torch.func.jvp(lambda z: st.through(z, q, "rotation", max_scale=0.5), (z,), (q,))
+    assert torch.equal(tangent, q)
+
+
 def test_a_scale_without_bounds_is_bounded():
     z, q = float64(1e-9, 0), float64(1, 0)
     assert Rotation().vjp(z, q, float64(1, 1))[0].tolist() == [1e6, 1e6]
