@@ -169,6 +169,7 @@ REFUSED = [
     ),
     (lambda: st.fsq_decode(torch.tensor([-2]), [3, 3]), st.ArgumentError, "or be -1 for none"),
     (lambda: st.fsq_decode(Z, 9, dtype=torch.int32), st.DtypeError, "dtype must be a floating one"),
+    (lambda: st.fsq_decode(Z, 9), st.ArgumentError, "levels must be a sequence, an int for each"),
     (lambda: st.fsq(torch.ones(2), 3.0), st.ArgumentError, "levels must be ints of at least 2"),
     (lambda: st.fsq(torch.ones(1), 2**24 + 1), st.ArgumentError, "levels must be at most 16777216"),
     (lambda: st.fsq_decode(Z, [2**24 + 1]), st.ArgumentError, "at most 16777216 in torch.float32"),

@@ -15,7 +15,7 @@ from ...core.precision import compute_dtype
 from ...core.registry import operator
 from ...core.signature import Input
 from . import specification
-from .arguments import check_index, check_most, check_vectors
+from .arguments import check_code_dtype, check_index, check_most, check_vectors
 from .grid import SLOPES, Grid, decoded, digits_of
 from .operation import FiniteScalars
 
@@ -123,8 +123,8 @@ def fsq_decode(
         `(..., D)`, bit for bit what `st.fsq` returned in that dtype.
 
     Raises:
-        DtypeError: if the index is not int64.
-        ArgumentError: if there is no code of that number.
+        DtypeError: if the index is not int64, or the code's dtype not floating.
+        ArgumentError: if there is no code of that number, or `levels` is one int.
 
     Edge cases: -1 gives a NaN row.
 
@@ -137,7 +137,12 @@ def fsq_decode(
         tensor([[-1., -1.],
                 [ 1.,  1.]])
     """
+    check_code_dtype(dtype)
     every = check_levels(levels, None, dtype)
+    if isinstance(levels, int):
+        raise ArgumentError(
+            f"levels must be a sequence, an int for each entry, as [5, 5, 5], got {levels!r}"
+        )
     check_index(index, math.prod(every))
     number = torch.tensor(every, device=index.device)
     digits = digits_of(index.clamp(min=0), number).to(compute_dtype(dtype))
