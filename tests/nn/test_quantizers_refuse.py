@@ -1,4 +1,4 @@
-"""What quantizers of vectors refuse, and what does not start them."""
+"""What quantizers of vectors refuse, what does not start them, and the loss of no row."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def test_an_empty_batch_starts_no_codebook():
     quantizer(torch.empty(0, 1))
     quantizer(torch.tensor([[5.0], [5.0], [9.0], [9.0]]))
     assert sorted(quantizer.book.codebook.flatten().tolist()) == [5.0, 9.0]
+
+
+def test_a_loss_of_no_row_is_0_and_its_gradient_too():
+    models = (st.nn.VectorQuantizer(8, 3), st.nn.ResidualVQ(2, 8, 3), st.nn.LFQ(3, commitment=0.1))
+    for model in models:
+        assert model(torch.zeros(0, 3)).loss == 0
+        z = torch.randn(6, 3, requires_grad=True)
+        q, _, loss = model(z, mask=torch.zeros(6, dtype=torch.bool))
+        assert loss == 0
+        assert not torch.autograd.grad(q.sum() + loss, z)[0].any()
