@@ -16,6 +16,19 @@ REFUSED = [
         "index must be (..., 2)",
     ),
     (lambda: st.nn.GroupedVQ(2, 8, 4).decode(torch.ones(())), "for each codebook, got ()"),
+    (
+        lambda: st.nn.commitment(torch.ones(5, 4), torch.ones(4)),
+        "q must have the shape (5, 4) of z, got (4,)",
+    ),
+    (
+        lambda: st.nn.codebook_loss(torch.ones(5, 4), torch.ones(5, 1, 4)),
+        "q must have the shape (5, 4) of z, got (5, 1, 4)",
+    ),
+    (
+        lambda: st.nn.commitment(torch.ones(5, 4), torch.ones(5, 4), mask=GIVEN),
+        "use mask.bool()",
+    ),
+    (lambda: st.nn.codebook_loss(torch.ones(5, 4), GIVEN), "q must be float16, bfloat16"),
     (lambda: st.nn.GroupedVQ(2, 8, "4"), "width must be an int of at least 1, got '4'"),
 ]
 
