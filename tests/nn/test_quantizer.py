@@ -101,6 +101,11 @@ def test_no_step_makes_a_scale_negative(form):
     assert quantize.parameter.grad.isfinite()
 
 
+@pytest.mark.parametrize("percentile", [1, 50, 100])
+def test_a_percentile_of_a_single_number_is_its_size(percentile):
+    assert Quantizer(Int(4), Observed(percentile))(torch.tensor(-3.0)) == -3
+
+
 def test_observed_scales_move_in_training_alone():
     quantize = Quantizer(Int(4), Observed(momentum=0.25))
     quantize(torch.tensor([7.0]))
