@@ -59,6 +59,12 @@ def test_the_scale_of_a_stretched_grid_is_its_end():
     assert Quantizer(Stretched(1.58), Learned(start="max")).scale_of(X).item() == pytest.approx(4)
 
 
+@pytest.mark.parametrize("transform", ["tanh", "twn"])
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0)])
+def test_an_empty_input_passes_a_transform(transform, shape):
+    assert Quantizer(Int(4), transform=transform)(torch.empty(shape)).shape == shape
+
+
 @pytest.mark.parametrize("scale", [AbsMax(), Observed(), Learned(start="max"), Learned(start=4.0)])
 def test_one_signed_bit_reaches_its_lower_end(scale):
     assert Quantizer(Int(1), scale)(X).unique().tolist() == [-4.0, 0.0]
