@@ -104,6 +104,8 @@ def test_a_scale_without_bounds_is_bounded():
     z, q = float64(1e-9, 0), float64(1, 0)
     assert Rotation().vjp(z, q, float64(1, 1))[0].tolist() == [1e6, 1e6]
     assert Rotation(max_scale=10).vjp(z, q, float64(1, 1))[0].tolist() == [10, 10]
+    z = float64(1e-20, 0).float()  # a bound that float32 doesn't hold is none
+    assert Rotation(max_scale=1e300).vjp(z, q.float(), z)[0].tolist() == [1, 0]
     with pytest.raises(st.ArgumentError, match="max_scale must be above 0, got 0"):
         Rotation(max_scale=0)
 

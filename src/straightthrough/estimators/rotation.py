@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
+from ..core.precision import in_range
 from ..core.registry import rule
 from .pair import PairEstimator, factored, has_direction, inner
 
@@ -58,7 +59,7 @@ class Rotation(PairEstimator):
         u, largest_of_z, rest_of_z = factored(torch.where(given, z, 1))
         v, largest_of_q, rest_of_q = factored(torch.where(given, q, 1))
         scale = largest_of_q / largest_of_z * (rest_of_q / rest_of_z)
-        return given, u, v, scale.clamp(max=self.max_scale)
+        return given, u, v, scale.clamp(max=in_range(self.max_scale, scale.dtype))
 
 
 def _reflected(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
