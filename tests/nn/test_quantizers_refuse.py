@@ -15,6 +15,16 @@ REFUSED = [
         lambda: st.nn.ResidualVQ(2, 8, 4).decode(torch.ones(3, 3)),
         "index must be (..., 2)",
     ),
+    (
+        lambda: st.nn.VectorQuantizer(8, 4).decode(torch.tensor([0, 8])),
+        "index must lie in [0, 8), or be -1 for none, got 8",
+    ),
+    (lambda: st.nn.VectorQuantizer(8, 4).decode(GIVEN.int()), "int64 tensor, got torch.int32"),
+    (
+        lambda: st.nn.ResidualVQ(2, 8, 4).decode(torch.tensor([[0, -2]])),
+        "index must lie in [0, 8), or be -1 for none, got -2",
+    ),
+    (lambda: st.nn.GroupedVQ(2, 8, 4).decode([[0, 1]]), "an int64 tensor, got list"),
     (lambda: st.nn.GroupedVQ(2, 8, 4).decode(torch.ones(())), "for each codebook, got ()"),
     (
         lambda: st.nn.commitment(torch.ones(5, 4), torch.ones(4)),

@@ -20,7 +20,7 @@ from ..core.mesh import laid_as, whole
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
-from ..ops.codebook.arguments import check_row_mask, check_vectors
+from ..ops.codebook.arguments import check_index, check_row_mask, check_vectors
 from .statistics import CodebookStatistics, spread
 
 DEAD = 0.01
@@ -254,7 +254,12 @@ class Codebook(nn.Module):
         self.started = True
 
     def decode(self, index: Tensor) -> Tensor:
-        """Return the codewords of numbers of any shape, a NaN row for -1."""
+        """Return the codewords of numbers of any shape, int64, a NaN row for -1.
+
+        Raises:
+            DtypeError, ArgumentError: for numbers that are not int64, or of no code.
+        """
+        check_index(index, self.codes)
         return api.codewords(self.codewords(), index).to(self.codebook.dtype)
 
     @property
