@@ -38,6 +38,7 @@ class FSQ(OperatorModule):
             raise ArgumentError(
                 f"levels must be a sequence, an int for each entry, as [5, 5, 5], got {levels!r}"
             )
+        codes.check_bound(bound)
         self.levels = codes.check_levels(levels, None)
         self.bound, self.symmetric = bound, symmetric
         self.codes = math.prod(self.levels)

@@ -40,6 +40,12 @@ def check_levels(
     return every
 
 
+def check_bound(bound: object) -> None:
+    """Raise unless there is a bound of that name."""
+    if bound not in tuple(SLOPES):
+        raise ArgumentError(f"bound must be 'tanh' or 'sigmoid', got {bound!r}")
+
+
 @operator(
     expected=specification.finite_scalars,
     gradient=specification.finite_scalars_gradient,
@@ -94,8 +100,7 @@ def fsq(
         Parker et al., "Scaling transformers for low-bitrate high-quality speech coding", 2024.
     """
     check_vectors(z)
-    if bound not in SLOPES:
-        raise ArgumentError(f"bound must be 'tanh' or 'sigmoid', got {bound!r}")
+    check_bound(bound)
     operation = FiniteScalars(check_levels(levels, z.shape[-1], z.dtype), bound, bool(symmetric))
     code, number = apply(operation, z)
     check_outcomes("fsq", lambda: number < 0, NOT_A_NUMBER)
