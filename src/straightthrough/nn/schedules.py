@@ -49,8 +49,7 @@ class Schedule(nn.Module, ABC):
 
     def __init__(self, start: float, end: float, steps: int) -> None:
         super().__init__()
-        check_number("start", start)
-        check_number("end", end)
+        start, end = check_number("start", start), check_number("end", end)
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ArgumentError(f"steps must be an int of at least 0, got {steps!r}")
         self.start, self.end, self.steps = start, end, steps
