@@ -112,6 +112,32 @@ def test_a_percentile_of_a_single_number_is_its_size(percentile):
     assert Quantizer(Int(4), Observed(percentile))(torch.tensor(-3.0)) == -3
 
 
+AXES = [
+    AbsMax,
+    AbsMean,
+    RMS,
+    Learned,
+    Observed,
+    lambda axis: Observed(50, axis=axis),
+    lambda axis: Observed(zero_point=True, axis=axis),
+    lambda axis: Learned(start="3sigma", axis=axis),
+    lambda axis: Learned(start="mse", axis=axis),
+    lambda axis: Learned(offset=True, axis=axis),
+]
+
+
+@pytest.mark.parametrize("scale", AXES)
+def test_an_axis_that_is_all_there_is(scale):
+    """Channels of one element each are what the rows of a matrix of one column are."""
+    x = torch.tensor([0.5, -3.0, 20.0])
+    for axis in (0, -1):
+        one = Quantizer(Int(4), scale(axis=axis), shape=(3,))
+        rows = Quantizer(Int(4), scale(axis=0), shape=(3, 1))
+        assert torch.equal(one(x), rows(x[:, None])[:, 0])
+        assert torch.equal(one.codes(x), rows.codes(x[:, None])[:, 0])
+        assert one.scale_of(x).flatten().tolist() == rows.scale_of(x[:, None]).flatten().tolist()
+
+
 def test_observed_scales_move_in_training_alone():
     quantize = Quantizer(Int(4), Observed(momentum=0.25))
     quantize(torch.tensor([7.0]))
