@@ -274,6 +274,21 @@ def channels(scale):
     return quantize
 
 
+@pytest.mark.parametrize("scale", [Learned, Observed])
+def test_channels_of_another_dimension_are_refused_after_the_start_too(scale):
+    x = torch.tensor([1.0, 10.0, 100.0])[:, None].expand(3, 4)
+    quantize = Quantizer(Int(4), scale(axis=0), shape=x.shape)
+    quantize(x)
+    for mode in (True, False):
+        for wrong in (torch.ones(7, 3, 4), torch.ones(4), torch.ones(2, 4)):  # the first broadcasts
+            with pytest.raises(st.ShapeError, match=r"those that are kept are of \(3, 1\)"):
+                quantize.train(mode)(wrong)
+    last = Quantizer(Int(4), scale(axis=-1), shape=(2, 3))
+    last(torch.ones(2, 3))
+    for shape in ((5, 2, 3), (0, 2, 3), (0, 3)):
+        assert last.eval()(torch.ones(shape)).shape == shape
+
+
 WRONG = [
     (lambda: Quantizer("int4"), "grid must be one of st.grids"),
     (lambda: Quantizer(Int(4), "absmax"), "scale must be one of st.scales, such as AbsMax()"),
