@@ -62,8 +62,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         enabled: set to False, the input passes as it is.
 
     Raises:
-        ArgumentError: for an unknown grid, scale, rule or field, a shape that is missing, or where
-            a rank's first input is empty.
+        ArgumentError: for an unknown grid, scale, rule or field, a shape that is missing or holds
+            no sizes, or where a rank's first input is empty.
         ShapeError: if an input has other channels or blocks than the shape said.
 
     Edge cases: a scale that is kept is measured on the finite elements alone, and starts with the
@@ -132,6 +132,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 f"shape= is missing: {self.scaling} has a scale a channel or a block, and their "
                 f"number is needed; pass the shape of the input"
             )
+        if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
+            raise ArgumentError(f"shape must be the sizes of the input, ints, got {shape!r}")
         return self.scaling.shape(self.scaling.blocks(torch.empty(*shape, device="meta")))
 
     def _take(self, given: GridEstimator | Identity | str) -> None:
