@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 
 import straightthrough as st
 from straightthrough.core.registry import OPERATORS, RULES
@@ -116,6 +117,16 @@ def test_a_wrong_number_is_refused(function: Function) -> None:
     ):
         with pytest.raises(st.ArgumentError, match=says):
             function(example(), number)
+
+
+@by_name
+def test_a_derivative_by_a_number_is_refused_in_both_modes(function: Function) -> None:
+    x, number = example(), torch.tensor(0.5)
+    for derivative in (torch.func.jacrev, torch.func.jacfwd):
+        with pytest.raises(st.ArgumentError, match="gets no gradient"):
+            derivative(lambda number: function(x, number).sum())(number)
+    with forward_ad.dual_level(), pytest.raises(st.ArgumentError, match="gets no gradient"):
+        function(x, forward_ad.make_dual(number, number))
 
 
 def test_a_tensor_counts_as_it_is_at_the_call() -> None:

@@ -230,6 +230,23 @@ def test_missing_soft() -> None:
         st.wrap(torch.sign)
 
 
+def test_what_is_no_function_is_refused_at_once() -> None:
+    x = torch.randn(2)
+    with pytest.raises(st.ArgumentError, match=r"soft must be a function of.* got Tensor"):
+        st.wrap(torch.sign, torch.tanh(x))
+    with pytest.raises(st.ArgumentError, match=r"hard must be a function of.* got Tensor"):
+        st.wrap(x.sign(), torch.tanh)
+    with pytest.raises(st.ArgumentError, match="soft must be a function of the arguments, got str"):
+        st.wrap(soft="tanh")
+
+
+def test_dicts_of_other_keys() -> None:
+    x = torch.randn(2, requires_grad=True)
+    y = st.wrap(lambda x: {"a": x, "b": x}, lambda x: {"b": x, "a": x})(x)
+    with pytest.raises(st.ArgumentError, match=r"dict of 'b', 'a' where .* dict of 'a', 'b'"):
+        y["a"].sum().backward()
+
+
 def test_no_tensor() -> None:
     with pytest.raises(st.ArgumentError, match="at least one tensor among its arguments"):
         st.wrap(torch.sign, torch.tanh)(1.0)

@@ -90,10 +90,22 @@ def test_no_gradient_is_nan_where_z_and_q_are_finite(rule, dtype):
         assert gradient.isfinite().all()
 
 
+def test_without_a_direction_the_gradient_passes_bit_for_bit_whatever_the_bound():
+    z, q, grad = torch.zeros(100, 7), torch.randn(100, 7), torch.randn(100, 7)
+    grad[0, 0] = math.inf
+    for rule in (Rotation(), Rotation(max_scale=0.5)):
+        assert torch.equal(rule.vjp(z, q, grad)[0], grad)
+        assert torch.equal(rule.vjp(q, z, grad)[0], grad)
+    _, tangent = torch.func.jvp(lambda z: st.through(z, q, "rotation", max_scale=0.5), (z,), (q,))
+    assert torch.equal(tangent, q)
+
+
 def test_a_scale_without_bounds_is_bounded():
     z, q = float64(1e-9, 0), float64(1, 0)
     assert Rotation().vjp(z, q, float64(1, 1))[0].tolist() == [1e6, 1e6]
     assert Rotation(max_scale=10).vjp(z, q, float64(1, 1))[0].tolist() == [10, 10]
+    z = float64(1e-20, 0).float()  # a bound that float32 doesn't hold is none
+    assert Rotation(max_scale=1e300).vjp(z, q.float(), z)[0].tolist() == [1, 0]
     with pytest.raises(st.ArgumentError, match="max_scale must be above 0, got 0"):
         Rotation(max_scale=0)
 

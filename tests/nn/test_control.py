@@ -94,6 +94,17 @@ def test_half_precision_masks_and_rows_without_an_outcome(dtype: torch.dtype) ->
     assert sample.control.product.isfinite().all()
 
 
+def test_an_empty_batch_leaves_the_averages_as_they_are() -> None:
+    sample = st.nn.Categorical("reinmax", control=st.nn.ControlVariate(3))
+    sample(torch.zeros(8, 3, requires_grad=True))[:, 0].sum().backward()
+    before = sample.control.product.clone()
+    x = torch.zeros(0, 3, requires_grad=True)
+    sample(x)[:, 0].sum().backward()
+    assert x.grad.shape == (0, 3)
+    assert torch.equal(sample.control.product, before)
+    assert sample.control.square.gt(0).all()
+
+
 def test_errors() -> None:
     with pytest.raises(st.ArgumentError, match=r"decay must lie in \[0, 1\), got 1"):
         st.nn.ControlVariate(3, decay=1)

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 import straightthrough as st
@@ -38,3 +39,11 @@ def test_lookup_in_eval_of_nan_dim_and_mask():
     y = module(x, mask=torch.tensor([True, True, True, True, False])[:, None])
     assert torch.equal(y[0], module.table[3])
     assert y[1].isnan().all()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_lookup_refuses_another_number_of_classes_than_its_table_has(classes):
+    module = st.nn.CategoricalLookup(3, 5)
+    for mode in (True, False):
+        with pytest.raises(st.ShapeError, match=rf"table must be \(C, D\) with C = {classes}"):
+            module.train(mode)(torch.zeros(2, classes))

@@ -59,6 +59,12 @@ def test_the_scale_of_a_stretched_grid_is_its_end():
     assert Quantizer(Stretched(1.58), Learned(start="max")).scale_of(X).item() == pytest.approx(4)
 
 
+@pytest.mark.parametrize("transform", ["tanh", "twn"])
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0)])
+def test_an_empty_input_passes_a_transform(transform, shape):
+    assert Quantizer(Int(4), transform=transform)(torch.empty(shape)).shape == shape
+
+
 @pytest.mark.parametrize("scale", [AbsMax(), Observed(), Learned(start="max"), Learned(start=4.0)])
 def test_one_signed_bit_reaches_its_lower_end(scale):
     assert Quantizer(Int(1), scale)(X).unique().tolist() == [-4.0, 0.0]
@@ -99,6 +105,37 @@ def test_no_step_makes_a_scale_negative(form):
     assert quantize.scale > 0
     quantize(X).sum().backward()
     assert quantize.parameter.grad.isfinite()
+
+
+@pytest.mark.parametrize("percentile", [1, 50, 100])
+def test_a_percentile_of_a_single_number_is_its_size(percentile):
+    assert Quantizer(Int(4), Observed(percentile))(torch.tensor(-3.0)) == -3
+
+
+AXES = [
+    AbsMax,
+    AbsMean,
+    RMS,
+    Learned,
+    Observed,
+    lambda axis: Observed(50, axis=axis),
+    lambda axis: Observed(zero_point=True, axis=axis),
+    lambda axis: Learned(start="3sigma", axis=axis),
+    lambda axis: Learned(start="mse", axis=axis),
+    lambda axis: Learned(offset=True, axis=axis),
+]
+
+
+@pytest.mark.parametrize("scale", AXES)
+def test_an_axis_that_is_all_there_is(scale):
+    """Channels of one element each are what the rows of a matrix of one column are."""
+    x = torch.tensor([0.5, -3.0, 20.0])
+    for axis in (0, -1):
+        one = Quantizer(Int(4), scale(axis=axis), shape=(3,))
+        rows = Quantizer(Int(4), scale(axis=0), shape=(3, 1))
+        assert torch.equal(one(x), rows(x[:, None])[:, 0])
+        assert torch.equal(one.codes(x), rows.codes(x[:, None])[:, 0])
+        assert one.scale_of(x).flatten().tolist() == rows.scale_of(x[:, None]).flatten().tolist()
 
 
 def test_observed_scales_move_in_training_alone():
@@ -237,11 +274,28 @@ def channels(scale):
     return quantize
 
 
+@pytest.mark.parametrize("scale", [Learned, Observed])
+def test_channels_of_another_dimension_are_refused_after_the_start_too(scale):
+    x = torch.tensor([1.0, 10.0, 100.0])[:, None].expand(3, 4)
+    quantize = Quantizer(Int(4), scale(axis=0), shape=x.shape)
+    quantize(x)
+    for mode in (True, False):
+        for wrong in (torch.ones(7, 3, 4), torch.ones(4), torch.ones(2, 4)):  # the first broadcasts
+            with pytest.raises(st.ShapeError, match=r"those that are kept are of \(3, 1\)"):
+                quantize.train(mode)(wrong)
+    last = Quantizer(Int(4), scale(axis=-1), shape=(2, 3))
+    last(torch.ones(2, 3))
+    for shape in ((5, 2, 3), (0, 2, 3), (0, 3)):
+        assert last.eval()(torch.ones(shape)).shape == shape
+
+
 WRONG = [
     (lambda: Quantizer("int4"), "grid must be one of st.grids"),
     (lambda: Quantizer(Int(4), "absmax"), "scale must be one of st.scales, such as AbsMax()"),
     (lambda: Quantizer(Int(4), AbsMax(), "no"), "rule='no' is unknown here"),
     (lambda: Quantizer(Int(4), Learned(axis=0)), "shape= is missing"),
+    (lambda: Quantizer(Int(4), Learned(axis=0), shape=3), "the sizes of the input, ints, got 3"),
+    (lambda: Quantizer(Int(4), Learned(axis=0), shape=(3, "4")), "ints, got (3, '4')"),
     (lambda: Quantizer(Int(4), AbsMax()).scale, "is measured on each input; use scale_of(x)"),
     (lambda: AbsMax(axis=0, block=2), "axis, block and token exclude each other"),
     (lambda: AbsMax(axis=1.0), "axis must be an int, got 1.0"),

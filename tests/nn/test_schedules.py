@@ -7,6 +7,7 @@ import io
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -116,6 +117,15 @@ def test_a_model_without_storage_can_be_printed_and_filled(schedule):
     filled = st.nn.Argmax(schedule())
     net.load_state_dict(filled.state_dict(), assign=True)
     assert net.tau.value == filled.tau.value
+
+
+def test_a_value_is_a_number_of_python_whatever_the_ends_are():
+    start = torch.tensor(2.0)
+    tau = Linear(start, np.float32(1.0), 2)
+    start.fill_(9.0)
+    tau.step()
+    assert (tau.start, tau.value) == (2.0, 1.5)
+    assert type(tau.value) is float
 
 
 def test_a_shorter_schedule_loads_a_later_position_as_its_end():

@@ -65,6 +65,14 @@ def test_without_an_answer_it_grows_by_the_rate_and_never_falls_to_0() -> None:
     assert lam.value == 0.5
 
 
+def test_a_gradient_of_no_problem_is_not_seen() -> None:
+    lam = Answering(1.0, rate=0.5)
+    lam.see(torch.zeros(2, 3))
+    lam.see(torch.zeros(0, 3))
+    lam.step()
+    assert lam.value == 1.5
+
+
 def test_two_calls_are_seen_apart() -> None:
     lam = Answering(9.0, decay=0.0)
     module = st.nn.Solve(largest, "blackbox", lam=lam)

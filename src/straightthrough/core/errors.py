@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .internals import transforms_active
+from .internals import has_tangent, transforms_active
 from .mesh import whole
 
 LARGEST = float_info.max
@@ -166,7 +166,7 @@ def _check_tensor(name: str, value: Tensor) -> Any:
             f"{name} must be a number or a 0-d tensor of one, got {value.dtype} of shape "
             f"{tuple(value.shape)}"
         )
-    if value.requires_grad:
+    if value.requires_grad or (not is_compiling() and has_tangent(value)):
         raise ArgumentError(f"{name} gets no gradient; pass {name}.detach()")
     if is_compiling() or transforms_active():
         return value

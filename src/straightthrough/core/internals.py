@@ -148,6 +148,11 @@ def forward_mode() -> bool:
     return top is None or _jvp is None or top.key() == _jvp
 
 
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether forward-mode derivatives are taken by `tensor`, inside the present transform."""
+    return forward_mode() and forward_ad.unpack_dual(tensor, level=0)[1] is not None
+
+
 _set_grad_enabled: Callable[[bool], Any] = private("torch._C:_set_grad_enabled", None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,14 @@ def check_has_float64(what: str, device: torch.device) -> None:
 def cast(number: Any, dtype: torch.dtype) -> Any:
     """Return a number that is a tensor in `dtype`, anything else as it is."""
     return number.to(dtype) if isinstance(number, Tensor) else number
+
+
+def in_range(number: Any, dtype: torch.dtype) -> Any:
+    """Return a number as `cast` does, or the infinity that it is beyond the range of `dtype`."""
+    if isinstance(number, Tensor):
+        return cast(number, dtype)
+    largest = torch.finfo(dtype).max
+    return float(number) if -largest <= number <= largest else math.copysign(math.inf, number)
 
 
 def copied(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -150,8 +150,9 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
     Raises:
         DtypeError: in backward, if `soft` returns no floats where a gradient is due (in compiled
             code, at once).
-        ArgumentError: if `soft` is missing, a function returns something else than dense tensors,
-            the two put them together in different ways, or no tensor is passed.
+        ArgumentError: if `soft` is missing, one of the two is no function or returns something else
+            than dense tensors, they put these together in different ways (of dicts, in another
+            order of keys), or no tensor is passed.
         ShapeError: in backward, if two shapes differ (in compiled code, at once).
 
     Edge cases: the value is that of `hard` bit for bit, NaN and -0.0 included. What `soft` changes
@@ -176,6 +177,10 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
     """
     if soft is None:
         raise ArgumentError("wrap needs soft: st.wrap(hard, soft) or @st.wrap(soft=soft)")
+    for name, function in (("hard", hard), ("soft", soft)):
+        if function is not None and not callable(function):
+            kind = type(function).__name__
+            raise ArgumentError(f"{name} must be a function of the arguments, got {kind}")
     if hard is None:
         return functools.partial(wrap, soft=soft)
 
@@ -222,6 +227,8 @@ def _check_alike(
 def _described(structure: TreeSpec) -> str:
     if structure.is_leaf():
         return "a tensor"
+    if structure.type is dict:
+        return f"a dict of {', '.join(map(repr, structure.context))}"
     return f"a {structure.type.__name__} of {structure.num_leaves}"
 
 

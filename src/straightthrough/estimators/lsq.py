@@ -98,8 +98,8 @@ class Poly(LSQ):
     """A smoother rounding (StableQAT): less gradient in the middle of a cell than at its ends.
 
     With d how far `v` lies from the value that it became, in steps, and A the amplitude: the
-    gradient to x is `g (1 - c) / (1 + c)` in the range, `c = sqrt(2) pi A cos(pi d)`... at
-    amplitude 0 that of `LSQ`. The gradient to the scale is that of `LSQ`.
+    gradient to x is `g (1 - c) / (1 + c)` in the range, `c = sqrt(2) pi A cos(pi d)`: at amplitude
+    0 that of `LSQ`. The gradient to the scale is that of `LSQ`.
 
     Args:
         inside, batch_dims: as in `LSQ`.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_positive
+from ..core.precision import in_range
 from ..core.registry import rule
 from .pair import PairEstimator, factored, has_direction, inner
 
@@ -43,20 +44,22 @@ class Rotation(PairEstimator):
         check_positive("max_scale", self.max_scale)
 
     def gradient(self, z: Tensor, q: Tensor, grad: Tensor) -> tuple[Tensor, None]:
-        u, v, scale = self._turn(z, q)
-        return scale * (grad - _reflected(u, v, grad) + 2 * u * inner(v, grad)), None
+        given, u, v, scale = self._turn(z, q)
+        turned = scale * (grad - _reflected(u, v, grad) + 2 * u * inner(v, grad))
+        return torch.where(given, turned, grad), None
 
     def tangent(self, z: Tensor, q: Tensor, to_z: Tensor, to_q: Tensor) -> Tensor:
-        u, v, scale = self._turn(z, q)
-        return scale * (to_z - _reflected(u, v, to_z) + 2 * v * inner(u, to_z))
+        given, u, v, scale = self._turn(z, q)
+        turned = scale * (to_z - _reflected(u, v, to_z) + 2 * v * inner(u, to_z))
+        return torch.where(given, turned, to_z)
 
-    def _turn(self, z: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return u, v and s; those of equal vectors where z or q has no direction."""
+    def _turn(self, z: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return which rows of z and q have directions, and u, v and s of these."""
         given = has_direction(z) & has_direction(q)
         u, largest_of_z, rest_of_z = factored(torch.where(given, z, 1))
         v, largest_of_q, rest_of_q = factored(torch.where(given, q, 1))
         scale = largest_of_q / largest_of_z * (rest_of_q / rest_of_z)
-        return u, v, scale.clamp(max=self.max_scale)
+        return given, u, v, scale.clamp(max=in_range(self.max_scale, scale.dtype))
 
 
 def _reflected(u: Tensor, v: Tensor, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_at_least, check_number, check_positive
+from ..core.precision import in_range
 from ..core.registry import rule
 from ..grids import Placed
 from .grid import GridEstimator, passed
@@ -119,5 +120,6 @@ class DGE(GridEstimator):
         steepest = (self.cap * self.k) ** (1 / power)  # the m at which the cap is reached
         m = 1 - 2 * at.error.abs()
         flat = m > steepest
-        slope = torch.where(flat, torch.where(flat, m, 1) ** power / self.k, self.cap)
+        cap = in_range(self.cap, m.dtype)
+        slope = torch.where(flat, torch.where(flat, m, 1) ** power / self.k, cap)
         return torch.where(self.within(at), grad * slope, 0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import apply_mask, check_outcomes, check_rows
-from ..core.precision import in_compute_dtype, in_dtype_of
+from ..core.precision import in_compute_dtype
 from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.categorical import api
 from ..ops.categorical.reference import argmax_index
@@ -213,9 +213,10 @@ class CategoricalLookup(EstimatorModule[CategoricalEstimator]):
             rule = self.rule
             return api.categorical_lookup(logits, self.table, rule, dim=self.dim, mask=mask)
         check_rows("logits", logits, self.dim)
+        table = api.check_table(logits, logits.shape[self.dim], self.table)
         index = argmax_index(apply_mask("logits", logits, mask).movedim(self.dim, -1))
         check_outcomes("categorical_lookup", lambda: index < 0)
-        rows = in_dtype_of("logits", logits, "table", self.table)[index.clamp(min=0)]
+        rows = table[index.clamp(min=0)]
         return torch.where((index < 0).unsqueeze(-1), torch.nan, rows)
 
     def extra_repr(self) -> str:

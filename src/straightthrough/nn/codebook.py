@@ -9,11 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from ..core.errors import ArgumentError, check_at_least, check_count
+from ..core.errors import (
+    ArgumentError,
+    ShapeError,
+    check_at_least,
+    check_count,
+    check_floating,
+)
 from ..core.mesh import laid_as, whole
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
+from ..ops.codebook.arguments import check_index, check_row_mask, check_vectors
 from .statistics import CodebookStatistics, spread
 
 DEAD = 0.01
@@ -36,8 +43,11 @@ def commitment(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the mean over rows and entries of `(z - q)^2`, q held: it pulls z to its codeword.
 
     Args:
-        z, q: `(..., D)`.
+        z, q: `(..., D)`, floating, of one shape.
         mask: bool `(...)`, True where a row counts.
+
+    Raises:
+        DtypeError, ShapeError: for arguments other than these.
     """
     return _distance(z, q.detach(), mask)
 
@@ -46,13 +56,21 @@ def codebook_loss(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the mean over rows and entries of `(z - q)^2`, z held: it pulls the codeword to z.
 
     Args:
-        z, q: `(..., D)`.
+        z, q: `(..., D)`, floating, of one shape.
         mask: bool `(...)`, True where a row counts.
+
+    Raises:
+        DtypeError, ShapeError: for arguments other than these.
     """
     return _distance(z.detach(), q, mask)
 
 
 def _distance(z: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
+    check_vectors(z)
+    check_floating("q", q)
+    if q.shape != z.shape:
+        raise ShapeError(f"q must have the shape {tuple(z.shape)} of z, got {tuple(q.shape)}")
+    check_row_mask(z, mask)
     wide = compute_dtype(z.dtype)
     difference = z.to(wide) - q.to(wide)
     if mask is None:
@@ -236,7 +254,12 @@ class Codebook(nn.Module):
         self.started = True
 
     def decode(self, index: Tensor) -> Tensor:
-        """Return the codewords of numbers of any shape, a NaN row for -1."""
+        """Return the codewords of numbers of any shape, int64, a NaN row for -1.
+
+        Raises:
+            DtypeError, ArgumentError: for numbers that are not int64, or of no code.
+        """
+        check_index(index, self.codes)
         return api.codewords(self.codewords(), index).to(self.codebook.dtype)
 
     @property

@@ -38,6 +38,7 @@ class FSQ(OperatorModule):
             raise ArgumentError(
                 f"levels must be a sequence, an int for each entry, as [5, 5, 5], got {levels!r}"
             )
+        codes.check_bound(bound)
         self.levels = codes.check_levels(levels, None)
         self.bound, self.symmetric = bound, symmetric
         self.codes = math.prod(self.levels)
@@ -66,6 +67,8 @@ class LFQ(OperatorModule):
         entropy: the weight of the entropies of `st.lfq_entropy`.
         diversity: that of the entropy of the mean among them.
         commitment: the weight of the mean of `(z - code)^2`.
+
+    The loss of no row is 0.
 
     All three are weighed against the loss of the task. The defaults are those of the field's
     package; beside a mean of squares over pixels they outweigh it, and the study `vqvae` has 0.003
@@ -99,7 +102,9 @@ class LFQ(OperatorModule):
         code, index = _masked(code, index, mask)
         each, together = signs.lfq_entropy(z, mask=mask)
         loss = self.entropy * (each - self.diversity * together)
-        return Quantized(code, index, loss + self.commitment * commitment(z, code, mask))
+        loss = loss + self.commitment * commitment(z, code, mask)
+        some = torch.ones_like(index, dtype=torch.bool) if mask is None else mask
+        return Quantized(code, index, torch.where(some.any(), loss, 0))
 
     def decode(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the codes of numbers of any shape."""

@@ -83,6 +83,8 @@ class ControlVariate(nn.Module):
 
     def _less(self, off: Tensor, grad: Tensor) -> Tensor:
         """Return a gradient less `b off`, b as it was before."""
+        if not grad.numel():
+            return grad  # of no position there is no mean
         b = torch.where(self.square > 0, self.product / self.square, 0)
         given = grad.detach().float()
         for average, moment in ((self.product, given * off), (self.square, off.square())):

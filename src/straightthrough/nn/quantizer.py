@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 import torch.distributed as dist
@@ -62,8 +62,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         enabled: set to False, the input passes as it is.
 
     Raises:
-        ArgumentError: for an unknown grid, scale, rule or field, a shape that is missing, or where
-            a rank's first input is empty.
+        ArgumentError: for an unknown grid, scale, rule or field, a shape that is missing or holds
+            no sizes, or where a rank's first input is empty.
         ShapeError: if an input has other channels or blocks than the shape said.
 
     Edge cases: a scale that is kept is measured on the finite elements alone, and starts with the
@@ -132,6 +132,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 f"shape= is missing: {self.scaling} has a scale a channel or a block, and their "
                 f"number is needed; pass the shape of the input"
             )
+        if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
+            raise ArgumentError(f"shape must be the sizes of the input, ints, got {shape!r}")
         return self.scaling.shape(self.scaling.blocks(torch.empty(*shape, device="meta")))
 
     def _take(self, given: GridEstimator | Identity | str) -> None:
@@ -260,6 +262,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 self._start(blocks)
         elif some and learn and isinstance(self.scaling, Observed) and not runs_again():
             self._observe(blocks, self.scaling.momentum)
+        if some and self.scaling.axis is not None:
+            self._check_channels(self.scaling.shape(blocks))
         return _beside(blocks, self.scale)
 
     def _begun(self) -> bool:
@@ -301,11 +305,22 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _measured(self, blocks: Tensor) -> Tensor:
         measured = self.scaling.measure(blocks, self.grid)
         if measured.ndim and measured.shape != self.origin.shape:
-            raise ShapeError(
-                f"the input has scales of shape {tuple(measured.shape)}, but those that are kept "
-                f"are of {tuple(self.origin.shape)}; make the quantizer with the input's shape="
-            )
+            self._refuse(measured.shape)
         return measured
+
+    def _check_channels(self, shape: Sequence[int]) -> None:
+        """Raise unless scales of that shape lie along the dimension that those kept lie along."""
+        kept = self.origin.shape
+        # Dimensions may be in front where the axis is counted from the end.
+        due = [1] * (len(shape) - len(kept)) + [*kept]
+        if len(due) != len(shape) or any(a != b for a, b in zip(shape, due, strict=True)):
+            self._refuse(shape)
+
+    def _refuse(self, shape: Sequence[int]) -> NoReturn:
+        raise ShapeError(
+            f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
+            f"{tuple(self.origin.shape)}; make the quantizer with the input's shape="
+        )
 
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ArgumentError, ShapeError, check_count
+from ..core.errors import ArgumentError, DtypeError, ShapeError, check_count
 from ..core.noise import Noise, make_seed
 from ..core.precision import compute_dtype
 from ..estimators import PairEstimator
@@ -214,6 +214,8 @@ def _vectors(z: Tensor, mask: Tensor | None, width: int) -> Tensor:
 
 def _numbers(index: Tensor, books: int) -> tuple[Tensor, ...]:
     """Return the numbers of each codebook."""
+    if not isinstance(index, Tensor):
+        raise DtypeError(f"index must be an int64 tensor, got {type(index).__name__}")
     if index.ndim == 0 or index.shape[-1] != books:
         raise ShapeError(
             f"index must be (..., {books}), a number for each codebook, got {tuple(index.shape)}"

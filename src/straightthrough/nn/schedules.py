@@ -49,8 +49,7 @@ class Schedule(nn.Module, ABC):
 
     def __init__(self, start: float, end: float, steps: int) -> None:
         super().__init__()
-        check_number("start", start)
-        check_number("end", end)
+        start, end = check_number("start", start), check_number("end", end)
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ArgumentError(f"steps must be an int of at least 0, got {steps!r}")
         self.start, self.end, self.steps = start, end, steps
@@ -330,7 +329,9 @@ class Answering(Schedule):
 
     @torch.no_grad()
     def see(self, gradient: Tensor) -> None:
-        """Move the running mean by the rows of a gradient `(..., n)`."""
+        """Move the running mean by the rows of a gradient `(..., n)`, if there are any."""
+        if not gradient.numel():
+            return
         count = (whole(gradient) != 0).sum(-1, dtype=torch.float32).mean()
         self.running.lerp_(count.to(self.running.device), 1 - self.decay)
 

@@ -19,6 +19,8 @@ Transform = Literal["", "tanh", "twn"]
 def unit_tanh(x: Tensor) -> Tensor:
     """Return `tanh(x) / max |tanh(x)|`, the maximum held: that of DoReFa-Net."""
     bent = torch.tanh(x)
+    if not x.numel():
+        return bent
     largest: Tensor = apply(Hold(), bent.abs().amax())
     return bent / largest.clamp(min=torch.finfo(x.dtype).tiny)
 

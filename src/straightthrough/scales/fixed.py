@@ -160,7 +160,7 @@ class Observed(Scale):
         shared = self.shared(x.ndim)
         sizes = x.detach().to(compute_dtype(x.dtype)).abs()
         others = [d for d in range(x.ndim) if d not in shared]
-        rows = sizes.permute(*others, *shared).flatten(len(others))
+        rows = sizes.permute([*others, *shared]).flatten(len(others))
         # torch.quantile takes no more than 2^24 elements.
         place = max(1, round(rows.shape[-1] * self.percentile / 100))
         found = rows.kthvalue(place, -1).values.clamp(min=self.floor)

@@ -24,9 +24,9 @@ TRIED = 100
 class Learned(Scale):
     """A parameter, started from the first input.
 
-    The parameter t is any number, and the scale is above 0: `softplus(t)`; `2^t`, or `2^ceil(t)`
-    with the gradient of `2^t` where it is a power of two; or `max(t, floor)`, which passes its
-    gradient. It starts at: of LSQ, `2 mean |x| / sqrt(p)`, p the largest code; of LSQ+,
+    The parameter t is any number, and the scale s is above 0: `softplus(t)`; `2^t`, or `2^ceil(t)`
+    where it is a power of two, both with the gradient `s ln 2`; or `max(t, floor)`, which passes
+    its gradient. It starts at: of LSQ, `2 mean |x| / sqrt(p)`, p the largest code; of LSQ+,
     `max |mean +- 3 sigma|` over the largest size on the grid; the least squared error among 100
     multiples of the largest size; that size over P, the largest value of the grid; or a number
     over P.

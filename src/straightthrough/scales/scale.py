@@ -60,9 +60,14 @@ class Scale(ABC):
     def blocks(self, x: Tensor) -> Tensor:
         """Return `x`, viewed as `(..., blocks, block)` where there are blocks.
 
+        An input without other dimensions than that of the axis gets one, along which an element
+        shares its scale with none.
+
         Raises:
             ShapeError: where a block does not divide the last dimension.
         """
+        if x.ndim == 1 and self.axis in (0, -1):
+            return x.unsqueeze(-1 - self.axis)
         if self.block is None:
             return x
         if x.ndim == 0 or x.shape[-1] % self.block:

@@ -94,8 +94,8 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     be a frozen dataclass of an importable module, as it is pickled.
 
     Args:
-        rule: a `Derivative`, a `Relaxation`, or an estimator of classes, counts, numbers on a grid
-            codewords or solutions, registered or not.
+        rule: a `Derivative`, a `Relaxation`, or an estimator of classes, counts, subsets, numbers
+            on a grid, codewords or solutions, registered or not.
         device: where the inputs lie.
 
     Raises:
@@ -115,7 +115,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
         raise ArgumentError(
             f"no operator takes {rule!r}; "
             f"a rule is a Derivative, a Relaxation, or a CategoricalEstimator, CountEstimator, "
-            f"GridEstimator, PairEstimator or SolverEstimator"
+            f"GridEstimator, PairEstimator, SolverEstimator or SubsetEstimator"
         )
     for record in takers:
         _check(Case(record, rule, device))

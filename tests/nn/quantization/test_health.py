@@ -207,6 +207,11 @@ WRONG = [
     (lambda: Oscillations(layer(1.0), momentum=0), "momentum must lie in (0, 1], got 0"),
     (lambda: Oscillations(layer(1.0), threshold="a"), "threshold must be a finite number, got 'a'"),
     (lambda: pulled(layer(1.0), steps=0), "steps must be an int of at least 1, got 0"),
+    (lambda: pulled(nn.Linear(2, 2), steps=1), "the optimizer has no weight of the model"),
+    (
+        lambda: CAGE(torch.optim.SGD(nn.Linear(2, 2).parameters()), layer(1.0), steps=1),
+        "the optimizer has no weight of the model",
+    ),
     (lambda: pulled(layer(1.0), steps=1, start=1), "start must lie in [0, 1), got 1"),
     (lambda: pulled(layer(1.0), steps=1, strength=-1), "strength must be at least 0, got -1"),
 ]

@@ -242,3 +242,17 @@ X = torch.zeros(2)
 def test_errors(call: Callable[[], object], message: str) -> None:
     with pytest.raises(st.StraightThroughError, match=message):
         call()
+
+
+def test_a_number_of_failures_that_is_a_tensor() -> None:
+    x, size = torch.zeros(3, 5), torch.tensor(2.0)
+
+    def draw(x: Tensor, size: Tensor | float) -> Tensor:
+        return st.negative_binomial(x, total_count=size, seed=1)
+
+    assert torch.equal(draw(x, size), draw(x, 2.0))
+    assert torch.equal(torch.func.vmap(lambda x: draw(x, size))(x)[0], draw(x[0], 2.0))
+    with pytest.raises(st.ArgumentError, match="one for all examples in vmap"):
+        torch.func.vmap(draw)(x, torch.ones(3))
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="ArgumentError"):
+        torch.compile(draw, fullgraph=True, backend="eager")(x, size)

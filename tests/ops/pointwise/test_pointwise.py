@@ -283,6 +283,14 @@ def test_clamp_to_one_point() -> None:
     assert st.clamp(torch.tensor([-1.0, 5.0]), 2, 2).tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_bound_beyond_the_range_of_the_dtype_is_infinite(dtype: torch.dtype) -> None:
+    x = torch.tensor([-INFINITY, -3.0, 2.0, INFINITY, NAN], dtype=dtype)
+    beyond = 2 * torch.finfo(dtype).max
+    torch.testing.assert_close(st.clamp(x, -beyond, beyond), x, rtol=0, atol=0, equal_nan=True)
+    assert st.clamp(x, -1, 10**40).tolist()[:4] == [-1, -1, 2, INFINITY]
+
+
 @EVERY
 def test_identity_saves_nothing_and_others_the_input(
     operator: Operator, values: list[tuple[float, float]]

@@ -212,6 +212,9 @@ def test_other_rules_by_hand():
     assert found["ewgs"] == pytest.approx([-3 * (1 - 0.2 * 0.25), 0])
     assert found["trust"] == [-3, 0]
     assert found["dge"] == pytest.approx([-3 * 0.5**-0.8 / 5, 0])
+    x = torch.tensor([0.25], requires_grad=True)
+    st.fake_quantize(x, 1.0, grid=Int(4), rule=DGE(cap=1e300)).sum().backward()
+    assert x.grad.item() == pytest.approx(0.5**-0.8 / 5)
     c = math.sqrt(2) * math.pi * 0.1 * math.cos(math.pi / 4)
     assert found["poly"] == pytest.approx([-3 * (1 - c) / (1 + c), 0])
     assert found["identity"] == [-3, -3]

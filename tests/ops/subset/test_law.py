@@ -199,5 +199,9 @@ def test_errors() -> None:
     for k in (None, 1):
         with pytest.raises(st.ShapeError, match=r"value must have the shape \(2, 3\)"):
             st.subset_log_prob(x, x[:, :2], k=k)
-    with pytest.raises(st.DtypeError, match=r"value must be float16"):
-        st.subset_log_prob(x, x.long())
+        with pytest.raises(st.DtypeError, match=r"value must be float16"):
+            st.subset_log_prob(x, x.long(), k=k)
+        with pytest.raises(st.DtypeError, match="value must be a tensor, got list"):
+            st.subset_log_prob(x, [1.0, 0.0, 0.0], k=k)
+        with pytest.raises(st.ShapeError, match=r"value must have the shape \(2, 3\)"):
+            st.subset_log_prob(x, x[0], k=k, dim=-2)

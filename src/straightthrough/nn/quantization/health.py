@@ -207,7 +207,7 @@ class CAGE(nn.Module):
         position: how many steps were done; in the state dict.
 
     Raises:
-        ArgumentError: for other numbers.
+        ArgumentError: for other numbers, and if the optimizer has no weight that is quantized.
 
     Example:
         >>> net = st.nn.prepare(torch.nn.Linear(4, 4), [("", "w4")])
@@ -239,6 +239,12 @@ class CAGE(nn.Module):
             raise ArgumentError(f"start must lie in [0, 1), got {start}")
         self.steps, self.strength, self.start = steps, strength, start
         self._weights = {id(weight.latent): weight for weight in _parameters(model)}
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        if not any(id(parameter) in self._weights for parameter in parameters):
+            raise ArgumentError(
+                "the optimizer has no weight of the model that is quantized as it is; first "
+                "prepare the model, and make the optimizer of its parameters"
+            )
         self._handle = optimizer.register_step_post_hook(self._pull)
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 

@@ -35,6 +35,16 @@ def _rows(name: str, logits: Tensor, dim: int, mask: Tensor | None) -> tuple[Ten
     return rows if dim == -1 else rows.movedim(dim, -1), dim
 
 
+def check_table(logits: Tensor, classes: int, table: Tensor) -> Tensor:
+    """Return a table of a row a class, in the dtype of the logits."""
+    table = in_dtype_of("logits", logits, "table", table)
+    if table.ndim != 2 or table.shape[0] != classes:
+        raise ShapeError(
+            f"table must be (C, D) with C = {classes} classes, got {tuple(table.shape)}"
+        )
+    return table
+
+
 def check_holds_numbers(logits: Tensor, classes: int) -> None:
     """Raise `DtypeError` unless the logits' dtype has the number of every class exactly."""
     most = int(2 / torch.finfo(logits.dtype).eps)
@@ -378,11 +388,7 @@ def categorical_lookup(
     """
     rule = resolve("estimator", estimator, CategoricalEstimator, fields=fields)
     rows, dim = _rows("logits", logits, dim, mask)
-    table = in_dtype_of("logits", logits, "table", table)
-    if table.ndim != 2 or table.shape[0] != rows.shape[-1]:
-        raise ShapeError(
-            f"table must be (C, D) with C = {rows.shape[-1]} classes, got {tuple(table.shape)}"
-        )
+    table = check_table(logits, rows.shape[-1], table)
     value, place = make_seed(seed, generator, logits)
     y = apply(Lookup(rule, place), rows, table, value)
     check_outcomes("categorical_lookup", lambda: rows.softmax(-1)[..., 0].isnan())

@@ -63,6 +63,12 @@ def check_most(codes: int) -> None:
         raise ArgumentError(f"there may be 2^63 codes at most, which int64 numbers; got {codes}")
 
 
+def check_code_dtype(dtype: torch.dtype) -> None:
+    """Raise unless codes can be of that dtype."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise DtypeError(f"dtype must be a floating one, such as torch.float32, got {dtype}")
+
+
 def check_index(index: Tensor, codes: int) -> None:
     """Raise unless `index` holds int64 numbers of so many codes, or -1 for none."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64:

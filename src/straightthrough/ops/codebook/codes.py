@@ -15,7 +15,7 @@ from ...core.precision import compute_dtype
 from ...core.registry import operator
 from ...core.signature import Input
 from . import specification
-from .arguments import check_index, check_most, check_vectors
+from .arguments import check_code_dtype, check_index, check_most, check_vectors
 from .grid import SLOPES, Grid, decoded, digits_of
 from .operation import FiniteScalars
 
@@ -39,6 +39,12 @@ def check_levels(
         raise ShapeError(f"z must have D = {len(every)}, a number for each of levels, got {width}")
     check_most(math.prod(every))
     return every
+
+
+def check_bound(bound: object) -> None:
+    """Raise unless there is a bound of that name."""
+    if bound not in tuple(SLOPES):
+        raise ArgumentError(f"bound must be 'tanh' or 'sigmoid', got {bound!r}")
 
 
 @operator(
@@ -95,8 +101,7 @@ def fsq(
         Parker et al., "Scaling transformers for low-bitrate high-quality speech coding", 2024.
     """
     check_vectors(z)
-    if bound not in SLOPES:
-        raise ArgumentError(f"bound must be 'tanh' or 'sigmoid', got {bound!r}")
+    check_bound(bound)
     operation = FiniteScalars(check_levels(levels, z.shape[-1], z.dtype), bound, bool(symmetric))
     code, number = apply(operation, z)
     check_outcomes("fsq", lambda: number < 0, NOT_A_NUMBER)
@@ -124,8 +129,8 @@ def fsq_decode(
         `(..., D)`, bit for bit what `st.fsq` returned in that dtype.
 
     Raises:
-        DtypeError: if the index is not int64.
-        ArgumentError: if there is no code of that number.
+        DtypeError: if the index is not int64, or the code's dtype not floating.
+        ArgumentError: if there is no code of that number, or `levels` is one int.
 
     Edge cases: -1 gives a NaN row.
 
@@ -138,7 +143,12 @@ def fsq_decode(
         tensor([[-1., -1.],
                 [ 1.,  1.]])
     """
+    check_code_dtype(dtype)
     every = check_levels(levels, None, dtype)
+    if isinstance(levels, int):
+        raise ArgumentError(
+            f"levels must be a sequence, an int for each entry, as [5, 5, 5], got {levels!r}"
+        )
     check_index(index, math.prod(every))
     number = torch.tensor(every, device=index.device)
     digits = digits_of(index.clamp(min=0), number).to(compute_dtype(dtype))

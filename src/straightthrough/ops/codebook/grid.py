@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.errors import DtypeError
 from ...core.precision import widest
 
 SLOPES = {"tanh": 1.0, "sigmoid": 0.8}
@@ -28,8 +27,6 @@ def _places(levels: Tensor) -> Tensor:
 
 def decoded(code: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the codes of numbers in a floating dtype, a NaN row for -1."""
-    if not dtype.is_floating_point:
-        raise DtypeError(f"dtype must be a floating one, such as torch.float32, got {dtype}")
     return torch.where((index < 0).unsqueeze(-1), torch.nan, code.to(dtype))
 
 

@@ -19,7 +19,13 @@ from ...core.precision import compute_dtype
 from ...core.registry import operator
 from ...core.signature import Input
 from . import specification
-from .arguments import check_index, check_most, check_row_mask, check_vectors
+from .arguments import (
+    check_code_dtype,
+    check_index,
+    check_most,
+    check_row_mask,
+    check_vectors,
+)
 from .grid import decoded, digits_of
 from .operation import Signs, size_of_signs
 
@@ -128,7 +134,7 @@ def lfq_decode(index: Tensor, bits: int, *, dtype: torch.dtype = torch.float32) 
         `(..., bits)`, bit for bit what `st.lfq` returned in that dtype.
 
     Raises:
-        DtypeError: if the index is not int64.
+        DtypeError: if the index is not int64, or the code's dtype not floating.
         ArgumentError: if `bits` is not from 1 to 63, or there is no code of that number.
 
     Edge cases: -1 gives a NaN row.
@@ -158,7 +164,7 @@ def bsq_decode(index: Tensor, bits: int, *, dtype: torch.dtype = torch.float32) 
         `(..., bits)`, bit for bit what `st.bsq` returned in that dtype.
 
     Raises:
-        DtypeError: if the index is not int64.
+        DtypeError: if the index is not int64, or the code's dtype not floating.
         ArgumentError: if `bits` is not from 1 to 63, or there is no code of that number.
 
     Edge cases: -1 gives a NaN row.
@@ -175,6 +181,7 @@ def bsq_decode(index: Tensor, bits: int, *, dtype: torch.dtype = torch.float32) 
 
 
 def _decode(index: Tensor, bits: int, dtype: torch.dtype, *, sphere: bool) -> Tensor:
+    check_code_dtype(dtype)
     count = as_int(bits)
     if count is None or not 1 <= count <= 63:
         raise ArgumentError(f"bits must be an int from 1 to 63, got {bits!r}")

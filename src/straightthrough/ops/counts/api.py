@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ...core.engine import apply
 from ...core.errors import ArgumentError, Number, as_int, check_outcomes, check_positive
@@ -54,9 +55,24 @@ def negative_binomial_family(
     logits: Tensor | None, probs: Tensor | None, total_count: float
 ) -> tuple[Tensor, Family]:
     """Likewise."""
-    total_count = check_positive("total_count", total_count)
+    total_count = _of_python("total_count", check_positive("total_count", total_count))
     x, direct = parameter(logits, probs)
     return x, families.NegativeBinomial(direct, total_count)
+
+
+def _of_python(name: str, number: Any) -> float:
+    """Return a number that shapes a draw, which a graph or a transform can't hold as a tensor."""
+    if not isinstance(number, Tensor):
+        return number
+    try:
+        if not is_compiling():
+            return check_positive(name, number.item())
+    except RuntimeError:  # of vmap, where it has a value for each example
+        pass
+    raise ArgumentError(
+        f"{name} must be a number and no tensor in compiled code, and one for all examples in "
+        f"vmap; pass {name}.item(), or call once for each"
+    )
 
 
 NO_COUNT = "a NaN, or a parameter outside its range"

@@ -291,8 +291,8 @@ def clamp(
         DtypeError: if `x` is not floating.
         ArgumentError: if the surrogate or a field is unknown, a bound is not finite, or min > max.
 
-    Edge cases: infinities give the bounds. NaN stays NaN, and its gradient is NaN too (with
-    `Identity` that to the value).
+    Edge cases: infinities give the bounds, and a bound beyond the range of the dtype is infinite.
+    NaN stays NaN, and its gradient is NaN too (with `Identity` that to the value).
 
     Higher order: differentiates the surrogate; forward mode works.
 

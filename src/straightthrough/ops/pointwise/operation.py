@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.kernels import has_kernel, in_a_graph
 from ...core.operation import Operation
-from ...core.precision import narrowed
+from ...core.precision import in_range, narrowed
 from ...core.rules import Derivative, Saved
 from ...surrogates.window import Window, centred, window_bits, window_gradient
 from .reference import heaviside, sign, sign_and_window, ternary
@@ -19,7 +19,7 @@ from .reference import heaviside, sign, sign_and_window, ternary
 def clamp(x: Tensor, min: float, max: float) -> Tensor:
     """`torch.clamp`."""
     if not isinstance(min, Tensor) and not isinstance(max, Tensor):
-        return torch.clamp(x, min, max)
+        return torch.clamp(x, in_range(min, x.dtype), in_range(max, x.dtype))
     # It takes two numbers or two tensors.
     low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (min, max))
     return torch.clamp(x, low, high)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.engine import apply
-from ...core.errors import ShapeError, check_outcomes, check_rows
+from ...core.errors import ShapeError, check_floating, check_outcomes, check_rows
 from ...estimators.exactly_k import Cumulant, LogPartition
 from ...estimators.subset import count_of
 from .rows import subset_rows
@@ -96,12 +96,13 @@ def subset_log_prob(
         tensor(0.1667)
     """
     check_rows("logits", logits, dim)
-    if k is None:
-        k = count_of(logits.movedim(dim, -1), value.movedim(dim, -1))
-    elif value.shape != logits.shape:
+    check_floating("value", value)
+    if value.shape != logits.shape:
         raise ShapeError(
             f"value must have the shape {tuple(logits.shape)} of logits, got {tuple(value.shape)}"
         )
+    if k is None:
+        k = count_of(logits.movedim(dim, -1), value.movedim(dim, -1))
     rows, k, dim = subset_rows("logits", logits, k, dim, mask)
     wide = _centred(rows, k)
     chosen = torch.where(value.movedim(dim, -1) > 0, wide, 0).sum(-1)
