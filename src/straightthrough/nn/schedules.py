@@ -19,6 +19,7 @@ from ..core.errors import (
     check_positive,
     check_rows,
 )
+from ..core.internals import transforms_active
 from ..core.mesh import whole
 from ..core.once import before, runs_again
 from ..core.precision import widest
@@ -72,10 +73,11 @@ class Schedule(nn.Module, ABC):
     def current(self) -> Number:
         """The value as an operator takes it: a number, or a 0-d tensor.
 
-        It is a tensor in compiled code, and where the position is on a device that would be waited
-        for if it were read.
+        It is a tensor in compiled code, inside a transform, where models of an ensemble may be at
+        positions of their own, and where the position is on a device that would be waited for if
+        it were read.
         """
-        if not is_compiling() and self.position.is_cpu:
+        if self._readable():
             return self.value
         fraction = self.position.to(widest(self.position.device)) / max(self.steps, 1)
         end = torch.full_like(fraction, self.end)
@@ -87,6 +89,9 @@ class Schedule(nn.Module, ABC):
 
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """See what a module chooses from in training; only `Confidence` looks."""
+
+    def _readable(self) -> bool:
+        return self.position.is_cpu and not (is_compiling() or transforms_active())
 
     def _position(self) -> float:
         """Return the position as it is now, also if it was written through `.data`; on meta NaN."""
@@ -324,7 +329,7 @@ class Answering(Schedule):
     @property
     def current(self) -> Number:
         """The same as an operator takes it: a number, or, as in `Schedule`, a 0-d tensor."""
-        if not is_compiling() and self.position.is_cpu:
+        if self._readable():
             return self.value
         return self.start + self.position.to(widest(self.position.device))
 

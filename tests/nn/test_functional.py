@@ -1,0 +1,80 @@
+"""Modules that `torch.func` calls with parameters and buffers of other models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+import straightthrough as st
+from straightthrough.nn import schedules
+
+State = dict[str, Tensor]
+
+
+class Net(nn.Module):
+    """A layer and what is under test; the value is a number."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.module = nn.Linear(5, 6), module
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.module(self.layer(x))
+        loss = y.loss if isinstance(y, st.nn.Quantized) else 0
+        y = y.quantized if isinstance(y, st.nn.Quantized) else y
+        return (y * torch.arange(1.0, 7.0)).square().mean() + loss
+
+
+def state(net: nn.Module) -> tuple[State, State]:
+    """Return copies of the parameters and of the buffers."""
+    copies = copy.deepcopy(net)
+    parameters = {name: p.detach() for name, p in copies.named_parameters()}
+    return parameters, dict(copies.named_buffers())
+
+
+def numbers(seed: int = 0, rows: int = 40) -> Tensor:
+    return torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_ensemble(nets: list[Net], skeleton: Net) -> None:
+    """Assert that `vmap` gives each model its value, its gradients and its buffers."""
+    x = numbers(1)
+
+    def loss(parameters: State, buffers: State) -> Tensor:
+        return functional_call(skeleton, (parameters, buffers), (x,))
+
+    parameters, buffers = stack_module_state([copy.deepcopy(net) for net in nets])
+    gradients, values = vmap(grad_and_value(loss))(parameters, buffers)
+    for i, net in enumerate(nets):
+        value = net(x)
+        value.backward()
+        torch.testing.assert_close(values[i], value.detach())
+        for name, parameter in net.named_parameters():
+            wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.testing.assert_close(gradients[name][i], wanted)
+        for name, buffer in net.named_buffers():
+            torch.testing.assert_close(buffers[name][i], buffer)
+
+
+@pytest.mark.parametrize(
+    "kind", [schedules.Linear, schedules.Exponential, schedules.Cosine, schedules.Confidence]
+)
+def test_models_of_an_ensemble_are_at_positions_of_their_own(
+    kind: type[schedules.Schedule],
+) -> None:
+    confidence = kind is schedules.Confidence
+
+    def make() -> schedules.Schedule:
+        return kind() if confidence else kind(2.0, 0.5, 3)
+
+    nets = [Net(st.nn.Argmax(make())) for _ in range(4)]
+    for steps, net in enumerate(nets):
+        for _ in range(steps):
+            net(numbers())
+            st.nn.step_schedules(net)
+    assert_ensemble(nets, Net(st.nn.Argmax(make())))
