@@ -78,3 +78,30 @@ def test_models_of_an_ensemble_are_at_positions_of_their_own(
             net(numbers())
             st.nn.step_schedules(net)
     assert_ensemble(nets, Net(st.nn.Argmax(make())))
+
+
+def test_a_control_variate_is_that_of_the_buffers_that_are_given() -> None:
+    net = Net(st.nn.Categorical("reinmax", control=st.nn.ControlVariate(6)))
+    parameters, buffers = state(net)
+    torch.manual_seed(0)
+    for parameter in parameters.values():
+        parameter.requires_grad_()
+    functional_call(net, (parameters, buffers), (numbers(),)).backward()
+    twin = copy.deepcopy(net)
+    torch.manual_seed(0)
+    twin(numbers()).backward()
+    assert net.module.control.square.eq(0).all()
+    assert torch.equal(buffers["module.control.square"], twin.module.control.square)
+    assert torch.equal(buffers["module.control.product"], twin.module.control.product)
+
+
+def test_a_step_that_answers_is_that_of_the_buffers_that_are_given() -> None:
+    lam = schedules.Answering(0.5, decay=0.5)
+    net = Net(st.nn.Solve(lambda theta: (theta > 0).to(theta), "blackbox", lam=lam))
+    parameters, buffers = state(net)
+    grad_and_value(lambda p, b: functional_call(net, (p, b), (numbers(),)))(parameters, buffers)
+    twin = copy.deepcopy(net)
+    twin(numbers()).backward()
+    assert lam.running == 1
+    assert twin.module.lam.running != 1
+    assert torch.equal(buffers["module.lam.running"], twin.module.lam.running)

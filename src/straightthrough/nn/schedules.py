@@ -334,10 +334,11 @@ class Answering(Schedule):
         return self.start + self.position.to(widest(self.position.device))
 
     @torch.no_grad()
-    def see(self, gradient: Tensor) -> None:
-        """Move the running mean by the rows of a gradient `(..., n)`."""
+    def see(self, gradient: Tensor, running: Tensor | None = None) -> None:
+        """Move the running mean, or one in its place, by the rows of a gradient `(..., n)`."""
         count = (whole(gradient) != 0).sum(-1, dtype=torch.float32).mean()
-        self.running.lerp_(count.to(self.running.device), 1 - self.decay)
+        mean = self.running if running is None else running
+        mean.lerp_(count.to(mean.device), 1 - self.decay)
 
     def step(self) -> None:
         """Move the value by `rate`, up or down."""
