@@ -80,6 +80,60 @@ def test_models_of_an_ensemble_are_at_positions_of_their_own(
     assert_ensemble(nets, Net(st.nn.Argmax(make())))
 
 
+SCALES = {
+    "learned": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max"), "lsq"),
+    "observed": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Observed()),
+}
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_scales_that_have_started_go_on_in_a_module_that_has_none(kind: str) -> None:
+    net, skeleton = Net(SCALES[kind]()), Net(SCALES[kind]())
+    net(3 * numbers())
+    x = numbers(1)
+    _, value = grad_and_value(lambda p, b: functional_call(skeleton, (p, b), (x,)))(*state(net))
+    torch.testing.assert_close(value, net(x).detach())
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_scales_of_an_ensemble_go_on(kind: str) -> None:
+    nets = [Net(SCALES[kind]()) for _ in range(3)]
+    for i, net in enumerate(nets):
+        net((1 + i) * numbers())
+    assert_ensemble(nets, Net(SCALES[kind]()))
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_a_scale_starts_in_the_buffers_that_are_given_and_in_no_others(kind: str) -> None:
+    net = Net(SCALES[kind]())
+    given = state(net)
+    functional_call(net, given, (numbers(),))
+    assert given[1]["module.started"]
+    assert not net.module.started
+    twin = copy.deepcopy(net)
+    assert torch.equal(twin(numbers(1)), net(numbers(1)))
+    assert net.module.started
+    fresh = state(Net(SCALES[kind]()))
+    functional_call(net, fresh, (numbers(),))
+    assert fresh[1]["module.started"]
+
+
+def test_codebooks_of_an_ensemble_go_on() -> None:
+    nets = [Net(st.nn.VectorQuantizer(8, 6)) for _ in range(3)]
+    for i, net in enumerate(nets):
+        net((1 + i) * numbers())
+    assert_ensemble(nets, Net(st.nn.VectorQuantizer(8, 6)))
+
+
+@pytest.mark.parametrize("make", [*SCALES.values(), lambda: st.nn.VectorQuantizer(8, 6)])
+def test_an_ensemble_of_which_some_have_started_is_refused(make: Callable[[], nn.Module]) -> None:
+    nets = [Net(make()) for _ in range(2)]
+    nets[0](numbers())
+    skeleton, x, stacked = Net(make()), numbers(1), stack_module_state(nets)
+    with pytest.raises(st.ArgumentError, match="some have started"):
+        vmap(lambda p, b: functional_call(skeleton, (p, b), (x,)))(*stacked)
+
+
 def test_a_control_variate_is_that_of_the_buffers_that_are_given() -> None:
     net = Net(st.nn.Categorical("reinmax", control=st.nn.ControlVariate(6)))
     parameters, buffers = state(net)

@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, check_at_least, check_count
 from ..core.mesh import laid_as, whole
-from ..core.once import before, runs_again
+from ..core.once import before, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
 from .statistics import CodebookStatistics, spread
@@ -155,7 +155,7 @@ class Codebook(nn.Module):
         learning = self.training and not self.frozen
         if learning and not self.started and not is_compiling():
             # Buffers may be those of a codebook that has, as other ranks' are by broadcast.
-            self.started = bool(self.statistics.step)
+            self.started = has_begun(self.statistics.step)
         if learning and not self.started and (z.numel() or spread()):
             self.start(z.detach(), mask)
         learning = learning and self.started  # an empty batch starts none
