@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing._internal.two_tensor import TwoTensor
 
 import straightthrough as st
 from straightthrough.core import engine
@@ -85,6 +86,22 @@ def test_a_q_that_asks_for_a_gradient_gets_one() -> None:
     z, q = entries(), torch.zeros(3, 4, requires_grad=True)
     st.through(z, q).sum().backward()
     assert q.grad is not None
+
+
+@pytest.mark.parametrize("given", [st.straight_through, st.through])
+def test_a_value_without_a_storage_of_its_own_stays_what_it_is(
+    given: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    x, ones = torch.zeros(3, requires_grad=True), torch.ones(3)
+    pair = TwoTensor(ones, ones)
+    y = given(pair, x) if given is st.straight_through else given(x, pair)
+    assert type(y) is TwoTensor
+    assert (y + 1).a.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_value_on_another_device_stays_there() -> None:
+    hard, soft = torch.ones(3, device="meta"), torch.zeros(3, requires_grad=True)
+    assert st.straight_through(hard, soft).is_meta
 
 
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])

@@ -30,6 +30,8 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "wrap": lambda: Wrapped(),
     "solve": lambda: st.nn.Solve(largest, "imle", samples=2),
     "draw of a shard": lambda: Shard(),
+    "chain of codes": lambda: Codes(),
+    "router": lambda: Routed(),
 }
 FORMS = ["strict", "loose", "saved", "decomposed", "dynamic"]
 
@@ -44,6 +46,31 @@ class Shard(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return st.categorical(x, "gumbel", seed=st.Seed(3, offset=x.shape[0]))
+
+
+class Codes(nn.Module):
+    """Ends each example after a number of stages that is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = st.nn.ResidualVQ(3, 8, 5, dropout=True, k_means=False, learn="loss")
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.codes(x)
+        value: Tensor = found.quantized + found.loss
+        return value
+
+
+class Routed(nn.Module):
+    """Counts where tokens go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = st.nn.TopKRouter(5, 2, rate=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates: Tensor = self.router(x).gates
+        return gates
 
 
 def largest(theta: Tensor) -> Tensor:

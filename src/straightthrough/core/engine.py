@@ -79,7 +79,7 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         for tensor in alive:
             if tensor.requires_grad:
                 carrier = operation.carrier(*alive)
-                if carrier is not None and _small(carrier):
+                if carrier is not None and _small(carrier, alive):
                     return _carried(carrier, operation, alive)
                 return _enter(operation, None, *alive)
         return without_grad(operation.forward, alive)[operation.returned]
@@ -92,11 +92,14 @@ FEW = 2**14
 """Entries that are copied in less time than a Function takes."""
 
 
-def _small(carrier: Tensor) -> bool:
-    known = type(carrier) is Tensor or type(carrier) is Parameter
-    if not known or not carrier.requires_grad or observed():
+def _small(carrier: Tensor, inputs: Sequence[Tensor]) -> bool:
+    if observed() or not carrier.requires_grad or carrier.numel() > FEW:
         return False
-    return carrier.is_cpu and carrier.numel() <= FEW
+    for tensor in inputs:  # the value may be of any of their types, and on any of their devices
+        known = type(tensor) is Tensor or type(tensor) is Parameter
+        if not known or not tensor.is_cpu:
+            return False
+    return True
 
 
 def _carried(carrier: Tensor, operation: Operation, inputs: Sequence[Tensor]) -> Any:

@@ -78,6 +78,19 @@ def tracing() -> bool:
 unwrap_if_dead: Callable[[Tensor], Tensor] = private("torch._C:_functorch.unwrap_if_dead", _same)
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
 
+_wrapped: Callable[[Tensor], bool] = private(
+    "torch._C:_functorch.is_functorch_wrapped_tensor", lambda _: False
+)
+_unwrap: Callable[[Tensor], Tensor] = private("torch._C:_functorch.get_unwrapped", _same)
+
+
+def held(tensor: Tensor) -> Tensor:
+    """Return what the wrappers of all transforms hold, with a dimension more for each `vmap`."""
+    while _wrapped(tensor):
+        tensor = _unwrap(tensor)
+    return tensor
+
+
 Operator: TypeAlias = Any
 """An operator of torch with its schema, an `OpOverload`."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .errors import ArgumentError, DtypeError, ShapeError, check_not_onnx
-from .internals import Operator, tracing, transforms_active
+from .internals import Operator, constant_in_graphs, tracing, transforms_active
 from .library import library
 from .mesh import agreed, on_mesh
 from .uniforms import class_uniforms, element_uniforms, row_uniforms
@@ -125,11 +125,27 @@ def make_seed(
         value, place = make_seed(None, generator, x.to_local().detach())
         return agreed(value, x), place
     if is_compiling():
-        return _drawn_seed(x.detach()), (0, 0, 0)
+        return _drawn_seed(_distinct(x.device)), (0, 0, 0)
     return _new_seed((), generator=generator, device=x.device), (0, 0, 0)
 
 
 _new_seed = functools.partial(torch.randint, 2**63 - 1)
+
+
+def _distinct(device: torch.device) -> Tensor:
+    """Return an empty tensor that is no other call's, and of whose kind `vmap` has as many as ours.
+
+    Of equal calls the compiler keeps one, and it does not know that ours are random. Of torch's own
+    it knows that, and that no two of `torch.empty` are equal; `randperm` draws nothing for 0.
+    """
+    if _inside_transform():
+        return torch.randperm(0, device=device)
+    return torch.empty(0, device=device)
+
+
+@constant_in_graphs
+def _inside_transform() -> bool:
+    return transforms_active()
 
 
 # Inductor would draw torch.randint from a generator of its own; behind an operator of ours,

@@ -8,14 +8,30 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_exporting
 
-from .errors import StraightThroughError
-from .internals import inside_backward
+from .errors import ArgumentError, StraightThroughError
+from .internals import held, inside_backward
 from .library import library
 
 
 def runs_again() -> bool:
     """Whether this forward is one that a checkpoint runs again. Compiled code asks `before`."""
     return not is_compiling() and inside_backward()
+
+
+def has_begun(buffer: Tensor) -> bool:
+    """Whether a number that is above 0 once something has begun is; inside `vmap` that of each.
+
+    Raises:
+        ArgumentError: if of the models of an ensemble some have begun and some have not.
+    """
+    begun = held(buffer) > 0
+    every = bool(begun.all())
+    if not every and bool(begun.any()):
+        raise ArgumentError(
+            "of the models that vmap runs at once, some have started from data and some have not; "
+            "call each of them on a batch before their buffers are stacked"
+        )
+    return every
 
 
 def before(buffer: Tensor) -> Tensor:

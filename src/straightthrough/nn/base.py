@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
+from ..core.engine import apply
 from ..core.errors import ArgumentError, StraightThroughError, check_floating, check_range
 from ..core.internals import transforms_active
 from ..core.registry import RULES, resolve
 from ..core.rules import Rule
+from ..ops.quantize.operation import Hold
 from .schedules import Schedule, keeping_dtype
 
 Number = float | Tensor | Schedule
@@ -175,6 +177,14 @@ class EstimatorModule(RuleModule[R]):
     @estimator.setter
     def estimator(self, given: R | str) -> None:
         self._give(given, {})
+
+
+def detached(x: Tensor) -> Tensor:
+    """Return `x` without a gradient, in a graph that is exported and decomposed too."""
+    if not is_exporting():
+        return x.detach()
+    held: Tensor = apply(Hold(), x)
+    return held
 
 
 def check_parameter(

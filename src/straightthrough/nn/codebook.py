@@ -17,10 +17,11 @@ from ..core.errors import (
     check_floating,
 )
 from ..core.mesh import laid_as, whole
-from ..core.once import before, runs_again
+from ..core.once import before, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
 from ..ops.codebook.arguments import check_index, check_row_mask, check_vectors
+from .base import detached
 from .statistics import CodebookStatistics, spread
 
 DEAD = 0.01
@@ -49,7 +50,7 @@ def commitment(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         DtypeError, ShapeError: for arguments other than these.
     """
-    return _distance(z, q.detach(), mask)
+    return _distance(z, detached(q), mask)
 
 
 def codebook_loss(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -62,7 +63,7 @@ def codebook_loss(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         DtypeError, ShapeError: for arguments other than these.
     """
-    return _distance(z.detach(), q, mask)
+    return _distance(detached(z), q, mask)
 
 
 def _distance(z: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
@@ -173,13 +174,13 @@ class Codebook(nn.Module):
         learning = self.training and not self.frozen
         if learning and not self.started and not is_compiling():
             # Buffers may be those of a codebook that has, as other ranks' are by broadcast.
-            self.started = bool(self.statistics.step)
+            self.started = has_begun(self.statistics.step)
         if learning and not self.started and (z.numel() or spread()):
             self.start(z.detach(), mask)
         learning = learning and self.started  # an empty batch starts none
         codebook = self.codewords().to(z.dtype)
         if self.frozen:
-            codebook = codebook.detach()
+            codebook = detached(codebook)
         again = learning and runs_again()
         moves = learning and self.learn == "ema" and self.update == "forward"
         if moves:
@@ -196,11 +197,10 @@ class Codebook(nn.Module):
             index = torch.where(mask, index, -1)
             q = torch.where(mask.unsqueeze(-1), q, 0)
         if learning and not again:
-            with torch.no_grad():
-                rows = z.detach().reshape(-1, self.width)
-                self.statistics.collect(rows, index.flatten(), self.revive > 0)
-                if self.update == "forward":
-                    self.update_codebook()
+            rows = detached(z).reshape(-1, self.width)
+            self.statistics.collect(rows, index.flatten(), self.revive > 0)
+            if self.update == "forward":
+                self._update()
         return q, index
 
     def loss(self, z: Tensor, q: Tensor, index: Tensor) -> Tensor:
@@ -215,6 +215,13 @@ class Codebook(nn.Module):
 
         A codebook that is a parameter needs its optimizer for that, which forgets its moments of
         codes that were revived.
+        """
+        self._update(optimizer)
+
+    def _update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Do so; at a forward all is of buffers, and `no_grad` would be a graph that has no output.
+
+        Torch can't write such a one to a file.
         """
         self.statistics.apply_collected()
         if self.revive:

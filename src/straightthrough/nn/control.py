@@ -78,16 +78,17 @@ class ControlVariate(nn.Module):
         z = draw(moved)
         if moved.requires_grad:
             off = (z.detach() - mean(logits.detach())).float()
-            moved.register_hook(partial(self._less, off))
+            # The averages of this call: after it `torch.func.functional_call` takes its own back.
+            moved.register_hook(partial(self._less, off, self.product, self.square))
         return z
 
-    def _less(self, off: Tensor, grad: Tensor) -> Tensor:
+    def _less(self, off: Tensor, product: Tensor, square: Tensor, grad: Tensor) -> Tensor:
         """Return a gradient less `b off`, b as it was before."""
         if not grad.numel():
             return grad  # of no position there is no mean
-        b = torch.where(self.square > 0, self.product / self.square, 0)
+        b = torch.where(square > 0, product / square, 0)
         given = grad.detach().float()
-        for average, moment in ((self.product, given * off), (self.square, off.square())):
+        for average, moment in ((product, given * off), (square, off.square())):
             over = moment.nan_to_num(0, 0, 0).reshape(-1, *average.shape).mean(0)
             average.lerp_(over, 1 - self.decay)
         return grad - (b * off).to(grad.dtype)

@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 from ..core.engine import apply
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
 from ..core.internals import transforms_active
-from ..core.once import before, runs_again
+from ..core.once import before, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
@@ -268,9 +268,14 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def _begun(self) -> bool:
         """Whether the scale has started, be it by buffers that were copied from another model."""
-        plain = type(self.started) is Tensor and not (self.started.is_meta or transforms_active())
-        if not self._has_started and plain and not is_compiling():
-            self._has_started = bool(self.started)
+        started = self.started
+        if is_compiling() or type(started) is not Tensor or started.is_meta:
+            return self._has_started
+        if transforms_active():
+            return has_begun(started)
+        # `torch.func.functional_call` puts others in the place of the buffers, for a while.
+        if started.is_cpu or not self._has_started:
+            self._has_started = bool(started.item())
         return self._has_started
 
     @torch.no_grad()

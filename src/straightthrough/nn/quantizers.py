@@ -14,7 +14,7 @@ from ..core.precision import compute_dtype
 from ..estimators import PairEstimator
 from ..ops.codebook.api import through
 from ..ops.codebook.arguments import check_row_mask, check_vectors
-from .base import EstimatorModule
+from .base import EstimatorModule, detached
 from .codebook import Codebook, Quantized, unmasked
 
 
@@ -113,8 +113,8 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
             part = mask
             if depth is not None:
                 part = depth > stage if mask is None else mask & (depth > stage)
-            left = z - whole.detach()
-            q, index = book.select(left.detach(), part)
+            left = z - detached(whole)
+            q, index = book.select(detached(left), part)
             loss = loss + book.loss(left, q, index)
             whole = whole + q
             numbers.append(index)
@@ -125,8 +125,9 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         if not (self.dropout and self.training):
             return None
         seed, place = make_seed(None, None, z)
-        shape = (len(z), *[1] * (z.ndim - 2)) if z.ndim > 1 else ()
-        share = Noise(seed, *place).rows(len(z) if z.ndim > 1 else 1)  # over 2^53
+        examples = z.shape[0] if z.ndim > 1 else 1  # an export would keep `len(z)` as it is
+        shape = (examples, *[1] * (z.ndim - 2)) if z.ndim > 1 else ()
+        share = Noise(seed, *place).rows(examples)  # over 2^53
         depth = 1 + (share * len(self.books) >> 53)
         return depth.reshape(shape).expand(z.shape[:-1])
 

@@ -21,7 +21,7 @@ from ..core.errors import (
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..ops.subset.api import topk
-from .base import OperatorModule
+from .base import OperatorModule, detached
 from .schedules import keeping_dtype
 from .statistics import together
 
@@ -132,13 +132,12 @@ class TopKRouter(OperatorModule):
         tokens = _tokens(logits, mask)
         wide = torch.where(tokens, logits, 0).to(compute_dtype(logits.dtype))
         score = wide.softmax(-1) if self.scores == "softmax" else wide.sigmoid()
-        chosen = topk((score + self.bias.to(score.dtype)).detach(), self.k)
+        chosen = topk(detached(score + self.bias.to(score.dtype)), self.k)
         gates = self._normalized(wide, chosen) if self.normalize else score * chosen
         index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
         counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)
         if self.training and not runs_again():
-            with torch.no_grad():
-                self.load.copy_(before(self.load) + counted.sum(0))
+            self.load.copy_(before(self.load) + counted.sum(0))
         gates = torch.where(tokens, gates, 0)
         losses = self._losses(wide, counted, tokens)
         return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)
@@ -148,7 +147,7 @@ class TopKRouter(OperatorModule):
         log = logits if self.scores == "softmax" else F.logsigmoid(logits)
         log = log.masked_fill(chosen == 0, -math.inf)
         least = torch.finfo(log.dtype).min  # where none of the chosen has a score
-        gates = chosen * (log - log.detach().amax(-1, keepdim=True).clamp(min=least)).exp()
+        gates = chosen * (log - detached(log).amax(-1, keepdim=True).clamp(min=least)).exp()
         return gates / gates.sum(-1, keepdim=True).clamp(min=1)
 
     def _losses(self, logits: Tensor, chosen: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from ..core.errors import (
     check_positive,
     check_rows,
 )
+from ..core.internals import transforms_active
 from ..core.mesh import whole
 from ..core.once import before, runs_again
 from ..core.precision import widest
@@ -71,10 +72,11 @@ class Schedule(nn.Module, ABC):
     def current(self) -> Number:
         """The value as an operator takes it: a number, or a 0-d tensor.
 
-        It is a tensor in compiled code, and where the position is on a device that would be waited
-        for if it were read.
+        It is a tensor in compiled code, inside a transform, where models of an ensemble may be at
+        positions of their own, and where the position is on a device that would be waited for if
+        it were read.
         """
-        if not is_compiling() and self.position.is_cpu:
+        if self._readable():
             return self.value
         fraction = self.position.to(widest(self.position.device)) / max(self.steps, 1)
         end = torch.full_like(fraction, self.end)
@@ -86,6 +88,9 @@ class Schedule(nn.Module, ABC):
 
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """See what a module chooses from in training; only `Confidence` looks."""
+
+    def _readable(self) -> bool:
+        return self.position.is_cpu and not (is_compiling() or transforms_active())
 
     def _position(self) -> float:
         """Return the position as it is now, also if it was written through `.data`; on meta NaN."""
@@ -323,17 +328,18 @@ class Answering(Schedule):
     @property
     def current(self) -> Number:
         """The same as an operator takes it: a number, or, as in `Schedule`, a 0-d tensor."""
-        if not is_compiling() and self.position.is_cpu:
+        if self._readable():
             return self.value
         return self.start + self.position.to(widest(self.position.device))
 
     @torch.no_grad()
-    def see(self, gradient: Tensor) -> None:
-        """Move the running mean by the rows of a gradient `(..., n)`, if there are any."""
+    def see(self, gradient: Tensor, running: Tensor | None = None) -> None:
+        """Move the running mean, or one in its place, by the rows of a gradient `(..., n)`."""
         if not gradient.numel():
             return
         count = (whole(gradient) != 0).sum(-1, dtype=torch.float32).mean()
-        self.running.lerp_(count.to(self.running.device), 1 - self.decay)
+        mean = self.running if running is None else running
+        mean.lerp_(count.to(mean.device), 1 - self.decay)
 
     def step(self) -> None:
         """Move the value by `rate`, up or down."""

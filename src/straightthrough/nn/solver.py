@@ -54,7 +54,8 @@ class Solve(EstimatorModule[SolverEstimator]):
         return api.solve(self.solver, theta, self.rule, event_dim=self.event_dim)
 
     def _shown_to(self, schedule: Answering) -> Callable[[Tensor], None]:
-        return lambda gradient: schedule.see(gradient.flatten(-self.event_dim))
+        running = schedule.running  # after this call `torch.func.functional_call` takes it back
+        return lambda gradient: schedule.see(gradient.flatten(-self.event_dim), running)
 
     def extra_repr(self) -> str:
         name = getattr(self.solver, "__name__", type(self.solver).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -126,6 +126,13 @@ class CodebookStatistics(nn.Module):
             found = both[:, 1:] / both[:, :1].clamp(min=1)
             codebook = torch.where(both[:, :1] > 0, found, codebook)
         return codebook
+
+    def _load_from_state_dict(self, *args: Any) -> None:  # those of a module
+        super()._load_from_state_dict(*args)
+        for name in ("candidates", "usable"):  # which no file has, where the others are assigned
+            buffer = getattr(self, name)
+            if buffer.device != self.count.device:
+                self._buffers[name] = torch.zeros_like(buffer, device=self.count.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = dict(self._buffers)
