@@ -144,12 +144,15 @@ def test_printed_it_is_a_short_table():
 
 
 def test_what_is_undefined_is_null():
-    advice = advise(lambda z: z.sum(-1), torch.zeros(3), estimators=[ReinMax()])
-    assert math.isnan(advice.best.cosine)
-    first = json.loads(advice.to_json())["rows"][0]
-    assert first["cosine"] is first["relative_squared_bias"] is first["relative_error"] is None
-    assert first["interval"] == [None, None]
-    assert "nan" in str(advice)
+    known = [ReinMax(), GumbelST()]
+    for limit in (3, 0):
+        advice = advise(lambda z: 0 * z.sum(-1), torch.zeros(3), estimators=known, limit=limit)
+        assert math.isnan(advice.best.cosine)
+        for row in json.loads(advice.to_json())["rows"]:
+            assert row["cosine"] is row["relative_squared_bias"] is row["relative_error"] is None
+            assert row["interval"] == [None, None]
+        assert [row.rule for row in advice.rows] == [None, *known]
+        assert "nan" in str(advice)
 
 
 @pytest.fixture(scope="module")

@@ -95,11 +95,14 @@ class Runner:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% confidence limits of the relative squared bias, out of the scatter of the audits."""
+        """95% confidence limits of the relative squared bias, out of the scatter of the audits.
+
+        NaN where there is no such number, as of a gradient of 0.
+        """
         bias = fmean(row.bias_squared for row in self.rows)
         length = fmean(row.gradient_squared for row in self.rows)
         ratio = relative(bias, length)
-        if self.exact:
+        if self.exact or math.isnan(ratio):
             return ratio, ratio
         # Those of a ratio of means: that of `bias - ratio length`, whose mean is 0.
         scatter = [row.bias_squared - ratio * row.gradient_squared for row in self.rows]
