@@ -1,5 +1,6 @@
 """Advice: who wins where mathematics says so, intervals that hold, time that is kept."""
 
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -233,6 +234,20 @@ def test_each_audit_has_noise_of_its_own():
     assert len({value for value, _ in seen}) >= 5
     assert len(set(seen)) == len(seen)
     assert seen[0][0] == 7
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_the_first_seed_and_the_last_are_seeds_too(seed):
+    advice = advise(*quadratic(), estimators=[GumbelST()], seed=seed)
+    assert advice.best.interval[0] < advice.best.relative_squared_bias < advice.best.interval[1]
+    assert json.loads(advice.to_json())["seed"] == seed
+
+
+def test_a_seed_that_is_a_tensor_is_its_number():
+    seed = torch.tensor(7)
+    advice = advise(*quadratic(), estimators=[GumbelST()], seed=seed)
+    assert json.loads(advice.to_json())["seed"] == 7
+    assert json.loads(compare(*quadratic(), ["gumbel"], seed=seed).to_json())["seed"] == 7
 
 
 def test_a_rule_that_points_away_drops_out_whatever_its_error():

@@ -101,7 +101,7 @@ def compare(
     """
     check_count("samples", samples)
     check_limit("limit", limit)
-    Seed(seed)  # checks it
+    seed = int(Seed(seed).value)  # which checks it
     if k is not None:
         total = check_enumerable(logits, k, limit)
         found_rules = _rules(estimators, SubsetEstimator, Relaxation)
