@@ -52,8 +52,8 @@ class Audit:
         Raises:
             StraightThroughError: if matplotlib is not installed.
         """
-        scaled = "means scaled to the exact gradient's norm" if self.rescale else "as they are"
-        return draw(self.rows, f"{scaled}\n{self.caption}", path)
+        scaled = "scaled to the exact gradient's norm" if self.rescale else "as they are"
+        return draw(self.rows, f"means {scaled}\n{self.caption}", path)
 
     def to_json(self) -> str:
         """Return everything as JSON, each row's `relative_squared_bias` too; NaN is null."""
