@@ -59,6 +59,7 @@ class Audit:
         """Return everything as JSON, each row's `relative_squared_bias` too; NaN is null."""
         record = dataclasses.asdict(self)
         for row, found in zip(record["rows"], self.rows, strict=True):
+            del row["moments"]
             row["relative_squared_bias"] = found.relative_squared_bias
             for numbers in filter(None, (row, row["standard_errors"])):
                 numbers |= {name: None for name in UNDEFINED if _is_nan(numbers.get(name))}
