@@ -1,6 +1,8 @@
 """The command line: what it prints, where, and with which exit code."""
 
+import io
 import json
+import sys
 
 import pytest
 
@@ -123,6 +125,21 @@ def test_audit_past_its_limit_samples_and_says_so(cli):
     assert record["method"] == "sampled"
     assert record["rows"][0]["standard_errors"]["bias_squared"] > 0
     assert json.loads(cli("audit --size 5 --json")[1])["method"] == "enumerated"
+
+
+SIGNS = {"list": "rank", "audit --size 3 --limit 2 --samples 64": "sampled; ? one standard error"}
+
+
+@pytest.mark.parametrize("line", SIGNS)
+def test_an_encoding_without_our_signs_gets_question_marks(cli, monkeypatch, line):
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    code, _, err = cli(line)
+    stdout.flush()
+    assert (code, err) == (0, "")
+    found = stdout.buffer.getvalue().decode()
+    assert "?" in found
+    assert SIGNS[line] in found
 
 
 def test_study_vae_prints_a_table_and_writes_a_page(cli, tmp_path):

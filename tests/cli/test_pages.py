@@ -85,6 +85,13 @@ def test_what_is_no_result_is_refused(text, tmp_path):
         pages.read(tmp_path)
 
 
+def test_the_numbers_of_a_quadratic_are_no_page(cli, tmp_path):
+    assert cli("audit --output", tmp_path)[0] == 0
+    code, _, err = cli("report", tmp_path)
+    assert code == 2
+    assert "audit.json is not the result of a study, or of an audit of a function (" in err
+
+
 def test_a_result_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"result.json cannot be read: No such file"):
         pages.read(tmp_path)

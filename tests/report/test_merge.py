@@ -91,6 +91,17 @@ def test_what_does_not_belong_together_is_not_merged(parts, change, message):
         merge(parts)
 
 
+def test_what_has_no_runs_is_written_anew_and_not_merged(cli, tmp_path):
+    line = "study bias --sizes 3 --seeds 1 --draws 10 --repetitions 1 --output"
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert cli(line, one)[0] == 0
+    assert cli("report", one, "--output", other) == (0, f"{other / 'report.html'}\n", "")
+    assert (other / "report.html").read_bytes() == (one / "report.html").read_bytes()
+    code, out, err = cli("report", one, other, "--output", tmp_path / "both")
+    assert (code, out) == (2, "")
+    assert err == "error: results of 'bias' have no runs, and are not merged\n"
+
+
 def test_the_command_merges(cli, whole, parts, tmp_path):
     folders = [tmp_path / name for name in ("one", "two", "both")]
     for folder, result in zip(folders[:2], parts, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -30,6 +31,8 @@ def run(app: typer.Typer, name: str) -> None:
 
     Exits with 0 (fine), 1 (failed) or 2 (wrong use).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # as of a dash, where the encoding has none
     try:
         code = app(prog_name=name, standalone_mode=False)
     except UsageError as error:

@@ -86,6 +86,7 @@ def read(folder: Path) -> dict[str, Any]:
         known = False
     if not known:
         raise ArgumentError(
-            f"{path} is not the result of a study or an audit ({', '.join(LAYOUTS)})"
+            f"{path} is not the result of a study, or of an audit of a function "
+            f"({', '.join(LAYOUTS)})"
         )
     return result

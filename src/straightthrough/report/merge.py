@@ -15,10 +15,19 @@ def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Settings that are lists, such as seeds, are united, commands listed, and seconds added up.
 
     Raises:
-        ArgumentError: if the results differ in anything else, or a run is in two of them.
+        ArgumentError: if the results differ in anything else or have no runs, or a run is in two of
+            them.
     """
-    first = results[0]
-    for other in results[1:]:
+    first, *others = results
+    if not others:
+        return first
+    study = first["header"]["study"]
+    for other in others:
+        if found := difference(study, other["header"]["study"], "study"):
+            raise ArgumentError(f"results to be merged must be of one study, got {found}")
+    if "runs" not in first:
+        raise ArgumentError(f"results of {study!r} have no runs, and are not merged")
+    for other in others:
         if found := difference(_fixed(first), _fixed(other)):
             raise ArgumentError(f"results to be merged must agree but for their runs, got {found}")
     runs = [run for result in results for run in result["runs"]]
@@ -49,7 +58,6 @@ def _fixed(result: dict[str, Any]) -> dict[str, Any]:
     settings = result["settings"].items()
     return {
         **{key: value for key, value in result.items() if key not in ("header", "runs")},
-        "study": result["header"]["study"],
         "settings": {key: value for key, value in settings if not isinstance(value, list)},
         "environment": result["header"]["environment"],
     }

@@ -1,16 +1,15 @@
 """What advice says: the criterion, the verdict, tables, JSON, and a picture one can read."""
 
 import dataclasses
-import itertools
 import json
 import math
 import sys
 
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import straightthrough as st
+from pictures import check_legible
 from straightthrough.audit import Advice, Candidate, advise
 from straightthrough.audit.advise import plot
 from straightthrough.audit.advise.candidate import zero
@@ -144,12 +143,15 @@ def test_printed_it_is_a_short_table():
 
 
 def test_what_is_undefined_is_null():
-    advice = advise(lambda z: z.sum(-1), torch.zeros(3), estimators=[ReinMax()])
-    assert math.isnan(advice.best.cosine)
-    first = json.loads(advice.to_json())["rows"][0]
-    assert first["cosine"] is first["relative_squared_bias"] is first["relative_error"] is None
-    assert first["interval"] == [None, None]
-    assert "nan" in str(advice)
+    known = [ReinMax(), GumbelST()]
+    for limit in (3, 0):
+        advice = advise(lambda z: 0 * z.sum(-1), torch.zeros(3), estimators=known, limit=limit)
+        assert math.isnan(advice.best.cosine)
+        for row in json.loads(advice.to_json())["rows"]:
+            assert row["cosine"] is row["relative_squared_bias"] is row["relative_error"] is None
+            assert row["interval"] == [None, None]
+        assert [row.rule for row in advice.rows] == [None, *known]
+        assert "nan" in str(advice)
 
 
 @pytest.fixture(scope="module")
@@ -157,38 +159,25 @@ def everything():
     return advise(*quadratic())
 
 
-def texts(figure):
-    """The boxes of all words of a picture, tick labels and legends too."""
-    FigureCanvasAgg(figure).draw()
-    found = {}
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            labels = [axis.label, *(tick.label1 for tick in axis.get_major_ticks())]
-            for label in labels:
-                if label.get_visible() and label.get_text():
-                    found[label] = label.get_window_extent()
-    for legend in figure.legends:
-        found |= {text: text.get_window_extent() for text in legend.get_texts()}
-    return found
-
-
 @pytest.mark.parametrize("slower", [1.0, 1e4])
 def test_no_labels_of_the_picture_overlap(everything, slower):
     first, *others = everything.rows
     rows = [dataclasses.replace(first, seconds=slower * first.seconds), *others]
-    figure = plot.draw(rows, None)
-    boxes = texts(figure)
-    assert len(boxes) > 25
-    crossing = [
-        (one.get_text(), other.get_text())
-        for one, other in itertools.combinations(boxes, 2)
-        if boxes[one].overlaps(boxes[other])
-    ]
-    assert crossing == []
-    assert all(figure.bbox.containsx(b.x0) and figure.bbox.containsx(b.x1) for b in boxes.values())
-    for text, box in boxes.items():
-        panels = [axes.get_window_extent() for axes in figure.axes]
-        assert not any(panel.overlaps(box) for panel in panels), text.get_text()
+    assert len(check_legible(plot.draw(rows, None))) > 25
+
+
+@pytest.mark.parametrize("microseconds", [10, 17, 20, 49, 600])
+def test_what_a_backward_costs_can_be_read(everything, microseconds):
+    rows = [dataclasses.replace(row, seconds=1e-6 * microseconds) for row in everything.rows]
+    figure = plot.draw([row for row in rows if row.relative_squared_bias > 1], None)
+    left, right = figure.axes
+    check_legible(figure)
+    shown = {label.get_position()[0] for label in right.get_xticklabels() if label.get_text()}
+    assert shown
+    low, high = right.get_xlim()
+    assert low <= microseconds <= high
+    top = max(max(line.get_ydata()) for line in left.lines)
+    assert left.get_ylim()[1] > 1.3 * top
 
 
 def test_each_rule_has_a_colour_of_its_own(everything):

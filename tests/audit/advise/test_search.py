@@ -1,5 +1,6 @@
 """Advice: who wins where mathematics says so, intervals that hold, time that is kept."""
 
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +12,13 @@ from straightthrough.audit import advise, compare, exact_gradient
 from straightthrough.audit.advise.race import AUDITS
 from straightthrough.audit.advise.runner import TEMPERATURES, student
 from straightthrough.core.registry import RULES
-from straightthrough.estimators import CategoricalEstimator, GumbelST, ReinMax, StraightThrough
+from straightthrough.estimators import (
+    CategoricalEstimator,
+    GumbelRao,
+    GumbelST,
+    ReinMax,
+    StraightThrough,
+)
 
 
 def quadratic(size=4, seed=0):
@@ -114,6 +121,26 @@ def test_intervals_cover_what_a_long_run_says(limit, seeds):
     # Fewer hits than this have a probability of 1e-4 at 90%, a little below the nominal 95%.
     assert covered >= stats.binom.ppf(1e-4, total, 0.9)
     assert covered < total  # an interval that is always right is too wide
+
+
+def test_few_draws_and_much_noise_leave_a_scaled_mean_its_bias():
+    """A mean of few draws is too long, and a scale out of it alone would make all bias small."""
+    weight, logits = torch.randn(2, 3, 3, dtype=torch.float64)
+    rules = [GumbelST(0.2), GumbelST(0.7), GumbelRao(0.5, samples=3)]
+
+    def loss(z):
+        return ((z * weight).sum((-1, -2)) - 0.45) ** 4
+
+    long = compare(loss, 2 * logits, rules, samples=20_000, rescale=True).rows
+    covered = dict.fromkeys(rules, 0)
+    for seed in range(40):
+        for row in advise(loss, 2 * logits, estimators=rules, seed=seed).rows:
+            if row.rule is not None:
+                truth = long[rules.index(row.rule)].relative_squared_bias
+                covered[row.rule] += row.interval[0] < truth < row.interval[1]
+                assert row.relative_squared_bias == pytest.approx(2 * (1 - row.cosine), abs=1e-9)
+    # So many hits have a probability of 1 - 1e-4 at 80%: that few draws are not normal costs some.
+    assert min(covered.values()) >= stats.binom.ppf(1e-4, 40, 0.8), covered
 
 
 def test_the_budget_is_kept(clock):
@@ -233,6 +260,20 @@ def test_each_audit_has_noise_of_its_own():
     assert len({value for value, _ in seen}) >= 5
     assert len(set(seen)) == len(seen)
     assert seen[0][0] == 7
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_the_first_seed_and_the_last_are_seeds_too(seed):
+    advice = advise(*quadratic(), estimators=[GumbelST()], seed=seed)
+    assert advice.best.interval[0] < advice.best.relative_squared_bias < advice.best.interval[1]
+    assert json.loads(advice.to_json())["seed"] == seed
+
+
+def test_a_seed_that_is_a_tensor_is_its_number():
+    seed = torch.tensor(7)
+    advice = advise(*quadratic(), estimators=[GumbelST()], seed=seed)
+    assert json.loads(advice.to_json())["seed"] == 7
+    assert json.loads(compare(*quadratic(), ["gumbel"], seed=seed).to_json())["seed"] == 7
 
 
 def test_a_rule_that_points_away_drops_out_whatever_its_error():

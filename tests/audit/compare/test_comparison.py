@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import straightthrough as st
+from pictures import check_legible
 from straightthrough.audit import compare, exact_gradient
 from straightthrough.audit.compare import exact, tally
 from straightthrough.estimators import GumbelRao, GumbelST, ReinMax, StraightThrough
@@ -314,6 +315,31 @@ def test_plot_puts_zero_left_of_all(tmp_path):
     labels = {tick.get_text() for tick in axes.get_xticklabels()}
     assert "0" in labels
     assert "0" not in {tick.get_text() for tick in axes.get_yticklabels()}
+
+
+LONG = ["reinmax", st.estimators.DecoupledST(tau_forward=0.5, tau_backward=1.5), "darn"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "scale", "limit"),
+    [
+        (LONG, 1, 100),  # with a legend as wide as the panel
+        (["reinmax", "gumbel"], 1, 0),  # with numbers close to each other
+        (["reinmax"], 0, 100),  # with all of them 0
+        ([st.estimators.ReinMax(tau=1 + i / 20) for i in range(25)], 1, 100),
+    ],
+)
+def test_the_words_of_a_plot_can_be_read(rules, scale, limit):
+    loss, eta = quadratic(4, 0)
+    options = {"rescale": limit > 0, "limit": limit, "samples": 128}
+    audit = compare(lambda z: scale * loss(z), eta, rules, **options)
+    figure = audit.plot()
+    names = {text.get_text() for text in check_legible(figure)}
+    assert {row.name for row in audit.rows} <= names
+    if scale == 0:
+        axes = figure.axes[0]
+        ticks = [*axes.get_xticklabels(which="both"), *axes.get_yticklabels(which="both")]
+        assert {tick.get_text() for tick in ticks} == {"0", ""}
 
 
 def test_plot_without_matplotlib_names_the_extra(monkeypatch):

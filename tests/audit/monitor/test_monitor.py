@@ -287,6 +287,8 @@ def test_the_summary_has_a_row_an_operator_with_the_first_value_and_the_last():
     [
         (lambda: Monitor(nn.Linear(2, 2)), "must hold an operator of st.nn, got a Linear"),
         (lambda: Monitor(st.nn.Sign(), every=0), "every must be an int of at least 1, got 0"),
+        (lambda: Monitor([st.nn.Sign()]), "model must be a torch.nn.Module, got list"),
+        (lambda: Monitor(st.nn.Sign(), sinks=print), "sinks must be a list of functions, got <"),
         (lambda: Monitor(st.nn.Sign(), elements=1.5), "elements must be an int of at least 1"),
         (lambda: Monitor(st.nn.Sign()).plot(), "nothing was observed yet"),
         (lambda: Monitor(st.nn.Sign()).summary(), "nothing was observed yet"),

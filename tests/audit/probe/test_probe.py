@@ -279,6 +279,14 @@ def test_a_model_that_vmap_cannot_map_is_called_an_outcome_at_a_time():
         (lambda m, x: probe(m, 3, x), r"loss must be a function of \(model, batch\), got 3"),
         (lambda m, x: probe(m, lambda *_: 3, x), "loss must return a tensor, got int"),
         (lambda m, x: probe(m, elbo, x, example=2), r"example must lie in \[0, 0\], got 2"),
+        (
+            lambda m, x: probe(m, elbo, x, example=-1),
+            "example must be an int of at least 0, got -1",
+        ),
+        (
+            lambda m, x: probe(m, elbo, x, example=0.0),
+            "example must be an int of at least 0, got 0.0",
+        ),
         (lambda m, x: probe(m.eval(), elbo, x), r"draw nothing: call model.train\(\)"),
         (
             lambda m, x: probe(m.encoder, lambda m, x: m(x), x),

@@ -144,6 +144,7 @@ def test_seeds_fix_everything():
     [
         ({"sizes": [4, 1]}, r"sizes must be 2 to 4096 classes, got \[4, 1\]"),
         ({"sizes": []}, "sizes must be 2 to 4096 classes"),
+        ({"sizes": [4, 4]}, r"sizes must be different, got \[4, 4\]"),
         ({"draws": 0}, "draws must be .*1.*, got 0"),
         ({"repetitions": 0}, "repetitions must be .*1.*, got 0"),
     ],

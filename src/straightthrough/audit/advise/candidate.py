@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ...estimators import CategoricalEstimator
-from ..compare.row import relative
+from ..compare.moments import relative
 
 ZERO = "zero gradient"
 """The name of the yardstick: what never learns, and has no variance."""

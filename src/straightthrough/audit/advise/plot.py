@@ -26,6 +26,9 @@ HOTTEST = 1000.0
 APART = 1.5
 """From one tick of a temperature to the next, as a factor."""
 
+MARGIN = 1.4
+"""From the outermost points to the edges, so that their marks are whole."""
+
 
 def draw(rows: Sequence[Candidate], path: str | PathLike[str] | None) -> Figure:
     """Draw each rule's bias over its temperature, and the least of each over what it costs."""
@@ -56,6 +59,7 @@ def draw(rows: Sequence[Candidate], path: str | PathLike[str] | None) -> Figure:
     _ticks(left.xaxis, {tau: f"{tau:g}" for tau in _apart(taus)} | hot)
     _ticks(right.xaxis, {value: f"{value:g}" for value in _round(*right.get_xlim())})
     _ticks(left.yaxis, {FLOOR: f"≤ {FLOOR:g}"} | {10.0**n: f"{10.0**n:g}" for n in range(-2, 1)})
+    left.set_ylim(FLOOR / MARGIN, MARGIN * left.get_ylim()[1])
     figure.legend(loc="outside right upper", frameon=False)
     if path is not None:
         figure.savefig(path, dpi=150)
@@ -109,10 +113,15 @@ def _apart(taus: Sequence[float]) -> list[float]:
 
 
 def _round(low: float, high: float) -> list[float]:
-    """Return round numbers between two: powers of ten and, where these are few, more."""
+    """Return round numbers between two: powers of ten and, where these are few, more.
+
+    Where there is none, those around them.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high < 30 * low else (1,)
-    return [step * 10.0**n for n in powers for step in steps if low <= step * 10.0**n <= high]
+    every = [step * 10.0**n for n in powers for step in steps]
+    between = [value for value in every if low <= value <= high]
+    return between or [max(v for v in every if v < low), min(v for v in every if v > high)]
 
 
 def _ticks(axis: XAxis | YAxis, labels: dict[float, str]) -> None:

@@ -127,7 +127,7 @@ class Question:
         """Yield those that run, and tell the race of the others."""
         for entrant in entrants:
             try:
-                yield Runner(entrant.name, entrant.rule, self.logits, self.batch)
+                yield Runner(entrant.name, entrant.rule, self.logits, self.batch, self.rescale)
             except Exception as error:
                 reason = f"raises {type(error).__name__}: {error}"
                 race.skipped.append((repr(entrant.rule), reason))

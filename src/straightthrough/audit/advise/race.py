@@ -28,7 +28,7 @@ class Race:
 
     Args:
         compare: makes an audit.
-        seed: of the first audit; the others count on from it.
+        seed: of the first audit; the others count on from it, the last seed followed by the first.
         samples: of an audit after the first; None to have the clock say.
         deadline: by `time.perf_counter`, when no more is begun than every runner gets.
 
@@ -116,7 +116,7 @@ class Race:
         return 2 ** int(math.log2(min(max(wanted, FIRST), MOST)))
 
     def _audit(self, runners: Sequence[Runner], samples: int) -> Audit:
-        seed = self._seed + (self._audits << 32)
+        seed = (self._seed + (self._audits << 32) + 2**63) % 2**64 - 2**63
         audit = self._compare([runner.rule for runner in runners], samples, seed)
         for runner, row in zip(runners, audit.rows, strict=True):
             runner.rows.append(row)

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
@@ -15,7 +14,8 @@ from ...core.errors import ArgumentError
 from ...core.registry import RULES, resolve
 from ...core.rules import Rule
 from ...estimators import CategoricalEstimator
-from ..compare.row import Row, relative
+from ..compare.moments import Moments, average, relative_squared_bias
+from ..compare.row import Row
 from .candidate import Candidate
 
 DEFAULT = "reinmax"
@@ -72,8 +72,11 @@ class Runner:
         exact: whether one audit says all.
     """
 
-    def __init__(self, name: str, rule: CategoricalEstimator, logits: Tensor, batch: int) -> None:
-        self.name, self.rule, self.batch, self._logits = name, rule, batch, logits
+    def __init__(
+        self, name: str, rule: CategoricalEstimator, logits: Tensor, batch: int, rescale: bool
+    ) -> None:
+        self.name, self.rule, self.batch = name, rule, batch
+        self._logits, self._rescale = logits, rescale
         self.seconds = math.inf
         self.time()
         self.exact = False
@@ -84,33 +87,29 @@ class Runner:
         self.seconds = min(self.seconds, _backward(self.rule, self._logits, self.batch))
 
     @property
-    def along(self) -> bool:
-        """Whether the mean estimate points along the true gradient rather than away from it."""
-        return self._cosine > 0
+    def _moments(self) -> list[Moments]:
+        return [row.moments for row in self.rows if row.moments]
 
     @property
-    def _cosine(self) -> float:
-        """The mean of the audits', but for those in which it is undefined."""
-        return fmean([c for c in (row.cosine for row in self.rows) if c == c] or [math.nan])
+    def along(self) -> bool:
+        """Whether the mean estimate points along the true gradient rather than away from it."""
+        return average(self._moments).cosine > 0
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% confidence limits of the relative squared bias, out of the scatter of the audits."""
-        bias = fmean(row.bias_squared for row in self.rows)
-        length = fmean(row.gradient_squared for row in self.rows)
-        ratio = relative(bias, length)
+        """95% confidence limits of the relative squared bias, out of the scatter of the audits.
+
+        NaN where there is no such number, as of a gradient of 0.
+        """
         if self.exact:
-            return ratio, ratio
-        # Those of a ratio of means: that of `bias - ratio length`, whose mean is 0.
-        scatter = [row.bias_squared - ratio * row.gradient_squared for row in self.rows]
-        error = stdev(scatter) / math.sqrt(len(scatter))
-        half = student(len(scatter) - 1) * relative(error, length)
+            return (self.rows[0].relative_squared_bias,) * 2
+        ratio, error = relative_squared_bias(self._moments, self._rescale)
+        half = student(len(self.rows) - 1) * error
         return ratio - half, ratio + half
 
     def candidate(self) -> Candidate:
         """Return what there is to say about it."""
-        bias_squared = fmean(row.bias_squared for row in self.rows)
-        variance = fmean(row.variance for row in self.rows)
+        bias_squared, variance, cosine = self._numbers()
         own = vars(self.rule).get("tau")
         return Candidate(
             name=self.name,
@@ -119,11 +118,24 @@ class Runner:
             bias_squared=bias_squared,
             variance=variance,
             mse=bias_squared + variance / self.batch,
-            gradient_squared=fmean(row.gradient_squared for row in self.rows),
-            cosine=self._cosine,
+            gradient_squared=average(self._moments).exact,
+            cosine=cosine,
             interval=self.interval,
             seconds=self.seconds,
         )
+
+    def _numbers(self) -> tuple[float, float, float]:
+        """Return squared bias, variance and cosine, of scaled means that of their squared bias."""
+        if self.exact:
+            row = self.rows[0]
+            return row.bias_squared, row.variance, row.cosine
+        whole = average(self._moments)
+        variance = whole.factor(self._rescale) ** 2 * whole.variance
+        ratio, _ = relative_squared_bias(self._moments, self._rescale)
+        if math.isnan(ratio):
+            return whole.bias_squared(self._rescale), variance, whole.cosine
+        scaled = self._rescale and whole.length > 0
+        return ratio * whole.exact, variance, 1 - ratio / 2 if scaled else whole.cosine
 
 
 def _backward(rule: CategoricalEstimator, logits: Tensor, count: int) -> float:

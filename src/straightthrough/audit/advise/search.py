@@ -103,7 +103,7 @@ def advise(
     check_positive("budget", budget)
     check_count("batch", batch)
     check_limit("limit", limit)
-    Seed(seed)  # checks it
+    seed = int(Seed(seed).value)  # which checks it
     outcomes = count_outcomes(logits)
     question = Question(
         loss=loss,

@@ -62,13 +62,14 @@ def compare(
             With a k those of subsets, and relaxations, which are taken at the logits.
         k: how many classes of each variable are chosen; None for one class, drawn as such.
         samples: draws of its own noise an outcome, for a rule that draws any. From 2 on its noise
-            is taken off the squared bias, which then may fall below 0. Past `limit` it is the
-            number of outcomes drawn, rounded up to a multiple of 32 that is at least 64, with one
-            draw of noise each.
+            is taken off the squared bias, which then may fall below 0, and off the square of the
+            mean's length. Past `limit` it is the number of outcomes drawn, rounded up to a multiple
+            of 32 that is at least 64, with one draw of noise each.
         seed: of that noise, and of the outcomes where they are drawn; an int.
         rescale: scale the mean estimate to the exact gradient's norm first, and the variance by
             the square of that factor: what is left is the error of the direction. A mean of 0
-            stays.
+            stays. The factor is a ratio, which leaves numbers out of draws a bias that falls as 1
+            over their number; `advise` takes that off.
         limit: how many outcomes, C**L, are enumerated at most; of more, `samples` are drawn. With
             a k they are (C choose k)**L, and more are refused.
 
@@ -101,7 +102,7 @@ def compare(
     """
     check_count("samples", samples)
     check_limit("limit", limit)
-    Seed(seed)  # checks it
+    seed = int(Seed(seed).value)  # which checks it
     if k is not None:
         total = check_enumerable(logits, k, limit)
         found_rules = _rules(estimators, SubsetEstimator, Relaxation)

@@ -18,6 +18,9 @@ MARKERS = "osD^vP*X<>hp"
 ROUNDING = 1e-12
 """Squares below this share of the largest one are rounding errors of float32, drawn as 0."""
 
+CLOSE = 3
+"""Values within this factor have few powers of ten beside them, and labels between these."""
+
 
 def draw(rows: Sequence[Row], title: str, path: str | PathLike[str] | None) -> Figure:
     """Draw squared bias against variance on logarithmic axes that have a place for 0."""
@@ -27,7 +30,9 @@ def draw(rows: Sequence[Row], title: str, path: str | PathLike[str] | None) -> F
         raise StraightThroughError(
             "Audit.plot needs matplotlib; pip install 'straightthrough[studies]'"
         ) from None
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    longest = max(len(row.name) for row in rows)
+    size = max(6.4, 4.6 + 0.08 * longest), max(4.0, 0.3 + 0.21 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log", xlabel="squared bias", ylabel="variance")
     axes.set_title(title, fontsize="medium")
@@ -50,13 +55,22 @@ def draw(rows: Sequence[Row], title: str, path: str | PathLike[str] | None) -> F
 
 def _place(axis: XAxis | YAxis, values: Sequence[float], largest: float) -> list[float]:
     """Return where values stand on a logarithmic axis: 0 a decade below all, and so labelled."""
-    from matplotlib.ticker import LogFormatterMathtext, LogLocator
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     positive = [value for value in values if value > ROUNDING * largest]
-    zero = 10.0 ** (math.floor(math.log10(min(positive, default=1.0))) - 1)
-    shown = LogFormatterMathtext()
+    first = 10.0 ** math.floor(math.log10(min(positive, default=1.0)))
+    zero = first / 10 if len(positive) < len(values) else 0.0
+    shown = LogFormatterSciNotation()
     shown.set_axis(axis)
-    axis.set_major_locator(LogLocator(numticks=20))
-    if len(positive) < len(values):
-        axis.set_major_formatter(lambda x, _: "0" if math.isclose(x, zero) else shown(x))
-    return [value if value in positive else zero for value in values]
+
+    def label(x: float, _: float) -> str:
+        if zero and math.isclose(x, zero):
+            return "0"
+        return shown(x) if positive and x > 5 * zero else ""
+
+    places = [value if value in positive else zero for value in values]
+    between = (1, 2, 5) if max(places) < CLOSE * min(places) else (1,)
+    axis.set_major_locator(LogLocator(subs=between, numticks=20))
+    axis.set_major_formatter(label)
+    axis.set_minor_formatter(NullFormatter())
+    return places

@@ -52,13 +52,14 @@ class Audit:
         Raises:
             StraightThroughError: if matplotlib is not installed.
         """
-        scaled = "means scaled to the exact gradient's norm" if self.rescale else "as they are"
-        return draw(self.rows, f"{scaled}\n{self.caption}", path)
+        scaled = "scaled to the exact gradient's norm" if self.rescale else "as they are"
+        return draw(self.rows, f"means {scaled}\n{self.caption}", path)
 
     def to_json(self) -> str:
         """Return everything as JSON, each row's `relative_squared_bias` too; NaN is null."""
         record = dataclasses.asdict(self)
         for row, found in zip(record["rows"], self.rows, strict=True):
+            del row["moments"]
             row["relative_squared_bias"] = found.relative_squared_bias
             for numbers in filter(None, (row, row["standard_errors"])):
                 numbers |= {name: None for name in UNDEFINED if _is_nan(numbers.get(name))}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .moments import Moments, relative
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Row:
             draws noise is called `samples` times each, others once.
         standard_errors: of the other numbers, where outcomes were drawn; None where they were
             enumerated.
+        moments: what averages over several audits are made of, for `advise`.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Row:
     gradient_squared: float
     seconds: float
     standard_errors: StandardErrors | None = None
+    moments: Moments | None = field(default=None, repr=False, compare=False)
 
     @property
     def relative_squared_bias(self) -> float:
@@ -50,8 +53,3 @@ class Row:
         With `rescale` it is `2 (1 - cosine)`. NaN where the gradient is 0.
         """
         return relative(self.bias_squared, self.gradient_squared)
-
-
-def relative(squared_norm: float, gradient_squared: float) -> float:
-    """Return a squared norm in units of the gradient's; NaN where that is 0."""
-    return squared_norm / gradient_squared if gradient_squared > 0 else math.nan

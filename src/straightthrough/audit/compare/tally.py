@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ from ...core.noise import Seed
 from ...estimators import CategoricalEstimator
 from .exact import CHUNK, Outcomes
 from .groups import GROUPS, Sums
+from .moments import Moments
 from .row import Row, StandardErrors
 from .subsets import OfSubset
 
@@ -20,8 +20,8 @@ from .subsets import OfSubset
 class Tally:
     """The moments of one rule's error over enumerated outcomes.
 
-    Its noise makes the square of the mean error too large by the variance of that mean, which the
-    scatter of the draws at each outcome tells, and which is taken off.
+    Its noise makes the squares of the mean and of its error too large by the variance of that mean,
+    which the scatter of the draws at each outcome tells, and which is taken off.
     """
 
     def __init__(self, name: str, rule: CategoricalEstimator | OfSubset, exact: Tensor) -> None:
@@ -49,15 +49,17 @@ class Tally:
 
     def row(self, rescale: bool) -> Row:
         mean, exact = self.exact + self.mean_error, self.exact
-        lengths = float(mean.norm()), float(exact.norm())
-        factor = lengths[1] / lengths[0] if rescale and lengths[0] else 1.0
-        spread = self.mse - float(self.mean_error.square().sum())
-        variance = factor**2 * max(spread + self.noise, 0.0)
+        moments = Moments(
+            length=float(mean.square().sum()) - self.noise,
+            along=float((mean * exact).sum()),
+            exact=float(exact.square().sum()),
+            variance=max(self.mse - float(self.mean_error.square().sum()) + self.noise, 0.0),
+        )
+        factor = moments.factor(rescale)
+        variance = factor**2 * moments.variance
+        # Not out of the moments: where there is no bias, digits of them would be left.
         bias_squared = float((factor * mean - exact).square().sum()) - factor**2 * self.noise
-        product = lengths[0] * lengths[1]
-        cosine = float((mean * exact).sum()) / product if product else math.nan
-        mse = bias_squared + variance
-        return Row(self.name, bias_squared, variance, cosine, mse, lengths[1] ** 2, self.seconds)
+        return _row(self.name, moments, bias_squared, variance, self.seconds)
 
 
 class SampledTally:
@@ -87,32 +89,46 @@ class SampledTally:
         spread = self.square.mean() - mean.square().sum(-1)
         variance = spread.clamp(min=0) * (self.size / (self.size - 1))
         products = torch.stack([mean @ mean.T, mean @ reference.T, reference @ reference.T]).cpu()
-        found, exact = _moments(products, variance, rescale)
+        found = _moments(products, variance)
+        numbers = _numbers(found, rescale)
         others = [torch.arange(GROUPS) != group for group in range(GROUPS)]
-        left = [_moments(products[:, i][..., i], variance[i], rescale)[0] for i in others]
+        left = [_numbers(_moments(products[:, i][..., i], variance[i]), rescale) for i in others]
         errors = ((GROUPS - 1) * torch.tensor(left).var(0, correction=0)).sqrt()
-        return Row(self.name, *found, exact, self.seconds, StandardErrors(*errors.tolist()))
+        return _row(self.name, found, *numbers[:2], self.seconds, StandardErrors(*errors.tolist()))
 
 
-def _moments(
-    products: Tensor, variance: Tensor, rescale: bool
-) -> tuple[tuple[float, float, float, float], float]:
-    """Return squared bias, variance, cosine and mse, and the squared norm of the reference.
+def _row(
+    name: str,
+    moments: Moments,
+    bias_squared: float,
+    variance: float,
+    seconds: float,
+    errors: StandardErrors | None = None,
+) -> Row:
+    mse = bias_squared + variance
+    cosine, exact = moments.cosine, moments.exact
+    return Row(name, bias_squared, variance, cosine, mse, exact, seconds, errors, moments)
+
+
+def _numbers(moments: Moments, rescale: bool) -> tuple[float, float, float, float]:
+    """Return squared bias, variance, cosine and mse."""
+    bias_squared = moments.bias_squared(rescale)
+    variance = moments.factor(rescale) ** 2 * moments.variance
+    return bias_squared, variance, moments.cosine, bias_squared + variance
+
+
+def _moments(products: Tensor, variance: Tensor) -> Moments:
+    """Return the moments of groups of draws.
 
     Args:
         products: `(3, G, G)`, of the groups' mean estimates and references with each other: mean
             with mean, mean with reference, reference with reference.
         variance: `(G,)`, of one estimate.
-        rescale: as in `compare`.
     """
     groups = len(variance)
     apart = products.sum((-2, -1)) - products.diagonal(dim1=-2, dim2=-1).sum(-1)
     length, along, exact = (apart / (groups * (groups - 1))).tolist()
-    factor = math.sqrt(max(exact, 0.0) / length) if rescale and length > 0 else 1.0
-    bias_squared = factor**2 * length - 2 * factor * along + exact
-    spread = factor**2 * float(variance.mean())
-    cosine = along / math.sqrt(length * exact) if length > 0 and exact > 0 else math.nan
-    return (bias_squared, spread, cosine, bias_squared + spread), exact
+    return Moments(length, along, exact, float(variance.mean()))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.engine import apply
-from ...core.errors import ArgumentError
+from ...core.errors import ArgumentError, check_limit
 from ...core.noise import Seed
 from ...core.operation import Operation
 from ...nn.base import RuleModule
@@ -99,6 +99,7 @@ def probe(
         raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not callable(loss):
         raise ArgumentError(f"loss must be a function of (model, batch), got {loss!r}")
+    check_limit("example", example)
     Seed(seed)  # checks it
     trace = Tracer(model, loss, batch, seed)
     name, site = _choose(*_sites(trace), name, model)
@@ -205,7 +206,7 @@ def _rows_of(example: int, total: int, site: Site) -> slice:
             f"batch must have its examples in the first dimension of its first tensor; it has "
             f"{total} there, and the draw has {rows} rows of logits, no multiple"
         )
-    if not 0 <= example < total:
+    if example >= total:
         raise ArgumentError(f"example must lie in [0, {total - 1}], got {example}")
     each = rows // total
     return slice(example * each, (example + 1) * each)

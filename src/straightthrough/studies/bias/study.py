@@ -134,13 +134,15 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
     """Measure every rule on every quadratic; Ctrl-C ends it with what there is by then.
 
     Raises:
-        ArgumentError: if a size is not in 2..4096, the draws or the repetitions are below 1, or the
-            journal has nothing to resume.
+        ArgumentError: if sizes are not different or not in 2..4096, the draws or the repetitions
+            are below 1, or the journal has nothing to resume.
     """
     check_count("draws", settings.draws)
     check_count("repetitions", settings.repetitions)
     if not settings.sizes or not all(2 <= size <= 4096 for size in settings.sizes):
         raise ArgumentError(f"sizes must be 2 to 4096 classes, got {list(settings.sizes)}")
+    if len({*settings.sizes}) < len(settings.sizes):
+        raise ArgumentError(f"sizes must be different, got {list(settings.sizes)}")
     journal = journal or Journal()
     with threads(1):
         result = Result(Header("bias"), settings)
