@@ -169,6 +169,7 @@ def test_a_name_that_nothing_has(record: OperatorRecord) -> None:
         (lambda: st.poisson(X, X), r"estimator must be .*a tensor; .*their names"),
         (lambda: st.sign(X, "tanh", width=2.0), "no field of Tanh is named width; it has slope"),
         (lambda: st.sign(X, "identity", width=2.0), "Identity is named width; it has none"),
+        (lambda: st.bernoulli(X, "gumbel", draws_noise=False), "is named draws_noise; it has tau$"),
         (lambda: st.sign(X, "tanh", slope=-1.0), "slope must be above 0, got -1"),
     ],
 )

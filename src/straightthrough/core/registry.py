@@ -222,7 +222,7 @@ def _record_of(shorthand: str, fits: tuple[type[Rule], ...]) -> RuleRecord | Non
 
 
 def _check_fields(rule: type[Rule], fields: Mapping[str, Any]) -> None:
-    known = rule.__dataclass_fields__  # type: ignore[attr-defined]  # all are dataclasses
+    known: tuple[str, ...] = rule.__match_args__  # type: ignore[attr-defined]  # all are dataclasses
     unknown = [name for name in fields if name not in known]
     if unknown:
         raise ArgumentError(

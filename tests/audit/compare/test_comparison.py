@@ -365,6 +365,7 @@ def add(z):
         (lambda: exact_gradient(add, torch.full((2, 3), math.nan)), st.ArgumentError, "finite"),
         (lambda: exact_gradient(lambda z: z.sum(-1), torch.zeros(2, 3)), st.ShapeError, "N = 9"),
         (lambda: exact_gradient(lambda z: 1.0, torch.zeros(2, 3)), st.ShapeError, "float"),
+        (lambda: exact_gradient(lambda z: 1j * z[:, 0], torch.zeros(3)), st.DtypeError, "real"),
         (
             lambda: exact_gradient(lambda z: 1 / z[:, 0], torch.zeros(3)),
             st.ArgumentError,

@@ -16,7 +16,10 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import straightthrough as st
+from pictures import check_legible
 from straightthrough.audit import JsonLines, Monitor, Observation, TensorBoard
+from straightthrough.audit.monitor.plot import draw
+from straightthrough.audit.monitor.summary import TITLES, summarize
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -280,6 +283,35 @@ def test_the_summary_has_a_row_an_operator_with_the_first_value_and_the_last():
         unit(torch.tensor([0.2, 1.7]))
         once.step()
     assert once.summary().splitlines()[1].split() == ["Round", "0.5"]
+
+
+def test_oscillations_have_a_column_and_counts_all_digits_before_the_point():
+    model = st.nn.prepare(nn.Sequential(nn.Linear(20, 3)), [("*", "w4")])
+    tracker = st.nn.Oscillations(model)
+    with Monitor(model, every=1) as monitor:
+        for _ in range(3):
+            model(torch.randn(5, 20)).sum().backward()
+            tracker.step()
+            monitor.step()
+    seen = {row.quantity for row in monitor.observations}
+    assert {"oscillation", "frozen"} <= seen <= set(TITLES)
+    assert "oscillation" in monitor.summary()
+    ids = [Observation(step, "vq", "unique_ids", value) for step, value in ((0, 157.0), (1, 5e4))]
+    assert "157 -> 50000" in summarize(ids)
+
+
+@pytest.mark.parametrize(
+    "name", ["vq", "an_operator_whose_name_is_long", "encoder.layers.0.quantizer"]
+)
+@pytest.mark.parametrize("value", [0.0, 0.4, 1000.0])
+def test_the_words_of_a_plot_can_be_read(name, value):
+    seen = [Observation(step, name, "dead_codes", value) for step in range(3)]
+    figure = draw(seen, None)
+    check_legible(figure)
+    box = figure.axes[0].get_window_extent()
+    assert min(box.width, box.height) > 0.4 * figure.dpi
+    offset = figure.axes[0].yaxis.get_offset_text()
+    assert offset.get_text() == ""
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.errors import ArgumentError, ShapeError, check_floating
+from ...core.errors import ArgumentError, DtypeError, ShapeError, check_floating
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -97,6 +97,8 @@ def losses(loss: Loss, one_hot: Tensor, logits: Tensor) -> Tensor:
             f"loss must map outcomes {('N', *logits.shape)} to ('N',), here N = {len(one_hot)}; "
             f"it returned {got}: sum over all dimensions but the first"
         )
+    if value.is_complex():
+        raise DtypeError(f"loss must return real numbers, got {value.dtype}")
     check_finite("loss", value, one_hot)
     return value
 

@@ -33,7 +33,7 @@ def exact_gradient(
         dtype; probabilities and sums are float64.
 
     Raises:
-        DtypeError: if the logits are not floating.
+        DtypeError: if the logits are not floating, or the loss is complex.
         ShapeError: if the logits are not `(C,)` or `(L, C)`, or the loss does not return `(N,)`.
         ArgumentError: if there are more than `limit` outcomes, a row of logits has none, k is not
             at least 1, or the loss is not finite at one.

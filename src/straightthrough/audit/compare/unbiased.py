@@ -56,7 +56,7 @@ def reinforce(loss: Loss, logits: Tensor, *, samples: int = 1024, seed: int = 0)
         An `Estimate`: `gradient`, `standard_error`, `samples`.
 
     Raises:
-        DtypeError: if the logits are not floating.
+        DtypeError: if the logits are not floating, or the loss is complex.
         ShapeError: if the logits are not `(C,)` or `(L, C)`, or the loss does not return `(N,)`.
         ArgumentError: if `samples` is not at least 1, a row of logits has no outcome, or the loss
             is not finite at a draw.
@@ -106,7 +106,7 @@ def disarm(loss: Loss, logits: Tensor, *, samples: int = 1024, seed: int = 0) ->
         An `Estimate`: `gradient`, `standard_error`, `samples`.
 
     Raises:
-        DtypeError: if the logits are not floating.
+        DtypeError: if the logits are not floating, or the loss is complex.
         ShapeError: if the logits are not `(L,)`, or the loss does not return `(N,)`.
         ArgumentError: if `samples` is not at least 1, a logit is NaN, or the loss is not finite
             at a draw.

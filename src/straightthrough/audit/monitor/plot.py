@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WHOLE = {"saturation", "sparsity", "code_use", "collision_rate"}
+WHOLE = {"saturation", "sparsity", "code_use", "collision_rate", "frozen"}
 """Shares that are drawn from 0 to 1; flips, which become rare, have a scale of their own."""
 
 LONG = 14
-TINY = 1e-6
 INK, GRID, BLUE = "#27303f", "#dfe3ea", "#0072b2"
 
 
@@ -31,13 +30,14 @@ def draw(observations: Sequence[Observation], path: str | PathLike[str] | None) 
             "Monitor.plot needs matplotlib; pip install 'straightthrough[studies]'"
         ) from None
     series, operators, columns = by_operator(observations)
-    size = (1.3 + 1.9 * len(columns), 0.8 + 1.2 * len(operators))
+    names = [name.replace(".", ".\n") if len(name) > LONG else name for name in operators]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    size = max(1.3, 0.3 + 0.08 * longest) + 1.9 * len(columns), 0.8 + 1.2 * len(operators)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(operators), len(columns), sharex=True, squeeze=False)
-    for operator, row in zip(operators, grid, strict=True):
+    for operator, name, row in zip(operators, names, grid, strict=True):
         for quantity, axes in zip(columns, row, strict=True):
             _panel(axes, series.get((operator, quantity), []))
-        name = operator.replace(".", ".\n") if len(operator) > LONG else operator
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK)
     for quantity, column in zip(columns, grid.T, strict=True):
         column[0].set_title(TITLES[quantity], fontsize=10, color=INK)
@@ -61,7 +61,7 @@ def _panel(axes: Axes, points: Sequence[Observation]) -> None:
     steps, values = [seen.step for seen in points], [seen.value for seen in points]
     axes.plot(steps, values, color=BLUE, linewidth=1.4)
     axes.plot(steps[-1], values[-1], "o", color=BLUE, markersize=3.5)
-    top = 1.0 if points[0].quantity in WHOLE else max(*values, TINY)
+    top = 1.0 if points[0].quantity in WHOLE else max(values) or 1.0
     axes.set_ylim(-0.06 * top, 1.3 * top)
     axes.locator_params(nbins=4)
     axes.margins(x=0.06)

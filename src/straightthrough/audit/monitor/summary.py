@@ -19,7 +19,10 @@ TITLES = {
     "dead_codes": "dead codes",
     "unique_ids": "unique ids",
     "collision_rate": "collision rate",
+    "oscillation": "oscillation",
+    "frozen": "frozen",
 }
+"""Of every quantity, in the order of their columns."""
 
 Series = dict[tuple[str, str], list[Observation]]
 
@@ -56,4 +59,4 @@ def summarize(observations: Sequence[Observation]) -> str:
 def _first_and_last(seen: Sequence[Observation]) -> str:
     """Return the first value and the last, or the only one."""
     ends = [*seen[:1], *seen[1:][-1:]]
-    return " -> ".join(f"{each.value:.2g}" for each in ends)
+    return " -> ".join(f"{each.value:{'.2g' if each.value < 99.5 else '.0f'}}" for each in ends)
