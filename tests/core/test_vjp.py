@@ -42,6 +42,18 @@ def test_wrong_arguments_are_refused(rule: Rule, recording: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    "rule", [rule for rule in RULES_OF_TENSORS if isinstance(rule, Relaxation)], ids=repr
+)
+def test_a_relaxation_chooses_k_of_its_classes(rule: Relaxation) -> None:
+    for product in (rule.vjp, rule.jvp):
+        for k in (0, 6, True, 2.0):
+            with pytest.raises(st.ArgumentError, match=r"k must be an int in \[1, 5\]"):
+                product(x, x, k=k)
+        with pytest.raises(st.ShapeError, match="must have a dimension of classes"):
+            product(x[0, 0], x[0, 0])
+
+
+@pytest.mark.parametrize(
     "rule", [rule for rule in RULES_OF_TENSORS if isinstance(rule, Relaxation)]
 )
 def test_wrong_tangents_are_refused(rule: Relaxation) -> None:

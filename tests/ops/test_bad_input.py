@@ -104,6 +104,7 @@ FINI = [
     ((ONE, -ONE, ONE), st.ArgumentError, "count must be a whole number of at least 0, got -1.0"),
     ((ONE, ONE / 2, ONE), st.ArgumentError, "count must be a whole number of at least 0, got 0.5"),
     ((ONE, [1, 1], ONE), st.DtypeError, "count must be a tensor, got list"),
+    ((ONE, ONE * 1j, ONE), st.DtypeError, "count must be whole numbers, got torch.complex64"),
     ((ONE, Z, ONE), st.ShapeError, "must have one shape, got (2,), (3,) and (2,)"),
 ]
 
@@ -113,6 +114,12 @@ def test_vjp_of_counts(arguments, kind, message):
     with pytest.raises(kind) as caught:
         Fini().vjp(*arguments)
     assert message in str(caught.value)
+
+
+def test_vjp_of_counts_that_are_bools():
+    trials = {"size": -1}
+    found = Fini().vjp(ONE / 4, ONE.bool(), ONE, **trials)
+    assert torch.equal(found, Fini().vjp(ONE / 4, ONE, ONE, **trials))
 
 
 def square(z):

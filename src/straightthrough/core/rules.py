@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .errors import ArgumentError, ShapeError, check_floating, check_number
+from .errors import ArgumentError, ShapeError, check_floating, check_number, check_rows
 from .internals import push_forward, transforms_active
 from .kernels import has_kernel
 from .portable import Portable
@@ -179,15 +179,15 @@ class Relaxation(Rule):
         """Return `J^T grad` in the dtype of `x`, J the Jacobian of `soft_topk` at `x`.
 
         Raises:
-            DtypeError, ShapeError, ArgumentError: unless both are floating, of one shape, on one
-                device.
+            DtypeError, ShapeError, ArgumentError: unless both are floating, of one shape
+                `(..., C)`, on one device, and k lies in 1..C.
         """
-        check_like("x", x, grad)
+        _check_choice(x, grad, k)
         return without_graph(self.settled().backward, x, grad, k)
 
     def jvp(self, x: Tensor, tangent: Tensor, *, k: int = 1) -> Tensor:
         """Return `J tangent`, J the Jacobian of `soft_topk` at `x`; raises as `vjp` does."""
-        check_like("x", x, tangent)
+        _check_choice(x, tangent, k)
         soft = self.settled().in_dtype(compute_dtype(x.dtype)).soft_topk
 
         def formula(x: Tensor, tangent: Tensor) -> Tensor:
@@ -214,3 +214,12 @@ class Relaxation(Rule):
             return push_forward(lambda x: soft(x, k), (x,), (tangent,))
 
         return in_compute_dtype(formula, x, tangent)
+
+
+def _check_choice(x: Tensor, grad: Tensor, k: object) -> None:
+    """Raise unless k of the classes of `x` can be chosen, and `grad` is alike."""
+    check_like("x", x, grad)
+    check_rows("x", x, -1)
+    classes = x.shape[-1]
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
+        raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")

@@ -56,6 +56,8 @@ class CountEstimator(Rule):
             raise DtypeError(
                 f"count must be a tensor, got {type(count).__name__}; wrap it in torch.tensor(...)"
             )
+        if count.is_complex():
+            raise DtypeError(f"count must be whole numbers, got {count.dtype}; use count.real")
         if not mean.shape == count.shape == grad.shape:
             raise ShapeError(
                 f"mean, count and grad must have one shape, got {tuple(mean.shape)}, "
@@ -70,14 +72,15 @@ class CountEstimator(Rule):
             raise ArgumentError(f"size must be a number other than 0, got {size!r}")
         if (mean < 0).any():
             raise ArgumentError(f"mean must be at least 0, got {float(mean[mean < 0][0])}")
+        wide = compute_dtype(mean.dtype)
+        count = count.to(wide)
         wrong = count[(count < 0) | (count != count.floor())]
         if len(wrong):
             raise ArgumentError(
                 f"count must be a whole number of at least 0, got {float(wrong[0])}"
             )
-        wide = compute_dtype(mean.dtype)
 
         def formula(mean: Tensor, count: Tensor, grad: Tensor) -> Tensor:
             return self.gradient(mean, 1 + mean / size, size, count, grad)
 
-        return in_compute_dtype(formula, mean, count.to(wide), grad)
+        return in_compute_dtype(formula, mean, count, grad)
