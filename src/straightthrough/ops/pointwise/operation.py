@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.kernels import has_kernel, in_a_graph
+from ...core.kernels import has_kernel, in_a_graph, kernel_alone
 from ...core.operation import Operation
 from ...core.precision import in_range, narrowed
 from ...core.rules import Derivative, Saved
@@ -70,7 +70,7 @@ class Pointwise(Operation):
         window = (self.centre, rule.window()[0], rule.includes_bound, graph)
         both = WITH_WINDOW.get(self.hard)
         if both and x.is_contiguous() and has_kernel(x, name=both.__name__):
-            y, bits = both(x, *window)
+            y, bits = kernel_alone(both)(x, *window)
             return (y,), (bits,)
         return self.forward(x), (window_bits(x, *window),)
 
