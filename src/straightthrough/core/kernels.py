@@ -147,7 +147,7 @@ def _without_noise(
     def call(x: Tensor, *rest: Any, **named: Any) -> Any:
         if named:
             return call(*inspect.signature(reference).bind(x, *rest, **named).args)
-        if not has_kernel(x, name=name) or (others and not all(known(rest[i]) for i in others)):
+        if not has_kernel(x, name=name) or not _known(rest, others):
             return reference(x, *rest)
         return alone(x, *rest)
 
@@ -176,7 +176,7 @@ def _with_noise(
         loop = samples is not None and rest[samples] > 1 and in_a_graph(x)
         whole = loop and not is_grad_enabled() and not transforms_active()
         served = has_kernel(x, name=name) or whole
-        if not served or noise.run or (others and not all(known(rest[i]) for i in others)):
+        if not served or noise.run or not _known(rest, others):
             return reference(x, *rest)
         if recorded(x, rest):
             return record(x, (*rest[:-1], noise.seed, noise.offset))
@@ -191,6 +191,13 @@ _PLAIN = (Tensor, Parameter)
 def known(x: Tensor) -> bool:
     """Whether a tensor is a plain one, or stands for one in a graph: of no other subclass."""
     return type(x) in _PLAIN or isinstance(x, RECORDED)
+
+
+def _known(rest: Sequence[Any], others: list[int]) -> bool:
+    for i in others:  # noqa: SIM110  # a generator takes .3 us more
+        if not known(rest[i]):
+            return False
+    return True
 
 
 def in_a_graph(x: Tensor) -> bool:

@@ -44,6 +44,8 @@ def in_range(number: Any, dtype: torch.dtype) -> Any:
     """Return a number as `cast` does, or the infinity that it is beyond the range of `dtype`."""
     if isinstance(number, Tensor):
         return cast(number, dtype)
+    if -65504 <= number <= 65504:  # in the range of all
+        return float(number)
     largest = torch.finfo(dtype).max
     return float(number) if -largest <= number <= largest else math.copysign(math.inf, number)
 

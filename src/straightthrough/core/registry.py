@@ -249,6 +249,8 @@ def _unknown(argument: str, given: object, fits: tuple[type[Rule], ...]) -> str:
 
 def check_not_rule(argument: str, given: object, rule: str) -> None:
     """Raise if a rule stands where a number of the operator belongs."""
+    if type(given) is float or type(given) is int:
+        return
     if isinstance(given, str | Rule):
         raise ArgumentError(
             f"{argument} must be a number, got {given!r}; the rule comes after the numbers, or by "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -59,14 +60,13 @@ class Pointwise(Operation):
         return () if self.surrogate.saved is Saved.NOTHING else inputs
 
     def forward_and_save(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-        rule = self.surrogate
-        if rule.saved is not Saved.WINDOW:
+        if self.surrogate.saved is not Saved.WINDOW:
             return super().forward_and_save(x)
+        rule = cast(Window, self.surrogate)
         # Inductor keeps a bool an element by itself, and is four times as fast by it.
         graph = in_a_graph(x)
         if graph and not has_kernel(x, name="window_bits"):
             return super().forward_and_save(x)
-        assert isinstance(rule, Window)
         window = (self.centre, rule.window()[0], rule.includes_bound, graph)
         both = WITH_WINDOW.get(self.hard)
         if both and x.is_contiguous() and has_kernel(x, name=both.__name__):
@@ -81,8 +81,7 @@ class Pointwise(Operation):
         if not saved:
             return (grad,)
         if saved[0].dtype == torch.uint8:
-            assert isinstance(self.surrogate, Window)
-            _, inner, outer = self.surrogate.window()
+            _, inner, outer = cast(Window, self.surrogate).window()
             return (window_gradient(grad, saved[0], inner, outer),)
         gradient = self.surrogate.backward(centred(saved[0], self.centre), grad)
         return (narrowed(gradient, grad.dtype),)
