@@ -184,6 +184,8 @@ WHOLE: dict[str, Callable[[Callable[[int], int]], Tensor]] = {
     "levels": lambda of: st.fsq(example(), [of(5)] * 5)[1],
     "bits": lambda of: st.lfq_decode(torch.arange(4), of(2)),
     "event_dim": lambda of: st.solve(torch.sign, example(), event_dim=of(2), seed=1),
+    "vjp": lambda of: st.relaxations.Softmax().vjp(example(), WEIGHT, k=of(2)),
+    "jvp": lambda of: st.relaxations.Softmax().jvp(example(), WEIGHT, k=of(2)),
     "nn.TopK": lambda of: st.nn.TopK(of(2))(example()),
     "nn.Binomial": lambda of: st.nn.Binomial(of(9)).eval()(example()),
     "nn.FSQ": lambda of: st.nn.FSQ([of(5)] * 5)(example()).index,

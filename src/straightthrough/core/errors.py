@@ -186,6 +186,14 @@ def as_int(value: object) -> int | None:
     return number if isinstance(number, int) else None
 
 
+def check_k(k: object, classes: int) -> int:
+    """Return the int that `k` is, if so many of the classes can be chosen."""
+    count = as_int(k)
+    if count is None or not 1 <= count <= classes:
+        raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
+    return count
+
+
 def check_count(name: str, value: object) -> None:
     """Raise `ArgumentError` unless `value` is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

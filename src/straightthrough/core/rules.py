@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .errors import ArgumentError, ShapeError, check_floating, check_number, check_rows
+from .errors import ArgumentError, ShapeError, check_floating, check_k, check_number, check_rows
 from .internals import push_forward, transforms_active
 from .kernels import has_kernel
 from .portable import Portable
@@ -182,12 +182,12 @@ class Relaxation(Rule):
             DtypeError, ShapeError, ArgumentError: unless both are floating, of one shape
                 `(..., C)`, on one device, and k lies in 1..C.
         """
-        _check_choice(x, grad, k)
+        k = _check_choice(x, grad, k)
         return without_graph(self.settled().backward, x, grad, k)
 
     def jvp(self, x: Tensor, tangent: Tensor, *, k: int = 1) -> Tensor:
         """Return `J tangent`, J the Jacobian of `soft_topk` at `x`; raises as `vjp` does."""
-        _check_choice(x, tangent, k)
+        k = _check_choice(x, tangent, k)
         soft = self.settled().in_dtype(compute_dtype(x.dtype)).soft_topk
 
         def formula(x: Tensor, tangent: Tensor) -> Tensor:
@@ -216,10 +216,8 @@ class Relaxation(Rule):
         return in_compute_dtype(formula, x, tangent)
 
 
-def _check_choice(x: Tensor, grad: Tensor, k: object) -> None:
-    """Raise unless k of the classes of `x` can be chosen, and `grad` is alike."""
+def _check_choice(x: Tensor, grad: Tensor, k: object) -> int:
+    """Return k, if so many of the classes of `x` can be chosen, and `grad` is alike."""
     check_like("x", x, grad)
     check_rows("x", x, -1)
-    classes = x.shape[-1]
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
-        raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
+    return check_k(k, x.shape[-1])

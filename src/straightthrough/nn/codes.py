@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_at_least, check_count
+from ..core.errors import ShapeError, check_at_least, check_count
 from ..ops.codebook import codes, signs
 from ..ops.codebook.arguments import check_most, check_row_mask, check_vectors
 from .base import OperatorModule
@@ -34,10 +34,6 @@ class FSQ(OperatorModule):
         self, levels: Sequence[int], *, bound: str = "tanh", symmetric: bool = False
     ) -> None:
         super().__init__()
-        if isinstance(levels, int):
-            raise ArgumentError(
-                f"levels must be a sequence, an int for each entry, as [5, 5, 5], got {levels!r}"
-            )
         codes.check_bound(bound)
         self.levels = codes.check_levels(levels, None)
         self.bound, self.symmetric = bound, symmetric

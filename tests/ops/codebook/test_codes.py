@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -174,6 +175,8 @@ REFUSED = [
     (lambda: st.fsq(torch.ones(1), 2**24 + 1), st.ArgumentError, "levels must be at most 16777216"),
     (lambda: st.fsq_decode(Z, [2**24 + 1]), st.ArgumentError, "at most 16777216 in torch.float32"),
     (lambda: st.nn.FSQ(5), st.ArgumentError, "levels must be a sequence, an int for each entry"),
+    (lambda: st.nn.FSQ(np.int64(5)), st.ArgumentError, "levels must be a sequence, an int for"),
+    (lambda: st.fsq_decode(Z, np.int64(9)), st.ArgumentError, "levels must be a sequence"),
     (lambda: st.nn.FSQ([5, 5], bound="relu"), st.ArgumentError, "bound must be 'tanh' or"),
     (lambda: st.nn.FSQ([5, 1]), st.ArgumentError, "levels must be ints of at least 2"),
     (lambda: st.nn.LFQ(64), st.ArgumentError, r"2\^63 codes at most"),

@@ -25,7 +25,14 @@ _COMMON = {"family": "codebook", "inputs": (Input("z", "... D"),), "outcome": Co
 def check_levels(
     levels: int | Sequence[int], width: int | None, dtype: torch.dtype = torch.float64
 ) -> tuple[int, ...]:
-    """Return the levels of each of `width` entries, at least 2, that a dtype tells apart."""
+    """Return the levels of each of `width` entries, at least 2, that a dtype tells apart.
+
+    Without a width `levels` says how many entries there are, and can't be one int for all.
+    """
+    if width is None and not isinstance(levels, Iterable):
+        raise ArgumentError(
+            f"levels must be a sequence, an int for each entry, as [5, 5, 5], got {levels!r}"
+        )
     given = levels if isinstance(levels, Iterable) else (levels,) * (width or 1)
     numbers = [*map(as_int, given)]
     every = tuple(n for n in numbers if n is not None and n >= 2)
@@ -145,10 +152,6 @@ def fsq_decode(
     """
     check_code_dtype(dtype)
     every = check_levels(levels, None, dtype)
-    if isinstance(levels, int):
-        raise ArgumentError(
-            f"levels must be a sequence, an int for each entry, as [5, 5, 5], got {levels!r}"
-        )
     check_index(index, math.prod(every))
     number = torch.tensor(every, device=index.device)
     digits = digits_of(index.clamp(min=0), number).to(compute_dtype(dtype))

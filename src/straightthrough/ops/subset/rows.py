@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...core.errors import ArgumentError, apply_mask, as_int, check_rows
+from ...core.errors import apply_mask, check_k, check_rows
 from ...core.registry import check_not_rule
 
 
@@ -19,9 +19,6 @@ def subset_rows(
     dim = check_rows(name, x, dim)
     if rule:
         check_not_rule("k", k, rule)
-    classes = x.shape[dim]
-    count = as_int(k)
-    if count is None or not 1 <= count <= classes:
-        raise ArgumentError(f"k must be an int in [1, {classes}] for {classes} classes, got {k!r}")
+    count = check_k(k, x.shape[dim])
     rows = apply_mask(name, x, mask)
     return rows if dim == -1 else rows.movedim(dim, -1), count, dim
