@@ -300,6 +300,12 @@ def test_oscillations_have_a_column_and_counts_all_digits_before_the_point():
     assert "157 -> 50000" in summarize(ids)
 
 
+def test_steps_are_whole_numbers():
+    figure = draw([Observation(7, "vq", "dead_codes", 1.0)], None)
+    low, high = figure.axes[0].get_xlim()
+    assert [at for at in figure.axes[0].get_xticks() if low <= at <= high] == [7]
+
+
 @pytest.mark.parametrize(
     "name", ["vq", "an_operator_whose_name_is_long", "encoder.layers.0.quantizer"]
 )

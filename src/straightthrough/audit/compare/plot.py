@@ -18,7 +18,7 @@ MARKERS = "osD^vP*X<>hp"
 ROUNDING = 1e-12
 """Squares below this share of the largest one are rounding errors of float32, drawn as 0."""
 
-CLOSE = 3
+CLOSE = 10
 """Values within this factor have few powers of ten beside them, and labels between these."""
 
 

@@ -63,7 +63,8 @@ def _panel(axes: Axes, points: Sequence[Observation]) -> None:
     axes.plot(steps[-1], values[-1], "o", color=BLUE, markersize=3.5)
     top = 1.0 if points[0].quantity in WHOLE else max(values) or 1.0
     axes.set_ylim(-0.06 * top, 1.3 * top)
-    axes.locator_params(nbins=4)
+    axes.locator_params(axis="x", nbins=4, integer=True, min_n_ticks=1)
+    axes.locator_params(axis="y", nbins=4)
     axes.margins(x=0.06)
     axes.grid(color=GRID, linewidth=0.8)
     axes.annotate(
