@@ -38,7 +38,7 @@ def _vmap(
 torch.library.register_vmap("straightthrough::apply", _vmap, lib=library)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batched(Operation):
     """An operation under `vmap`: its numbers and inputs in a row, every one with a batch first.
 
@@ -132,7 +132,7 @@ class Formula(Operation):
         return _called(Tangent(self, moving), moving, tangents, tensors)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pushed(Formula):
     """The tangent of a batched operation, of tangents and of what was saved."""
 
@@ -143,7 +143,7 @@ class Pushed(Formula):
         return (self.batched.push(self.moving, *tensors),)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tangent(Formula):
     """The tangent of a formula, of tangents and of its inputs."""
 

@@ -72,7 +72,8 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         return tuple(through_operator(operation, inputs))[operation.returned]
     try:
         if dual_level():
-            return _enter(operation, None, *map(unwrap_if_dead, inputs))
+            outputs = _enter(operation, operation.forward_and_save, *map(unwrap_if_dead, inputs))
+            return outputs[operation.returned]
         if not torch.is_grad_enabled():
             return operation.forward(*inputs)[operation.returned]
         alive = [*map(unwrap_if_dead, inputs)]
@@ -136,9 +137,6 @@ class Node(torch.autograd.Function):
         if call is None:
             outputs, saved = operation.forward_and_save(*inputs)
             ctx.save_for_backward(*saved)
-            if dual_level():
-                ctx.without_tangent = 0
-                ctx.save_for_forward(*saved)
             seen = outputs[operation.returned]
             if type(seen) is not tuple:
                 return seen

@@ -9,7 +9,6 @@ gradients are recorded.
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -94,9 +93,9 @@ def index(x: Tensor, *_: Any) -> Tensor:
 def kernel(schema: str, *results: Shape) -> Callable[[_Function], _Function]:
     """Make the decorated reference an operator of `schema`, served by its kernel where it can be.
 
-    The first argument is the tensor whose device and dtype count. A kernel takes half precision as
-    it is and tensors of any strides. `Noise noise`, which comes last, is a seed and an offset to
-    the operator; kernels serve noise that lies in one run.
+    Arguments are given by position; the first is the tensor whose device and dtype count. A kernel
+    takes half precision as it is and tensors of any strides. `Noise noise`, which comes last, is a
+    seed and an offset to the operator; kernels serve noise that lies in one run.
 
     Args:
         schema: the arguments and the result, as `torch.library` writes them.
@@ -117,70 +116,49 @@ def served(
     arguments = [tuple(said.split()[:2]) for said in schema[1:].partition(")")[0].split(", ")[1:]]
     floats = [i for i, (type_, _) in enumerate(arguments) if type_ == "float"]
     others = [i for i, (type_, _) in enumerate(arguments) if type_ == "Tensor"]
+    way = functools.partial(_way, name, others, floats)
     record = functools.partial(_record, overload, with_numbers, floats)
-
-    def recorded(x: Tensor, rest: Sequence[Any]) -> bool:
-        # A number on a device stays there, as in a graph: read, it would be waited for.
-        moving = not x.is_cpu and any(isinstance(rest[i], Tensor) for i in floats)
-        return moving or in_a_graph(x)
 
     if "Noise noise" in schema:
         names = [name for _, name in arguments]
         samples = names.index("samples") if "samples" in names else None
-        call = _with_noise(name, reference, native(overload), record, recorded, others, samples)
+        call = _with_noise(reference, native(overload), record, way, samples)
     else:
-        call = _without_noise(name, reference, native(overload), record, recorded, others)
+        call = _without_noise(reference, native(overload), record, way)
     return cast(_Function, functools.wraps(reference)(call))  # the signature of the reference
 
 
 def _without_noise(
-    name: str,
-    reference: _Function,
-    direct: _Function,
-    record: _Function,
-    recorded: Callable[..., bool],
-    others: list[int],
+    reference: _Function, direct: _Function, record: _Function, way: Callable[..., int]
 ) -> Any:
-    def alone(x: Tensor, *rest: Any) -> Any:
-        return record(x, rest) if recorded(x, rest) else direct(x, *rest)
+    def call(x: Tensor, *rest: Any) -> Any:
+        at = way(x, rest)
+        if at == _DIRECT:
+            return direct(x, *rest)
+        return record(x, rest) if at == _RECORDED else reference(x, *rest)
 
-    def call(x: Tensor, *rest: Any, **named: Any) -> Any:
-        if named:
-            return call(*inspect.signature(reference).bind(x, *rest, **named).args)
-        if not has_kernel(x, name=name) or not _known(rest, others):
-            return reference(x, *rest)
-        return alone(x, *rest)
-
-    call.alone = alone  # type: ignore[attr-defined]  # functions take any
     return call
 
 
-def kernel_alone(function: _Function) -> _Function:
-    """Return the call of a kernel, for those who asked `has_kernel`, and `known` of all tensors."""
-    alone: _Function = function.alone  # type: ignore[attr-defined]  # likewise
-    return alone
-
-
 def _with_noise(
-    name: str,
     reference: _Function,
     direct: _Function,
     record: _Function,
-    recorded: Callable[..., bool],
-    others: list[int],
+    way: Callable[..., int],
     samples: int | None,
 ) -> Any:
     def call(x: Tensor, *rest: Any) -> Any:
         noise = rest[-1]
-        # Without a kernel a graph has an average over draws whole, and not each draw.
-        loop = samples is not None and rest[samples] > 1 and in_a_graph(x)
-        whole = loop and not is_grad_enabled() and not transforms_active()
-        served = has_kernel(x, name=name) or whole
-        if not served or noise.run or not _known(rest, others):
-            return reference(x, *rest)
-        if recorded(x, rest):
+        at = _REFERENCE if noise.run else way(x, rest)
+        if at == _DIRECT:
+            return direct(x, *rest[:-1], noise.seed, noise.offset)
+        if at == _REFERENCE and samples is not None and not noise.run:
+            # Without a kernel a graph has an average over draws whole, and not each draw.
+            loop = rest[samples] > 1 and in_a_graph(x)
+            at = _RECORDED if loop and not is_grad_enabled() and not transforms_active() else at
+        if at == _RECORDED:
             return record(x, (*rest[:-1], noise.seed, noise.offset))
-        return direct(x, *rest[:-1], noise.seed, noise.offset)
+        return reference(x, *rest)
 
     return call
 
@@ -193,11 +171,25 @@ def known(x: Tensor) -> bool:
     return type(x) in _PLAIN or isinstance(x, RECORDED)
 
 
-def _known(rest: Sequence[Any], others: list[int]) -> bool:
-    for i in others:  # noqa: SIM110  # a generator takes .3 us more
-        if not known(rest[i]):
-            return False
-    return True
+_REFERENCE, _DIRECT, _RECORDED = range(3)
+
+
+def _way(name: str, others: list[int], floats: list[int], x: Tensor, rest: Sequence[Any]) -> int:
+    """Say how a call goes: to the reference, to the kernel at once, or by a graph's operator.
+
+    One function, as it is asked at every call, of few elements too.
+    """
+    serves = level is not None if x.is_cpu and not gpu.interpreted else gpu.serves(x, name)
+    if not serves or is_grad_enabled() or transforms_active():
+        return _REFERENCE
+    for i in others:
+        if type(rest[i]) not in _PLAIN and not known(rest[i]):
+            return _REFERENCE
+    if type(x) not in _PLAIN:
+        return _RECORDED if isinstance(x, RECORDED) else _REFERENCE
+    # A number on a device stays there, as in a graph: read, it would be waited for.
+    moving = floats and not x.is_cpu and any(isinstance(rest[i], Tensor) for i in floats)
+    return _RECORDED if moving or is_compiling() else _DIRECT
 
 
 def in_a_graph(x: Tensor) -> bool:
@@ -259,13 +251,9 @@ def has_kernel(x: Tensor, grad: Tensor | None = None, name: str = "") -> bool:
     They know neither gradients to be recorded, nor the transforms of `torch.func`, nor subclasses
     of tensors. A library for the CPU has every kernel; of those for GPUs, `name` says which.
     """
-    return (
-        (level is not None if x.is_cpu and not gpu.interpreted else gpu.serves(x, name))
-        and known(x)
-        and (grad is None or (grad.dtype == x.dtype and known(grad)))
-        and not is_grad_enabled()
-        and not transforms_active()
-    )
+    if grad is not None and not (grad.dtype == x.dtype and known(grad)):
+        return False
+    return _way(name, [], [], x, ()) != _REFERENCE
 
 
 @contextmanager

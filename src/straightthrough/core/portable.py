@@ -33,7 +33,7 @@ _CLASSES: WeakValueDictionary[str, type[Portable]] = WeakValueDictionary()
 
 
 class Portable:
-    """A frozen dataclass of numbers, strings, tuples and other portable objects."""
+    """A dataclass of numbers, strings, tuples and other portable objects."""
 
     label: ClassVar[str]
     fingerprint: ClassVar[str]

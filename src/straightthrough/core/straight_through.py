@@ -22,7 +22,7 @@ from .operation import Operation
 from .precision import copied
 
 
-@dataclass(frozen=True)
+@dataclass
 class Substitute(Operation):
     """The first input forward, in the dtype of the second; backward the second's gradient."""
 

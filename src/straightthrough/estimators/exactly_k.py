@@ -27,7 +27,7 @@ def subset_cumulant(logits: Tensor, directions: Tensor, k: int) -> Tensor:
     return in_blocks(block, *rows, width=work(n, k) * 3 ** len(directions)).reshape(logits.shape)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cumulant(Operation):
     """The marginals, the covariance times one direction, the third cumulant times two, and so on.
 
@@ -62,7 +62,7 @@ class Cumulant(Operation):
         return total
 
 
-@dataclass(frozen=True)
+@dataclass
 class LogPartition(Operation):
     """The logarithm of the sum of `exp(<z, logits>)` over all z of k ones, a row."""
 

@@ -120,7 +120,7 @@ LAWS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Level(Operation):
     """The level of a row, whose derivative is that of the equation it solves."""
 

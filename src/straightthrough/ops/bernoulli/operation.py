@@ -16,7 +16,7 @@ from ...relaxations.jacobian import is_one
 from .reference import as_logits, binary_draw, concrete, concrete_backward, logit_slope
 
 
-@dataclass(frozen=True)
+@dataclass
 class BinaryDraw(Draw):
     """A 0/1 draw forward, the rule backward; `x` is a probability or its logit."""
 
@@ -49,7 +49,7 @@ class BinaryDraw(Draw):
         return narrowed(to_probs, x.dtype, infinite=gradient), None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Concrete(Draw):
     """The (hard) concrete gate, its noise made again in backward.
 

@@ -26,7 +26,7 @@ def forward_logits(logits: Tensor, estimator: CategoricalEstimator) -> Tensor:
     return logits if is_one(tau) else divided(logits.to(wide), cast(tau, wide))
 
 
-@dataclass(frozen=True)
+@dataclass
 class OneHotDraw(Draw):
     """A one-hot drawn from softmax(logits) forward, the estimator backward."""
 
@@ -48,7 +48,7 @@ class OneHotDraw(Draw):
         return self.estimator.backward(logits, index, grad, Noise(seed, *self.place)), None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lookup(Draw):
     """The row of a table that a draw names, without the one-hot."""
 
@@ -69,7 +69,7 @@ class Lookup(Draw):
         return *lookup_backward(self.estimator, logits, table, index, grad, noise), None
 
 
-@dataclass(frozen=True)
+@dataclass
 class NumberDraw(Draw):
     """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
 
@@ -91,7 +91,7 @@ class NumberDraw(Draw):
         return self.estimator.backward(logits, index, to_one_hot, Noise(seed, *self.place)), None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Argmax(Operation):
     """The one-hot of the largest logit forward, a relaxation backward."""
 
@@ -109,7 +109,7 @@ class Argmax(Operation):
         return self.relaxation.forward(logits, tangents[0])
 
 
-@dataclass(frozen=True)
+@dataclass
 class GumbelSoftmax(Draw):
     """The relaxed draw and its own gradient, which needs the value alone.
 

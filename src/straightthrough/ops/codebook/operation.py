@@ -19,7 +19,7 @@ from .reference import codewords, finite_scalars, finite_scalars_gradient, signs
 from .search import nearest_index
 
 
-@dataclass(frozen=True)
+@dataclass
 class Nearest(Operation):
     """The number of the nearest codeword, without a gradient."""
 
@@ -32,7 +32,7 @@ class Nearest(Operation):
         return None, None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Codewords(Operation):
     """The rows of a table in float32 or float64 forward; backward adds up what comes to each.
 
@@ -73,7 +73,7 @@ def _summed(grad: Tensor, index: Tensor, rows: int, dtype: str) -> Tensor:
     return narrowed(sums[:-1], getattr(torch, dtype))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Through(Operation):
     """The second of a pair forward, in the dtype of the first; the rule backward."""
 
@@ -99,7 +99,7 @@ class Through(Operation):
         return self.rule.forward(to_z, to_q, *saved)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Quantize(Operation):
     """The nearest codeword and its number forward; backward a rule that looks at neither vector.
 
@@ -135,7 +135,7 @@ class Quantize(Operation):
         return self.rule.forward(zero if to_z is None else to_z, to_q)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FiniteScalars(Operation):
     """The nearest level of each bounded entry forward, the derivative of the bound backward."""
 
@@ -165,7 +165,7 @@ def size_of_signs(width: int, sphere: bool) -> float:
     return 1 / math.sqrt(width) if sphere else 1.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Signs(Operation):
     """The sign of each entry forward; backward the gradient as it is, or that to z / |z|.
 

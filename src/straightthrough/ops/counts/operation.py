@@ -16,7 +16,7 @@ from .families import Family
 from .reference import pulled
 
 
-@dataclass(frozen=True)
+@dataclass
 class CountDraw(Draw):
     """A count forward, the rule backward."""
 

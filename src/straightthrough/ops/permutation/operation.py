@@ -17,7 +17,7 @@ from .matching import matched
 from .reference import rank_gradient, ranks, sinkhorn, sinkhorn_gradient, soft_sort
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rank(Operation):
     """Ranks forward, the projection onto the permutahedron backward."""
 
@@ -49,7 +49,7 @@ def chosen_order(scores: Tensor, descending: bool) -> Tensor:
     return torch.where(invalid, -1, ranks(scores, descending)[1])
 
 
-@dataclass(frozen=True)
+@dataclass
 class SoftSort(Operation):
     """What the two that sort share: blocks of rows of the matrix that the order is relaxed to."""
 
@@ -90,7 +90,7 @@ class SoftSort(Operation):
             yield soft * (moved - (soft * moved).sum(-1, keepdim=True))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Permute(SoftSort):
     """The matrix of the order forward, SoftSort backward."""
 
@@ -110,7 +110,7 @@ class Permute(SoftSort):
         return narrowed(torch.cat([*blocks], -2), scores.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reorder(SoftSort):
     """The values in the order of the scores, without the matrix."""
 
@@ -162,7 +162,7 @@ class Sinkhorn(Relaxation):
         return sinkhorn(x, self.tau, self.iterations)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Assign(Operation):
     """The best assignment forward, Sinkhorn's matrix backward."""
 

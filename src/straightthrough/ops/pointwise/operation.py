@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.kernels import has_kernel, in_a_graph, kernel_alone
+from ...core.kernels import has_kernel, in_a_graph
 from ...core.operation import Operation
 from ...core.precision import in_range, narrowed
 from ...core.rules import Derivative, Saved
-from ...surrogates.window import Window, centred, window_bits, window_gradient
+from ...surrogates.window import centred, window_bits, window_gradient
 from .reference import heaviside, sign, sign_and_window, ternary
 
 
@@ -42,7 +42,7 @@ WITH_WINDOW = {"sign": sign_and_window}
 """Those that have the bits of a window in the same pass."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pointwise(Operation):
     """`HARD[hard](x, *arguments)` forward, `surrogate.derivative(x - centre)` backward."""
 
@@ -62,15 +62,15 @@ class Pointwise(Operation):
     def forward_and_save(self, x: Tensor) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
         if self.surrogate.saved is not Saved.WINDOW:
             return super().forward_and_save(x)
-        rule = cast(Window, self.surrogate)
+        rule: Any = self.surrogate  # a `Window`
         # Inductor keeps a bool an element by itself, and is four times as fast by it.
         graph = in_a_graph(x)
         if graph and not has_kernel(x, name="window_bits"):
             return super().forward_and_save(x)
         window = (self.centre, rule.window()[0], rule.includes_bound, graph)
         both = WITH_WINDOW.get(self.hard)
-        if both and x.is_contiguous() and has_kernel(x, name=both.__name__):
-            y, bits = kernel_alone(both)(x, *window)
+        if both and x.is_contiguous():
+            y, bits = both(x, *window)
             return (y,), (bits,)
         return self.forward(x), (window_bits(x, *window),)
 
@@ -81,7 +81,8 @@ class Pointwise(Operation):
         if not saved:
             return (grad,)
         if saved[0].dtype == torch.uint8:
-            _, inner, outer = cast(Window, self.surrogate).window()
+            rule: Any = self.surrogate  # a `Window`
+            _, inner, outer = rule.window()
             return (window_gradient(grad, saved[0], inner, outer),)
         gradient = self.surrogate.backward(centred(saved[0], self.centre), grad)
         return (narrowed(gradient, grad.dtype),)

@@ -28,7 +28,7 @@ Shift = Literal["", "zero_point", "offset"]
 """What the third input is, if there is one: the code of 0, or what is taken off before."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FakeQuantize(Operation):
     """The nearest value of a grid forward, the rule backward."""
 
@@ -170,7 +170,7 @@ def _gathered(part: Tensor, other: Tensor) -> Tensor:
     return gradient if gradient.ndim == other.ndim else gradient.reshape(other.shape)
 
 
-@dataclass(frozen=True)
+@dataclass
 class StochasticQuantize(FakeQuantize, Draw):
     """One of the two values of a grid beside the input, drawn, its noise made again in backward."""
 
@@ -193,7 +193,7 @@ class StochasticQuantize(FakeQuantize, Draw):
         return Placed(self.grid, v, q, 0, scale.shape)
 
 
-@dataclass(frozen=True)
+@dataclass
 class StochasticRound(Draw):
     """One of the two whole numbers beside the input forward, the gradient unchanged backward."""
 
@@ -217,7 +217,7 @@ class StochasticRound(Draw):
         return tangents[0]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Hold(Operation):
     """The input forward, no gradient backward.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ...core.kernels import kernel_alone, known
+from ...core.kernels import known
 from ...core.noise import Noise
 from ...core.precision import compute_dtype
 from ...grids import MX, NVFP4, Float, Grid, Int, Ternary
@@ -88,32 +88,24 @@ def kernels_of(grid: Grid, shift: str, drawn: bool = False) -> Kernels | None:
 def _of_integers(grid: Int | Ternary, shift: str, drawn: bool) -> Kernels:
     ends = grid.low, grid.high
     if drawn:
-        return _drawn(integers_drawn, integers_drawn_and_inside, integers_drawn_backward, *ends)
+        return _kernels(integers_drawn, integers_drawn_and_inside, integers_drawn_backward, *ends)
     if not shift:
-        return _alone(integers, integers_and_inside, integers_backward, *ends)
-    return _alone(shifted, shifted_and_inside, shifted_backward, shift == "offset", *ends)
+        return _kernels(integers, integers_and_inside, integers_backward, *ends)
+    return _kernels(shifted, shifted_and_inside, shifted_backward, shift == "offset", *ends)
 
 
 def _of_floats(drawn: bool, name: str, block: int, mode: str) -> Kernels:
     given = name, block, mode
     if drawn:
-        found = _drawn(floats_drawn, floats_drawn_and_inside, floats_drawn_backward, *given)
+        found = _kernels(floats_drawn, floats_drawn_and_inside, floats_drawn_backward, *given)
     else:
-        found = _alone(floats, floats_and_inside, floats_backward, *given)
+        found = _kernels(floats, floats_and_inside, floats_backward, *given)
     on_gpus = block <= LARGEST_ON_GPUS and not block & (block - 1)
     return found if on_gpus else found._replace(name="")
 
 
-def _drawn(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
-    """Return kernels that draw, which tell by themselves what they can't serve."""
+def _kernels(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
     return Kernels(values.__name__, values, values_and_inside, backward, arguments)
-
-
-def _alone(values: Any, values_and_inside: Any, backward: Any, *arguments: Any) -> Kernels:
-    """Return kernels without their references."""
-    alone = kernel_alone
-    found = alone(values), alone(values_and_inside), alone(backward)
-    return Kernels(values.__name__, *found, arguments)
 
 
 def _of_format(grid: Float, shift: str, drawn: bool) -> Kernels | None:

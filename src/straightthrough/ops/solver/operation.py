@@ -16,7 +16,7 @@ from ...estimators.solver import SolverEstimator
 from .blackbox import held, solved
 
 
-@dataclass(frozen=True)
+@dataclass
 class Solve(Draw):
     """The solution of a problem forward, a rule that may solve others backward."""
 

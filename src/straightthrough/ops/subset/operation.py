@@ -17,7 +17,7 @@ from ...estimators import SubsetEstimator
 from .reference import draw_subset, perturbed, topk_hot
 
 
-@dataclass(frozen=True)
+@dataclass
 class TopK(Operation):
     """The k-hot of the k largest scores forward, a relaxation backward."""
 
@@ -36,7 +36,7 @@ class TopK(Operation):
         return self.relaxation.forward(scores, tangents[0], self.k)
 
 
-@dataclass(frozen=True)
+@dataclass
 class PerturbedTopK(Draw):
     """The k-hot of the k largest of logits and Gumbels forward, a relaxation of those backward."""
 
@@ -63,7 +63,7 @@ class PerturbedTopK(Draw):
         return perturbed(logits, self.k, Noise(seed, *self.place))
 
 
-@dataclass(frozen=True)
+@dataclass
 class SubsetDraw(Draw):
     """An exact draw of k of n forward, the estimator backward."""
 
