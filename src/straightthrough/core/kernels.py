@@ -9,6 +9,7 @@ gradients are recorded.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -93,9 +94,9 @@ def index(x: Tensor, *_: Any) -> Tensor:
 def kernel(schema: str, *results: Shape) -> Callable[[_Function], _Function]:
     """Make the decorated reference an operator of `schema`, served by its kernel where it can be.
 
-    Arguments are given by position; the first is the tensor whose device and dtype count. A kernel
-    takes half precision as it is and tensors of any strides. `Noise noise`, which comes last, is a
-    seed and an offset to the operator; kernels serve noise that lies in one run.
+    The first argument is the tensor whose device and dtype count. A kernel takes half precision as
+    it is and tensors of any strides. `Noise noise`, which comes last, is a seed and an offset to
+    the operator; kernels serve noise that lies in one run.
 
     Args:
         schema: the arguments and the result, as `torch.library` writes them.
@@ -116,7 +117,7 @@ def served(
     arguments = [tuple(said.split()[:2]) for said in schema[1:].partition(")")[0].split(", ")[1:]]
     floats = [i for i, (type_, _) in enumerate(arguments) if type_ == "float"]
     others = [i for i, (type_, _) in enumerate(arguments) if type_ == "Tensor"]
-    way = functools.partial(_way, name, others, floats)
+    way = _chooser(name, others, floats)
     record = functools.partial(_record, overload, with_numbers, floats)
 
     if "Noise noise" in schema:
@@ -131,7 +132,9 @@ def served(
 def _without_noise(
     reference: _Function, direct: _Function, record: _Function, way: Callable[..., int]
 ) -> Any:
-    def call(x: Tensor, *rest: Any) -> Any:
+    def call(x: Tensor, *rest: Any, **named: Any) -> Any:
+        if named:
+            return call(*inspect.signature(reference).bind(x, *rest, **named).args)
         at = way(x, rest)
         if at == _DIRECT:
             return direct(x, *rest)
@@ -174,22 +177,30 @@ def known(x: Tensor) -> bool:
 _REFERENCE, _DIRECT, _RECORDED = range(3)
 
 
-def _way(name: str, others: list[int], floats: list[int], x: Tensor, rest: Sequence[Any]) -> int:
-    """Say how a call goes: to the reference, to the kernel at once, or by a graph's operator.
+def _chooser(name: str, others: list[int], floats: list[int]) -> Callable[..., int]:
+    """Return what says how a call goes: to the reference, the kernel, or a graph's operator.
 
-    One function, as it is asked at every call, of few elements too.
+    It is one function, as it is asked at every call, of few elements too.
     """
-    serves = level is not None if x.is_cpu and not gpu.interpreted else gpu.serves(x, name)
-    if not serves or is_grad_enabled() or transforms_active():
-        return _REFERENCE
-    for i in others:
-        if type(rest[i]) not in _PLAIN and not known(rest[i]):
+
+    def moving(rest: Sequence[Any]) -> bool:
+        # A number on a device stays there, as in a graph: read, it would be waited for.
+        return any(isinstance(rest[i], Tensor) for i in floats)
+
+    def way(x: Tensor, rest: Sequence[Any]) -> int:
+        cpu = x.is_cpu
+        if (level is None or gpu.interpreted or not cpu) and not gpu.serves(x, name):
             return _REFERENCE
-    if type(x) not in _PLAIN:
-        return _RECORDED if isinstance(x, RECORDED) else _REFERENCE
-    # A number on a device stays there, as in a graph: read, it would be waited for.
-    moving = floats and not x.is_cpu and any(isinstance(rest[i], Tensor) for i in floats)
-    return _RECORDED if moving or is_compiling() else _DIRECT
+        if is_grad_enabled() or transforms_active():
+            return _REFERENCE
+        for i in others:
+            if type(rest[i]) not in _PLAIN and not known(rest[i]):
+                return _REFERENCE
+        if type(x) not in _PLAIN:
+            return _RECORDED if isinstance(x, RECORDED) else _REFERENCE
+        return _RECORDED if is_compiling() or (not cpu and moving(rest)) else _DIRECT
+
+    return way
 
 
 def in_a_graph(x: Tensor) -> bool:
@@ -251,9 +262,13 @@ def has_kernel(x: Tensor, grad: Tensor | None = None, name: str = "") -> bool:
     They know neither gradients to be recorded, nor the transforms of `torch.func`, nor subclasses
     of tensors. A library for the CPU has every kernel; of those for GPUs, `name` says which.
     """
-    if grad is not None and not (grad.dtype == x.dtype and known(grad)):
-        return False
-    return _way(name, [], [], x, ()) != _REFERENCE
+    return (
+        (level is not None if x.is_cpu and not gpu.interpreted else gpu.serves(x, name))
+        and known(x)
+        and (grad is None or (grad.dtype == x.dtype and known(grad)))
+        and not is_grad_enabled()
+        and not transforms_active()
+    )
 
 
 @contextmanager
