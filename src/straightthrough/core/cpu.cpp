@@ -1,8 +1,7 @@
 // The seed that a draw takes from torch's default generator, as noise.py does it: from there, in
 // Python, it costs compiled code ten times as much where caches are cold.
-#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include <array>
 #include <limits>
 #include <vector>
 
@@ -12,17 +11,15 @@ namespace {
 
 using namespace operators;
 
-Tensor fresh_seed(const Tensor& like, std::vector<int64_t> shape) {
-  using torch::stable::detail::from;
+Tensor fresh_seed(const Tensor&, std::vector<int64_t> shape) {
   for (const int64_t size : shape)
     if (size < 0) refuse("shape must have no negative size, got ", size);
-  const Tensor seed =
-      torch::stable::new_empty(like, shape, torch::headeronly::ScalarType::Long);
-  std::array<StableIValue, 3> stack{from(seed), from(std::numeric_limits<int64_t>::max()),
-                                    from(std::nullopt)};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::random_", "to", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+  int32_t dtype = kInt64;
+  AtenTensorHandle seed;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_randint(std::numeric_limits<int64_t>::max(), shape.data(),
+                                                shape.size(), &dtype, nullptr, nullptr, 0, nullptr,
+                                                &seed));
+  return Tensor(seed);
 }
 
 }  // namespace
