@@ -87,8 +87,11 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
         )
     if type(hard) is not Tensor or hard.layout is not STRIDED:
         check_dense("hard", hard)
+    if hard.requires_grad:
+        hard = hard.detach()
     try:
-        hard, soft = torch.broadcast_tensors(hard.detach(), soft)
+        if hard.shape != soft.shape:
+            hard, soft = torch.broadcast_tensors(hard, soft)
     except RuntimeError:
         check_not_nested("hard or soft", hard, soft)
         raise ShapeError(
