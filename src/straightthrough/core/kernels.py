@@ -158,7 +158,8 @@ def _with_noise(
         if at == _REFERENCE and samples is not None and not noise.run:
             # Without a kernel a graph has an average over draws whole, and not each draw.
             loop = rest[samples] > 1 and in_a_graph(x)
-            at = _RECORDED if loop and not is_grad_enabled() and not transforms_active() else at
+            if loop and not is_grad_enabled() and not transforms_active():
+                at = _RECORDED
         if at == _RECORDED:
             return record(x, (*rest[:-1], noise.seed, noise.offset))
         return reference(x, *rest)
