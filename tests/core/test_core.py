@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import straightthrough as st
 from straightthrough.core.errors import FLOATING
@@ -85,6 +86,16 @@ def test_the_textbook_expression_is_not_exact() -> None:
     hard = torch.sign(soft) / 3
     assert torch.equal(st.straight_through(hard, soft), hard)
     assert ((hard - soft) + soft != hard).float().mean() > 0.5
+
+
+def test_a_tangent_of_the_hard_value_is_none() -> None:
+    hard, soft = torch.tensor([1.0, -1.0]), torch.tensor([0.5, -0.2])
+    with forward_ad.dual_level():
+        moved = forward_ad.make_dual(hard, torch.ones(2))
+        held = st.straight_through(moved, soft)
+        both = st.straight_through(moved, forward_ad.make_dual(soft, torch.full((2,), 3.0)))
+        assert forward_ad.unpack_dual(held).tangent is None
+        assert forward_ad.unpack_dual(both).tangent.tolist() == [3.0, 3.0]
 
 
 def test_gradient_goes_to_soft_alone() -> None:

@@ -87,8 +87,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
         )
     if type(hard) is not Tensor or hard.layout is not STRIDED:
         check_dense("hard", hard)
-    if hard.requires_grad:
-        hard = hard.detach()
+    hard = hard.detach()  # of either mode's gradient
     try:
         if hard.shape != soft.shape:
             hard, soft = torch.broadcast_tensors(hard, soft)
