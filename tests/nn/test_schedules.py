@@ -279,3 +279,11 @@ def test_confidence_is_seen_in_compiled_code():
 def test_wrong_arguments_raise(make):
     with pytest.raises(st.ArgumentError, match=r"must (be|lie) .*got"):
         make()
+
+
+def test_a_whole_number_is_moved_by_no_schedule():
+    with pytest.raises(st.ArgumentError, match=r"samples must be an int of at least 1, got 1\.0"):
+        st.nn.Categorical("gumbel_rao", samples=Linear(1, 10, 10))
+    module = st.nn.Categorical("gumbel_rao")
+    with pytest.raises(st.ArgumentError, match=r"samples must be an int of at least 1, got 2\.0"):
+        module.samples = Linear(2, 4, 10)

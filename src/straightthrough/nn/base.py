@@ -204,8 +204,10 @@ def check_parameter(
 
 
 def _ends(value: Any) -> tuple[Any, Any]:
-    """Return the values that a number goes from and to."""
-    return (value.start, value.end) if isinstance(value, Schedule) else (value, value)
+    """Return the values that a number goes from and to, by fractions where a schedule moves it."""
+    if isinstance(value, Schedule):
+        return 1.0 * value.start, 1.0 * value.end
+    return value, value
 
 
 def _names(rule: Any) -> tuple[str, ...]:
