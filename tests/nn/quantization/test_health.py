@@ -123,6 +123,19 @@ def test_dampening_draws_to_the_value_but_not_from_beyond():
     assert dampening(nn.Linear(2, 2)).item() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dampening_is_summed_in_float32(dtype):
+    """400 layers of 1,024 weights, each 1/2 off: in float16 the sum would be infinite."""
+    layers = [nn.Linear(1024, 1, bias=False, dtype=dtype) for _ in range(400)]
+    model = prepare(nn.Sequential(*layers), [("*", STEPS)])
+    for each in layers:
+        nn.init.constant_(each.weight, 0.5)
+    loss = dampening(model)
+    assert loss.item() == 400 * 1024 / 4
+    loss.backward()
+    assert layers[0].weight.grad.unique().tolist() == [1.0]
+
+
 @pytest.mark.parametrize("why", ["delay", "switch"])
 def test_what_does_not_quantize_is_left_alone(why):
     model = layer(0.25, 0.75, config=Config(STEPS.weight, delay=3 if why == "delay" else 0))

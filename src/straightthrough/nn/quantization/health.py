@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ArgumentError, check_at_least, check_count, check_number
+from ...core.precision import compute_dtype
 from ...grids.block import Blocks
 from ..quantizer import Quantizer
 from .convert import Weight, quantized_weights
@@ -184,7 +185,8 @@ def dampening(model: nn.Module) -> Tensor:
             values = quantizer.values(latent)
             # Beyond the ends the nearest value is an end, and the distance to it is not to shrink.
             beyond = _beyond(quantizer, latent)
-        part = torch.where(beyond, 0, values - latent).square().sum()
+        off = torch.where(beyond, 0, values - latent)
+        part = off.to(compute_dtype(off.dtype)).square().sum()
         total = part if total is None else total + part
     return torch.zeros(()) if total is None else total
 
@@ -287,8 +289,6 @@ def _parameters(model: nn.Module) -> Iterator[Weight]:
 
 def _beyond(quantizer: Quantizer, x: Tensor) -> Tensor:
     """Return which elements lie beyond the least and the largest value of the grid."""
-    grid, blocks = quantizer.grid, quantizer.scaling.blocks(x)
-    zero, offset = quantizer.zero_point, quantizer.offset
-    v = (blocks if offset is None else blocks - offset) / quantizer.scale_of(x)
+    grid, zero, v = quantizer.grid, quantizer.zero_point, quantizer.in_steps(x)
     v = v if zero is None else v + zero.round()
     return ((v < grid.low) | (v > grid.high)).reshape(x.shape)
