@@ -31,6 +31,7 @@ WEIGHTS = {
     "2 bits": (Scheme(Stretched(2), Learned(axis=0, start="max"), "lsq"), INT4),
     "1.58 bits": (Scheme(Stretched(1.58), AbsMax()), INT4),
     "half": (Scheme(HalfInt(4), AbsMax()), INT8),
+    "half of 16 bits": (Scheme(HalfInt(16), AbsMax()), FLOAT),
     "ternary": (Scheme(Ternary(), AbsMean(axis=0), "identity"), INT4),
     "binary": (Scheme(Binary(), AbsMean(axis=0), "identity"), INT4),
     "e4m3": (Scheme(Float("e4m3"), AbsMax()), FLOAT),

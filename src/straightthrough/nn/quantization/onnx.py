@@ -117,7 +117,7 @@ def _steps(grid: Grid) -> tuple[int, int, float] | None:
         return 1, 0, 1
     if isinstance(grid, Binary):
         return 2, -1, 1
-    if isinstance(grid, HalfInt):
+    if isinstance(grid, HalfInt) and grid.bits < 16:  # twice a code takes a bit more
         return 2, 1, 2
     if isinstance(grid, Stretched):
         return (2, 1, 4) if grid.bits == 2 else (1, 0, 1.5)
