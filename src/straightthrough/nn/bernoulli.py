@@ -200,6 +200,6 @@ class HardConcreteGate(RuleModule[GumbelST]):
 
     def extra_repr(self) -> str:
         return (
-            f"{tuple(self.logits.shape)}, tau={self.rule.tau:.4g}, gamma={self.gamma}, "
+            f"{tuple(self.logits.shape)}, tau={self.rule.tau}, gamma={self.gamma}, "
             f"zeta={self.zeta}, hard={self.hard}"
         )
