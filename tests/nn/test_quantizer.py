@@ -352,18 +352,31 @@ def test_what_was_on_the_meta_device_starts_wherever_it_comes():
 KEPT = [Learned(), Learned(start="mse"), Learned(zero_point=True), Observed()]
 
 
-@pytest.mark.parametrize("scaling", KEPT, ids=repr)
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+OTHERS = [Learned(start="3sigma"), Learned(offset=True), Observed(percentile=50)]
+
+
+@pytest.mark.parametrize("scaling", [*KEPT, *OTHERS], ids=repr)
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_what_is_no_number_is_in_no_scale_that_is_kept(scaling: Scale, bad: float) -> None:
-    x = torch.tensor([0.5, -2.0, 1.0, 0.0])
-    broken = torch.tensor([0.5, -2.0, 1.0, bad])
+    x = torch.tensor([2.5, 1.0, 3.0])
+    broken = torch.tensor([2.5, 1.0, 3.0, bad, bad])
     one, other = (Quantizer(Int(8, signed=not scaling.shifts), scaling) for _ in range(2))
     for _ in range(2):  # the second is observed by a scale that has started
         one(x)
         y = other(broken)
     assert torch.equal(one.scale, other.scale)
-    assert y.isnan().tolist() == [False] * 3 + [math.isnan(bad)]
+    assert y.isnan().tolist() == [False] * 3 + [math.isnan(bad)] * 2
     assert torch.equal(one(x), other(x))
+
+
+@pytest.mark.parametrize("scaling", [Observed(axis=0), Observed(axis=0, percentile=60)], ids=repr)
+def test_a_channel_without_a_number_keeps_its_scale(scaling: Scale) -> None:
+    quantize = Quantizer(Int(4), scaling, shape=(2, 3))
+    x = torch.tensor([[7.0, 7.0, -7.0], [14.0, 14.0, -14.0]])
+    quantize(x)
+    x[1] = math.nan
+    quantize(2 * x)
+    torch.testing.assert_close(quantize.scale, torch.tensor([[1.1], [2.0]]))
 
 
 @pytest.mark.parametrize("scaling", [*KEPT, AbsMax(), AbsMean(), AbsMax(token=True)], ids=repr)
