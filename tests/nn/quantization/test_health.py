@@ -67,6 +67,19 @@ def test_an_oscillation_is_a_change_against_the_last_one():
         assert found.frequency.item() == frequency
 
 
+@pytest.mark.parametrize("known", [True, False])  # whose weight is a parametrization's otherwise
+def test_a_weight_that_is_assigned_is_watched(known):
+    plain = nn.Linear(1, 1, bias=False) if known else nn.Bilinear(1, 1, 1, bias=False)
+    model = prepare(plain, [("", STEPS)])
+    watch = Oscillations(model, momentum=1.0, threshold=0.5)
+    model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    (weight,) = model.parameters()
+    for value in (1.0, 2.0, 1.25):
+        weight.data.fill_(value)
+        watch.step()
+    assert weight.item() == 1.0, "it is frozen there"
+
+
 def test_what_oscillates_is_frozen_at_the_mean_of_its_codes():
     due = torch.tensor([0.1, 0.75, 3.0])
     rows = Config(Scheme(Int(8), Learned(start=127.0), "ste"))

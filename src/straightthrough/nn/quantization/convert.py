@@ -33,6 +33,11 @@ class Weight:
     quantizer: Quantizer
     latent: Tensor
 
+    @property
+    def present(self) -> Tensor:
+        """What it is of now: a state dict that is assigned puts other tensors there."""
+        return _latent(self.module, self.name)
+
 
 def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     """Return a copy of a prepared model that holds what was trained, for inference.
@@ -131,14 +136,18 @@ def quantized_weights(model: nn.Module, kind: type[Any] = Quantizer) -> Iterator
         prefix = f"{path}." if path else ""
         last = getattr(module, "weight_quantizer", None)
         if isinstance(module, Quantized) and isinstance(last, kind):
-            yield Weight(f"{prefix}weight", module, "weight", last, module.weight)
+            yield Weight(f"{prefix}weight", module, "weight", last, _latent(module, "weight"))
         for name, parts in parametrizations(module).items():
             if isinstance(parts[-1], kind):
-                yield Weight(f"{prefix}{name}", module, name, parts[-1], _before_last(parts))
+                yield Weight(f"{prefix}{name}", module, name, parts[-1], _latent(module, name))
 
 
-def _before_last(parts: parametrize.ParametrizationList) -> Tensor:
-    """Return what the last parametrization gets."""
+def _latent(module: nn.Module, name: str) -> Tensor:
+    """Return what the quantizer of a layer, or the last parametrization, gets."""
+    parts = parametrizations(module).get(name)
+    if parts is None:
+        plain: Tensor = getattr(module, name)
+        return plain
     names = ["original"] if parts.is_tensor else [f"original{n}" for n in range(parts.ntensors)]
     given: list[Tensor] = [getattr(parts, name) for name in names]
     for part in [*parts][:-1]:

@@ -70,11 +70,11 @@ class Oscillation(nn.Module):
 
     def _codes(self) -> Tensor:
         (weight,) = self._weight
-        return weight.quantizer.grid.in_order(weight.quantizer.codes(weight.latent))
+        return weight.quantizer.grid.in_order(weight.quantizer.codes(weight.present))
 
     def _hold(self) -> None:
         (weight,) = self._weight
-        quantizer, latent = weight.quantizer, weight.latent
+        quantizer, latent = weight.quantizer, weight.present
         codes = quantizer.grid.of_order(self.code)
         values = quantizer.decode(codes, quantizer.scale_of(latent))
         latent.copy_(torch.where(self.frozen, values.to(latent.dtype), latent))
