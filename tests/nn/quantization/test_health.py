@@ -80,6 +80,17 @@ def test_a_weight_that_is_assigned_is_watched(known):
     assert weight.item() == 1.0, "it is frozen there"
 
 
+def test_running_means_stay_in_float32():
+    """At a momentum of 1/100 one in bfloat16 of a code of 100 would never move by 1."""
+    model = layer(100.0)
+    watch = Oscillations(model).to(torch.bfloat16)
+    (found,) = watch.weights.values()
+    model.weight.data.fill_(101.0)
+    for _ in range(500):
+        watch.step()
+    assert found.average.item() == pytest.approx(101, abs=0.01)
+
+
 def test_what_oscillates_is_frozen_at_the_mean_of_its_codes():
     due = torch.tensor([0.1, 0.75, 3.0])
     rows = Config(Scheme(Int(8), Learned(start=127.0), "ste"))

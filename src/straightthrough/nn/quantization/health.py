@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from ...core.errors import ArgumentError, check_at_least, check_count, check_num
 from ...core.precision import compute_dtype
 from ...grids.block import Blocks
 from ..quantizer import Quantizer
+from ..schedules import keeping_dtype
 from .convert import Weight, quantized_weights
 
 
@@ -78,6 +79,10 @@ class Oscillation(nn.Module):
         codes = quantizer.grid.of_order(self.code)
         values = quantizer.decode(codes, quantizer.scale_of(latent))
         latent.copy_(torch.where(self.frozen, values.to(latent.dtype), latent))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Half precision is too coarse for running means.
+        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
 
 
 class Oscillations(nn.Module):
