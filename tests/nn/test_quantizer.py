@@ -283,10 +283,13 @@ def test_channels_of_another_dimension_are_refused_after_the_start_too(scale):
         for wrong in (torch.ones(7, 3, 4), torch.ones(4), torch.ones(2, 4)):  # the first broadcasts
             with pytest.raises(st.ShapeError, match=r"those that are kept are of \(3, 1\)"):
                 quantize.train(mode)(wrong)
-    last = Quantizer(Int(4), scale(axis=-1), shape=(2, 3))
-    last(torch.ones(2, 3))
-    for shape in ((5, 2, 3), (0, 2, 3), (0, 3)):
-        assert last.eval()(torch.ones(shape)).shape == shape
+    for first in ((2, 3), (5, 2, 3)):
+        last = Quantizer(Int(4), scale(axis=-1), shape=(3,))
+        last(torch.ones(first))
+        for shape in ((5, 2, 3), (0, 2, 3), (0, 3)):
+            for mode in (True, False):
+                assert last.train(mode)(torch.ones(shape)).shape == shape
+        assert last.scale.shape == (1, 3)
 
 
 WRONG = [

@@ -295,7 +295,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             scale = self.scaling.parameter(scale)
         self.origin.copy_(scale)
         if self.scaling.shifts:
-            self.shift_origin.copy_(_agreed(self.scaling.measure_shift(blocks, self.grid)))
+            shift = self.scaling.measure_shift(blocks, self.grid).reshape(self.origin.shape)
+            self.shift_origin.copy_(_agreed(shift))
         for parameter in (self.parameter, self.shift):
             if parameter is not None:
                 parameter.zero_()
@@ -311,9 +312,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def _measured(self, blocks: Tensor) -> Tensor:
         measured = self.scaling.measure(blocks, self.grid)
-        if measured.ndim and measured.shape != self.origin.shape:
-            self._refuse(measured.shape)
-        return measured
+        if measured.ndim:
+            self._check_channels(measured.shape)
+        return measured.reshape(self.origin.shape)
 
     def _check_channels(self, shape: Sequence[int]) -> None:
         """Raise unless scales of that shape lie along the dimension that those kept lie along."""
