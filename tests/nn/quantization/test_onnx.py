@@ -214,3 +214,7 @@ def test_what_is_refused():
         to_onnx(fresh, (torch.randn(1, 4),))
     with pytest.raises(st.ArgumentError, match="opset_version must be at least 21"):
         to_onnx(model.eval(), (torch.randn(1, 4),), opset_version=18)
+    packed = st.nn.convert(model, to="packed")
+    with pytest.raises(st.ArgumentError, match="the model is packed, by operations on bytes"):
+        to_onnx(packed, (torch.randn(1, 4),))
+    to_onnx(st.nn.convert(packed), (torch.randn(1, 4),))
