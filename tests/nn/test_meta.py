@@ -31,3 +31,9 @@ def test_a_codebook_starts_and_revives_as_the_one_that_was_saved(
             each(rows(seed))
             each.update_codebook()
     assert torch.equal(twin.book.codebook, model.book.codebook)
+
+
+def test_a_gate_whose_temperature_moves_is_printed() -> None:
+    with torch.device("meta"):
+        gate = st.nn.HardConcreteGate(3, tau=st.nn.schedules.Linear(1, 0.5, steps=10))
+    assert "HardConcreteGate(\n  (3,), tau=tensor(..., device='meta'" in repr(gate)

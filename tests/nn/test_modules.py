@@ -301,6 +301,8 @@ def test_gate_shapes_dtype_and_reset():
         gate.logits.zero_()
     gate.reset_parameters()
     torch.testing.assert_close(gate.l0().item(), 6 * st.l0_norm(gate.logits)[0, 0].item())
+    many = st.nn.HardConcreteGate(100_000, probs=0.9, dtype=torch.float16)
+    assert many.l0().item() == pytest.approx(97_803, rel=1e-3), "which float16 has not"
 
 
 SCHEDULED = {

@@ -237,6 +237,14 @@ def test_dorefa_weights(bits):
     torch.testing.assert_close(to_w, G * (1 - t.square()) / largest)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_dorefa_weights_that_are_all_zero_learn(dtype):
+    """As of a layer that starts at 0: a gradient over the least number of the dtype ended it."""
+    w = torch.zeros(4, 3, dtype=dtype, requires_grad=True)
+    y = preset("dorefa").weight.quantizer(bits=4)(w)
+    assert torch.equal(torch.autograd.grad(y.sum(), w)[0], torch.ones_like(w))
+
+
 def test_dorefa_weights_of_one_bit():
     y, to_w = pulled(preset("dorefa").weight.quantizer(1), W, G)
     torch.testing.assert_close(y, torch.where(W >= 0, 1.0, -1.0) * W.abs().mean())

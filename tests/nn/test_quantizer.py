@@ -283,10 +283,13 @@ def test_channels_of_another_dimension_are_refused_after_the_start_too(scale):
         for wrong in (torch.ones(7, 3, 4), torch.ones(4), torch.ones(2, 4)):  # the first broadcasts
             with pytest.raises(st.ShapeError, match=r"those that are kept are of \(3, 1\)"):
                 quantize.train(mode)(wrong)
-    last = Quantizer(Int(4), scale(axis=-1), shape=(2, 3))
-    last(torch.ones(2, 3))
-    for shape in ((5, 2, 3), (0, 2, 3), (0, 3)):
-        assert last.eval()(torch.ones(shape)).shape == shape
+    for first in ((2, 3), (5, 2, 3)):
+        last = Quantizer(Int(4), scale(axis=-1), shape=(3,))
+        last(torch.ones(first))
+        for shape in ((5, 2, 3), (0, 2, 3), (0, 3)):
+            for mode in (True, False):
+                assert last.train(mode)(torch.ones(shape)).shape == shape
+        assert last.scale.shape == (1, 3)
 
 
 WRONG = [
@@ -352,18 +355,31 @@ def test_what_was_on_the_meta_device_starts_wherever_it_comes():
 KEPT = [Learned(), Learned(start="mse"), Learned(zero_point=True), Observed()]
 
 
-@pytest.mark.parametrize("scaling", KEPT, ids=repr)
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+OTHERS = [Learned(start="3sigma"), Learned(offset=True), Observed(percentile=50)]
+
+
+@pytest.mark.parametrize("scaling", [*KEPT, *OTHERS], ids=repr)
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_what_is_no_number_is_in_no_scale_that_is_kept(scaling: Scale, bad: float) -> None:
-    x = torch.tensor([0.5, -2.0, 1.0, 0.0])
-    broken = torch.tensor([0.5, -2.0, 1.0, bad])
+    x = torch.tensor([2.5, 1.0, 3.0])
+    broken = torch.tensor([2.5, 1.0, 3.0, bad, bad])
     one, other = (Quantizer(Int(8, signed=not scaling.shifts), scaling) for _ in range(2))
     for _ in range(2):  # the second is observed by a scale that has started
         one(x)
         y = other(broken)
     assert torch.equal(one.scale, other.scale)
-    assert y.isnan().tolist() == [False] * 3 + [math.isnan(bad)]
+    assert y.isnan().tolist() == [False] * 3 + [math.isnan(bad)] * 2
     assert torch.equal(one(x), other(x))
+
+
+@pytest.mark.parametrize("scaling", [Observed(axis=0), Observed(axis=0, percentile=60)], ids=repr)
+def test_a_channel_without_a_number_keeps_its_scale(scaling: Scale) -> None:
+    quantize = Quantizer(Int(4), scaling, shape=(2, 3))
+    x = torch.tensor([[7.0, 7.0, -7.0], [14.0, 14.0, -14.0]])
+    quantize(x)
+    x[1] = math.nan
+    quantize(2 * x)
+    torch.testing.assert_close(quantize.scale, torch.tensor([[1.1], [2.0]]))
 
 
 @pytest.mark.parametrize("scaling", [*KEPT, AbsMax(), AbsMean(), AbsMax(token=True)], ids=repr)

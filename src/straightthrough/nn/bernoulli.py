@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.engine import apply
 from ..core.errors import NO_PROBABILITY, ArgumentError, check_number, check_outcomes
-from ..core.precision import in_compute_dtype
+from ..core.precision import compute_dtype, in_compute_dtype
 from ..core.rules import Derivative
 from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.bernoulli import api
@@ -189,17 +189,18 @@ class HardConcreteGate(RuleModule[GumbelST]):
         """Return the expected number of gates that are not 0, a differentiable 0-d tensor.
 
         It is the sum of `st.l0_norm(logits)`; of `sigmoid(logits)` with `hard=True`, as a hard
-        gate is open with just that probability.
+        gate is open with just that probability. Half precision is summed to float32.
         """
+        logits = self.logits.to(compute_dtype(self.logits.dtype))
         if self.hard:
-            return torch.sigmoid(self.logits).sum()
-        return api.l0_norm(self.logits, tau=self.rule.tau, **self._stretch()).sum()
+            return torch.sigmoid(logits).sum()
+        return api.l0_norm(logits, tau=self.rule.tau, **self._stretch()).sum()
 
     def _stretch(self) -> dict[str, Any]:
         return {"gamma": self.number("gamma"), "zeta": self.number("zeta")}
 
     def extra_repr(self) -> str:
         return (
-            f"{tuple(self.logits.shape)}, tau={self.rule.tau:.4g}, gamma={self.gamma}, "
+            f"{tuple(self.logits.shape)}, tau={self.rule.tau}, gamma={self.gamma}, "
             f"zeta={self.zeta}, hard={self.hard}"
         )

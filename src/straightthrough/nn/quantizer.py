@@ -66,8 +66,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             no sizes, or where a rank's first input is empty.
         ShapeError: if an input has other channels or blocks than the shape said.
 
-    Edge cases: a scale that is kept is measured on the finite elements alone, and starts with the
-    first input that is not empty; an empty input passes. NaN stays NaN.
+    Edge cases: a scale that is kept is measured on the finite elements alone, stays where there are
+    none, and starts with the first input that is not empty; an empty input passes. NaN stays NaN.
 
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max"), "lsq")
@@ -287,13 +287,16 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 "the scale is on the meta device, where none starts; call "
                 "model.to_empty(device=...) before the state dict is loaded"
             )
-        blocks = _numbers(blocks)
+        blocks = _finite(blocks)
+        some = ~blocks.isnan().all(self.scaling.shared(blocks.ndim), keepdim=True)
+        blocks = torch.where(some, blocks, 0)
         scale = _agreed(self._measured(blocks))
         if isinstance(self.scaling, Learned):
             scale = self.scaling.parameter(scale)
         self.origin.copy_(scale)
         if self.scaling.shifts:
-            self.shift_origin.copy_(_agreed(self.scaling.measure_shift(blocks, self.grid)))
+            shift = self.scaling.measure_shift(blocks, self.grid).reshape(self.origin.shape)
+            self.shift_origin.copy_(_agreed(shift))
         for parameter in (self.parameter, self.shift):
             if parameter is not None:
                 parameter.zero_()
@@ -302,16 +305,16 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: float) -> None:
-        blocks = _numbers(blocks)
+        blocks = _finite(blocks)
         _move(self.origin, self._measured(blocks), momentum)
         if self.scaling.shifts:
             _move(self.shift_origin, self.scaling.measure_shift(blocks, self.grid), momentum)
 
     def _measured(self, blocks: Tensor) -> Tensor:
         measured = self.scaling.measure(blocks, self.grid)
-        if measured.ndim and measured.shape != self.origin.shape:
-            self._refuse(measured.shape)
-        return measured
+        if measured.ndim:
+            self._check_channels(measured.shape)
+        return measured.reshape(self.origin.shape)
 
     def _check_channels(self, shape: Sequence[int]) -> None:
         """Raise unless scales of that shape lie along the dimension that those kept lie along."""
@@ -356,7 +359,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
 def _move(buffer: Tensor, measured: Tensor, momentum: float) -> None:
     measured = measured.to(buffer.dtype).reshape(buffer.shape)
-    buffer.copy_(before(buffer).lerp(measured, momentum))
+    old = before(buffer)
+    buffer.copy_(torch.where(measured.isnan(), old, old.lerp(measured, momentum)))
 
 
 def _beside(x: Tensor, scale: Tensor) -> Tensor:
@@ -377,6 +381,6 @@ def _ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _numbers(x: Tensor) -> Tensor:
-    """Return the input with 0 for what is no number, so that a scale stays finite ever after."""
-    return torch.where(x.isfinite(), x, 0)
+def _finite(x: Tensor) -> Tensor:
+    """Return the input with NaN, which no scale measures, for what is not finite."""
+    return torch.where(x.isfinite(), x, torch.nan)

@@ -17,12 +17,12 @@ Transform = Literal["", "tanh", "twn"]
 
 
 def unit_tanh(x: Tensor) -> Tensor:
-    """Return `tanh(x) / max |tanh(x)|`, the maximum held: that of DoReFa-Net."""
+    """Return `tanh(x) / max |tanh(x)|`, the maximum held, or 1 where it is 0: as DoReFa-Net."""
     bent = torch.tanh(x)
     if not x.numel():
         return bent
     largest: Tensor = apply(Hold(), bent.abs().amax())
-    return bent / largest.clamp(min=torch.finfo(x.dtype).tiny)
+    return bent / torch.where(largest == 0, 1, largest)
 
 
 def thresholded(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_number, check_positive
-from ..core.precision import compute_dtype
+from ..core.precision import compute_dtype, widest
 from ..grids import Grid
 from .scale import Scale, Shift
 
@@ -85,8 +85,7 @@ class RMS(Scale):
         check_positive("factor", self.factor)
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
-        squares = x.detach().to(compute_dtype(x.dtype)).square()
-        mean = squares.mean(self.shared(x.ndim), keepdim=True)
+        mean = self.mean_of(self.wide(x).square())
         return self.factor * mean.sqrt().clamp(min=self.floor).reshape(self.shape(x))
 
 
@@ -158,10 +157,15 @@ class Observed(Scale):
         if self.percentile == 100:
             return self.largest(x) / grid.reach
         shared = self.shared(x.ndim)
-        sizes = x.detach().to(compute_dtype(x.dtype)).abs()
+        sizes = self.wide(x).abs()
         others = [d for d in range(x.ndim) if d not in shared]
         rows = sizes.permute([*others, *shared]).flatten(len(others))
-        # torch.quantile takes no more than 2^24 elements.
-        place = max(1, round(rows.shape[-1] * self.percentile / 100))
-        found = rows.kthvalue(place, -1).values.clamp(min=self.floor)
+        known = ~rows.isnan()
+        count = known.sum(-1, keepdim=True)
+        place = (count.to(widest(x.device)) * self.percentile / 100).round().clamp(min=1)
+        # torch.quantile takes no more than 2^24 elements. Of the largest that there may be above.
+        above = min(int(rows.shape[-1] * (1 - self.percentile / 100)) + 2, rows.shape[-1])
+        largest = torch.where(known, rows, -1).topk(above, -1).values
+        found = largest.gather(-1, (count - place.to(count.dtype)).clamp(min=0))
+        found = torch.where(count > 0, found.clamp(min=self.floor), torch.nan)
         return found.reshape(self.shape(x)) / grid.reach

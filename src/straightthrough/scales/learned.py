@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_positive
-from ..core.precision import compute_dtype
 from ..grids import Grid
 from ..ops.pointwise.api import ceil, clamp
 from .scale import Scale, Shift
@@ -99,20 +98,22 @@ class Learned(Scale):
         return self._three_sigma(x, grid) if self.start == "3sigma" else self._fitted(x, grid)
 
     def _three_sigma(self, x: Tensor, grid: Grid) -> Tensor:
-        wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
-        mean = wide.mean(shared, keepdim=True)
-        sigma = wide.std(shared, correction=0, keepdim=True)
+        wide, shared = self.wide(x), self.shared(x.ndim)
+        missing, mean = wide.isnan(), self.mean_of(wide)
+        known = (~missing).to(wide.dtype).mean(shared, keepdim=True)
+        off = torch.where(missing, mean, wide).std(shared, correction=0, keepdim=True)
+        sigma = off / known.sqrt()
         size = (mean.abs() + 3 * sigma).clamp(min=self.floor)
         return size.reshape(self.shape(x)) / max(-grid.low, grid.reach)
 
     def _fitted(self, x: Tensor, grid: Grid) -> Tensor:
-        wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
-        whole = self.largest(x) / grid.reach
+        wide, shared = self.wide(x), self.shared(x.ndim)
+        missing, whole = wide.isnan(), self.largest(x) / grid.reach
         best, least = whole, torch.full_like(whole, torch.inf)
         for step in range(1, TRIED + 1):
             scale = whole * step / TRIED
             off = (grid.nearest(wide / scale) * scale - wide).square()
-            error = off.sum(shared, keepdim=True).reshape(whole.shape)
+            error = torch.where(missing, 0, off).sum(shared, keepdim=True).reshape(whole.shape)
             best = torch.where(error < least, scale, best)
             least = torch.minimum(error, least)
         return best

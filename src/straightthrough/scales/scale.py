@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -115,15 +116,19 @@ class Scale(ABC):
 
     @abstractmethod
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return the scale of `blocks(x)`, in the dtype that it is computed in, detached."""
+        """Return the scale of `blocks(x)`, in the dtype that it is computed in, detached.
+
+        A scale that is kept is that of the elements that are not NaN; where there are none, NaN.
+        """
 
     def largest(self, x: Tensor) -> Tensor:
         """Return the largest size of what shares a scale, at least the floor."""
-        return self._reduced(x, torch.amax)
+        found = self._end(self.wide(x).abs(), torch.amax, -torch.inf)
+        return found.clamp(min=self.floor).reshape(self.shape(x))
 
     def mean(self, x: Tensor) -> Tensor:
         """Return the mean size of what shares a scale, at least the floor."""
-        return self._reduced(x, torch.mean)
+        return self.mean_of(self.wide(x).abs()).clamp(min=self.floor).reshape(self.shape(x))
 
     def spread(self, x: Tensor, grid: Grid) -> Tensor:
         """Return the scale at which the grid reaches from the least to the largest element.
@@ -134,13 +139,30 @@ class Scale(ABC):
         return (most - least).clamp(min=self.floor) / (grid.high - grid.low)
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide, shared = x.detach().to(compute_dtype(x.dtype)), self.shared(x.ndim)
-        least, most = (reduce(wide, shared, keepdim=True) for reduce in (torch.amin, torch.amax))
+        wide = self.wide(x)
+        least = self._end(wide, torch.amin, torch.inf)
+        most = self._end(wide, torch.amax, -torch.inf)
         if self.shifts == "zero_point":
             least, most = least.clamp(max=0), most.clamp(min=0)
         return least.reshape(self.shape(x)), most.reshape(self.shape(x))
 
-    def _reduced(self, x: Tensor, reduce: object) -> Tensor:
-        sizes = x.detach().to(compute_dtype(x.dtype)).abs()
-        found: Tensor = reduce(sizes, self.shared(x.ndim), keepdim=True)  # type: ignore[operator]  # amax or mean
-        return found.clamp(min=self.floor).reshape(self.shape(x))
+    def wide(self, x: Tensor) -> Tensor:
+        """Return what is measured, in the dtype that it is measured in."""
+        return x.detach().to(compute_dtype(x.dtype))
+
+    def mean_of(self, wide: Tensor) -> Tensor:
+        """Return the mean of what shares a scale, beside `wide`; a kept one leaves out NaN."""
+        shared = self.shared(wide.ndim)
+        if not self.kept:
+            return wide.mean(shared, keepdim=True)
+        missing = wide.isnan()
+        count = (~missing).sum(shared, keepdim=True)
+        return torch.where(missing, 0, wide).sum(shared, keepdim=True) / count
+
+    def _end(self, wide: Tensor, reduce: Callable[..., Tensor], beyond: float) -> Tensor:
+        """Return the least or the largest of what shares a scale; a kept one leaves out NaN."""
+        shared = self.shared(wide.ndim)
+        if not self.kept:
+            return reduce(wide, shared, keepdim=True)
+        end = reduce(torch.where(wide.isnan(), beyond, wide), shared, keepdim=True)
+        return torch.where(end == beyond, torch.nan, end)

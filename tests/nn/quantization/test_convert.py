@@ -133,6 +133,22 @@ def test_every_kind_of_layer_ships(to):
 
 
 @pytest.mark.parametrize("to", ["float", "packed"])
+def test_what_is_packed_is_converted_again(to):
+    model, index = Everything(), torch.randint(9, (4, 5))
+    prepare(model, [(nn.Conv1d, "w4a8"), ("*", Config(Scheme(Int(4), AbsMax())))]).eval()
+    y = model(index)
+    packed = convert(model, to="packed")
+    again, due = convert(packed, to=to), convert(model, to=to)
+    assert torch.equal(again(index), y)
+    assert torch.equal(packed(index), y), "the model stays as it is"
+    assert again.head.weight is again.embed.weight
+    assert str(again) == str(due)
+    found, tensors = again.state_dict(), due.state_dict()
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
 def test_weights_that_are_parametrized_already_ship(to):
     torch.manual_seed(0)
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)), nn.Linear(4, 4))

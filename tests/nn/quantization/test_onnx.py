@@ -31,6 +31,7 @@ WEIGHTS = {
     "2 bits": (Scheme(Stretched(2), Learned(axis=0, start="max"), "lsq"), INT4),
     "1.58 bits": (Scheme(Stretched(1.58), AbsMax()), INT4),
     "half": (Scheme(HalfInt(4), AbsMax()), INT8),
+    "half of 16 bits": (Scheme(HalfInt(16), AbsMax()), FLOAT),
     "ternary": (Scheme(Ternary(), AbsMean(axis=0), "identity"), INT4),
     "binary": (Scheme(Binary(), AbsMean(axis=0), "identity"), INT4),
     "e4m3": (Scheme(Float("e4m3"), AbsMax()), FLOAT),
@@ -213,3 +214,7 @@ def test_what_is_refused():
         to_onnx(fresh, (torch.randn(1, 4),))
     with pytest.raises(st.ArgumentError, match="opset_version must be at least 21"):
         to_onnx(model.eval(), (torch.randn(1, 4),), opset_version=18)
+    packed = st.nn.convert(model, to="packed")
+    with pytest.raises(st.ArgumentError, match="the model is packed, by operations on bytes"):
+        to_onnx(packed, (torch.randn(1, 4),))
+    to_onnx(st.nn.convert(packed), (torch.randn(1, 4),))

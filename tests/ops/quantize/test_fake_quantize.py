@@ -261,6 +261,15 @@ def test_a_row_without_a_scale_is_nan(bad):
         st.fake_quantize(x, scale, grid=Int(4))
 
 
+@pytest.mark.parametrize("size", [2, 32])  # of which kernels take the second
+@pytest.mark.parametrize("bad", [0.0, -1.0, NAN, INF])
+def test_a_zero_point_that_rows_share_learns_from_those_with_a_scale(bad, size):
+    x, scale = torch.full((2, size), 9.0), torch.tensor([[0.5], [bad]])
+    zero = torch.tensor(1.0, requires_grad=True)
+    y = st.fake_quantize(x, scale, zero, grid=Int(4))
+    assert torch.autograd.grad(y[0].sum(), zero)[0] == -0.5 * size
+
+
 def saved_bytes(x, scale, rule):
     with saved_tensors() as saved:
         st.fake_quantize(x, scale, grid=Int(4), rule=rule)

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,18 @@ FORMS = ("float", "packed", "torchao")
 
 @dataclass
 class Weight:
-    """A quantized weight of a model: its path, where it is, what quantizes it, and of what."""
+    """A quantized weight of a model: its path, where it is, what makes it, and of what."""
 
     path: str
     module: nn.Module
     name: str
     quantizer: Quantizer
     latent: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """What it is of now: a state dict that is assigned puts other tensors there."""
+        return _latent(self.module, self.name)
 
 
 def convert(model: nn.Module, to: Form = "float") -> nn.Module:
@@ -46,8 +51,9 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     has some: of `Linear` and `Embedding`, but in float64, with integers of at most 8 bits or three
     values, and one scale, one a row or one a block; what else there is, it has as `"float"` does.
 
-    Quantizers of inputs and outputs stay; so do weights whose quantizer is not `enabled`. Products
-    of whole numbers are not computed here: that is what `torchao` and the runtimes of ONNX do.
+    Quantizers of inputs and outputs stay; so do weights whose quantizer is not `enabled`. A packed
+    model can be converted too: in the other two forms its weights are the values. Products of whole
+    numbers are not computed here: that is what `torchao` and the runtimes of ONNX do.
 
     Args:
         model: stays as it is.
@@ -67,11 +73,15 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     """
     if to not in FORMS:
         raise ArgumentError(f"to must be one of {', '.join(FORMS)}, got {to!r}")
+    if to != "packed" and any(isinstance(module, Packed) for module in model.modules()):
+        model = replaced(model, _unpacked, Packed)
     return replaced(model, lambda weight: _made(weight, to))
 
 
 def replaced(
-    model: nn.Module, make: Callable[[Weight], tuple[Tensor, nn.Module | None]]
+    model: nn.Module,
+    make: Callable[[Weight], tuple[Tensor, nn.Module | None]],
+    kind: type[Any] = Quantizer,
 ) -> nn.Module:
     """Return a copy of a model with other tensors for weights.
 
@@ -79,13 +89,14 @@ def replaced(
         model: prepared, in `eval()`.
         make: returns of a weight what stands in its place: a parameter, or a buffer and the module
             that computes the weight of it.
+        kind: which weights: those that a module of that class computes.
     """
     _check_ready(model)
     model = copy.deepcopy(model)
     for module in model.modules():
         if parametrize.is_parametrized(module):
             own_class(module)
-    weights = [*quantized_weights(model)]
+    weights = [*quantized_weights(model, kind)]
     ready = {id(w.latent): make(w) for w in weights}  # all first, as weights may be shared
     for weight in weights:
         _put(weight, *ready[id(weight.latent)])
@@ -119,26 +130,34 @@ def _check_weight(name: str, layer: Quantized) -> None:
         )
 
 
-def quantized_weights(model: nn.Module) -> Iterator[Weight]:
-    """Yield every weight of a model that a quantizer quantizes."""
+def quantized_weights(model: nn.Module, kind: type[Any] = Quantizer) -> Iterator[Weight]:
+    """Yield every weight of a model that a quantizer quantizes, or a module of another class."""
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if isinstance(module, Quantized) and isinstance(module.weight_quantizer, Quantizer):
-            yield Weight(
-                f"{prefix}weight", module, "weight", module.weight_quantizer, module.weight
-            )
+        last = getattr(module, "weight_quantizer", None)
+        if isinstance(module, Quantized) and isinstance(last, kind):
+            yield Weight(f"{prefix}weight", module, "weight", last, _latent(module, "weight"))
         for name, parts in parametrizations(module).items():
-            if isinstance(parts[-1], Quantizer):
-                yield Weight(f"{prefix}{name}", module, name, parts[-1], _before_last(parts))
+            if isinstance(parts[-1], kind):
+                yield Weight(f"{prefix}{name}", module, name, parts[-1], _latent(module, name))
 
 
-def _before_last(parts: parametrize.ParametrizationList) -> Tensor:
-    """Return what the last parametrization gets."""
+def _latent(module: nn.Module, name: str) -> Tensor:
+    """Return what the quantizer of a layer, or the last parametrization, gets."""
+    parts = parametrizations(module).get(name)
+    if parts is None:
+        plain: Tensor = getattr(module, name)
+        return plain
     names = ["original"] if parts.is_tensor else [f"original{n}" for n in range(parts.ntensors)]
     given: list[Tensor] = [getattr(parts, name) for name in names]
     for part in [*parts][:-1]:
         given = [part(*given)]
     return given[0]
+
+
+@torch.no_grad()
+def _unpacked(weight: Weight) -> tuple[Tensor, None]:
+    return nn.Parameter(weight.quantizer(weight.latent)), None
 
 
 @torch.no_grad()
@@ -164,8 +183,10 @@ def _made(weight: Weight, to: Form) -> tuple[Tensor, nn.Module | None]:
 
 def _put(weight: Weight, data: Tensor, decoder: nn.Module | None) -> None:
     module, name = weight.module, weight.name
-    if name in parametrizations(module):
-        parametrize.remove_parametrizations(module, name)
+    parts = parametrizations(module).get(name)
+    if parts is not None:
+        # What is computed of bytes can't take their place, and what several make must.
+        parametrize.remove_parametrizations(module, name, leave_parametrized=not parts.is_tensor)
     if decoder is None:
         setattr(module, name, data)
     else:

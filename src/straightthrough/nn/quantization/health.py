@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ...core.errors import ArgumentError, check_at_least, check_count, check_number
+from ...core.precision import compute_dtype
 from ...grids.block import Blocks
 from ..quantizer import Quantizer
+from ..schedules import keeping_dtype
 from .convert import Weight, quantized_weights
 
 
@@ -69,14 +71,18 @@ class Oscillation(nn.Module):
 
     def _codes(self) -> Tensor:
         (weight,) = self._weight
-        return weight.quantizer.grid.in_order(weight.quantizer.codes(weight.latent))
+        return weight.quantizer.grid.in_order(weight.quantizer.codes(weight.present))
 
     def _hold(self) -> None:
         (weight,) = self._weight
-        quantizer, latent = weight.quantizer, weight.latent
+        quantizer, latent = weight.quantizer, weight.present
         codes = quantizer.grid.of_order(self.code)
         values = quantizer.decode(codes, quantizer.scale_of(latent))
         latent.copy_(torch.where(self.frozen, values.to(latent.dtype), latent))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Half precision is too coarse for running means.
+        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
 
 
 class Oscillations(nn.Module):
@@ -184,7 +190,8 @@ def dampening(model: nn.Module) -> Tensor:
             values = quantizer.values(latent)
             # Beyond the ends the nearest value is an end, and the distance to it is not to shrink.
             beyond = _beyond(quantizer, latent)
-        part = torch.where(beyond, 0, values - latent).square().sum()
+        off = torch.where(beyond, 0, values - latent)
+        part = off.to(compute_dtype(off.dtype)).square().sum()
         total = part if total is None else total + part
     return torch.zeros(()) if total is None else total
 
@@ -287,8 +294,6 @@ def _parameters(model: nn.Module) -> Iterator[Weight]:
 
 def _beyond(quantizer: Quantizer, x: Tensor) -> Tensor:
     """Return which elements lie beyond the least and the largest value of the grid."""
-    grid, blocks = quantizer.grid, quantizer.scaling.blocks(x)
-    zero, offset = quantizer.zero_point, quantizer.offset
-    v = (blocks if offset is None else blocks - offset) / quantizer.scale_of(x)
+    grid, zero, v = quantizer.grid, quantizer.zero_point, quantizer.in_steps(x)
     v = v if zero is None else v + zero.round()
     return ((v < grid.low) | (v > grid.high)).reshape(x.shape)

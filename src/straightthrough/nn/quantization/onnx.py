@@ -15,6 +15,7 @@ from ...grids import Binary, Grid, HalfInt, Int, Stretched, Ternary
 from ...ops.quantize.operation import FakeQuantize
 from ..quantizer import Quantizer
 from .convert import Weight, replaced
+from .packed import Packed
 
 OPSET = 21
 """The first that has integers of 4 bits, of 16 bits, and blocks."""
@@ -42,8 +43,8 @@ def to_onnx(model: nn.Module, args: Sequence[Any], **options: Any) -> torch.onnx
         An `ONNXProgram`, whose `save(path)` writes the file.
 
     Raises:
-        ArgumentError: for an older opset; if a scale has not started, a layer is in training, or
-            its delay is not over.
+        ArgumentError: for an older opset; if a scale has not started, a layer is in training, its
+            delay is not over, or the model is packed.
 
     Example:
         >>> net = st.nn.prepare(torch.nn.Sequential(torch.nn.Linear(8, 4)), [("0", "w4a8")]).eval()
@@ -57,6 +58,11 @@ def to_onnx(model: nn.Module, args: Sequence[Any], **options: Any) -> torch.onnx
         raise ArgumentError(
             f"opset_version must be at least {OPSET}, the first with integers of 4 bits, got "
             f"{options['opset_version']}"
+        )
+    if any(isinstance(module, Packed) for module in model.modules()):
+        raise ArgumentError(
+            "the model is packed, by operations on bytes that ONNX has not; pass the prepared "
+            "model that it was converted from, or convert(model, to='float') for values"
         )
     model = replaced(model, _as_integers)
     for name, module in model.named_modules():
@@ -117,7 +123,7 @@ def _steps(grid: Grid) -> tuple[int, int, float] | None:
         return 1, 0, 1
     if isinstance(grid, Binary):
         return 2, -1, 1
-    if isinstance(grid, HalfInt):
+    if isinstance(grid, HalfInt) and grid.bits < 16:  # twice a code takes a bit more
         return 2, 1, 2
     if isinstance(grid, Stretched):
         return (2, 1, 4) if grid.bits == 2 else (1, 0, 1.5)

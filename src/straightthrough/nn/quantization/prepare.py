@@ -64,7 +64,8 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
     are kept start from the first input after it. Of any other module, also of a subclass of these,
     every parameter of two or more dimensions is quantized by `torch.nn.utils.parametrize`, with
     which `weight` becomes `parametrizations.weight.original`. Modules that share a weight share its
-    quantizer.
+    quantizer. A layer's weight that code reads itself, as in `F.linear(x, self.embed.weight)`, is
+    that of floats, and after `convert` another: give such code a layer that shares the weight.
 
     A pattern is a class, or a tuple of them, of which a module is an instance; or the name of a
     module, in which `*` stands for anything, dots too; or `re:` and an expression that the whole

@@ -103,7 +103,7 @@ class FakeQuantize(Operation):
             return to_x, to_scale
         of_shift = beyond[0] * self.rule.shift_factor(at)
         if self.shift == "zero_point":
-            of_shift = -served.rows[0] * of_shift
+            of_shift = -_finite(served.rows[0]) * of_shift
         return to_x, to_scale, _gathered(of_shift, others[0])
 
     def _gradients(
@@ -156,12 +156,17 @@ class FakeQuantize(Operation):
     def _to_shift(self, rule: GridEstimator, at: Placed, blocked: Tensor, scale: Tensor) -> Tensor:
         """Return each element's gradient to the shift, of the gradient that x does not get."""
         part = rule.shift_factor(at) * _counted(at, blocked)
-        return part if self.shift == "offset" else -scale.to(part.dtype) * part
+        return part if self.shift == "offset" else -_finite(scale).to(part.dtype) * part
 
 
 def _counted(at: Placed, part: Tensor) -> Tensor:
     """Return what elements add to a gradient, of those that have a value."""
     return torch.where(at.q.isnan(), 0, part)
+
+
+def _finite(scale: Tensor) -> Tensor:
+    """Return a scale with 0 where it lays no grid, so that 0 times it is 0."""
+    return scale.nan_to_num(0, 0, 0)
 
 
 def _gathered(part: Tensor, other: Tensor) -> Tensor:
