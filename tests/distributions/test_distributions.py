@@ -136,6 +136,19 @@ def test_draws_have_their_probabilities(ours):
     assert z[:, 1].sum() == 0
 
 
+def test_probabilities_of_half_precision_are_not_rounded_again(ours):
+    """The logarithms of these two are the same number of bfloat16, -4.15625."""
+    p = torch.tensor([0.01543, 0.0158]).repeat(32).bfloat16().requires_grad_()
+    d = ours.OneHotCategorical(p)
+    assert (d.logits == -4.15625).all()
+    z = d.sample((400_000,))
+    assert z.dtype == torch.bfloat16
+    drawn, share = z.float().sum(0)[::2].sum(), d.probs.float()[::2].sum() / d.probs.float().sum()
+    assert_rate(int(drawn), 400_000, share.item())
+    (d.rsample() @ torch.arange(64.0).bfloat16()).backward()
+    assert p.grad.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_is_that_of_torch(mine):
     d = mine(logits=LOGITS)
