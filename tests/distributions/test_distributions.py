@@ -221,6 +221,21 @@ def test_log_prob_of_impossible_classes(ours):
     torch.testing.assert_close(logits.grad, torch.tensor([0.5, 0.0, -0.5]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("rule", ["reinmax", "straight_through", "darn"])
+def test_a_weighed_bound_has_the_gradient_that_it_has_without_impossible_classes(ours, rule, dtype):
+    def gradient(*impossible):
+        logits = torch.tensor([0.5, *impossible, -1.0], dtype=dtype, requires_grad=True)
+        q = ours.OneHotCategorical(logits=logits, estimator=rule)
+        p = ours.OneHotCategorical(logits=torch.tensor([0.0, *impossible, 0.0], dtype=dtype))
+        torch.manual_seed(5)
+        z = q.rsample((8,))
+        (100 * (p.log_prob(z) - q.log_prob(z))).sum().backward()
+        return logits.grad[[0, -1]]
+
+    torch.testing.assert_close(gradient(-math.inf), gradient())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_torchs_stays_torchs(mine, other):
     d, reference = mine(logits=LOGITS), other(logits=LOGITS)

@@ -86,8 +86,10 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
         if self._validate_args:
             self._validate_sample(value)
         logits = self.logits
-        finite = logits.clamp(min=torch.finfo(logits.dtype).min)  # 0 times -infinity is NaN
-        return (value * torch.where(value == 0, finite, logits)).sum(-1)
+        # 0 times -infinity is NaN. That is the gradient to the value, which is scaled on its way.
+        least = -math.sqrt(torch.finfo(logits.dtype).max)
+        impossible = (value == 0) & (logits == -math.inf)
+        return (value * logits.masked_fill(impossible, least)).sum(-1)
 
 
 def _log(probs: Tensor) -> Tensor:
