@@ -119,8 +119,8 @@ class TopKRouter(OperatorModule):
         check_at_least("rate", rate, 0)
         self.experts, self.k, self.scores = experts, k, scores
         self.normalize, self.rate = normalize, rate
-        self.register_buffer("bias", torch.zeros(experts))
-        self.register_buffer("load", torch.zeros(experts))
+        self.register_buffer("bias", torch.zeros(experts, dtype=torch.float32))
+        self.register_buffer("load", torch.zeros(experts, dtype=torch.float32))
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Routing:
         """Return the `Routing` of tokens with logits `(..., E)`, `mask` `(...)` True for tokens."""

@@ -38,13 +38,15 @@ class CodebookStatistics(nn.Module):
     def __init__(self, codes: int, width: int, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.register_buffer("count", torch.ones(codes))
-        self.register_buffer("total", torch.zeros(codes, width))
-        self.register_buffer("new_count", torch.zeros(codes))
-        self.register_buffer("new_total", torch.zeros(codes, width))
+        wide = torch.float32  # whatever the default is
+        self.register_buffer("count", torch.ones(codes, dtype=wide))
+        self.register_buffer("total", torch.zeros(codes, width, dtype=wide))
+        self.register_buffer("new_count", torch.zeros(codes, dtype=wide))
+        self.register_buffer("new_total", torch.zeros(codes, width, dtype=wide))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         # Rows of the last forward, which differ from process to process.
-        self.register_buffer("candidates", torch.zeros(codes, width), persistent=False)
+        candidates = torch.zeros(codes, width, dtype=wide)
+        self.register_buffer("candidates", candidates, persistent=False)
         self.register_buffer("usable", torch.zeros(codes, dtype=torch.bool), persistent=False)
 
     def set(self, codebook: Tensor) -> None:
