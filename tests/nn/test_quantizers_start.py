@@ -1,4 +1,4 @@
-"""Which batch a codebook starts at."""
+"""Which batch a codebook starts at; averages of models that have codebooks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import straightthrough as st
 
@@ -46,3 +47,15 @@ def test_a_stage_that_dropout_left_out_starts_when_it_is_reached() -> None:
         reached |= (index >= 0).any(1).any(0)
         assert [book.started for book in model.books] == reached.tolist()
     assert reached.all()
+
+
+@pytest.mark.parametrize("mean", [None, get_ema_multi_avg_fn(0.5)])
+def test_an_averaged_model_averages_the_buffers_of_a_codebook(mean) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), st.nn.VectorQuantizer(8, 4, revive=0.1))
+    average = AveragedModel(model, multi_avg_fn=mean, use_buffers=True)
+    found = []
+    for _ in range(2):
+        model(torch.randn(50, 3))
+        average.update_parameters(model)
+        found.append(model[1].book.codebook.clone())
+    torch.testing.assert_close(average.module[1].book.codebook, torch.stack(found).mean(0))
