@@ -136,6 +136,19 @@ def test_draws_have_their_probabilities(ours):
     assert z[:, 1].sum() == 0
 
 
+def test_probabilities_of_half_precision_are_not_rounded_again(ours):
+    """The logarithms of these two are the same number of bfloat16, -4.15625."""
+    p = torch.tensor([0.01543, 0.0158]).repeat(32).bfloat16().requires_grad_()
+    d = ours.OneHotCategorical(p)
+    assert (d.logits == -4.15625).all()
+    z = d.sample((400_000,))
+    assert z.dtype == torch.bfloat16
+    drawn, share = z.float().sum(0)[::2].sum(), d.probs.float()[::2].sum() / d.probs.float().sum()
+    assert_rate(int(drawn), 400_000, share.item())
+    (d.rsample() @ torch.arange(64.0).bfloat16()).backward()
+    assert p.grad.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_is_that_of_torch(mine):
     d = mine(logits=LOGITS)
@@ -206,6 +219,21 @@ def test_log_prob_of_impossible_classes(ours):
     torch.testing.assert_close(log_p, torch.tensor([-math.log(2), -math.inf, -math.log(2)]))
     log_p[0].backward()
     torch.testing.assert_close(logits.grad, torch.tensor([0.5, 0.0, -0.5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("rule", ["reinmax", "straight_through", "darn"])
+def test_a_weighed_bound_has_the_gradient_that_it_has_without_impossible_classes(ours, rule, dtype):
+    def gradient(*impossible):
+        logits = torch.tensor([0.5, *impossible, -1.0], dtype=dtype, requires_grad=True)
+        q = ours.OneHotCategorical(logits=logits, estimator=rule)
+        p = ours.OneHotCategorical(logits=torch.tensor([0.0, *impossible, 0.0], dtype=dtype))
+        torch.manual_seed(5)
+        z = q.rsample((8,))
+        (100 * (p.log_prob(z) - q.log_prob(z))).sum().backward()
+        return logits.grad[[0, -1]]
+
+    torch.testing.assert_close(gradient(-math.inf), gradient())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -148,6 +148,18 @@ def test_ties_and_nan() -> None:
     assert route.balance.isfinite()
 
 
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_the_bias_lifts_no_expert_that_is_ruled_out(scores: str) -> None:
+    router = st.nn.TopKRouter(4, 2, scores=scores)
+    router.bias.copy_(torch.tensor([0.0, -0.7, 0.0, 0.7]))
+    logits = torch.tensor([[2.0, 1.0, -math.inf, -math.inf], [2.0, *[-math.inf] * 3]])
+    route = router(logits)
+    assert route.index.tolist() == [[0, 1], [0, 1]]
+    share = logits[0, :2].softmax(-1) if scores == "softmax" else logits[0, :2].sigmoid()
+    torch.testing.assert_close(route.gates[0, :2], share / share.sum())
+    torch.testing.assert_close(route.gates[1], torch.tensor([1.0, 0.0, 0.0, 0.0]))
+
+
 def test_it_compiles() -> None:
     router, twin = st.nn.TopKRouter(6, 2), st.nn.TopKRouter(6, 2)
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager_decomp_partition")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import check_floating
+from ..core.precision import compute_dtype
 from ..core.registry import resolve
 from ..estimators import CategoricalEstimator
 from ..ops.categorical.api import categorical
@@ -78,17 +79,24 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         logits = _log(self.probs) if self._of_probs else self.logits
-        return categorical(logits.expand(self._extended_shape(sample_shape)), self.estimator)
+        z = categorical(logits.expand(self._extended_shape(sample_shape)), self.estimator)
+        return z.to(self._param.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         logits = self.logits
-        finite = logits.clamp(min=torch.finfo(logits.dtype).min)  # 0 times -infinity is NaN
-        return (value * torch.where(value == 0, finite, logits)).sum(-1)
+        # 0 times -infinity is NaN. That is the gradient to the value, which is scaled on its way.
+        least = -math.sqrt(torch.finfo(logits.dtype).max)
+        impossible = (value == 0) & (logits == -math.inf)
+        return (value * logits.masked_fill(impossible, least)).sum(-1)
 
 
 def _log(probs: Tensor) -> Tensor:
-    """Return the logarithm, -infinity at 0 with a gradient of 0; torch's is that of an epsilon."""
+    """Return the logarithm, -infinity at 0 with a gradient of 0; torch's is that of an epsilon.
+
+    Of half precision it is in float32: in bfloat16 that of 1/1000 would be off by up to 1/64.
+    """
     possible = probs > 0
-    return torch.where(possible, probs, 1).log().masked_fill(~possible, -math.inf)
+    wide = torch.where(possible, probs, 1).to(compute_dtype(probs.dtype))
+    return wide.log().masked_fill(~possible, -math.inf)

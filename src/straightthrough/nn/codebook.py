@@ -16,13 +16,14 @@ from ..core.errors import (
     check_count,
     check_floating,
 )
+from ..core.internals import held
 from ..core.mesh import laid_as, whole
 from ..core.once import before, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
 from ..ops.codebook.arguments import check_index, check_row_mask, check_vectors
 from .base import detached
-from .statistics import CodebookStatistics, spread
+from .statistics import CodebookStatistics, spread, together
 
 DEAD = 0.01
 """A code is dead that is chosen less than this share of the mean rate, if it is never revived."""
@@ -249,12 +250,15 @@ class Codebook(nn.Module):
     def start(self, z: Tensor, mask: Tensor | None = None) -> None:
         """Set the codebook to the means of vectors `(..., D)`, on all processes at once.
 
-        The first forward in training does so, unless `k_means=False`. A parameter that
+        The first forward in training does so, unless `k_means=False`; where no vector counts and is
+        finite the next one does, but not in compiled code, which can't ask. A parameter that
         `torch.distributed.fsdp.fully_shard` has cut can't be written to there: call this before.
         """
         rows = z.reshape(-1, self.width)
         valid = rows.isfinite().all(-1)
         valid = valid if mask is None else valid & mask.flatten()
+        if not is_compiling() and not held(together(valid.sum())).any():
+            return
         means = self.statistics.k_means(whole(self.codebook), rows, valid)
         self.codebook.copy_(laid_as(means.to(self.codebook.dtype), self.codebook))
         self.statistics.set(means)

@@ -55,8 +55,8 @@ class ControlVariate(nn.Module):
         if not 0 <= check_number("decay", decay) < 1:
             raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
-        self.register_buffer("product", torch.zeros(sizes))
-        self.register_buffer("square", torch.zeros(sizes))
+        self.register_buffer("product", torch.zeros(sizes, dtype=torch.float32))
+        self.register_buffer("square", torch.zeros(sizes, dtype=torch.float32))
 
     def forward(
         self, logits: Tensor, draw: Callable[[Tensor], Tensor], mean: Callable[[Tensor], Tensor]

@@ -119,8 +119,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             if isinstance(scaling, Learned):
                 self.parameter = nn.Parameter(torch.zeros(kept))
                 self.shift = nn.Parameter(torch.zeros(kept)) if scaling.shifts else None
-            self.register_buffer("origin", torch.ones(kept))
-            self.register_buffer("shift_origin", torch.zeros(kept) if scaling.shifts else None)
+            origin = torch.ones(kept, dtype=compute_dtype(torch.get_default_dtype()))
+            self.register_buffer("origin", origin)
+            shift_origin = torch.zeros_like(origin) if scaling.shifts else None
+            self.register_buffer("shift_origin", shift_origin)
         self._has_started = False
 
     def _kept_shape(self, shape: Sequence[int] | None) -> list[int]:

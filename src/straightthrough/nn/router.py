@@ -70,9 +70,10 @@ class TopKRouter(OperatorModule):
     Raises:
         ArgumentError: for numbers out of these ranges, or another name of scores.
 
-    Edge cases: ties go to the expert of the lowest number. A token with NaN has gates of NaN, and
-    is not counted. Losses of no token are 0. Gates are computed in float32 for half precision and
-    returned in the dtype of the logits; losses are float32 (float64 for float64).
+    Edge cases: ties go to the expert of the lowest number. One at -infinity is chosen, with a gate
+    of 0, only where fewer than k others are. A token with NaN has gates of NaN, and is not counted.
+    Losses of no token are 0. Gates are computed in float32 for half precision and returned in the
+    dtype of the logits; losses are float32 (float64 for float64).
 
     References:
         Fedus, Zoph, Shazeer, "Switch transformers: scaling to trillion parameter models with simple
@@ -118,8 +119,8 @@ class TopKRouter(OperatorModule):
         check_at_least("rate", rate, 0)
         self.experts, self.k, self.scores = experts, k, scores
         self.normalize, self.rate = normalize, rate
-        self.register_buffer("bias", torch.zeros(experts))
-        self.register_buffer("load", torch.zeros(experts))
+        self.register_buffer("bias", torch.zeros(experts, dtype=torch.float32))
+        self.register_buffer("load", torch.zeros(experts, dtype=torch.float32))
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Routing:
         """Return the `Routing` of tokens with logits `(..., E)`, `mask` `(...)` True for tokens."""
@@ -132,7 +133,9 @@ class TopKRouter(OperatorModule):
         tokens = _tokens(logits, mask)
         wide = torch.where(tokens, logits, 0).to(compute_dtype(logits.dtype))
         score = wide.softmax(-1) if self.scores == "softmax" else wide.sigmoid()
-        chosen = topk(detached(score + self.bias.to(score.dtype)), self.k)
+        least = torch.finfo(score.dtype).min  # a bias may lift no expert that is ruled out
+        biased = (score + self.bias.to(score.dtype)).masked_fill(wide == -math.inf, least)
+        chosen = topk(detached(biased), self.k)
         gates = self._normalized(wide, chosen) if self.normalize else score * chosen
         index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
         counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)

@@ -246,8 +246,8 @@ class Confidence(Schedule):
         if not 0 <= decay < 1:
             raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
-        self.register_buffer("position", torch.zeros(()))
-        self.register_buffer("running", torch.zeros(()))
+        self.register_buffer("position", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("running", torch.zeros((), dtype=torch.float32))
 
     def between(self, fraction: Any) -> Any:
         return self.start + (self.end - self.start) * fraction
@@ -314,8 +314,8 @@ class Answering(Schedule):
             raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         super().__init__(start, start, 1)
         self.rate, self.target, self.decay = rate, target, decay
-        self.register_buffer("position", torch.zeros(()))
-        self.register_buffer("running", torch.full((), float(target)))
+        self.register_buffer("position", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("running", torch.full((), float(target), dtype=torch.float32))
 
     def between(self, fraction: Any) -> Any:
         return self.start + fraction

@@ -32,20 +32,24 @@ class CodebookStatistics(nn.Module):
     new_count: Tensor
     new_total: Tensor
     candidates: Tensor
-    usable: Tensor
+    offered: Tensor
     step: Tensor
 
     def __init__(self, codes: int, width: int, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.register_buffer("count", torch.ones(codes))
-        self.register_buffer("total", torch.zeros(codes, width))
-        self.register_buffer("new_count", torch.zeros(codes))
-        self.register_buffer("new_total", torch.zeros(codes, width))
+        wide = torch.float32  # whatever the default is
+        self.register_buffer("count", torch.ones(codes, dtype=wide))
+        self.register_buffer("total", torch.zeros(codes, width, dtype=wide))
+        self.register_buffer("new_count", torch.zeros(codes, dtype=wide))
+        self.register_buffer("new_total", torch.zeros(codes, width, dtype=wide))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        # Rows of the last forward, which differ from process to process.
-        self.register_buffer("candidates", torch.zeros(codes, width), persistent=False)
-        self.register_buffer("usable", torch.zeros(codes, dtype=torch.bool), persistent=False)
+        # Rows of the last forward, which differ from process to process, and how many there are; no
+        # bools of which are, as torch's AveragedModel takes no means of these.
+        candidates = torch.zeros(codes, width, dtype=wide)
+        self.register_buffer("candidates", candidates, persistent=False)
+        offered = torch.zeros((), dtype=torch.int64)
+        self.register_buffer("offered", offered, persistent=False)
 
     def set(self, codebook: Tensor) -> None:
         """Begin at a codebook, each of whose codes was chosen once."""
@@ -61,17 +65,17 @@ class CodebookStatistics(nn.Module):
         self.new_count.copy_(before(self.new_count) + count)
         self.new_total.add_(total)
         if candidates:
-            chosen, usable = self.sample(rows, index >= 0)
+            chosen, offered = self.sample(rows, index >= 0)
             self.candidates.copy_(chosen)
-            self.usable.copy_(usable)
+            self.offered.copy_(offered)
 
     def sample(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return as many distinct rows as there are codes, and which of them are rows."""
+        """Return as many distinct rows as there are codes, and how many of them are rows."""
         key = torch.where(valid, Noise(self.step).rows(len(rows)), 2**53)
         order = key.argsort()[: len(self.count)]
         missing = len(self.count) - len(order)
         chosen = torch.where(valid[order].unsqueeze(-1), rows[order].float(), 0)
-        return F.pad(chosen, (0, 0, 0, missing)), F.pad(valid[order], (0, missing))
+        return F.pad(chosen, (0, 0, 0, missing)), valid[order].sum()
 
     def apply_collected(self) -> None:
         """Move the averages towards what was collected, over all processes."""
@@ -96,26 +100,26 @@ class CodebookStatistics(nn.Module):
         Returns which were, `(K)`, and the rows, `(K, D)`, 0 elsewhere. No row is given twice.
         """
         mean = self.count.mean()
-        rows, given = self.distributed(self.count < share * mean, self.candidates, self.usable)
+        rows, given = self.distributed(self.count < share * mean, self.candidates, self.offered)
         self.count.copy_(torch.where(given, mean, self.count))
         self.total.copy_(torch.where(given.unsqueeze(-1), mean * rows, self.total))
         return given, rows
 
     def distributed(
-        self, wanting: Tensor, candidates: Tensor, usable: Tensor
+        self, wanting: Tensor, candidates: Tensor, offered: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return a row for each code that wants one, of each process in turn, and which got one."""
         size, rank = (dist.get_world_size(), dist.get_rank()) if spread() else (1, 0)
         turn = wanting.cumsum(0) - 1
         place = (turn // size).clamp(0, len(candidates) - 1)
-        mine = wanting & (turn % size == rank) & usable[place]
+        mine = wanting & (turn % size == rank) & (place < offered)
         found = torch.cat([candidates[place], torch.ones_like(candidates[:, :1])], -1)
         found = together(torch.where(mine.unsqueeze(-1), found, 0))
         return found[:, :-1], found[:, -1] > 0
 
     def k_means(self, codebook: Tensor, rows: Tensor, valid: Tensor, rounds: int = 10) -> Tensor:
         """Return means of the rows, at most one a row; codes beyond are those of `codebook`."""
-        everyone = torch.ones_like(self.usable)
+        everyone = torch.ones_like(self.count, dtype=torch.bool)
         start, given = self.distributed(everyone, *self.sample(rows, valid))
         codebook = torch.where(given.unsqueeze(-1), start, codebook.float())
         rows, valid = rows[: SAMPLE * len(codebook)].float(), valid[: SAMPLE * len(codebook)]
@@ -129,7 +133,7 @@ class CodebookStatistics(nn.Module):
 
     def _load_from_state_dict(self, *args: Any) -> None:  # those of a module
         super()._load_from_state_dict(*args)
-        for name in ("candidates", "usable"):  # which no file has, where the others are assigned
+        for name in ("candidates", "offered"):  # which no file has, where the others are assigned
             buffer = getattr(self, name)
             if buffer.device != self.count.device:
                 self._buffers[name] = torch.zeros_like(buffer, device=self.count.device)

@@ -143,6 +143,21 @@ def test_entropy_is_that_of_the_whole_table():
     assert st.lfq_entropy(torch.randn(8, 60))[1] <= 60 * math.log(2)
 
 
+def test_entropy_of_padded_batches_under_vmap_is_that_of_the_loop():
+    """A module with a mask asks for it, as one of an ensemble or with a gradient an example."""
+    z, mask = torch.randn(3, 8, 5), torch.arange(8) < torch.tensor([[3], [8], [5]])
+    z = torch.where(mask.unsqueeze(-1), z, math.nan)
+
+    def loss(z, mask):
+        return st.nn.LFQ(5, commitment=0.1)(z, mask=mask).loss
+
+    pairs = [torch.func.grad_and_value(loss)(*each) for each in zip(z, mask, strict=True)]
+    gradients, losses = torch.func.vmap(torch.func.grad_and_value(loss))(z, mask)
+    torch.testing.assert_close(gradients, torch.stack([gradient for gradient, _ in pairs]))
+    torch.testing.assert_close(losses, torch.stack([value for _, value in pairs]))
+    assert not gradients[~mask].any()
+
+
 Z = torch.zeros(1, dtype=torch.int64)
 REFUSED = [
     (lambda: st.fsq(torch.ones(2), [3, 1]), st.ArgumentError, "levels must be ints of at least 2"),

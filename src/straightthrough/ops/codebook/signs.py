@@ -230,11 +230,16 @@ def lfq_entropy(
     """
     check_vectors(z)
     scale = 4 * check_positive("inverse_temperature", inverse_temperature)
-    rows = z.to(compute_dtype(z.dtype))
-    if mask is not None:
-        check_row_mask(z, mask)
-        rows = rows[mask]
-    logits = scale * rows.reshape(-1, z.shape[-1])
+    check_row_mask(z, mask)
+    counted = None if mask is None else mask.reshape(-1, 1)
+    rows = z.to(compute_dtype(z.dtype)).reshape(-1, z.shape[-1])
+
+    def mean(x: Tensor) -> Tensor:
+        if counted is None:
+            return x.mean(0)
+        return torch.where(counted, x, 0).sum(0) / counted.sum()
+
+    logits = scale * (rows if counted is None else torch.where(counted, rows, 0))
     each = F.softplus(logits) - logits * torch.sigmoid(logits)
-    share = torch.stack([torch.sigmoid(logits).mean(0), torch.sigmoid(-logits).mean(0)])
-    return each.sum(-1).mean(), torch.special.entr(share).sum()
+    share = torch.stack([mean(torch.sigmoid(logits)), mean(torch.sigmoid(-logits))])
+    return mean(each).sum(), torch.special.entr(share).sum()
