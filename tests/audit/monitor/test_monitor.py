@@ -209,6 +209,22 @@ def test_json_lines(tmp_path):
     assert rows[0] == {"step": 0, "operator": "Round", "quantity": "sparsity", "value": 0.5}
 
 
+def test_a_sink_that_raises_leaves_the_step_recorded_once():
+    def fail(observations):
+        raise OSError("full")
+
+    with Monitor(unit := st.nn.Round(), every=1, sinks=[fail]) as monitor:
+        for _ in range(2):
+            unit(torch.tensor([0.2, 1.7]))
+            with pytest.raises(OSError, match="full"):
+                monitor.step()
+    assert [(seen.step, seen.quantity) for seen in monitor.observations] == [
+        (0, "sparsity"),
+        (1, "sparsity"),
+        (1, "flip_rate"),
+    ]
+
+
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

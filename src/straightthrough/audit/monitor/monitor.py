@@ -135,23 +135,23 @@ class Monitor:
 
     def step(self) -> None:
         """End a training step: what it showed is recorded, if it was one to observe."""
-        if self._step % self._every == 0:
-            self._record()
-        self._step += 1
-        self._choose()
+        step, self._step = self._step, self._step + 1
+        self._choose()  # before a sink is called, which may raise
+        if step % self._every == 0:
+            self._record(step)
 
     def _choose(self) -> None:
         """Read in the present step if it is one to observe."""
         for reader in self._readers.values():
             reader.active = self._step % self._every == 0
 
-    def _record(self) -> None:
+    def _record(self, step: int) -> None:
         observations = []
         for name, reader in self._readers.items():
             for quantity, found in reader.collect().items():
                 known = [value for value in map(float, found) if math.isfinite(value)]
                 if known:
-                    seen = Observation(self._step, name, quantity, fmean(known))
+                    seen = Observation(step, name, quantity, fmean(known))
                     observations.append(seen)
         self.observations += observations
         for sink in self._sinks:
