@@ -343,6 +343,7 @@ def test_the_words_of_a_plot_can_be_read(name, value):
         (lambda: Monitor(st.nn.Sign(), every=0), "every must be an int of at least 1, got 0"),
         (lambda: Monitor([st.nn.Sign()]), "model must be a torch.nn.Module, got list"),
         (lambda: Monitor(st.nn.Sign(), sinks=print), "sinks must be a list of functions, got <"),
+        (lambda: Monitor(st.nn.Sign(), sinks="log"), "be a list of functions, got 'log'"),
         (lambda: Monitor(st.nn.Sign(), elements=1.5), "elements must be an int of at least 1"),
         (lambda: Monitor(st.nn.Sign()).plot(), "nothing was observed yet"),
         (lambda: Monitor(st.nn.Sign()).summary(), "nothing was observed yet"),

@@ -76,8 +76,8 @@ class Monitor:
         observations: all so far, a list of `Observation`.
 
     Raises:
-        ArgumentError: if the model is no module or holds no operator, the sinks are no list, or a
-            number is not an int of at least 1 (`start`: 0).
+        ArgumentError: if the model is no module or holds no operator, the sinks are no list of
+            functions, or a number is not an int of at least 1 (`start`: 0).
 
     Edge cases: under `torch.no_grad` there is no backward, and everything else works. Inside
     `torch.func` transforms nothing is observed. Compiled models are observed; as with any
@@ -116,7 +116,7 @@ class Monitor:
         check_limit("start", start)
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not isinstance(sinks, Sequence):
+        if not isinstance(sinks, Sequence) or not all(map(callable, sinks)):
             raise ArgumentError(f"sinks must be a list of functions, got {sinks!r}")
         kinds = [(name, module, kind_of(module)) for name, module in model.named_modules()]
         self.observations: list[Observation] = []
