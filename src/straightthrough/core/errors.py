@@ -200,6 +200,15 @@ def check_count(name: str, value: object) -> None:
         raise ArgumentError(f"{name} must be an int of at least 1, got {value!r}")
 
 
+def check_flag(name: str, value: object) -> bool:
+    """Return the bool of Python's that `value`, one of Python's or numpy's, is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise ArgumentError(f"{name} must be True or False, got {value!r}")
+
+
 def check_limit(name: str, value: object) -> None:
     """Raise `ArgumentError` unless `value` is an int of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.errors import ArgumentError, check_count, check_limit
+from ...core.errors import ArgumentError, check_count, check_flag, check_limit
 from ...core.noise import Seed
 from ...core.registry import resolve
 from ...core.rules import Relaxation, Rule
@@ -102,6 +102,7 @@ def compare(
     """
     check_count("samples", samples)
     check_limit("limit", limit)
+    check_flag("rescale", rescale)
     seed = int(Seed(seed).value)  # which checks it
     if k is not None:
         total = check_enumerable(logits, k, limit)

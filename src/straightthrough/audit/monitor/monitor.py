@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ...core.errors import ArgumentError, check_count, check_limit
+from ...core.errors import ArgumentError, check_count, check_flag, check_limit
 from .plot import draw
 from .quantities import kind_of
 from .reader import Reader
@@ -77,7 +77,8 @@ class Monitor:
 
     Raises:
         ArgumentError: if the model is no module or holds no operator, the sinks are no list of
-            functions, or a number is not an int of at least 1 (`start`: 0).
+            functions, a number is not an int of at least 1 (`start`: 0), or `training` is not True
+            or False.
 
     Edge cases: under `torch.no_grad` there is no backward, and everything else works. Inside
     `torch.func` transforms nothing is observed. Compiled models are observed; as with any
@@ -114,6 +115,7 @@ class Monitor:
         check_count("every", every)
         check_count("elements", elements)
         check_limit("start", start)
+        training = check_flag("training", training)  # which modules' own is held against
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(sinks, Sequence) or not all(map(callable, sinks)):
