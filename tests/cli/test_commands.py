@@ -216,6 +216,8 @@ WRONG = {
     "study mask --seeds 9223372036854775808,": "seeds must be different, and below 2^63, got '9223",
     "audit --seed 18446744073709551616": "invalid value for '--seed': Input should be less than",
     "study bias --seeds x": "got 'x'",
+    "study vae --seeds 20260101": "a count of at most 10,000, got '20260101'; the one seed 2",
+    "study vae --seeds 9223372036854775808": "is the list 9223372036854775808, with a comma",
     "audit --output {file}/below": "cannot write into {file}/below: Not a directory",
     "audit --estimators nothing": "estimators='nothing' is unknown here",
     "audit --estimators reinmax:0": "tau must be above 0",
