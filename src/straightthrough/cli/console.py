@@ -31,6 +31,8 @@ def run(app: typer.Typer, name: str) -> None:
 
     Exits with 0 (fine), 1 (failed) or 2 (wrong use).
     """
+    if sys.stdout is None:  # as it is where a shell closed it
+        sys.stdout = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # as of a dash, where the encoding has none
     try:
@@ -43,6 +45,8 @@ def run(app: typer.Typer, name: str) -> None:
         _exit(2, str(error))
     except Failure as error:
         _exit(1, str(error))
+    except OSError as error:  # as of a full disk
+        _exit(1, ": ".join(str(part) for part in (error.filename, error.strerror) if part))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:
