@@ -61,6 +61,29 @@ def test_fields_of_rules(rule, name, value, message):
     assert str(caught.value) == f"{name} {message.format(value)}"
 
 
+MODELS = {
+    "step_schedules": st.nn.step_schedules,
+    "prepare": lambda model: st.nn.prepare(model, [(torch.nn.Linear, "w4")]),
+    "param_groups": st.nn.param_groups,
+    "convert": st.nn.convert,
+    "to_onnx": lambda model: st.nn.to_onnx(model, (L,)),
+    "size_report": st.nn.size_report,
+    "dampening": st.nn.dampening,
+    "Oscillations": st.nn.Oscillations,
+    "CAGE": lambda model: st.nn.CAGE(torch.optim.SGD([L], 0.1), model, steps=1),
+    "Monitor": st.audit.Monitor,
+    "probe": lambda model: st.audit.probe(model, square, L),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name):
+    for wrong, kind in (([torch.nn.Linear(2, 2)], "list"), (None, "NoneType")):
+        with pytest.raises(st.ArgumentError) as caught:
+            MODELS[name](wrong)
+        assert str(caught.value) == f"model must be a torch.nn.Module, got {kind}"
+
+
 FLAGS = {
     "hard": (
         lambda flag: st.gumbel_softmax(L, hard=flag),

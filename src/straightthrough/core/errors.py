@@ -215,6 +215,12 @@ def check_limit(name: str, value: object) -> None:
         raise ArgumentError(f"{name} must be an int of at least 0, got {value!r}")
 
 
+def check_model(model: object) -> None:
+    """Raise `ArgumentError` unless `model` is a module."""
+    if not isinstance(model, torch.nn.Module):
+        raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+
+
 def check_rows(name: str, tensor: Tensor, dim: int) -> int:
     """Return `dim` counted from the end, of a floating tensor with at least one class along it."""
     check_floating(name, tensor)

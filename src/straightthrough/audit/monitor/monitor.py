@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ...core.errors import ArgumentError, check_count, check_flag, check_limit
+from ...core.errors import ArgumentError, check_count, check_flag, check_limit, check_model
 from .plot import draw
 from .quantities import kind_of
 from .reader import Reader
@@ -116,8 +116,7 @@ class Monitor:
         check_count("elements", elements)
         check_limit("start", start)
         training = check_flag("training", training)  # which modules' own is held against
-        if not isinstance(model, nn.Module):
-            raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        check_model(model)
         if not isinstance(sinks, Sequence) or not all(map(callable, sinks)):
             raise ArgumentError(f"sinks must be a list of functions, got {sinks!r}")
         kinds = [(name, module, kind_of(module)) for name, module in model.named_modules()]

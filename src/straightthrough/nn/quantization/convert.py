@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from ...core.errors import ArgumentError
+from ...core.errors import ArgumentError, check_model
 from ..quantizer import Quantizer
 from .layers import SLOTS, Quantized, called, original, own_class, parametrizations, parametrized
 from .packed import Packed
@@ -96,6 +96,7 @@ def replaced(
 
 
 def _check_ready(model: nn.Module) -> None:
+    check_model(model)
     for name, module in model.named_modules():
         if isinstance(module, Quantized) and module.weight_quantizer is not None:
             _check_weight(name, module)
@@ -121,6 +122,7 @@ def _check_weight(name: str, layer: Quantized) -> None:
 
 def quantized_weights(model: nn.Module) -> Iterator[Weight]:
     """Yield every weight of a model that a quantizer quantizes."""
+    check_model(model)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         if isinstance(module, Quantized) and isinstance(module.weight_quantizer, Quantizer):
