@@ -323,6 +323,8 @@ CALLS = [
     (lambda: st.distributions.OneHotCategorical(logits=Z, estimator="no"), "estimator='no' is"),
     (lambda: st.distributions.Bernoulli(logits=Z, estimator="no"), "estimator='no' is unknown"),
     (lambda: compare(square, Z, "reinmax"), "estimators must be a list of rules or shorthands"),
+    (lambda: compare(square, Z, 3), "estimators must be a list of rules or shorthands"),
+    (lambda: advise(square, Z, estimators=3), "estimators must be a list of rules or shorthands"),
     (lambda: compare(square, Z, ["no"]), "estimators='no' is unknown here"),
     (lambda: st.nn.Categorical(tau=0), "tau must be above 0, got 0"),
     (lambda: st.nn.GumbelSoftmax(tau=-1), "tau must be above 0, got -1"),

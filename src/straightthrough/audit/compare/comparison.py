@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -166,7 +166,7 @@ def _sampled(
 
 
 def _rules(estimators: Sequence[Rule | str], *fits: type[Rule]) -> list[tuple[str, Any]]:
-    if isinstance(estimators, str | Rule) or not estimators:
+    if isinstance(estimators, str) or not isinstance(estimators, Iterable) or not estimators:
         raise ArgumentError(
             f"estimators must be a list of rules or shorthands, such as ['reinmax'], "
             f"got {estimators!r}"
