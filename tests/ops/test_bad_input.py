@@ -325,6 +325,7 @@ CALLS = [
     (lambda: compare(square, Z, "reinmax"), "estimators must be a list of rules or shorthands"),
     (lambda: compare(square, Z, 3), "estimators must be a list of rules or shorthands"),
     (lambda: advise(square, Z, estimators=3), "estimators must be a list of rules or shorthands"),
+    (lambda: st.nn.Categorical(control=8), "control must be a ControlVariate or None, got 8"),
     (lambda: compare(square, Z, ["no"]), "estimators='no' is unknown here"),
     (lambda: st.nn.Categorical(tau=0), "tau must be above 0, got 0"),
     (lambda: st.nn.GumbelSoftmax(tau=-1), "tau must be above 0, got -1"),

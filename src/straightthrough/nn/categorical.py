@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import apply_mask, check_flag, check_outcomes, check_rows
+from ..core.errors import ArgumentError, apply_mask, check_flag, check_outcomes, check_rows
 from ..core.precision import in_compute_dtype
 from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.categorical import api
@@ -42,6 +42,8 @@ class Categorical(EstimatorModule[CategoricalEstimator]):
         **fields: Number,
     ) -> None:
         super().__init__(estimator, (CategoricalEstimator,), fields)
+        if not isinstance(control, ControlVariate | None):
+            raise ArgumentError(f"control must be a ControlVariate or None, got {control!r}")
         self.dim, self.control = dim, control
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
