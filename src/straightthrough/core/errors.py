@@ -297,8 +297,9 @@ def strict() -> Iterator[None]:
 
     A row has none when it holds a NaN or when no class of it is allowed; of an operator on
     elements, an element when it is NaN or lies outside its range, as a probability of 1.5 or a
-    rate of -1 does. Modules check in `eval()` too. The check reads the
-    result back, so it synchronises with the device: a debugging aid, like torch's anomaly mode.
+    rate of -1 does. In `st.sign`, `st.round` and the other pointwise operators NaN stays NaN.
+    Modules check in `eval()` too. The check reads the result back, so it synchronises with the
+    device: a debugging aid, like torch's anomaly mode.
     Compiled code does not check, and inside vmap there is nothing to read.
 
     Raises:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core.engine import apply
 from ...core.errors import (
+    NOT_A_NUMBER,
     DtypeError,
     Number,
     ShapeError,
@@ -169,7 +170,7 @@ def permutation(scores: Tensor, *, tau: Number = 1.0, descending: bool = True) -
     operation = Permute(check_positive("tau", tau), check_flag("descending", descending))
     check_rows("scores", scores, -1)
     y: Tensor = apply(operation, scores)
-    check_outcomes("permutation", lambda: y[..., 0, 0].isnan())
+    check_outcomes("permutation", lambda: y[..., 0, 0].isnan(), NOT_A_NUMBER)
     return y
 
 
@@ -233,7 +234,7 @@ def reorder(
             f"{tuple(values.shape)}; use values.unsqueeze(-1) for a number an entry"
         )
     y: Tensor = apply(operation, scores, values)
-    check_outcomes("reorder", lambda: scores.isnan().any(-1))
+    check_outcomes("reorder", lambda: scores.isnan().any(-1), NOT_A_NUMBER)
     return y
 
 
