@@ -219,6 +219,8 @@ WRONG = {
     "study vae --seeds 20260101": "a count of at most 10,000, got '20260101'; the one seed 2",
     "study vae --seeds 9223372036854775808": "is the list 9223372036854775808, with a comma",
     "audit --output {file}/below": "cannot write into {file}/below: Not a directory",
+    "audit --subset 5": "--subset must be at most --size, 4, got 5",
+    "audit --size 2 --subset 3": "--subset must be at most --size, 2, got 3",
     "audit --estimators nothing": "estimators='nothing' is unknown here",
     "audit --estimators reinmax:0": "tau must be above 0",
     "audit --estimators reinmax:hot": "'reinmax:hot' must be NAME:TAU, such as reinmax:0.5",
