@@ -249,6 +249,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line)
 
 
 USAGE = {
+    "lsit": ("no such command 'lsit'; did you mean 'list'", ""),
     "nothing": ("no such command 'nothing'", ""),
     "study nothing": ("no such command 'nothing'", " study"),
     "study": ("missing command", " study"),

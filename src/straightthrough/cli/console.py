@@ -38,7 +38,8 @@ def run(app: typer.Typer, name: str) -> None:
     try:
         code = app(prog_name=name, standalone_mode=False)
     except UsageError as error:
-        said = error.format_message().removesuffix(".")
+        # A point or, of "Did you mean 'list'?", a question mark ends it.
+        said = error.format_message().rstrip(".?").replace(". Did you", "; did you")
         where = error.ctx.command_path if error.ctx else name
         _exit(2, f"{said[:1].lower()}{said[1:]}; see {where} --help")
     except StraightThroughError as error:
