@@ -105,7 +105,7 @@ class Advice:
         shown = [*best[:SHOWN], *(row for row in self.rows if row.rule is None)]
         known = {id(row) for row in shown}
         table = _table([row for row in self.rows if id(row) in known])
-        found = [f"{self.outcomes} outcomes, {self.method}"]
+        found = [f"{self.outcomes} outcome{'s' * (self.outcomes != 1)}, {self.method}"]
         if len(shown) < len(self.rows):
             found.append(f"{len(self.rows) - len(shown)} more rows in table()")
         if self.skipped:
