@@ -78,6 +78,8 @@ class Advice:
     def verdict(self) -> str:
         """The advice in a few sentences."""
         best = self.best
+        if best.gradient_squared == 0:
+            return f"The gradient is 0, and nothing relative to it; {best.label} is listed first."
         if not best.cosine > 0:
             return f"No rule points along the gradient; {best.label} is listed first."
         said = (
