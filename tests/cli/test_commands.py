@@ -182,6 +182,21 @@ def test_seeds_are_a_count_or_a_list(cli, tmp_path, monkeypatch):
     assert asked == [[0, 1, 2], [3], [0, 7]]
 
 
+def test_what_is_trained_once_more_may_be_none(cli, tmp_path, monkeypatch):
+    asked = []
+
+    def run(settings, notify, journal):
+        asked.append(settings)
+        raise KeyboardInterrupt
+
+    for study in (vae, polynomial):
+        monkeypatch.setattr(study, "run", run)
+    cli("study vae --control none --without-bias none --output", tmp_path)
+    cli("study polynomial --control none --output", tmp_path)
+    assert [list(settings.control) for settings in asked] == [[], []]
+    assert asked[0].without_bias == []
+
+
 WRONG = {
     "study vae --data cifar": "data 'cifar' is unknown; known: digits, mnist, fashion-mnist",
     "study mask --data mnist": "holds its IDX files or .npz; pass --data-dir",

@@ -61,7 +61,8 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Default: what suits the
 Control = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated: what is trained once more with st.nn.ControlVariate. Default: none."
+        help="Comma-separated, or none, the default: what is trained once more with "
+        "st.nn.ControlVariate."
     ),
 ]
 Resume = Annotated[
@@ -109,7 +110,7 @@ def vae(
         data_dir,
         None if estimators is None else names(estimators),
         None if without_bias is None else names(without_bias) * (without_bias != "none"),
-        [] if control is None else names(control),
+        [] if control in (None, "none") else names(control),
         _seeds(seeds),
         epochs,
         preset,
@@ -211,7 +212,7 @@ def polynomial(
     settings = polynomial_study.Settings(
         _numbers("powers", powers, float),
         names(estimators),
-        [] if control is None else names(control),
+        [] if control in (None, "none") else names(control),
         _seeds(seeds),
         epochs,
     )
