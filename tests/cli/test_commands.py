@@ -182,26 +182,42 @@ def test_seeds_are_a_count_or_a_list(cli, tmp_path, monkeypatch):
     assert asked == [[0, 1, 2], [3], [0, 7]]
 
 
+def test_what_is_trained_once_more_may_be_none(cli, tmp_path, monkeypatch):
+    asked = []
+
+    def run(settings, notify, journal):
+        asked.append(settings)
+        raise KeyboardInterrupt
+
+    for study in (vae, polynomial):
+        monkeypatch.setattr(study, "run", run)
+    cli("study vae --control none --without-bias none --output", tmp_path)
+    cli("study polynomial --control none --output", tmp_path)
+    assert [list(settings.control) for settings in asked] == [[], []]
+    assert asked[0].without_bias == []
+
+
 WRONG = {
     "study vae --data cifar": "data 'cifar' is unknown; known: digits, mnist, fashion-mnist",
     "study mask --data mnist": "holds its IDX files or .npz; pass --data-dir",
     "study vae --data mnist --data-dir /no/such/folder": "/no/such/folder is not a folder",
     "study mask --data mnist --data-dir {empty}": "should hold train-images-idx3-ubyte",
     "study vae --data mnist --data-dir {broken}": "mnist.npz cannot be read",
-    "study vae --estimators reinmix": "did you mean 'reinmax'",
+    "study vae --estimators reinmix": "estimators='reinmix' is unknown here; did you mean",
     "study vae --estimators clipped": "or, in Python, the rule itself, such as ",
     "study vae --estimators ,": "must name something",
     "study vae --preset hoper": "preset 'hoper' is unknown; known: digits, mnist, reinmax, hooper",
     "study vae --preset hooper": "data 'mnist' needs the folder",
     "study vae --preset hooper --without-bias mve": "without_bias needs the exact gradient",
-    "study vae --without-bias reinmix": "did you mean 'reinmax'",
+    "study vae --without-bias reinmix": "without_bias='reinmix' is unknown here; did you mean",
     "study bias --output {empty} --resume": "result.json cannot be read: No such file",
     "study vae --preset reinmax --data digits": "is for mnist, got data 'digits'; leave it out",
     "study vae --seeds 0": "seeds must be a list such as 0,1,5 or a count above 0, got '0'",
     "study vae --seeds 1,x": "got '1,x'",
     "study vae --output {file}/below": "cannot write into {file}/below: Not a directory",
     "study mask --output {file}": "cannot write into {file}: File exists",
-    "study vae --control reinmix": "did you mean 'reinmax'",
+    "study vae --control reinmix": "control='reinmix' is unknown here; did you mean 'reinmax'",
+    "study polynomial --control reinmix": "control='reinmix' is unknown here; did you mean",
     "study polynomial --control exact": "exact draws nothing, and has no use for a control variate",
     "study select --methods gumbel": "method 'gumbel' is unknown; known: gumbel_topk, ",
     "study select --k 65": "k must lie in 1..64, the number of pixels, got 65",
@@ -215,7 +231,11 @@ WRONG = {
     "study mask --seeds 9223372036854775808,": "seeds must be different, and below 2^63, got '9223",
     "audit --seed 18446744073709551616": "invalid value for '--seed': Input should be less than",
     "study bias --seeds x": "got 'x'",
+    "study vae --seeds 20260101": "a count of at most 10,000, got '20260101'; the one seed 2",
+    "study vae --seeds 9223372036854775808": "is the list 9223372036854775808, with a comma",
     "audit --output {file}/below": "cannot write into {file}/below: Not a directory",
+    "audit --subset 5": "--subset must be at most --size, 4, got 5",
+    "audit --size 2 --subset 3": "--subset must be at most --size, 2, got 3",
     "audit --estimators nothing": "estimators='nothing' is unknown here",
     "audit --estimators reinmax:0": "tau must be above 0",
     "audit --estimators reinmax:hot": "'reinmax:hot' must be NAME:TAU, such as reinmax:0.5",
@@ -244,6 +264,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, line)
 
 
 USAGE = {
+    "lsit": ("no such command 'lsit'; did you mean 'list'", ""),
     "nothing": ("no such command 'nothing'", ""),
     "study nothing": ("no such command 'nothing'", " study"),
     "study": ("missing command", " study"),

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import straightthrough as st
 from straightthrough.cli import entry
 
@@ -14,6 +16,19 @@ def test_version_and_help_of_the_command_itself(cli):
     assert cli("--version") == (0, f"straightthrough {st.__version__}\n", "")
     assert cli("--version list") == (0, f"straightthrough {st.__version__}\n", "")
     assert cli("") == cli("--help")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "straightthrough", "list"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "error: No space left on device\n")
+
+
+def test_nothing_is_said_where_there_is_no_stdout(cli, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli("list") == (0, "", "")
 
 
 def test_a_missing_extra_is_one_line(cli, monkeypatch):

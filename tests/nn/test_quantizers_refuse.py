@@ -39,6 +39,8 @@ REFUSED = [
         "use mask.bool()",
     ),
     (lambda: st.nn.codebook_loss(torch.ones(5, 4), GIVEN), "q must be float16, bfloat16"),
+    (lambda: st.nn.commitment(torch.ones(5, 4), 3), "q must be a tensor, got int"),
+    (lambda: st.nn.codebook_loss([1.0], torch.ones(1)), "z must be a tensor, got list"),
     (lambda: st.nn.GroupedVQ(2, 8, "4"), "width must be an int of at least 1, got '4'"),
 ]
 

@@ -61,6 +61,74 @@ def test_fields_of_rules(rule, name, value, message):
     assert str(caught.value) == f"{name} {message.format(value)}"
 
 
+MODELS = {
+    "step_schedules": st.nn.step_schedules,
+    "prepare": lambda model: st.nn.prepare(model, [(torch.nn.Linear, "w4")]),
+    "param_groups": st.nn.param_groups,
+    "convert": st.nn.convert,
+    "to_onnx": lambda model: st.nn.to_onnx(model, (L,)),
+    "size_report": st.nn.size_report,
+    "dampening": st.nn.dampening,
+    "Oscillations": st.nn.Oscillations,
+    "CAGE": lambda model: st.nn.CAGE(torch.optim.SGD([L], 0.1), model, steps=1),
+    "Monitor": st.audit.Monitor,
+    "probe": lambda model: st.audit.probe(model, square, L),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name):
+    for wrong, kind in (([torch.nn.Linear(2, 2)], "list"), (None, "NoneType")):
+        with pytest.raises(st.ArgumentError) as caught:
+            MODELS[name](wrong)
+        assert str(caught.value) == f"model must be a torch.nn.Module, got {kind}"
+
+
+FLAGS = {
+    "hard": (
+        lambda flag: st.gumbel_softmax(L, hard=flag),
+        lambda flag: st.binary_concrete(L, hard=flag),
+        lambda flag: st.hard_concrete(L, hard=flag),
+        lambda flag: st.nn.GumbelSoftmax(hard=flag),
+        lambda flag: st.nn.BinaryConcrete(hard=flag),
+        lambda flag: st.nn.HardConcreteGate(3, hard=flag),
+        lambda flag: setattr(st.nn.HardConcreteGate(3), "hard", flag),
+    ),
+    "symmetric": (
+        lambda flag: st.fsq(L, 3, symmetric=flag),
+        lambda flag: st.fsq_decode(INDEX, [3], symmetric=flag),
+        lambda flag: st.nn.FSQ([3], symmetric=flag),
+    ),
+    "dropout": (lambda flag: st.nn.ResidualVQ(2, 3, 4, dropout=flag),),
+    "normalize": (lambda flag: st.nn.TopKRouter(3, 2, normalize=flag),),
+    "relative": (lambda flag: st.estimators.IMLE(relative=flag),),
+    "baseline": (lambda flag: st.estimators.Perturbed(baseline=flag),),
+    "power_of_two": (lambda flag: st.scales.Learned(form="log2", power_of_two=flag),),
+    "offset": (lambda flag: st.scales.Learned(offset=flag),),
+    "zero_point": (
+        lambda flag: st.scales.Learned(zero_point=flag),
+        lambda flag: st.scales.Observed(zero_point=flag),
+    ),
+    "rescale": (
+        lambda flag: compare(square, Z, ["gumbel"], rescale=flag),
+        lambda flag: advise(square, Z, estimators=["gumbel"], rescale=flag),
+    ),
+    "training": (lambda flag: st.audit.Monitor(st.nn.Sign(), training=flag),),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [(n, call) for n, calls in FLAGS.items() for call in calls]
+)
+def test_flags(name, call):
+    for wrong in ("yes", 1, None, torch.tensor(True)):
+        with pytest.raises(st.ArgumentError) as caught:
+            call(wrong)
+        assert str(caught.value) == f"{name} must be True or False, got {wrong!r}"
+    for right in (True, np.bool_(False)):
+        call(right)
+
+
 def test_a_whole_number_beyond_all_floats():
     with pytest.raises(st.ArgumentError, match="tau must be a finite number, got 1000"):
         st.categorical(L, "gumbel", tau=10**400)
@@ -255,6 +323,9 @@ CALLS = [
     (lambda: st.distributions.OneHotCategorical(logits=Z, estimator="no"), "estimator='no' is"),
     (lambda: st.distributions.Bernoulli(logits=Z, estimator="no"), "estimator='no' is unknown"),
     (lambda: compare(square, Z, "reinmax"), "estimators must be a list of rules or shorthands"),
+    (lambda: compare(square, Z, 3), "estimators must be a list of rules or shorthands"),
+    (lambda: advise(square, Z, estimators=3), "estimators must be a list of rules or shorthands"),
+    (lambda: st.nn.Categorical(control=8), "control must be a ControlVariate or None, got 8"),
     (lambda: compare(square, Z, ["no"]), "estimators='no' is unknown here"),
     (lambda: st.nn.Categorical(tau=0), "tau must be above 0, got 0"),
     (lambda: st.nn.GumbelSoftmax(tau=-1), "tau must be above 0, got -1"),

@@ -1,1 +1,1 @@
-"""The command line, one small file a command; `python -m straightthrough.cli` works too."""
+"""The command line, one small file a command; `python -m straightthrough` works too."""

@@ -114,9 +114,12 @@ def main(
         )
         return advice.run(settings, rules, output or Path("results/audit"), json)
     _refuse("a function, given as MODULE:FUNCTION", {"--budget": budget, "--batch": batch})
+    size = 4 if size is None else size
+    if subset is not None and subset > size:
+        raise ArgumentError(f"--subset must be at most --size, {size}, got {subset}")
     _on_quadratic(
         [_rule(text, subset) for text in given or (SUBSETS if subset else DEFAULTS)],
-        size=4 if size is None else size,
+        size=size,
         subset=subset,
         samples=1024 if samples is None else samples,
         seed=seed,

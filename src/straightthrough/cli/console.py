@@ -31,18 +31,23 @@ def run(app: typer.Typer, name: str) -> None:
 
     Exits with 0 (fine), 1 (failed) or 2 (wrong use).
     """
+    if sys.stdout is None:  # as it is where a shell closed it
+        sys.stdout = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # as of a dash, where the encoding has none
     try:
         code = app(prog_name=name, standalone_mode=False)
     except UsageError as error:
-        said = error.format_message().removesuffix(".")
+        # A point or, of "Did you mean 'list'?", a question mark ends it.
+        said = error.format_message().rstrip(".?").replace(". Did you", "; did you")
         where = error.ctx.command_path if error.ctx else name
         _exit(2, f"{said[:1].lower()}{said[1:]}; see {where} --help")
     except StraightThroughError as error:
         _exit(2, str(error))
     except Failure as error:
         _exit(1, str(error))
+    except OSError as error:  # as of a full disk
+        _exit(1, ": ".join(str(part) for part in (error.filename, error.strerror) if part))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:

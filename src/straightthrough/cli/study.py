@@ -46,15 +46,23 @@ Folder = Annotated[
     typer.Option("--data-dir", help="Holds IDX files (.gz or not) or an .npz; not for digits."),
 ]
 Seeds = Annotated[
-    str, typer.Option(help="A list such as 0,1,5 or a count: 3 means 0,1,2.", metavar="LIST|COUNT")
+    str,
+    typer.Option(
+        help="A list such as 0,1,5, or 7, for one seed; or a count: 3 means 0,1,2.",
+        metavar="LIST|COUNT",
+    ),
 ]
+MOST = 10_000
+"""A count of seeds at most: a larger number is meant as a seed."""
+
 Number = TypeVar("Number", int, float)
 
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: what suits the data.")]
 Control = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated: what is trained once more with st.nn.ControlVariate. Default: none."
+        help="Comma-separated, or none, the default: what is trained once more with "
+        "st.nn.ControlVariate."
     ),
 ]
 Resume = Annotated[
@@ -102,7 +110,7 @@ def vae(
         data_dir,
         None if estimators is None else names(estimators),
         None if without_bias is None else names(without_bias) * (without_bias != "none"),
-        [] if control is None else names(control),
+        [] if control in (None, "none") else names(control),
         _seeds(seeds),
         epochs,
         preset,
@@ -204,7 +212,7 @@ def polynomial(
     settings = polynomial_study.Settings(
         _numbers("powers", powers, float),
         names(estimators),
-        [] if control is None else names(control),
+        [] if control in (None, "none") else names(control),
         _seeds(seeds),
         epochs,
     )
@@ -245,7 +253,13 @@ def _seeds(text: str) -> Sequence[int]:
         listed = [int(part) for part in names(text)]
     except ValueError:
         listed = []
-    seeds = list(range(listed[0])) if len(listed) == 1 and "," not in text else listed
+    count = len(listed) == 1 and "," not in text
+    if count and listed[0] > MOST:
+        raise ArgumentError(
+            f"seeds must be a list or a count of at most {MOST:,}, got {text!r}; the one seed "
+            f"{listed[0]} is the list {listed[0]}, with a comma behind it"
+        )
+    seeds = list(range(listed[0])) if count else listed
     if not seeds or min(seeds) < 0:
         raise ArgumentError(f"seeds must be a list such as 0,1,5 or a count above 0, got {text!r}")
     if len({*seeds}) < len(seeds) or max(seeds) >= 2**63:

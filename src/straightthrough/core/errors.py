@@ -200,10 +200,25 @@ def check_count(name: str, value: object) -> None:
         raise ArgumentError(f"{name} must be an int of at least 1, got {value!r}")
 
 
+def check_flag(name: str, value: object) -> bool:
+    """Return the bool of Python's that `value`, one of Python's or numpy's, is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise ArgumentError(f"{name} must be True or False, got {value!r}")
+
+
 def check_limit(name: str, value: object) -> None:
     """Raise `ArgumentError` unless `value` is an int of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ArgumentError(f"{name} must be an int of at least 0, got {value!r}")
+
+
+def check_model(model: object) -> None:
+    """Raise `ArgumentError` unless `model` is a module."""
+    if not isinstance(model, torch.nn.Module):
+        raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def check_rows(name: str, tensor: Tensor, dim: int) -> int:
@@ -282,8 +297,9 @@ def strict() -> Iterator[None]:
 
     A row has none when it holds a NaN or when no class of it is allowed; of an operator on
     elements, an element when it is NaN or lies outside its range, as a probability of 1.5 or a
-    rate of -1 does. Modules check in `eval()` too. The check reads the
-    result back, so it synchronises with the device: a debugging aid, like torch's anomaly mode.
+    rate of -1 does. In `st.sign`, `st.round` and the other pointwise operators NaN stays NaN.
+    Modules check in `eval()` too. The check reads the result back, so it synchronises with the
+    device: a debugging aid, like torch's anomaly mode.
     Compiled code does not check, and inside vmap there is nothing to read.
 
     Raises:

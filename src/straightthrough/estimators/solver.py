@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, check_count, check_positive
+from ..core.errors import ArgumentError, check_count, check_flag, check_positive
 from ..core.noise import Noise, gumbel
 from ..core.registry import rule
 from ..core.rules import Rule
@@ -173,6 +173,7 @@ class IMLE(SolverEstimator):
         check_positive("lam", self.lam)
         check_count("samples", self.samples)
         check_positive("sigma", self.sigma)
+        check_flag("relative", self.relative)
 
     @property
     def tau_forward(self) -> float:  # type: ignore[override]  # that of a Gumbel of this scale
@@ -245,6 +246,7 @@ class Perturbed(SolverEstimator):
         check_count("samples", self.samples)
         if self.law not in LAWS:
             raise ArgumentError(f"law must be one of {', '.join(LAWS)}, got {self.law!r}")
+        check_flag("baseline", self.baseline)
 
     @property
     def tau_forward(self) -> float:  # type: ignore[override]  # that of a Gumbel of this scale

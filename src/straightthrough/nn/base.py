@@ -64,7 +64,7 @@ class RuleModule(OperatorModule, Generic[R]):
     _moving: tuple[str, ...]  # those of the rule's fields that are not constant
     _scheduled: tuple[str, ...]
     numbers: ClassVar[Checks] = {}
-    """Its own numbers, beside the rule's fields: the name of each, and what checks it."""
+    """Its own numbers and flags, beside the rule's fields: the name of each, and what checks it."""
 
     def __init__(
         self, keyword: str, given: R | str, fits: tuple[type[Rule], ...], fields: Mapping[str, Any]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.engine import apply
-from ..core.errors import NO_PROBABILITY, ArgumentError, check_number, check_outcomes
+from ..core.errors import NO_PROBABILITY, ArgumentError, check_flag, check_number, check_outcomes
 from ..core.precision import compute_dtype, in_compute_dtype
 from ..core.rules import Derivative
 from ..estimators import CategoricalEstimator, GumbelST
@@ -63,6 +63,8 @@ class BinaryConcrete(RuleModule[GumbelST]):
     """
 
     tau: Number
+    hard: bool
+    numbers: ClassVar[Checks] = {"hard": check_flag}
 
     def __init__(self, tau: Number = 1.0, hard: bool = False) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
@@ -148,10 +150,12 @@ class HardConcreteGate(RuleModule[GumbelST]):
     gamma: Number
     zeta: Number
     probs: float
+    hard: bool
     numbers: ClassVar[Checks] = {
         "probs": _check_probability,
         "gamma": _check_low,
         "zeta": _check_high,
+        "hard": check_flag,
     }
 
     def __init__(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import apply_mask, check_outcomes, check_rows
+from ..core.errors import ArgumentError, apply_mask, check_flag, check_outcomes, check_rows
 from ..core.precision import in_compute_dtype
 from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.categorical import api
 from ..ops.categorical.reference import argmax_index
 from ..relaxations import Softmax
 from ..relaxations.jacobian import tempered
-from .base import EstimatorModule, Number, RuleModule
+from .base import Checks, EstimatorModule, Number, RuleModule
 from .control import ControlVariate
 
 
@@ -40,6 +42,8 @@ class Categorical(EstimatorModule[CategoricalEstimator]):
         **fields: Number,
     ) -> None:
         super().__init__(estimator, (CategoricalEstimator,), fields)
+        if not isinstance(control, ControlVariate | None):
+            raise ArgumentError(f"control must be a ControlVariate or None, got {control!r}")
         self.dim, self.control = dim, control
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -141,6 +145,8 @@ class GumbelSoftmax(RuleModule[GumbelST]):
     """
 
     tau: Number
+    hard: bool
+    numbers: ClassVar[Checks] = {"hard": check_flag}
 
     def __init__(self, tau: Number = 1.0, hard: bool = False, dim: int = -1) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})

@@ -51,6 +51,7 @@ def commitment(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         DtypeError, ShapeError: for arguments other than these.
     """
+    _check_pair(z, q, mask)
     return _distance(z, detached(q), mask)
 
 
@@ -64,15 +65,19 @@ def codebook_loss(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         DtypeError, ShapeError: for arguments other than these.
     """
+    _check_pair(z, q, mask)
     return _distance(detached(z), q, mask)
 
 
-def _distance(z: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
+def _check_pair(z: Tensor, q: Tensor, mask: Tensor | None) -> None:
     check_vectors(z)
     check_floating("q", q)
     if q.shape != z.shape:
         raise ShapeError(f"q must have the shape {tuple(z.shape)} of z, got {tuple(q.shape)}")
     check_row_mask(z, mask)
+
+
+def _distance(z: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
     wide = compute_dtype(z.dtype)
     difference = z.to(wide) - q.to(wide)
     if mask is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import ShapeError, check_at_least, check_count
+from ..core.errors import ShapeError, check_at_least, check_count, check_flag
 from ..ops.codebook import codes, signs
 from ..ops.codebook.arguments import check_most, check_row_mask, check_vectors
 from .base import OperatorModule
@@ -36,7 +36,7 @@ class FSQ(OperatorModule):
         super().__init__()
         codes.check_bound(bound)
         self.levels = codes.check_levels(levels, None)
-        self.bound, self.symmetric = bound, symmetric
+        self.bound, self.symmetric = bound, check_flag("symmetric", symmetric)
         self.codes = math.prod(self.levels)
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:

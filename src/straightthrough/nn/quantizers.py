@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ArgumentError, DtypeError, ShapeError, check_count
+from ..core.errors import ArgumentError, DtypeError, ShapeError, check_count, check_flag
 from ..core.noise import Noise, make_seed
 from ..core.precision import compute_dtype
 from ..estimators import PairEstimator
@@ -101,7 +101,8 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         if options.get("metric", "euclidean") != "euclidean":
             raise ArgumentError("a residual has a length: metric must be 'euclidean'")
         self.books = _codebooks(stages, codes, width, options)
-        self.codes, self.width, self.dropout = codes, width, dropout
+        self.codes, self.width = codes, width
+        self.dropout = check_flag("dropout", dropout)
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
         z = _vectors(z, mask, self.width)

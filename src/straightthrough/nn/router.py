@@ -16,6 +16,7 @@ from ..core.errors import (
     ShapeError,
     check_at_least,
     check_count,
+    check_flag,
     check_rows,
 )
 from ..core.once import before, runs_again
@@ -118,7 +119,7 @@ class TopKRouter(OperatorModule):
             raise ArgumentError(f"scores must be one of {', '.join(SCORES)}, got {scores!r}")
         check_at_least("rate", rate, 0)
         self.experts, self.k, self.scores = experts, k, scores
-        self.normalize, self.rate = normalize, rate
+        self.normalize, self.rate = check_flag("normalize", normalize), rate
         self.register_buffer("bias", torch.zeros(experts, dtype=torch.float32))
         self.register_buffer("load", torch.zeros(experts, dtype=torch.float32))
 

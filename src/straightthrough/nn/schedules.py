@@ -15,6 +15,7 @@ from ..core.errors import (
     ArgumentError,
     Number,
     apply_mask,
+    check_model,
     check_number,
     check_positive,
     check_rows,
@@ -361,6 +362,9 @@ def keeping_dtype(before: Tensor, moved: Tensor) -> Tensor:
 def step_schedules(model: nn.Module) -> None:
     """Move every schedule in `model` on by one step; one that several modules share moves once.
 
+    Raises:
+        ArgumentError: if the model is no module.
+
     Example:
         >>> tau = st.nn.schedules.Exponential(1.0, 0.1, steps=1000)
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), st.nn.GumbelSoftmax(tau))
@@ -368,6 +372,7 @@ def step_schedules(model: nn.Module) -> None:
         >>> tau.position
         tensor(1)
     """
+    check_model(model)
     for module in model.modules():
         if isinstance(module, Schedule):
             module.step()

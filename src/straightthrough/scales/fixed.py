@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, check_number, check_positive
+from ..core.errors import ArgumentError, check_flag, check_number, check_positive
 from ..core.precision import compute_dtype, widest
 from ..grids import Grid
 from .scale import Scale, Shift
@@ -144,6 +144,7 @@ class Observed(Scale):
             value = check_number(name, getattr(self, name))
             if not 0 < value <= most:
                 raise ArgumentError(f"{name} must lie in (0, {most}], got {value}")
+        check_flag("zero_point", self.zero_point)
         if self.zero_point and self.percentile != 100:
             raise ArgumentError(f"zero_point needs percentile=100, got {self.percentile}")
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import ArgumentError, check_positive
+from ..core.errors import ArgumentError, check_flag, check_positive
 from ..grids import Grid
 from ..ops.pointwise.api import ceil, clamp
 from .scale import Scale, Shift
@@ -63,6 +63,8 @@ class Learned(Scale):
             _check_name("start", self.start, STARTS)
         else:
             check_positive("start", self.start)
+        for name in ("power_of_two", "offset", "zero_point"):
+            check_flag(name, getattr(self, name))
         if self.power_of_two and self.form != "log2":
             raise ArgumentError(f"power_of_two needs form='log2', got {self.form!r}")
         if self.offset and self.zero_point:

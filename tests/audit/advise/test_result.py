@@ -97,6 +97,8 @@ def test_the_verdict_names_who_is_as_good_and_who_is_quieter():
     lost = advice_of(away, zero(2.0))
     assert lost.best is away
     assert lost.verdict.startswith("No rule points along the gradient")
+    certain = advise(lambda z: z.sum(-1), torch.zeros(1), estimators=["darn"])
+    assert certain.verdict.startswith("The gradient is 0, and nothing relative to it; DARN()")
 
 
 def test_the_criterion_is_stated():

@@ -76,6 +76,8 @@ def test_moments_are_those_of_enumeration() -> None:
         assert row.variance == pytest.approx(spread.item(), rel=1e-8)
     assert audit.rows[1].bias_squared < 1e-8 < audit.rows[0].bias_squared
     assert "20 outcomes, enumerated" in audit.table()
+    certain = st.audit.compare(lambda z: z.sum(-1), torch.zeros(3), ["simple"], k=3)
+    assert certain.caption == "1 outcome, enumerated"
 
 
 def test_one_of_a_subset_of_one_is_a_class() -> None:

@@ -209,6 +209,22 @@ def test_json_lines(tmp_path):
     assert rows[0] == {"step": 0, "operator": "Round", "quantity": "sparsity", "value": 0.5}
 
 
+def test_a_sink_that_raises_leaves_the_step_recorded_once():
+    def fail(observations):
+        raise OSError("full")
+
+    with Monitor(unit := st.nn.Round(), every=1, sinks=[fail]) as monitor:
+        for _ in range(2):
+            unit(torch.tensor([0.2, 1.7]))
+            with pytest.raises(OSError, match="full"):
+                monitor.step()
+    assert [(seen.step, seen.quantity) for seen in monitor.observations] == [
+        (0, "sparsity"),
+        (1, "sparsity"),
+        (1, "flip_rate"),
+    ]
+
+
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -327,6 +343,7 @@ def test_the_words_of_a_plot_can_be_read(name, value):
         (lambda: Monitor(st.nn.Sign(), every=0), "every must be an int of at least 1, got 0"),
         (lambda: Monitor([st.nn.Sign()]), "model must be a torch.nn.Module, got list"),
         (lambda: Monitor(st.nn.Sign(), sinks=print), "sinks must be a list of functions, got <"),
+        (lambda: Monitor(st.nn.Sign(), sinks="log"), "be a list of functions, got 'log'"),
         (lambda: Monitor(st.nn.Sign(), elements=1.5), "elements must be an int of at least 1"),
         (lambda: Monitor(st.nn.Sign()).plot(), "nothing was observed yet"),
         (lambda: Monitor(st.nn.Sign()).summary(), "nothing was observed yet"),

@@ -78,6 +78,8 @@ class Advice:
     def verdict(self) -> str:
         """The advice in a few sentences."""
         best = self.best
+        if best.gradient_squared == 0:
+            return f"The gradient is 0, and nothing relative to it; {best.label} is listed first."
         if not best.cosine > 0:
             return f"No rule points along the gradient; {best.label} is listed first."
         said = (
@@ -105,7 +107,7 @@ class Advice:
         shown = [*best[:SHOWN], *(row for row in self.rows if row.rule is None)]
         known = {id(row) for row in shown}
         table = _table([row for row in self.rows if id(row) in known])
-        found = [f"{self.outcomes} outcomes, {self.method}"]
+        found = [f"{self.outcomes} outcome{'s' * (self.outcomes != 1)}, {self.method}"]
         if len(shown) < len(self.rows):
             found.append(f"{len(self.rows) - len(shown)} more rows in table()")
         if self.skipped:

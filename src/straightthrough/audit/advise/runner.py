@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ...core.errors import ArgumentError
 from ...core.registry import RULES, resolve
-from ...core.rules import Rule
 from ...estimators import CategoricalEstimator
 from ..compare.moments import Moments, average, relative_squared_bias
 from ..compare.row import Row
@@ -38,7 +37,7 @@ def candidates(
     if given is None:
         fits = {n for n, record in RULES.items() if issubclass(record.type, CategoricalEstimator)}
         given = [DEFAULT, *(name for name in RULES if name in fits - {DEFAULT})]
-    elif isinstance(given, str | Rule) or not given:
+    elif isinstance(given, str) or not isinstance(given, Iterable) or not given:
         raise ArgumentError(
             f"estimators must be a list of rules or shorthands, such as ['reinmax'], got {given!r}"
         )

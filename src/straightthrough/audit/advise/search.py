@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...core.errors import check_count, check_limit, check_positive
+from ...core.errors import check_count, check_flag, check_limit, check_positive
 from ...core.noise import Seed
 from ...core.progress import Notify, Progress, silent
 from ...estimators import CategoricalEstimator
@@ -103,6 +103,7 @@ def advise(
     check_positive("budget", budget)
     check_count("batch", batch)
     check_limit("limit", limit)
+    check_flag("rescale", rescale)
     seed = int(Seed(seed).value)  # which checks it
     outcomes = count_outcomes(logits)
     question = Question(

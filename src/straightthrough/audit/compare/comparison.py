@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.errors import ArgumentError, check_count, check_limit
+from ...core.errors import ArgumentError, check_count, check_flag, check_limit
 from ...core.noise import Seed
 from ...core.registry import resolve
 from ...core.rules import Relaxation, Rule
@@ -102,6 +102,7 @@ def compare(
     """
     check_count("samples", samples)
     check_limit("limit", limit)
+    check_flag("rescale", rescale)
     seed = int(Seed(seed).value)  # which checks it
     if k is not None:
         total = check_enumerable(logits, k, limit)
@@ -165,7 +166,7 @@ def _sampled(
 
 
 def _rules(estimators: Sequence[Rule | str], *fits: type[Rule]) -> list[tuple[str, Any]]:
-    if isinstance(estimators, str | Rule) or not estimators:
+    if isinstance(estimators, str) or not isinstance(estimators, Iterable) or not estimators:
         raise ArgumentError(
             f"estimators must be a list of rules or shorthands, such as ['reinmax'], "
             f"got {estimators!r}"

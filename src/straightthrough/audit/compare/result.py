@@ -39,7 +39,7 @@ class Audit:
     def caption(self) -> str:
         """How many outcomes the numbers come from, and how they were found."""
         found = "enumerated" if self.method == "enumerated" else "sampled; ± one standard error"
-        return f"{self.outcomes} outcomes, {found}"
+        return f"{self.outcomes} outcome{'s' * (self.outcomes != 1)}, {found}"
 
     def table(self) -> str:
         """Return the rows as a text table, and below it where its numbers come from."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ...core.errors import ArgumentError, check_count, check_limit
+from ...core.errors import ArgumentError, check_count, check_flag, check_limit, check_model
 from .plot import draw
 from .quantities import kind_of
 from .reader import Reader
@@ -76,8 +76,9 @@ class Monitor:
         observations: all so far, a list of `Observation`.
 
     Raises:
-        ArgumentError: if the model is no module or holds no operator, the sinks are no list, or a
-            number is not an int of at least 1 (`start`: 0).
+        ArgumentError: if the model is no module or holds no operator, the sinks are no list of
+            functions, a number is not an int of at least 1 (`start`: 0), or `training` is not True
+            or False.
 
     Edge cases: under `torch.no_grad` there is no backward, and everything else works. Inside
     `torch.func` transforms nothing is observed. Compiled models are observed; as with any
@@ -114,9 +115,9 @@ class Monitor:
         check_count("every", every)
         check_count("elements", elements)
         check_limit("start", start)
-        if not isinstance(model, nn.Module):
-            raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not isinstance(sinks, Sequence):
+        training = check_flag("training", training)  # which modules' own is held against
+        check_model(model)
+        if not isinstance(sinks, Sequence) or not all(map(callable, sinks)):
             raise ArgumentError(f"sinks must be a list of functions, got {sinks!r}")
         kinds = [(name, module, kind_of(module)) for name, module in model.named_modules()]
         self.observations: list[Observation] = []
@@ -135,23 +136,23 @@ class Monitor:
 
     def step(self) -> None:
         """End a training step: what it showed is recorded, if it was one to observe."""
-        if self._step % self._every == 0:
-            self._record()
-        self._step += 1
-        self._choose()
+        step, self._step = self._step, self._step + 1
+        self._choose()  # before a sink is called, which may raise
+        if step % self._every == 0:
+            self._record(step)
 
     def _choose(self) -> None:
         """Read in the present step if it is one to observe."""
         for reader in self._readers.values():
             reader.active = self._step % self._every == 0
 
-    def _record(self) -> None:
+    def _record(self, step: int) -> None:
         observations = []
         for name, reader in self._readers.items():
             for quantity, found in reader.collect().items():
                 known = [value for value in map(float, found) if math.isfinite(value)]
                 if known:
-                    seen = Observation(self._step, name, quantity, fmean(known))
+                    seen = Observation(step, name, quantity, fmean(known))
                     observations.append(seen)
         self.observations += observations
         for sink in self._sinks:

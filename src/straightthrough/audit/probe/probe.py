@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.engine import apply
-from ...core.errors import ArgumentError, check_limit
+from ...core.errors import ArgumentError, check_limit, check_model
 from ...core.noise import Seed
 from ...core.operation import Operation
 from ...nn.base import RuleModule
@@ -95,8 +95,7 @@ def probe(
         >>> logits.shape, st.audit.advise(loss, logits, estimators=["reinmax"]).outcomes
         (torch.Size([2, 3]), 9)
     """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     if not callable(loss):
         raise ArgumentError(f"loss must be a function of (model, batch), got {loss!r}")
     check_limit("example", example)

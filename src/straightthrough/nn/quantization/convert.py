@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from ...core.errors import ArgumentError
+from ...core.errors import ArgumentError, check_model
 from ..quantizer import Quantizer
 from .layers import SLOTS, Quantized, called, original, own_class, parametrizations, parametrized
 from .packed import Packed
@@ -73,6 +73,7 @@ def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     """
     if to not in FORMS:
         raise ArgumentError(f"to must be one of {', '.join(FORMS)}, got {to!r}")
+    check_model(model)
     if to != "packed" and any(isinstance(module, Packed) for module in model.modules()):
         model = replaced(model, _unpacked, Packed)
     return replaced(model, lambda weight: _made(weight, to))
@@ -107,6 +108,7 @@ def replaced(
 
 
 def _check_ready(model: nn.Module) -> None:
+    check_model(model)
     for name, module in model.named_modules():
         if isinstance(module, Quantized) and module.weight_quantizer is not None:
             _check_weight(name, module)
@@ -132,6 +134,7 @@ def _check_weight(name: str, layer: Quantized) -> None:
 
 def quantized_weights(model: nn.Module, kind: type[Any] = Quantizer) -> Iterator[Weight]:
     """Yield every weight of a model that a quantizer quantizes, or a module of another class."""
+    check_model(model)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         last = getattr(module, "weight_quantizer", None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from ...core.errors import ArgumentError, ShapeError
+from ...core.errors import ArgumentError, ShapeError, check_model
 from ...core.mesh import on_mesh
 from ..quantizer import Quantizer
 from .config import Config, Scheme, config
@@ -85,7 +85,7 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
         ArgumentError: for an unknown configuration; a pattern that nothing is left for; an input or
             output of a module that is not one of the layers above; modules that share a weight and
             have different configurations; an embedding with `max_norm` or sparse gradients; and for
-            a model that is lazy, prepared already, replicated or sharded.
+            a model that is no module, lazy, prepared already, replicated or sharded.
         ShapeError: where a scale or a grid can't be laid over a weight.
 
     Example:
@@ -95,7 +95,7 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
         >>> sorted(net.state_dict())[:3]
         ['0.bias', '0.input_quantizer.origin', '0.input_quantizer.parameter']
     """
-    _check_model(model)
+    _check_fresh(model)
     pairs = [_pair(each) for each in ([configs] if isinstance(configs, str | Mapping) else configs)]
     places = [*_places(model)]
     _choose(places, pairs)
@@ -119,12 +119,16 @@ def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
         model: with modules `Quantizer`.
         options: of both groups, such as `lr` and `weight_decay`.
 
+    Raises:
+        ArgumentError: if the model is no module.
+
     Example:
         >>> net = st.nn.prepare(torch.nn.Linear(8, 2), [("", "w4")])
         >>> rest, scales = st.nn.param_groups(net, weight_decay=0.1)
         >>> rest["weight_decay"], scales["weight_decay"]
         (0.1, 0.0)
     """
+    check_model(model)
     quantizers = (module for module in model.modules() if isinstance(module, Quantizer))
     scales = {id(p): p for q in quantizers for p in q.parameters(recurse=False)}
     rest = [p for p in model.parameters() if id(p) not in scales]
@@ -269,7 +273,8 @@ def _leave_fast_path(module: nn.Module) -> None:
         module.use_nested_tensor = False
 
 
-def _check_model(model: nn.Module) -> None:
+def _check_fresh(model: nn.Module) -> None:
+    check_model(model)
     for name, module in model.named_modules():
         parts = (part for parts in parametrizations(module).values() for part in parts)
         if isinstance(module, Quantized) or any(isinstance(part, Quantizer) for part in parts):

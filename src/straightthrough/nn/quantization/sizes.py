@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ...core.errors import check_model
 from .layers import Quantized
 from .packed import Packed
 
@@ -73,6 +74,7 @@ def size_report(model: nn.Module) -> SizeReport:
         0          4  1,280     8,320
         all           1,280     8,320
     """
+    check_model(model)
     kept = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
     rows = []
     for name, module in model.named_modules():

@@ -12,6 +12,7 @@ from ...core.errors import (
     NO_PROBABILITY,
     ArgumentError,
     Number,
+    check_flag,
     check_floating,
     check_not_nested,
     check_not_traced,
@@ -172,8 +173,8 @@ def binary_concrete(
 
     Raises:
         DtypeError: if the parameter is not floating.
-        ArgumentError: if not exactly one parameter is given, `tau` is not above 0, or both
-            `seed` and `generator` are given.
+        ArgumentError: if not exactly one parameter is given, `tau` is not above 0, `hard` is not
+            True or False, or both `seed` and `generator` are given.
 
     Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN, and a probability outside
     [0, 1], have no outcome and give NaN (in `st.strict()` an error).
@@ -193,7 +194,7 @@ def binary_concrete(
     tau = check_positive("tau", tau)
     x, of_probs = parameter(logits, probs)
     value, place = make_seed(seed, generator, x)
-    y = apply(Concrete(tau, 0.0, 1.0, hard, of_probs, place), x, value)
+    y = apply(Concrete(tau, 0.0, 1.0, check_flag("hard", hard), of_probs, place), x, value)
     check_outcomes("binary_concrete", lambda: y.isnan(), NO_PROBABILITY)
     return y
 
@@ -239,7 +240,8 @@ def hard_concrete(
     Raises:
         DtypeError: if the parameter is not floating.
         ArgumentError: if not exactly one parameter is given, `tau`, `gamma` or `zeta` lies
-            outside its range, or both `seed` and `generator` are given.
+            outside its range, `hard` is not True or False, or both `seed` and `generator` are
+            given.
 
     Edge cases: probabilities 0 and 1 give 0 and 1 with gradient 0; NaN, and a probability outside
     [0, 1], have no outcome and give NaN (in `st.strict()` an error).
@@ -262,7 +264,7 @@ def hard_concrete(
     gamma, zeta = check_stretch(gamma, zeta)
     x, of_probs = parameter(logits, probs)
     value, place = make_seed(seed, generator, x)
-    y = apply(Concrete(tau, gamma, zeta, hard, of_probs, place), x, value)
+    y = apply(Concrete(tau, gamma, zeta, check_flag("hard", hard), of_probs, place), x, value)
     check_outcomes("hard_concrete", lambda: y.isnan(), NO_PROBABILITY)
     return y
 

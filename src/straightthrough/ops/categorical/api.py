@@ -13,6 +13,7 @@ from ...core.errors import (
     Number,
     ShapeError,
     apply_mask,
+    check_flag,
     check_outcomes,
     check_positive,
     check_rows,
@@ -294,7 +295,8 @@ def gumbel_softmax(
     Raises:
         DtypeError: if the logits are not floating or the mask is not bool.
         ShapeError: if `dim` or the mask's shape does not fit, or there is no class.
-        ArgumentError: if `tau` is not above 0, or both `seed` and `generator` are given.
+        ArgumentError: if `tau` is not above 0, `hard` is not True or False, or both `seed` and
+            `generator` are given.
 
     Edge cases: rows without an outcome give NaN, as in `st.categorical`; the noise is never
     infinite, so neither mode makes a NaN of its own.
@@ -315,7 +317,7 @@ def gumbel_softmax(
     if eps != 1e-10:
         warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
     tau = check_positive("tau", tau)
-    if hard:
+    if check_flag("hard", hard):
         rule = GumbelST(tau)
         return categorical(logits, rule, dim=dim, mask=mask, generator=generator, seed=seed)
     rows, dim = _rows("logits", logits, dim, mask)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from ...core.engine import apply
-from ...core.errors import NOT_A_NUMBER, ArgumentError, ShapeError, as_int, check_outcomes
+from ...core.errors import (
+    NOT_A_NUMBER,
+    ArgumentError,
+    ShapeError,
+    as_int,
+    check_flag,
+    check_outcomes,
+)
 from ...core.outcomes import Code
 from ...core.precision import compute_dtype
 from ...core.registry import operator
@@ -109,7 +116,8 @@ def fsq(
     """
     check_vectors(z)
     check_bound(bound)
-    operation = FiniteScalars(check_levels(levels, z.shape[-1], z.dtype), bound, bool(symmetric))
+    symmetric = check_flag("symmetric", symmetric)
+    operation = FiniteScalars(check_levels(levels, z.shape[-1], z.dtype), bound, symmetric)
     code, number = apply(operation, z)
     check_outcomes("fsq", lambda: number < 0, NOT_A_NUMBER)
     return code, number
@@ -153,6 +161,7 @@ def fsq_decode(
     check_code_dtype(dtype)
     every = check_levels(levels, None, dtype)
     check_index(index, math.prod(every))
+    symmetric = check_flag("symmetric", symmetric)
     number = torch.tensor(every, device=index.device)
     digits = digits_of(index.clamp(min=0), number).to(compute_dtype(dtype))
     return decoded(Grid(number, 1.0, symmetric, digits).code(digits), index, dtype)

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from ...core.engine import apply
 from ...core.errors import (
-    ArgumentError,
+    NOT_A_NUMBER,
     DtypeError,
     Number,
     ShapeError,
     apply_mask,
     check_count,
     check_dense,
+    check_flag,
     check_floating,
     check_outcomes,
     check_positive,
@@ -31,12 +32,6 @@ _SCORES = Input("scores", "... N")
 
 def _with_order(rule: None, scores: Tensor, *values: Tensor) -> int:
     return scores.nbytes + 8 * scores.numel() + sum(each.nbytes for each in values)
-
-
-def _check_flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ArgumentError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 def _check_holds_ranks(scores: Tensor, dim: int) -> None:
@@ -117,7 +112,7 @@ def rank(
     References:
         Blondel, Teboul, Berthet, Djolonga, "Fast differentiable sorting and ranking", 2020.
     """
-    operation = Rank(check_positive("strength", strength), _check_flag("descending", descending))
+    operation = Rank(check_positive("strength", strength), check_flag("descending", descending))
     dim = check_rows("scores", scores, dim)
     _check_holds_ranks(scores, dim)
     rows = apply_mask("scores", scores, mask)
@@ -172,10 +167,10 @@ def permutation(scores: Tensor, *, tau: Number = 1.0, descending: bool = True) -
     References:
         Prillo, Eisenschlos, "SoftSort: a continuous relaxation for the argsort operator", 2020.
     """
-    operation = Permute(check_positive("tau", tau), _check_flag("descending", descending))
+    operation = Permute(check_positive("tau", tau), check_flag("descending", descending))
     check_rows("scores", scores, -1)
     y: Tensor = apply(operation, scores)
-    check_outcomes("permutation", lambda: y[..., 0, 0].isnan())
+    check_outcomes("permutation", lambda: y[..., 0, 0].isnan(), NOT_A_NUMBER)
     return y
 
 
@@ -230,7 +225,7 @@ def reorder(
     References:
         Prillo, Eisenschlos, "SoftSort: a continuous relaxation for the argsort operator", 2020.
     """
-    operation = Reorder(check_positive("tau", tau), _check_flag("descending", descending))
+    operation = Reorder(check_positive("tau", tau), check_flag("descending", descending))
     check_rows("scores", scores, -1)
     values = in_dtype_of("scores", scores, "values", values)
     if values.shape[:-1] != scores.shape:
@@ -239,7 +234,7 @@ def reorder(
             f"{tuple(values.shape)}; use values.unsqueeze(-1) for a number an entry"
         )
     y: Tensor = apply(operation, scores, values)
-    check_outcomes("reorder", lambda: scores.isnan().any(-1))
+    check_outcomes("reorder", lambda: scores.isnan().any(-1), NOT_A_NUMBER)
     return y
 
 

@@ -86,7 +86,8 @@ def solve(
             backward too.
 
     Edge cases: a problem with NaN or +infinity, or for which the solver returns NaN, gives NaN (in
-    `st.strict()` an error); the solver is not called where there is no problem.
+    `st.strict()` an error); the solver is given it all the same. Where theta is empty it is not
+    called.
 
     Higher order: the solutions are held; forward mode raises.
 

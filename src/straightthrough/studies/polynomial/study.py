@@ -193,7 +193,7 @@ class _Trainer(Trainer):
             self.sample.load_state_dict(copy.deepcopy(state["sample"]))
 
 
-def _rule(name: str) -> st.estimators.CategoricalEstimator | None:
+def _rule(name: str, argument: str = "estimators") -> st.estimators.CategoricalEstimator | None:
     if name == EXACT:
         return None
     if name == "mve_integer":
@@ -201,7 +201,7 @@ def _rule(name: str) -> st.estimators.CategoricalEstimator | None:
             "mve_integer is for outcomes that are the numbers 0, 1, 2, ..., and this study's are "
             "not equally spaced; use mve"
         )
-    return RULES.get(name) or resolve("estimators", name, st.estimators.CategoricalEstimator)
+    return RULES.get(name) or resolve(argument, name, st.estimators.CategoricalEstimator)
 
 
 def run(settings: Settings, notify: Notify = silent, journal: Journal | None = None) -> Result:
@@ -215,8 +215,10 @@ def run(settings: Settings, notify: Notify = silent, journal: Journal | None = N
     """
     check_epochs(settings.epochs)
     _check_powers(settings.powers)
-    for name in (*settings.estimators, *settings.control):
-        if _rule(name) is None and name in settings.control:
+    for name in settings.estimators:
+        _rule(name)
+    for name in settings.control:
+        if _rule(name, "control") is None:
             raise ArgumentError(f"{name} draws nothing, and has no use for a control variate")
     journal = journal or Journal()
     with threads(1):

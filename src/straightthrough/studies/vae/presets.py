@@ -104,17 +104,15 @@ class Preset:
     threads: int | None = None
     source: str | None = None
 
-    def rule(self, estimator: str) -> Tuned:
+    def rule(self, estimator: str, argument: str = "estimators") -> Tuned:
         """Return an estimator's rule and learning rate; the defaults where none were found.
 
         Raises:
-            ArgumentError: if no estimator has that name.
+            ArgumentError: if no estimator has that name, which was given as `argument`.
         """
         if estimator in self.tuned:
             return self.tuned[estimator]
-        return Tuned(
-            self.rate, resolve("estimators", estimator, st.estimators.CategoricalEstimator)
-        )
+        return Tuned(self.rate, resolve(argument, estimator, st.estimators.CategoricalEstimator))
 
 
 BASIC = ("straight_through", "gumbel", "reinmax")

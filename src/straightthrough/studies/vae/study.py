@@ -268,8 +268,10 @@ def _without_bias(settings: Settings, preset: Preset, estimators: Sequence[str])
     chosen = settings.without_bias
     if chosen is None:
         chosen = [name for name in preset.without_bias if name in estimators]
-    for name in (*estimators, *chosen, *settings.control):
-        preset.rule(name)
+    given = {"estimators": estimators, "without_bias": chosen, "control": settings.control}
+    for argument, names in given.items():
+        for name in names:
+            preset.rule(name, argument)
     if chosen and preset.categories**preset.latents > ENUMERATED:
         raise ArgumentError(
             f"without_bias needs the exact gradient, and a code of {preset.latents} variables of "
