@@ -111,9 +111,8 @@ class Monitor:
         start: int = 0,
         sinks: Sequence[Sink] = (),
     ) -> None:
-        check_count("every", every)
-        check_count("elements", elements)
-        check_limit("start", start)
+        every, elements = check_count("every", every), check_count("elements", elements)
+        start = check_limit("start", start)
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(sinks, Sequence):
