@@ -189,7 +189,29 @@ WHOLE: dict[str, Callable[[Callable[[int], int]], Tensor]] = {
     "nn.TopK": lambda of: st.nn.TopK(of(2))(example()),
     "nn.Binomial": lambda of: st.nn.Binomial(of(9)).eval()(example()),
     "nn.FSQ": lambda of: st.nn.FSQ([of(5)] * 5)(example()).index,
+    "samples": lambda of: drawn_gradient("gumbel_rao", samples=of(4)),
+    "draws of a rule": lambda of: drawn_gradient(st.estimators.ReinMaxRao(samples=of(4))),
+    "order": lambda of: st.poisson(example().exp(), order=of(3), seed=1),
+    "steps": lambda of: st.sample_subset(example(), 2, "second_order", steps=of(2), seed=1),
+    "terms": lambda of: st.surrogates.SquareWave(of(3)).derivative(example()),
+    "iterations": lambda of: st.assignment(example()[:, :4], iterations=of(3)),
+    "block": lambda of: st.fake_quantize(example()[:, :4], 1.0, grid=st.grids.MX("e2m1", of(2))),
+    "grid": lambda of: st.fake_quantize(example(), 0.1, grid=st.grids.Int(of(4))),
+    "schedule": lambda of: torch.tensor(st.nn.schedules.Linear(2.0, 1.0, of(4)).steps),
+    "nn.TopKRouter": lambda of: st.nn.TopKRouter(of(5), of(2))(example()).gates,
+    "nn.LFQ": lambda of: st.nn.LFQ(of(5))(example()).loss,
+    "nn.VectorQuantizer": lambda of: st.nn.VectorQuantizer(of(8), of(5)).book.statistics.count,
+    "nn.ResidualVQ": lambda of: st.nn.ResidualVQ(of(2), of(8), of(5)).books[1].statistics.count,
+    "nn.GroupedVQ": lambda of: st.nn.GroupedVQ(of(1), of(8), of(5)).books[0].statistics.count,
+    "nn.ControlVariate": lambda of: st.nn.ControlVariate((of(4), of(5))).square,
+    "nn.HardConcreteGate": lambda of: st.nn.HardConcreteGate(of(5)).logits,
 }
+
+
+def drawn_gradient(estimator: object, **fields: object) -> Tensor:
+    x = example().requires_grad_()
+    y = st.categorical(x, estimator, seed=1, **fields)
+    return torch.autograd.grad((y * WEIGHT).sum(), x)[0]
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32])

@@ -194,10 +194,9 @@ def check_k(k: object, classes: int) -> int:
     return count
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise `ArgumentError` unless `value` is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{name} must be an int of at least 1, got {value!r}")
+def check_count(name: str, value: object) -> int:
+    """Return the int of at least 1 that `value` is, or raise `ArgumentError`."""
+    return _check_whole(name, value, 1)
 
 
 def check_flag(name: str, value: object) -> bool:
@@ -209,10 +208,16 @@ def check_flag(name: str, value: object) -> bool:
     raise ArgumentError(f"{name} must be True or False, got {value!r}")
 
 
-def check_limit(name: str, value: object) -> None:
-    """Raise `ArgumentError` unless `value` is an int of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ArgumentError(f"{name} must be an int of at least 0, got {value!r}")
+def check_limit(name: str, value: object) -> int:
+    """Return the int of at least 0 that `value` is, or raise `ArgumentError`."""
+    return _check_whole(name, value, 0)
+
+
+def _check_whole(name: str, value: object, least: int) -> int:
+    number = as_int(value)
+    if number is None or number < least:
+        raise ArgumentError(f"{name} must be an int of at least {least}, got {value!r}")
+    return number
 
 
 def check_model(model: object) -> None:

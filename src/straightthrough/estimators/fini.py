@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError
+from ..core.errors import ArgumentError, as_int
 from ..core.registry import rule
 from .count import CountEstimator
 
@@ -56,7 +56,7 @@ class Fini(CountEstimator):
     order: int = 2
 
     def __post_init__(self) -> None:
-        if type(self.order) is not int or self.order not in ORDERS:
+        if as_int(self.order) not in ORDERS:
             raise ArgumentError(f"order must be 1, 2 or 3, got {self.order!r}")
 
     def gradient(

@@ -127,7 +127,7 @@ class MX(Blocks):
         if self.element not in FORMATS:
             known = ", ".join(FORMATS)
             raise ArgumentError(f"element must be one of {known}, got {self.element!r}")
-        check_count("block", self.block)
+        object.__setattr__(self, "block", check_count("block", self.block))
         if self.mode not in MODES:
             raise ArgumentError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError
+from ..core.errors import ArgumentError, as_int
 from ..core.portable import Portable
 
 Inside = Literal["code", "value"]
@@ -146,7 +146,9 @@ class Placed:
         return count
 
 
-def check_bits(bits: object, least: int, most: int) -> None:
-    """Raise unless `bits` is an int in a range."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not least <= bits <= most:
+def check_bits(bits: object, least: int, most: int) -> int:
+    """Return the int in a range that `bits` is, or raise `ArgumentError`."""
+    number = as_int(bits)
+    if number is None or not least <= number <= most:
         raise ArgumentError(f"bits must be an int in [{least}, {most}], got {bits!r}")
+    return number

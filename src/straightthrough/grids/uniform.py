@@ -39,7 +39,7 @@ class Int(Grid):
     narrow: bool = False
 
     def __post_init__(self) -> None:
-        check_bits(self.bits, 1, 16)
+        object.__setattr__(self, "bits", check_bits(self.bits, 1, 16))
         for name in ("signed", "narrow"):
             if not isinstance(getattr(self, name), bool):
                 raise ArgumentError(f"{name} must be a bool, got {getattr(self, name)!r}")
@@ -114,7 +114,7 @@ class HalfInt(Grid):
     bits: int
 
     def __post_init__(self) -> None:
-        check_bits(self.bits, 1, 16)
+        object.__setattr__(self, "bits", check_bits(self.bits, 1, 16))
 
     @property
     def low(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -172,7 +172,7 @@ class HardConcreteGate(RuleModule[GumbelST]):
     ) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
         self.probs, self.gamma, self.zeta, self.hard = probs, gamma, zeta, hard
-        size = (shape,) if isinstance(shape, int) else tuple(shape)
+        size = tuple(shape) if isinstance(shape, Iterable) else (shape,)
         self.logits = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -133,8 +133,7 @@ class Codebook(nn.Module):
         transform: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_count("codes", codes)
-        check_count("width", width)
+        codes, width = check_count("codes", codes), check_count("width", width)
         _check_one_of("learn", learn, "ema", "loss", "gradient")
         _check_one_of("update", update, "forward", "manual")
         _check_one_of("metric", metric, "euclidean", "cosine")

@@ -81,7 +81,7 @@ class LFQ(OperatorModule):
         self, bits: int, *, entropy: float = 0.1, diversity: float = 1.0, commitment: float = 0.0
     ) -> None:
         super().__init__()
-        check_count("bits", bits)
+        bits = check_count("bits", bits)
         check_most(2**bits)
         self.bits, self.codes = bits, 2**bits
         self.diversity = check_at_least("diversity", diversity, 0)

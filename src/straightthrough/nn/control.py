@@ -49,9 +49,8 @@ class ControlVariate(nn.Module):
 
     def __init__(self, shape: int | tuple[int, ...], *, decay: float = 0.99) -> None:
         super().__init__()
-        sizes = shape if isinstance(shape, tuple) else (shape,)
-        for size in sizes:
-            check_count("shape", size)
+        given = shape if isinstance(shape, tuple) else (shape,)
+        sizes = tuple(check_count("shape", size) for size in given)
         if not 0 <= check_number("decay", decay) < 1:
             raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay

@@ -97,7 +97,7 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         **options: Any,
     ) -> None:
         super().__init__(estimator, (PairEstimator,), {})
-        check_count("stages", stages)
+        stages = check_count("stages", stages)
         if options.get("metric", "euclidean") != "euclidean":
             raise ArgumentError("a residual has a length: metric must be 'euclidean'")
         self.books = _codebooks(stages, codes, width, options)
@@ -173,8 +173,7 @@ class GroupedVQ(EstimatorModule[PairEstimator]):
         **options: Any,
     ) -> None:
         super().__init__(estimator, (PairEstimator,), {})
-        check_count("groups", groups)
-        check_count("width", width)
+        groups, width = check_count("groups", groups), check_count("width", width)
         if width % groups:
             raise ShapeError(f"groups must divide the width {width}, got {groups}")
         self.books = _codebooks(groups, codes, width // groups, options)

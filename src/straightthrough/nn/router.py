@@ -111,8 +111,7 @@ class TopKRouter(OperatorModule):
         rate: float = 1e-3,
     ) -> None:
         super().__init__()
-        check_count("experts", experts)
-        check_count("k", k)
+        experts, k = check_count("experts", experts), check_count("k", k)
         if k > experts:
             raise ArgumentError(f"k must lie in [1, {experts}] for {experts} experts, got {k}")
         if scores not in SCORES:

@@ -15,6 +15,7 @@ from ..core.errors import (
     ArgumentError,
     Number,
     apply_mask,
+    check_limit,
     check_model,
     check_number,
     check_positive,
@@ -52,9 +53,7 @@ class Schedule(nn.Module, ABC):
     def __init__(self, start: float, end: float, steps: int) -> None:
         super().__init__()
         start, end = check_number("start", start), check_number("end", end)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ArgumentError(f"steps must be an int of at least 0, got {steps!r}")
-        self.start, self.end, self.steps = start, end, steps
+        self.start, self.end, self.steps = start, end, check_limit("steps", steps)
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
     @abstractmethod

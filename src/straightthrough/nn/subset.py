@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from ..core.errors import as_int, check_count
+from ..core.errors import check_count
 from ..core.rules import Relaxation
 from ..estimators import SubsetEstimator
 from ..ops.subset import api
 from .base import Checks, EstimatorModule, Number, RuleModule
-
-
-def _check_k(name: str, value: Any) -> Any:
-    number = as_int(value)
-    check_count(name, value if number is None else number)
-    return number
 
 
 class TopK(RuleModule[Relaxation]):
@@ -35,7 +29,7 @@ class TopK(RuleModule[Relaxation]):
     """
 
     k: int
-    numbers: ClassVar[Checks] = {"k": _check_k}
+    numbers: ClassVar[Checks] = {"k": check_count}
 
     def __init__(
         self, k: int, relaxation: Relaxation | str = "logistic", *, dim: int = -1, **fields: Number
@@ -99,7 +93,7 @@ class SampleSubset(EstimatorModule[SubsetEstimator]):
     """
 
     k: int
-    numbers: ClassVar[Checks] = {"k": _check_k}
+    numbers: ClassVar[Checks] = {"k": check_count}
 
     def __init__(
         self,

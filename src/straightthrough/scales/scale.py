@@ -44,7 +44,7 @@ class Scale(ABC):
         if self.axis is not None and (isinstance(self.axis, bool) or type(self.axis) is not int):
             raise ArgumentError(f"axis must be an int, got {self.axis!r}")
         if self.block is not None:
-            check_count("block", self.block)
+            object.__setattr__(self, "block", check_count("block", self.block))
         if not isinstance(self.token, bool):
             raise ArgumentError(f"token must be a bool, got {self.token!r}")
         check_positive("floor", self.floor)

@@ -101,8 +101,7 @@ def advise(
         zero gradient             1.000 1.000
     """
     check_positive("budget", budget)
-    check_count("batch", batch)
-    check_limit("limit", limit)
+    batch, limit = check_count("batch", batch), check_limit("limit", limit)
     check_flag("rescale", rescale)
     seed = int(Seed(seed).value)  # which checks it
     outcomes = count_outcomes(logits)

@@ -100,8 +100,7 @@ def compare(
         Liu, Dong, Liu, Yu, Gao, "Bridging discrete and backpropagation: straight-through and
         beyond", 2023 (ReinMax is unbiased for quadratics).
     """
-    check_count("samples", samples)
-    check_limit("limit", limit)
+    samples, limit = check_count("samples", samples), check_limit("limit", limit)
     check_flag("rescale", rescale)
     seed = int(Seed(seed).value)  # which checks it
     if k is not None:

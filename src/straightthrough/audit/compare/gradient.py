@@ -51,7 +51,7 @@ def exact_gradient(
         >>> st.audit.exact_gradient(lambda z: z @ cost, torch.zeros(3), k=2)
         tensor([-0.4444, -0.1111,  0.5556])
     """
-    check_limit("limit", limit)
+    limit = check_limit("limit", limit)
     if k is not None:
         check_enumerable(logits, k, limit)
         return gradient_over_subsets(loss, logits, k).to(logits.dtype).reshape(logits.shape)

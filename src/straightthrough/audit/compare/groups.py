@@ -18,7 +18,7 @@ GROUPS = 32
 
 def group_size(samples: int, least: int) -> int:
     """Return how many draws a group has for `samples` in all, rounded up, `least` at least."""
-    check_count("samples", samples)
+    samples = check_count("samples", samples)
     return max(least, -(-samples // GROUPS))
 
 

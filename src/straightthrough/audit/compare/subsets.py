@@ -48,7 +48,7 @@ class Subsets:
 def count_subsets(logits: Tensor, k: int) -> int:
     """Check the logits and return how many outcomes they have."""
     check_logits(logits)
-    check_count("k", k)
+    k = check_count("k", k)
     classes, rows = logits.shape[-1], logits.reshape(-1, logits.shape[-1])
     allowed = int(rows.isneginf().logical_not().sum(-1).min())
     if k > allowed:

@@ -112,9 +112,8 @@ class Monitor:
         start: int = 0,
         sinks: Sequence[Sink] = (),
     ) -> None:
-        check_count("every", every)
-        check_count("elements", elements)
-        check_limit("start", start)
+        every, elements = check_count("every", every), check_count("elements", elements)
+        start = check_limit("start", start)
         training = check_flag("training", training)  # which modules' own is held against
         check_model(model)
         if not isinstance(sinks, Sequence) or not all(map(callable, sinks)):

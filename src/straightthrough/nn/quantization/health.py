@@ -240,7 +240,7 @@ class CAGE(nn.Module):
         start: float = 0.8,
     ) -> None:
         super().__init__()
-        check_count("steps", steps)
+        steps = check_count("steps", steps)
         check_at_least("strength", strength, 0)
         if not 0 <= check_number("start", start) < 1:
             raise ArgumentError(f"start must lie in [0, 1), got {start}")

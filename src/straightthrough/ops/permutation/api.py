@@ -289,7 +289,7 @@ def assignment(scores: Tensor, *, tau: Number = 1.0, iterations: int = 20) -> Te
         Mena, Belanger, Linderman, Snoek, "Learning latent permutations with Gumbel-Sinkhorn
         networks", 2018.
     """
-    check_count("iterations", iterations)
+    iterations = check_count("iterations", iterations)
     relaxation = Sinkhorn(check_positive("tau", tau), iterations)
     check_floating("scores", scores)
     if scores.is_nested:
