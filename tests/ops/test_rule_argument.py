@@ -120,6 +120,8 @@ def test_in_its_place_and_by_name(record: OperatorRecord, rule: RuleRecord) -> N
 def other_value(value: Any) -> Any:
     if isinstance(value, str):
         return {"code": "value", "value": "code"}.get(value, value)
+    if isinstance(value, bool):
+        return not value
     return value + 1 if isinstance(value, int) else 1.5 * value
 
 

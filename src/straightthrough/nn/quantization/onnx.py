@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.engine import apply, intercepted
-from ...core.errors import ArgumentError
+from ...core.errors import ArgumentError, check_model
 from ...core.operation import Operation
 from ...grids import Binary, Grid, HalfInt, Int, Stretched, Ternary
 from ...ops.quantize.operation import FakeQuantize
@@ -59,6 +59,7 @@ def to_onnx(model: nn.Module, args: Sequence[Any], **options: Any) -> torch.onnx
             f"opset_version must be at least {OPSET}, the first with integers of 4 bits, got "
             f"{options['opset_version']}"
         )
+    check_model(model)
     if any(isinstance(module, Packed) for module in model.modules()):
         raise ArgumentError(
             "the model is packed, by operations on bytes that ONNX has not; pass the prepared "
