@@ -1,15 +1,18 @@
 """The command itself: its version, what it lacks, and Ctrl-C before it has begun."""
 
+import gzip
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import typer
 
 import straightthrough as st
-from straightthrough.cli import entry
+from straightthrough.cli import console, entry
 
 
 def test_version_and_help_of_the_command_itself(cli):
@@ -24,6 +27,18 @@ def test_a_full_disk_is_one_line():
         command = [sys.executable, "-m", "straightthrough", "list"]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stderr) == (1, "error: No space left on device\n")
+
+
+def test_an_error_of_input_or_output_in_words_of_its_own_is_one_line(capsys):
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise gzip.BadGzipFile("Not a gzipped file")
+
+    with pytest.raises(SystemExit) as ended, mock.patch.object(sys, "argv", ["it"]):
+        console.run(app, "it")
+    assert (ended.value.code, capsys.readouterr().err) == (1, "error: Not a gzipped file\n")
 
 
 def test_nothing_is_said_where_there_is_no_stdout(cli, monkeypatch):

@@ -47,7 +47,8 @@ def run(app: typer.Typer, name: str) -> None:
     except Failure as error:
         _exit(1, str(error))
     except OSError as error:  # as of a full disk
-        _exit(1, ": ".join(str(part) for part in (error.filename, error.strerror) if part))
+        said = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        _exit(1, said or str(error))  # what is not the system's has its own words
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:
