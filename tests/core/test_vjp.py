@@ -132,3 +132,11 @@ def test_a_relaxation_of_ones_own_is_not_served_by_its_parents_kernel() -> None:
     for found in (gradient, moved):
         assert torch.equal(found, torch.full((2, 4), 6.0))
     assert torch.equal(triple.vjp(scores.detach(), ones), torch.full((2, 4), 3.0))
+
+
+@pytest.mark.parametrize("rule", [st.surrogates.Tanh(), st.surrogates.Clipped()], ids=str)
+def test_compiled_code_has_the_kernel_whole(rule: Derivative) -> None:
+    x, grad = torch.linspace(-2, 2, 9), torch.arange(9.0)
+    torch.compiler.reset()
+    compiled = torch.compile(rule.vjp, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x, grad), rule.vjp(x, grad))
