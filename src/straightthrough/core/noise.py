@@ -125,7 +125,7 @@ def make_seed(
         value, place = make_seed(None, generator, x.to_local().detach())
         return agreed(value, x), place
     if is_compiling():
-        return _drawn_seed(_distinct(x.device)), (0, 0, 0)
+        return _drawn_seed(_distinct(x.device), ()), (0, 0, 0)
     return _new_seed((), generator=generator, device=x.device), (0, 0, 0)
 
 
@@ -151,17 +151,17 @@ def _inside_transform() -> bool:
 # Inductor would draw torch.randint from a generator of its own; behind an operator of ours,
 # compiled code takes the same seed from torch's default generator as eager code does.
 library.define(
-    "fresh_seed(Tensor like, int[] shape=[]) -> Tensor", tags=torch.Tag.nondeterministic_seeded
+    "fresh_seed(Tensor like, int[] shape) -> Tensor", tags=torch.Tag.nondeterministic_seeded
 )
 _drawn_seed: Operator = torch.ops.straightthrough.fresh_seed.default
 
 
-def _fresh_seed(like: Tensor, shape: Sequence[int] = ()) -> Tensor:
+def _fresh_seed(like: Tensor, shape: Sequence[int]) -> Tensor:
     return _new_seed([*shape], device=like.device)
 
 
 def _fresh_seeds(
-    info: Any, dims: tuple[Any, ...], like: Tensor, shape: Sequence[int] = ()
+    info: Any, dims: tuple[Any, ...], like: Tensor, shape: Sequence[int]
 ) -> tuple[Tensor, int | None]:
     """Draw under `vmap`, as torch's own random functions do there."""
     if info.randomness == "error":
@@ -173,7 +173,7 @@ def _fresh_seeds(
     return _drawn_seed(like, [info.batch_size, *shape]), 0
 
 
-def _fake_seed(like: Tensor, shape: Sequence[int] = ()) -> Tensor:
+def _fake_seed(like: Tensor, shape: Sequence[int]) -> Tensor:
     check_not_onnx("a draw without a seed", "pass seed=, or export the module in eval()")
     return like.new_empty(shape, dtype=torch.int64)
 
