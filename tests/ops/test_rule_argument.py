@@ -188,3 +188,46 @@ def test_fields_in_compiled_code() -> None:
     for slope in map(torch.tensor, (1.0, 2.0, 3.0)):
         number = slope.item()
         assert_alike(partial(compiled, X, slope), partial(st.sign, X, "tanh", slope=number))
+
+
+class Bare(st.surrogates.Derivative):
+    """A rule without fields, which modules and compiled code could not read."""
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.exp(-x.square())
+
+
+@dataclasses.dataclass
+class Loose(Bare):
+    """One whose field may change between forward and backward."""
+
+    width: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Bell(Bare):
+    """One as it should be."""
+
+    width: float = 2.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.exp(-(x / self.width).square())
+
+
+@pytest.mark.parametrize("rule", [Bare(), Loose()], ids=lambda rule: type(rule).__name__)
+def test_a_rule_is_a_frozen_dataclass(rule: st.surrogates.Derivative) -> None:
+    for call in (partial(st.sign, X, rule), partial(st.nn.Sign, rule)):
+        with pytest.raises(st.ArgumentError, match=f"{type(rule).__name__} must be a frozen"):
+            call()
+
+
+def test_a_rule_of_ones_own_is_taken_everywhere() -> None:
+    to_value = torch.where(X < 0, -1.0, 1.0).cos()
+    for operator in (partial(st.sign, surrogate=Bell()), st.nn.Sign(Bell())):
+        _, gradient = outcome(partial(operator, X))
+        torch.testing.assert_close(gradient, to_value * Bell().derivative(X.detach()))
+
+
+def test_compiled_code_says_what_a_misspelt_name_may_have_meant() -> None:
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="did you mean .*tanh"):
+        torch.compile(lambda x: st.sign(x, "tanhh"), backend="eager", fullgraph=True)(X)

@@ -48,7 +48,8 @@ def float64(value: object) -> Tensor:
 
 def test_every_registered_surrogate_has_a_formula() -> None:
     registered = {record.type for record in RULES.values() if issubclass(record.type, Derivative)}
-    assert {getattr(st.surrogates, name) for name in st.surrogates.__all__} == registered
+    public = {getattr(st.surrogates, name) for name in st.surrogates.__all__}
+    assert public - {Derivative} == registered
     assert {type(formula.rule) for formula in FORMULAS} == registered
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .errors import ArgumentError
+from .internals import constant_in_graphs
 from .outcomes import Outcome
 from .rules import Rule
 from .signature import Input, shaped, sizes
@@ -169,7 +170,7 @@ def shorthands(*fits: type[Rule]) -> dict[str, RuleRecord]:
 
 
 def resolve(
-    argument: str, given: object, *fits: type[Rule], fields: Mapping[str, Any] | None = None
+    argument: str, given: Any, *fits: type[Rule], fields: Mapping[str, Any] | None = None
 ) -> Any:
     """Return the rule that `given` (a rule of one of the forms `fits`, or a shorthand) stands for.
 
@@ -177,15 +178,15 @@ def resolve(
 
     Raises:
         ArgumentError: for an unknown name or a rule of another form, listing the known names, and
-            for a field that it does not have.
+            for a field that it does not have; for a rule that is no frozen dataclass.
     """
     named = type(given) is str and not fields
     if named and not is_compiling() and (ready := _ready(given, fits)):
         return ready
-    if isinstance(given, fits):
+    if isinstance(given, fits) if is_compiling() else _fit(given.__class__, fits):
         if fields:
             _check_fields(type(given), fields)
-            given = dataclasses.replace(given, **fields)  # type: ignore[type-var]  # all are dataclasses
+            given = dataclasses.replace(given, **fields)
         return given.settled()
     record = _record_of(given, fits) if isinstance(given, str) else None
     if record is None:
@@ -201,6 +202,20 @@ def resolve(
             f"{argument}={given!r} has an argument without a default; "
             f"pass the rule itself, for instance {record.example!r}"
         ) from None
+
+
+@functools.cache
+def _fit(kind: type, fits: tuple[type[Rule], ...]) -> bool:
+    """Whether what is of a class is a rule of one of the forms; it is looked at once a class."""
+    if not issubclass(kind, fits):
+        return False
+    made = getattr(kind, "__dataclass_params__", None)
+    if made is None or not made.frozen:  # else a field could change before backward
+        raise ArgumentError(
+            f"{kind.__name__} must be a frozen dataclass, as every rule; write "
+            f"@dataclass(frozen=True) above its class"
+        )
+    return True
 
 
 @functools.cache
@@ -232,19 +247,29 @@ def _check_fields(rule: type[Rule], fields: Mapping[str, Any]) -> None:
 
 
 def _unknown(argument: str, given: object, fits: tuple[type[Rule], ...]) -> str:
-    known = shorthands(*fits)
-    such = "".join(f", such as {record.example!r}" for record in [*known.values()][:1])
     if isinstance(given, Tensor):
         return (
-            f"{argument} must be a shorthand or the rule itself{such}, got a tensor; "
+            f"{argument} must be a shorthand or the rule itself{_such(fits)}, got a tensor; "
             f"pass tensors after the first by their names, as in probs=..."
         )
-    close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = _hint(given, fits) if isinstance(given, str) else ""
+    known = ", ".join(shorthands(*fits))
     return (
-        f"{argument}={given!r} is unknown here; {hint}known: {', '.join(known)}, "
-        f"or, in Python, the rule itself{such}"
+        f"{argument}={given!r} is unknown here; {hint}known: {known}, "
+        f"or, in Python, the rule itself{_such(fits)}"
     )
+
+
+# While a graph is recorded these run as they are: it could not record them.
+@constant_in_graphs
+def _such(fits: tuple[type[Rule], ...]) -> str:
+    return "".join(f", such as {record.example!r}" for record in [*shorthands(*fits).values()][:1])
+
+
+@constant_in_graphs
+def _hint(given: str, fits: tuple[type[Rule], ...]) -> str:
+    close = difflib.get_close_matches(given, shorthands(*fits), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def check_not_rule(argument: str, given: object, rule: str) -> None:

@@ -1,5 +1,6 @@
 """Pointwise backward rules, one short file a family."""
 
+from ..core.rules import Derivative
 from .binarized import ApproxSign, ErrorDecay, SwishSign
 from .bounded import Clipped, LeakyRectangle, Rectangle
 from .identity import Identity
@@ -11,6 +12,7 @@ __all__ = [
     "ApproxSign",
     "Atan",
     "Clipped",
+    "Derivative",
     "Erf",
     "ErrorDecay",
     "Exponential",
