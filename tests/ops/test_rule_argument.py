@@ -229,5 +229,5 @@ def test_a_rule_of_ones_own_is_taken_everywhere() -> None:
 
 
 def test_compiled_code_says_what_a_misspelt_name_may_have_meant() -> None:
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="did you mean .*tanh"):
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"did you mean .{,3}tanh"):
         torch.compile(lambda x: st.sign(x, "tanhh"), backend="eager", fullgraph=True)(X)
