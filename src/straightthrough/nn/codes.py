@@ -64,7 +64,7 @@ class LFQ(OperatorModule):
         diversity: that of the entropy of the mean among them.
         commitment: the weight of the mean of `(z - code)^2`.
 
-    The loss of no row is 0.
+    A row that is not finite counts in no loss, and the loss of no row is 0.
 
     All three are weighed against the loss of the task. The defaults are those of the field's
     package; beside a mean of squares over pixels they outweigh it, and the study `vqvae` has 0.003
@@ -96,11 +96,13 @@ class LFQ(OperatorModule):
         z = unmasked(z, mask)
         code, index = signs.lfq(z)
         code, index = _masked(code, index, mask)
-        each, together = signs.lfq_entropy(z, mask=mask)
+        counted = z.isfinite().all(-1)
+        counted = counted if mask is None else counted & mask
+        each, together = signs.lfq_entropy(z, mask=counted)
         loss = self.entropy * (each - self.diversity * together)
-        loss = loss + self.commitment * commitment(z, code, mask)
-        some = torch.ones_like(index, dtype=torch.bool) if mask is None else mask
-        return Quantized(code, index, torch.where(some.any(), loss, 0))
+        if self.commitment:
+            loss = loss + self.commitment * commitment(z, code, counted)
+        return Quantized(code, index, torch.where(counted.any(), loss, 0))
 
     def decode(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the codes of numbers of any shape."""

@@ -37,9 +37,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     started: the first input starts it, and a loaded one goes on. `eval()` measures nothing that is
     kept, and starts what has not yet been. What a learned scale started from is a buffer, `origin`,
     and `parameter`, which begins at 0, is added to it: so a start is the same on every shard. A
-    state dict without a scale, as that of a model of floats, loads all the same, and the scale
-    starts anew; one that lacks what the quantizer is a part of too, as that of a head alone, leaves
-    it.
+    state dict in which the scale has another meaning, as of another form, is refused. One without a
+    scale, as that of a model of floats, loads all the same, and the scale starts anew; one that
+    lacks what the quantizer is a part of too, as that of a head alone, leaves it.
 
     In a distributed process group every rank starts at the mean of what the ranks measure, each on
     its own input. Of mean sizes (`start="lsq"`), where the inputs are as large, that is what all
@@ -54,7 +54,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             which a scale is shared don't count.
         transform: what the input goes through first: `"tanh"`, `tanh(x) / max |tanh(x)|`, as in
             DoReFa-Net; or `"twn"`, 0 below a threshold and one size above it for every entry of the
-            first dimension, as in ternary weight networks.
+            first dimension, or for all that a vector holds, as in ternary weight networks.
         delay: how many steps of `st.nn.step_schedules` the input first passes as it is.
         fields: numbers or schedules for fields of the rule.
 
@@ -302,7 +302,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         for parameter in (self.parameter, self.shift):
             if parameter is not None:
                 parameter.zero_()
-        self.started.fill_(1)
+        self.started.fill_(self.scaling.mark)
         self._has_started = True
 
     @torch.no_grad()
@@ -336,6 +336,12 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
         found = f"{prefix}started" in state
+        if self.scaling.kept and found and not self._means(state[f"{prefix}started"]):
+            rest[-1].append(
+                f"{prefix}origin is of another meaning than in {self.scaling}; make the quantizer "
+                f"with the form, power_of_two, offset and zero_point of the state dict's"
+            )
+            return
         if not self.scaling.kept or found:
             super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
         around = prefix[: prefix.rfind(".", 0, -1) + 1]
@@ -344,6 +350,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             started = state.get(f"{prefix}started", torch.tensor(False))
             self.started.copy_(started)
             self._has_started = not started.is_meta and bool(started)
+
+    def _means(self, started: Tensor) -> bool:
+        """Return whether what was kept with that mark means what is kept here."""
+        return started.is_meta or int(started) in (0, self.scaling.mark)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: b for name, b in self._buffers.items() if b is not None}

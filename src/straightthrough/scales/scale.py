@@ -58,6 +58,11 @@ class Scale(ABC):
                 f"block={self.block}, token={self.token}"
             )
 
+    @property
+    def mark(self) -> int:
+        """A number that tells the meanings of what is kept apart, above 0."""
+        return 1
+
     def blocks(self, x: Tensor) -> Tensor:
         """Return `x`, viewed as `(..., blocks, block)` where there are blocks.
 

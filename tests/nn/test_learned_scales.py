@@ -1,0 +1,98 @@
+"""Learned scales: what their state means, where they start, and where float32 ends."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import straightthrough as st
+from straightthrough.grids import Int
+from straightthrough.nn import Quantizer
+from straightthrough.scales import RMS, AbsMean, Learned
+
+X = torch.tensor([[0.5, -1.0, 2.0, 0.1], [4.0, 0.0, -3.0, 1.0]])
+
+MEANINGS = [
+    Learned(**form, **shift)
+    for form in ({}, {"form": "log2"}, {"form": "clip"}, {"form": "log2", "power_of_two": True})
+    for shift in ({}, {"zero_point": True}, {"offset": True})
+]
+
+
+def test_a_state_dict_of_another_form_is_refused():
+    """Its numbers fit, and would be another scale."""
+    saved = []
+    for scale in MEANINGS:
+        quantize = Quantizer(Int(4), scale)
+        quantize(X)
+        saved.append(quantize.state_dict())
+    for (at, scale), (of, state) in itertools.product(enumerate(MEANINGS), enumerate(saved)):
+        quantize = Quantizer(Int(4), scale)
+        quantize(3 * X)
+        if at == of:
+            quantize.load_state_dict(state)
+            assert torch.equal(quantize.origin, state["origin"])
+            continue
+        before = quantize.scale.item()
+        with pytest.raises(RuntimeError, match="another meaning than in Learned"):
+            quantize.load_state_dict(state, strict=False)
+        assert quantize.scale.item() == before
+
+
+def test_a_state_dict_that_has_not_started_fits_every_form():
+    fresh = Quantizer(Int(4), Learned()).state_dict()
+    quantize = Quantizer(Int(4), Learned(form="log2"))
+    quantize.load_state_dict(fresh)
+    quantize(X)
+    assert quantize.started
+
+
+@pytest.mark.parametrize("form", ["softplus", "log2", "clip"])
+@pytest.mark.parametrize("start", ["lsq", "3sigma", "mse", "max"])
+def test_a_start_is_finite_where_sums_and_squares_are_not(form, start):
+    x = 3e38 * torch.tensor([-1.0, 1.0, -1.0, 1.0, 0.5, -0.5])
+    quantize = Quantizer(Int(4), Learned(form=form, start=start))
+    quantize(x)
+    small = Quantizer(Int(4), Learned(form=form, start=start))
+    small(x.double() / 1e30)
+    wanted = 1e30 * small.scale.double()
+    torch.testing.assert_close(quantize.scale.double(), wanted, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("scale", [AbsMean(), RMS()])
+def test_a_mean_beyond_the_dtype_is_infinite(scale):
+    x = torch.full((4,), 3e38)
+    quantize = Quantizer(Int(4), scale)
+    assert quantize.scale_of(x) == torch.inf
+    assert quantize(x).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("form", "least", "most"), [("softplus", -103.0, 1e38), ("log2", -149.0, 127.0)]
+)
+def test_a_parameter_may_leave_what_float32_has_a_scale_for(form, least, most):
+    quantize = Quantizer(Int(4), Learned(form=form), "lsq")
+    quantize.start(X)
+    quantize.origin.zero_()
+    for parameter, fine in [(least, True), (most, True), (least - 2, False), (2e38, False)]:
+        if form == "softplus" and parameter == 2e38:
+            parameter = torch.inf
+        with torch.no_grad():
+            quantize.parameter.fill_(parameter)
+        assert (0 < quantize.scale < torch.inf) == fine
+        if not fine:
+            assert quantize(X).isnan().all()
+            with st.strict(), pytest.raises(st.ArgumentError, match="not a finite number above 0"):
+                quantize(X)
+
+
+def test_a_clipped_scale_comes_back_from_its_floor():
+    quantize = Quantizer(Int(4), Learned(form="clip"), "lsq")
+    quantize.start(X)
+    with torch.no_grad():
+        quantize.parameter.fill_(-100.0)
+    assert quantize.scale == torch.tensor(1e-5)
+    quantize(X).square().sum().backward()
+    assert quantize.parameter.grad != 0
