@@ -78,6 +78,16 @@ def test_the_entropy_of_signs_is_theirs():
     assert together >= due.batch_entropy
 
 
+def test_the_losses_of_signs_are_theirs():
+    """As the guide has it, but for the entropy of the mean, which is made of its factors."""
+    z = torch.randn(1, 200, 8) / 10
+    peer = theirs.LFQ(dim=8, codebook_size=2**8, entropy_loss_weight=0.1, diversity_gamma=0.0)
+    _, number, loss = peer(z)
+    got = st.nn.LFQ(8, entropy=0.1, diversity=0.0, inverse_temperature=100.0)(z)
+    torch.testing.assert_close(got.loss, loss, rtol=1e-4, atol=1e-5)
+    assert torch.equal(st.nn.LFQ(8).decode(number).flip(-1), got.quantized)
+
+
 # What theirs has wrong, and ours has not.
 
 
