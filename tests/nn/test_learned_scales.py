@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 import straightthrough as st
 from straightthrough.grids import Int
@@ -47,6 +48,22 @@ def test_a_state_dict_that_has_not_started_fits_every_form():
     quantize.load_state_dict(fresh)
     quantize(X)
     assert quantize.started
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.95, 0.99, 0.999, 0.9999])
+def test_a_mean_over_steps_has_the_same_meaning(decay):
+    for scale in MEANINGS:
+        quantize = Quantizer(Int(4), scale)
+        for mean in (
+            {"multi_avg_fn": get_ema_multi_avg_fn(decay)},
+            {"avg_fn": get_ema_avg_fn(decay)},
+        ):
+            average = AveragedModel(quantize, use_buffers=True, **mean)
+            for _ in range(5):
+                quantize(X)
+                average.update_parameters(quantize)
+            assert average.module.started == quantize.started
+            quantize.load_state_dict(average.module.state_dict())
 
 
 @pytest.mark.parametrize("form", ["softplus", "log2", "clip"])

@@ -83,7 +83,7 @@ class Learned(Scale):
     @property
     def mark(self) -> int:
         ways = (*FORMS, "power_of_two").index("power_of_two" if self.power_of_two else self.form)
-        return 1 + 3 * ways + ("", "zero_point", "offset").index(self.shifts)
+        return 2 ** (3 * ways + ("", "zero_point", "offset").index(self.shifts))
 
     def parameter(self, scale: Tensor) -> Tensor:
         """Return the parameter of a scale."""

@@ -60,7 +60,10 @@ class Scale(ABC):
 
     @property
     def mark(self) -> int:
-        """A number that tells the meanings of what is kept apart, above 0."""
+        """A number that tells the meanings of what is kept apart.
+
+        A power of two, which a mean of it and itself is to the bit, as 3 is not.
+        """
         return 1
 
     def blocks(self, x: Tensor) -> Tensor:
