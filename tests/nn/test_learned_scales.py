@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_a
 import straightthrough as st
 from straightthrough.grids import Int
 from straightthrough.nn import Quantizer
-from straightthrough.scales import RMS, AbsMean, Learned
+from straightthrough.scales import RMS, AbsMean, Learned, Observed
 
 X = torch.tensor([[0.5, -1.0, 2.0, 0.1], [4.0, 0.0, -3.0, 1.0]])
 
@@ -113,3 +114,51 @@ def test_a_clipped_scale_comes_back_from_its_floor():
     assert quantize.scale == torch.tensor(1e-5)
     quantize(X).square().sum().backward()
     assert quantize.parameter.grad != 0
+
+
+@pytest.mark.parametrize("scale", [*MEANINGS, Observed(), Observed(zero_point=True)], ids=str)
+def test_a_scale_may_be_set(scale):
+    """As that of a checkpoint of other code is."""
+    quantize = Quantizer(Int(4), scale)
+    shift = {"zero_point": 2.0, "offset": 0.5}.get(scale.shifts, 0.0)
+    for _ in range(2):
+        quantize.start_at(0.25, shift)
+        assert quantize.scale.item() == pytest.approx(0.25)
+        assert scale.shifts == "" or getattr(quantize, scale.shifts) == shift
+        quantize(9 * X)  # in training: what is observed moves on
+    if not isinstance(scale, Observed):
+        shifts = {scale.shifts: torch.tensor(shift)} if scale.shifts else {}
+        wanted = st.fake_quantize(X, quantize.scale, grid=Int(4), **shifts)
+        assert torch.equal(quantize(X), wanted)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scales_of_channels_may_be_set(shape, dtype):
+    quantize = Quantizer(Int(4), Learned(axis=0), shape=X.shape)
+    quantize.start_at(torch.tensor([0.5, 2.0], dtype=dtype).reshape(shape))
+    torch.testing.assert_close(quantize.scale.detach(), torch.tensor([[0.5], [2.0]]))
+    quantize.start_at(torch.tensor(3.0))
+    torch.testing.assert_close(quantize.scale.detach(), torch.tensor([[3.0], [3.0]]))
+
+
+CANT_BE_SET = [
+    (AbsMean(), (1.0,), "is measured on each input; set one that is kept"),
+    (Learned(), (0.0,), "scale must be above 0, got 0"),
+    (Learned(), (torch.tensor(-1.0),), "scale must be finite and above 0, got -1"),
+    (Learned(), (1.0, 2.0), "has neither a zero point nor an offset to set"),
+    (
+        Learned(zero_point=True),
+        (1.0, torch.tensor(torch.inf)),
+        "zero_point must be finite, got inf",
+    ),
+    (Learned(axis=0), (torch.ones(3),), r"scale must be one number or (2, 1), got (3,)"),
+    (Learned(axis=0), (torch.ones(1, 2),), r"scale must be one number or (2, 1), got (1, 2)"),
+    (Learned(axis=0), (torch.tensor(1),), "scale must be float16, bfloat16, float32 or float64"),
+]
+
+
+@pytest.mark.parametrize(("scale", "values", "message"), CANT_BE_SET)
+def test_what_can_not_be_set(scale, values, message):
+    with pytest.raises(st.StraightThroughError, match=re.escape(message)):
+        Quantizer(Int(4), scale, shape=X.shape).start_at(*values)
