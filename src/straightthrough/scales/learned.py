@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_flag, check_positive
-from ..core.precision import widest
+from ..core.precision import compute_dtype, widest
 from ..grids import Grid
 from ..ops.pointwise.api import ceil, clamp
 from .scale import Scale, Shift
@@ -102,14 +102,16 @@ class Learned(Scale):
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
         if self.shifts:
             return self.spread(x, grid)
-        x = x.to(widest(x.device))  # sums and squares overflow; it is measured once
-        if self.start == "lsq":
-            return 2 * self.mean(x) / grid.largest_code**0.5
         if self.start == "max":
             return self.largest(x) / grid.reach
         if not isinstance(self.start, str):
             return torch.full_like(self.largest(x), self.start / grid.reach)
-        return self._three_sigma(x, grid) if self.start == "3sigma" else self._fitted(x, grid)
+        wide = x.to(widest(x.device))  # sums and squares overflow; it is measured once
+        if self.start == "lsq":
+            found = 2 * self.mean(wide) / grid.largest_code**0.5
+        else:
+            found = (self._three_sigma if self.start == "3sigma" else self._fitted)(wide, grid)
+        return found.to(compute_dtype(x.dtype))
 
     def _three_sigma(self, x: Tensor, grid: Grid) -> Tensor:
         wide, shared = self.wide(x), self.shared(x.ndim)
