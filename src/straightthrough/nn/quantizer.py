@@ -114,7 +114,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             raise ArgumentError(f"zero_point is for st.grids.Int, got {grid}; use offset=True")
         if scaling.kept:
             # Not bool, of which torch's AveragedModel takes no means.
-            self.register_buffer("started", torch.zeros((), dtype=torch.int16))
+            self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
             kept = self._kept_shape(shape) or [1]  # what is sharded has a dimension
             if isinstance(scaling, Learned):
                 self.parameter = nn.Parameter(torch.zeros(kept))

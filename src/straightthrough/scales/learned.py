@@ -83,7 +83,7 @@ class Learned(Scale):
     @property
     def mark(self) -> int:
         ways = (*FORMS, "power_of_two").index("power_of_two" if self.power_of_two else self.form)
-        return 2 ** (3 * ways + ("", "zero_point", "offset").index(self.shifts))
+        return 2 ** (2 * ways + self.offset)
 
     def parameter(self, scale: Tensor) -> Tensor:
         """Return the parameter of a scale."""
@@ -106,11 +106,13 @@ class Learned(Scale):
             return self.largest(x) / grid.reach
         if not isinstance(self.start, str):
             return torch.full_like(self.largest(x), self.start / grid.reach)
+        if self.start == "mse":
+            return self._fitted(x, grid)
         wide = x.to(widest(x.device))  # sums and squares overflow; it is measured once
-        if self.start == "lsq":
-            found = 2 * self.mean(wide) / grid.largest_code**0.5
+        if self.start == "3sigma":
+            found = self._three_sigma(wide, grid)
         else:
-            found = (self._three_sigma if self.start == "3sigma" else self._fitted)(wide, grid)
+            found = 2 * self.mean(wide) / grid.largest_code**0.5
         return found.to(compute_dtype(x.dtype))
 
     def _three_sigma(self, x: Tensor, grid: Grid) -> Tensor:

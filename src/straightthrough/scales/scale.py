@@ -60,9 +60,9 @@ class Scale(ABC):
 
     @property
     def mark(self) -> int:
-        """A number that tells the meanings of what is kept apart.
+        """A number that tells apart what tensors of the same names mean, where they are kept.
 
-        A power of two, which a mean of it and itself is to the bit, as 3 is not.
+        A power of two up to 128, which a mean of it and itself is to the bit, as 3 is not.
         """
         return 1
 
