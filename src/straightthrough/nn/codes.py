@@ -68,8 +68,8 @@ class LFQ(OperatorModule):
     A row that is not finite counts in no loss, and the loss of no row is 0.
 
     All three are weighed against the loss of the task. Their defaults are those of the field's
-    package, whose T is 100, as soon sharp as z is off 0; beside a mean of squares over pixels they
-    outweigh it, and the study `vqvae` has 0.003 for the entropies and as much for the commitment.
+    package, but T is 100 there; beside a mean of squares over pixels they outweigh it, and the
+    study `vqvae` has 0.003 for the entropies and as much for the commitment.
 
     Example:
         >>> quantizer = st.nn.LFQ(8)
