@@ -265,6 +265,11 @@ def test_twn():
     assert torch.equal(quantize.decode(codes, quantize.scale_of(W)), y)
 
 
+def test_twn_of_a_vector_has_one_size():
+    y = preset("twn").weight.quantizer()(torch.tensor([1.0, 0.1, -2.0]))
+    assert y.tolist() == [1.5, 0.0, -1.5]
+
+
 def test_an_unknown_transform():
     with pytest.raises(st.ArgumentError, match="transform must be one of tanh, twn, or '', got 's"):
         st.nn.Quantizer(st.grids.Int(4), transform="sin")

@@ -67,3 +67,24 @@ def test_a_loss_of_no_row_is_0_and_its_gradient_too():
         q, _, loss = model(z, mask=torch.zeros(6, dtype=torch.bool))
         assert loss == 0
         assert not torch.autograd.grad(q.sum() + loss, z)[0].any()
+
+
+@pytest.mark.parametrize("name", ["frozen", "commitment", "decay", "revive"])
+def test_options_of_a_codebook_are_set_there(name):
+    """On the quantizer they would be read back, and of no effect."""
+    for model, where in (
+        (st.nn.VectorQuantizer(8, 4), "quantizer.book"),
+        (st.nn.ResidualVQ(2, 8, 4), "each of quantizer.books"),
+        (st.nn.GroupedVQ(2, 8, 4), "each of quantizer.books"),
+    ):
+        with pytest.raises(st.ArgumentError, match=f"{name} is a codebook's.*set it on {where}"):
+            setattr(model, name, True)
+
+
+def test_the_decay_of_a_codebook_may_be_set():
+    book = st.nn.VectorQuantizer(1, 1, k_means=False, decay=0.9).book
+    book.decay = 0.0
+    book.select(torch.tensor([[3.0], [5.0]]), None)
+    assert (book.decay, book.codebook.item()) == (0.0, 4.0)
+    with pytest.raises(st.ArgumentError, match=r"decay must lie in \[0, 1\), got 1"):
+        book.decay = 1

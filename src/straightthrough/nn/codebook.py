@@ -114,6 +114,7 @@ class Codebook(nn.Module):
 
     Attributes:
         frozen: set it, and nothing is learned or counted, in `train()` as in `eval()`.
+        commitment, revive, decay: may be set too, as `frozen` on each codebook of a quantizer.
     """
 
     codebook: Tensor
@@ -137,8 +138,6 @@ class Codebook(nn.Module):
         _check_one_of("learn", learn, "ema", "loss", "gradient")
         _check_one_of("update", update, "forward", "manual")
         _check_one_of("metric", metric, "euclidean", "cosine")
-        if not 0 <= check_at_least("decay", decay, 0) < 1:
-            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         if transform is not None and (learn == "ema" or revive or k_means):
             raise ArgumentError("transform learns by itself: pass learn='loss' or 'gradient' alone")
         if revive and learn != "ema" and update != "manual":
@@ -159,6 +158,18 @@ class Codebook(nn.Module):
             self.codebook = nn.Parameter(start)
         self.statistics = CodebookStatistics(codes, width, decay)
         self.statistics.set(start)
+        self.decay = decay
+
+    @property
+    def decay(self) -> float:
+        """That of the moving averages, in [0, 1); it may be set."""
+        return self.statistics.decay
+
+    @decay.setter
+    def decay(self, decay: float) -> None:
+        if not 0 <= check_at_least("decay", decay, 0) < 1:
+            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
+        self.statistics.decay = decay
 
     def codewords(self) -> Tensor:
         """Return the codebook as it is now, `(K, D)`."""

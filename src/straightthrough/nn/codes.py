@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.errors import ShapeError, check_at_least, check_count, check_flag
+from ..core.errors import ShapeError, check_at_least, check_count, check_flag, check_positive
 from ..ops.codebook import codes, signs
 from ..ops.codebook.arguments import check_most, check_row_mask, check_vectors
 from .base import OperatorModule
@@ -63,12 +63,13 @@ class LFQ(OperatorModule):
         entropy: the weight of the entropies of `st.lfq_entropy`.
         diversity: that of the entropy of the mean among them.
         commitment: the weight of the mean of `(z - code)^2`.
+        inverse_temperature: T of the entropies, > 0.
 
-    The loss of no row is 0.
+    A row that is not finite counts in no loss, and the loss of no row is 0.
 
-    All three are weighed against the loss of the task. The defaults are those of the field's
-    package; beside a mean of squares over pixels they outweigh it, and the study `vqvae` has 0.003
-    for the entropies and as much for the commitment.
+    All three are weighed against the loss of the task. Their defaults are those of the field's
+    package, but T is 100 there; beside a mean of squares over pixels they outweigh it, and the
+    study `vqvae` has 0.003 for the entropies and as much for the commitment.
 
     Example:
         >>> quantizer = st.nn.LFQ(8)
@@ -78,7 +79,13 @@ class LFQ(OperatorModule):
     """
 
     def __init__(
-        self, bits: int, *, entropy: float = 0.1, diversity: float = 1.0, commitment: float = 0.0
+        self,
+        bits: int,
+        *,
+        entropy: float = 0.1,
+        diversity: float = 1.0,
+        commitment: float = 0.0,
+        inverse_temperature: float = 1.0,
     ) -> None:
         super().__init__()
         bits = check_count("bits", bits)
@@ -87,6 +94,7 @@ class LFQ(OperatorModule):
         self.diversity = check_at_least("diversity", diversity, 0)
         self.entropy = check_at_least("entropy", entropy, 0)
         self.commitment = check_at_least("commitment", commitment, 0)
+        self.inverse_temperature = check_positive("inverse_temperature", inverse_temperature)
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
         check_vectors(z)
@@ -96,11 +104,15 @@ class LFQ(OperatorModule):
         z = unmasked(z, mask)
         code, index = signs.lfq(z)
         code, index = _masked(code, index, mask)
-        each, together = signs.lfq_entropy(z, mask=mask)
+        counted = z.isfinite().all(-1)
+        counted = counted if mask is None else counted & mask
+        each, together = signs.lfq_entropy(
+            z, inverse_temperature=self.inverse_temperature, mask=counted
+        )
         loss = self.entropy * (each - self.diversity * together)
-        loss = loss + self.commitment * commitment(z, code, mask)
-        some = torch.ones_like(index, dtype=torch.bool) if mask is None else mask
-        return Quantized(code, index, torch.where(some.any(), loss, 0))
+        if self.commitment:
+            loss = loss + self.commitment * commitment(z, code, counted)
+        return Quantized(code, index, torch.where(counted.any(), loss, 0))
 
     def decode(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the codes of numbers of any shape."""

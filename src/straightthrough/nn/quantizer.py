@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..core.engine import apply
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
 from ..core.internals import transforms_active
-from ..core.once import before, has_begun, runs_again
+from ..core.once import has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
@@ -26,6 +25,7 @@ from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule
+from .measured import agreed, beside, finite, given, move, ranks
 from .schedules import Delay, keeping_dtype
 from .transforms import TRANSFORMS, Transform
 
@@ -37,9 +37,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     started: the first input starts it, and a loaded one goes on. `eval()` measures nothing that is
     kept, and starts what has not yet been. What a learned scale started from is a buffer, `origin`,
     and `parameter`, which begins at 0, is added to it: so a start is the same on every shard. A
-    state dict without a scale, as that of a model of floats, loads all the same, and the scale
-    starts anew; one that lacks what the quantizer is a part of too, as that of a head alone, leaves
-    it.
+    state dict in which the scale has another meaning, as of another form, is refused. One without a
+    scale, as that of a model of floats, loads all the same, and the scale starts anew; one that
+    lacks what the quantizer is a part of too, as that of a head alone, leaves it.
 
     In a distributed process group every rank starts at the mean of what the ranks measure, each on
     its own input. Of mean sizes (`start="lsq"`), where the inputs are as large, that is what all
@@ -54,7 +54,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             which a scale is shared don't count.
         transform: what the input goes through first: `"tanh"`, `tanh(x) / max |tanh(x)|`, as in
             DoReFa-Net; or `"twn"`, 0 below a threshold and one size above it for every entry of the
-            first dimension, as in ternary weight networks.
+            first dimension, or for all that a vector holds, as in ternary weight networks.
         delay: how many steps of `st.nn.step_schedules` the input first passes as it is.
         fields: numbers or schedules for fields of the rule.
 
@@ -222,7 +222,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         scale = self._scale(blocks, learn)
         shift: dict[str, Any] = {}
         if self.scaling.shifts:
-            shift[self.scaling.shifts] = _beside(blocks, getattr(self, self.scaling.shifts))
+            shift[self.scaling.shifts] = beside(blocks, getattr(self, self.scaling.shifts))
         y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule, **shift)
         return y.reshape(x.shape)
 
@@ -234,6 +234,28 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def start(self, x: Tensor) -> None:
         """Measure the kept scale on `x`, whether or not it has started."""
         self._start(self._blocks(x))
+
+    @torch.no_grad()
+    def start_at(self, scale: Tensor | float, shift: Tensor | float = 0.0) -> None:
+        """Set the kept scale, as it was learned or calibrated elsewhere, started or not.
+
+        A form of the scale still holds: `"clip"` has a floor, a power of two is rounded up to.
+
+        Args:
+            scale: above 0, a number or a tensor of the shape of `scale`; one a channel may be 1-d.
+            shift: likewise the zero point or the offset, where the scale has one.
+
+        Raises:
+            ArgumentError: if the scale is measured on each input, or for other numbers.
+            DtypeError, ShapeError: for other tensors.
+        """
+        if not self.scaling.kept:
+            raise ArgumentError(f"{self.scaling} is measured on each input; set one that is kept")
+        name = self.scaling.shifts
+        if not name and not (isinstance(shift, int | float) and shift == 0):
+            raise ArgumentError(f"{self.scaling} has neither a zero point nor an offset to set")
+        at = given("scale", scale, self.origin, positive=True)
+        self._place_scale(at, given(name, shift, self.origin, positive=False) if name else None)
 
     def _shaped(self, kept: Tensor) -> Tensor:
         one_for_all = self.scaling.axis is None and self.scaling.block is None
@@ -260,13 +282,13 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
             return measured
         if not self._begun():
-            if some or _ranks() > 1:
+            if some or ranks() > 1:
                 self._start(blocks)
         elif some and learn and isinstance(self.scaling, Observed) and not runs_again():
             self._observe(blocks, self.scaling.momentum)
         if some and self.scaling.axis is not None:
             self._check_channels(self.scaling.shape(blocks))
-        return _beside(blocks, self.scale)
+        return beside(blocks, self.scale)
 
     def _begun(self) -> bool:
         """Whether the scale has started, be it by buffers that were copied from another model."""
@@ -289,28 +311,33 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 "the scale is on the meta device, where none starts; call "
                 "model.to_empty(device=...) before the state dict is loaded"
             )
-        blocks = _finite(blocks)
+        blocks = finite(blocks)
         some = ~blocks.isnan().all(self.scaling.shared(blocks.ndim), keepdim=True)
         blocks = torch.where(some, blocks, 0)
-        scale = _agreed(self._measured(blocks))
+        scale, shift = agreed(self._measured(blocks)), None
+        if self.scaling.shifts:
+            shift = self.scaling.measure_shift(blocks, self.grid).reshape(self.origin.shape)
+            shift = agreed(shift)
+        self._place_scale(scale, shift)
+
+    def _place_scale(self, scale: Tensor, shift: Tensor | None) -> None:
         if isinstance(self.scaling, Learned):
             scale = self.scaling.parameter(scale)
         self.origin.copy_(scale)
-        if self.scaling.shifts:
-            shift = self.scaling.measure_shift(blocks, self.grid).reshape(self.origin.shape)
-            self.shift_origin.copy_(_agreed(shift))
+        if shift is not None:
+            self.shift_origin.copy_(shift)
         for parameter in (self.parameter, self.shift):
             if parameter is not None:
                 parameter.zero_()
-        self.started.fill_(1)
+        self.started.fill_(self.scaling.mark)
         self._has_started = True
 
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: float) -> None:
-        blocks = _finite(blocks)
-        _move(self.origin, self._measured(blocks), momentum)
+        blocks = finite(blocks)
+        move(self.origin, self._measured(blocks), momentum)
         if self.scaling.shifts:
-            _move(self.shift_origin, self.scaling.measure_shift(blocks, self.grid), momentum)
+            move(self.shift_origin, self.scaling.measure_shift(blocks, self.grid), momentum)
 
     def _measured(self, blocks: Tensor) -> Tensor:
         measured = self.scaling.measure(blocks, self.grid)
@@ -336,6 +363,12 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
         found = f"{prefix}started" in state
+        if self.scaling.kept and found and not self._means(state[f"{prefix}started"]):
+            rest[-1].append(
+                f"{prefix}origin is of another meaning than in {self.scaling}; make the quantizer "
+                f"with the form, power_of_two, offset and zero_point of the state dict's"
+            )
+            return
         if not self.scaling.kept or found:
             super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
         around = prefix[: prefix.rfind(".", 0, -1) + 1]
@@ -344,6 +377,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             started = state.get(f"{prefix}started", torch.tensor(False))
             self.started.copy_(started)
             self._has_started = not started.is_meta and bool(started)
+
+    def _means(self, started: Tensor) -> bool:
+        """Return whether what was kept with that mark means what is kept here."""
+        return started.is_meta or int(started) in (0, self.scaling.mark)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: b for name, b in self._buffers.items() if b is not None}
@@ -357,32 +394,3 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def extra_repr(self) -> str:
         return f"{self.grid}, {self.scaling}, {super().extra_repr()}"
-
-
-def _move(buffer: Tensor, measured: Tensor, momentum: float) -> None:
-    measured = measured.to(buffer.dtype).reshape(buffer.shape)
-    old = before(buffer)
-    buffer.copy_(torch.where(measured.isnan(), old, old.lerp(measured, momentum)))
-
-
-def _beside(x: Tensor, scale: Tensor) -> Tensor:
-    """Return a scale or an offset in a dtype that it may have beside `x`."""
-    wide = compute_dtype(x.dtype)
-    return scale if scale.dtype in (x.dtype, wide) else scale.to(wide)
-
-
-def _agreed(scale: Tensor) -> Tensor:
-    """Return the mean over the ranks of a process group, if there is one."""
-    if _ranks() > 1:
-        dist.all_reduce(scale)
-        scale = scale / _ranks()
-    return scale
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _finite(x: Tensor) -> Tensor:
-    """Return the input with NaN, which no scale measures, for what is not finite."""
-    return torch.where(x.isfinite(), x, torch.nan)

@@ -17,8 +17,20 @@ from ..ops.codebook.arguments import check_row_mask, check_vectors
 from .base import EstimatorModule, detached
 from .codebook import Codebook, Quantized, unmasked
 
+OF_A_CODEBOOK = ("decay", "commitment", "revive", "frozen")
 
-class VectorQuantizer(EstimatorModule[PairEstimator]):
+
+class OfCodebooks(EstimatorModule[PairEstimator]):
+    """A module whose codebooks have options of their own, and no others in the place of these."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OF_A_CODEBOOK:
+            where = "quantizer.book" if "book" in self._modules else "each of quantizer.books"
+            raise ArgumentError(f"{name} is a codebook's, and of no effect here; set it on {where}")
+        super().__setattr__(name, value)
+
+
+class VectorQuantizer(OfCodebooks):
     """`st.vector_quantize` with a codebook that learns, starts at the data, and stays alive.
 
     `quantizer(z, mask=None)` returns `(quantized, index, loss)` for z `(..., D)`; where the mask is
@@ -63,7 +75,7 @@ class VectorQuantizer(EstimatorModule[PairEstimator]):
         self.book.update_codebook(optimizer)
 
 
-class ResidualVQ(EstimatorModule[PairEstimator]):
+class ResidualVQ(OfCodebooks):
     """Codes of what the codes before left over, with one rule round the whole chain.
 
     `quantized` is the sum of the stages' codewords, and `index` `(..., T)`. The gradient passes the
@@ -145,7 +157,7 @@ class ResidualVQ(EstimatorModule[PairEstimator]):
         _update(self.books, optimizer)
 
 
-class GroupedVQ(EstimatorModule[PairEstimator]):
+class GroupedVQ(OfCodebooks):
     """A codebook for each of G parts of a vector.
 
     `index` is `(..., G)`, and the loss the mean over the groups.

@@ -28,10 +28,11 @@ def unit_tanh(x: Tensor) -> Tensor:
 def thresholded(x: Tensor) -> Tensor:
     """Return 0 or, where `|x| > 0.7 mean |x|`, the sign times the mean size of those: that of TWN.
 
-    Both means are those of an entry of the first dimension; the gradient is the identity's.
+    Both means are those of an entry of the first dimension, and of all that a vector holds; the
+    gradient is the identity's.
     """
     size = x.detach().abs().to(compute_dtype(x.dtype))
-    dims = [*range(1, x.ndim)]
+    dims = [*range(1, x.ndim)] or None
     kept = size > 0.7 * size.mean(dims, keepdim=True)
     mean = (size * kept).sum(dims, keepdim=True) / kept.sum(dims, keepdim=True).clamp(min=1)
     return straight_through((x.detach().sign() * kept * mean).to(x.dtype), x)

@@ -46,6 +46,9 @@ class AbsMean(Scale):
         factor: > 0.
         axis, block, token, floor: as in `Scale`; the floor is that of `mean |x|`.
 
+    Edge cases: it is infinite, and every value NaN, where the sum of the sizes is beyond float32
+    (of float64, that).
+
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Ternary(), st.scales.AbsMean())
         >>> quantize(torch.tensor([0.25, -1.0, 1.75]))
@@ -71,6 +74,9 @@ class RMS(Scale):
     Args:
         factor: > 0.
         axis, block, token, floor: as in `Scale`; the floor is that of the root mean square.
+
+    Edge cases: it is infinite, and every value NaN, where the sum of the squares is beyond float32
+    (of float64, that), as that of 1.9e19 is.
 
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.RMS(0.2))

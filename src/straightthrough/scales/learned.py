@@ -1,4 +1,4 @@
-"""Scales that are parameters: positive whatever the optimizer does, started from data."""
+"""Scales that are parameters, started from data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_flag, check_positive
+from ..core.precision import compute_dtype, widest
 from ..grids import Grid
 from ..ops.pointwise.api import ceil, clamp
 from .scale import Scale, Shift
@@ -39,6 +40,11 @@ class Learned(Scale):
         zero_point: whether the code of 0 is a parameter too, rounded where it is used, for
             integers; then both start so that the grid reaches over 0 and every element.
         axis, block, floor: as in `Scale`; there are no tokens, whose number changes.
+
+    Edge cases: what float32 has no scale for an optimizer may still reach. Below some -104 of
+    `softplus(t)`, and outside -149 to 128 of `2^t`, the scale is 0 or infinite there: every value
+    is NaN (in `st.strict()` an error) and the gradient 0 or NaN, so that it stays so. `"clip"` has
+    neither, and comes back from its floor.
 
     Example:
         >>> scale = st.scales.Learned(axis=0, start="max")
@@ -74,6 +80,11 @@ class Learned(Scale):
     def shifts(self) -> Shift:
         return "offset" if self.offset else "zero_point" if self.zero_point else ""
 
+    @property
+    def mark(self) -> int:
+        ways = (*FORMS, "power_of_two").index("power_of_two" if self.power_of_two else self.form)
+        return 2 ** (2 * ways + self.offset)
+
     def parameter(self, scale: Tensor) -> Tensor:
         """Return the parameter of a scale."""
         if self.form == "log2":
@@ -91,13 +102,18 @@ class Learned(Scale):
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
         if self.shifts:
             return self.spread(x, grid)
-        if self.start == "lsq":
-            return 2 * self.mean(x) / grid.largest_code**0.5
         if self.start == "max":
             return self.largest(x) / grid.reach
         if not isinstance(self.start, str):
             return torch.full_like(self.largest(x), self.start / grid.reach)
-        return self._three_sigma(x, grid) if self.start == "3sigma" else self._fitted(x, grid)
+        if self.start == "mse":
+            return self._fitted(x, grid)
+        wide = x.to(widest(x.device))  # sums and squares overflow; it is measured once
+        if self.start == "3sigma":
+            found = self._three_sigma(wide, grid)
+        else:
+            found = 2 * self.mean(wide) / grid.largest_code**0.5
+        return found.to(compute_dtype(x.dtype))
 
     def _three_sigma(self, x: Tensor, grid: Grid) -> Tensor:
         wide, shared = self.wide(x), self.shared(x.ndim)

@@ -58,6 +58,14 @@ class Scale(ABC):
                 f"block={self.block}, token={self.token}"
             )
 
+    @property
+    def mark(self) -> int:
+        """A number that tells apart what tensors of the same names mean, where they are kept.
+
+        A power of two up to 128, which a mean of it and itself is to the bit, as 3 is not.
+        """
+        return 1
+
     def blocks(self, x: Tensor) -> Tensor:
         """Return `x`, viewed as `(..., blocks, block)` where there are blocks.
 

@@ -243,6 +243,23 @@ def test_a_report_says_what_the_state_dict_takes():
     ]
 
 
+def test_codes_of_another_grid_are_refused(tmp_path):
+    """Of as many bits, they would fit, and be other values."""
+    grids = (Int(4), Int(4, signed=False), HalfInt(4), Float("e2m1"))
+    configs = [Config(Scheme(grid, AbsMax(axis=0), "identity")) for grid in grids]
+    saved = convert(prepare(nn.Linear(8, 4), [("", configs[0])]).eval(), to="packed")
+    torch.save(saved.state_dict(), tmp_path / "saved.pt")
+    state = torch.load(tmp_path / "saved.pt", weights_only=True)
+    for grid, config in zip(grids, configs, strict=True):
+        other = convert(prepare(nn.Linear(8, 4), [("", config)]).eval(), to="packed")
+        if grid == grids[0]:
+            other.load_state_dict(state)
+            assert torch.equal(other.weight, saved.weight)
+            continue
+        with pytest.raises(RuntimeError, match=r"weight_quantizer has codes of .* those of Int"):
+            other.load_state_dict(state)
+
+
 @pytest.mark.parametrize("width", range(1, 17))
 def test_numbers_are_packed(width):
     numbers = torch.randint(2**width, (3, 7), dtype=torch.int32)

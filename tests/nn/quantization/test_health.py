@@ -243,6 +243,11 @@ WRONG = [
     (lambda: Oscillations(layer(*[1.0] * 32, config=Config(Scheme(MX())))), "no weight with codes"),
     (lambda: Oscillations(layer(1.0), momentum=0), "momentum must lie in (0, 1], got 0"),
     (lambda: Oscillations(layer(1.0), threshold="a"), "threshold must be a finite number, got 'a'"),
+    (lambda: Oscillations(layer(1.0), threshold=-1), "threshold must be at least 0, got -1"),
+    (
+        lambda: setattr(Oscillations(layer(1.0)), "threshold", float("nan")),
+        "threshold must be a finite number, got nan",
+    ),
     (lambda: pulled(layer(1.0), steps=0), "steps must be an int of at least 1, got 0"),
     (lambda: pulled(nn.Linear(2, 2), steps=1), "the optimizer has no weight of the model"),
     (

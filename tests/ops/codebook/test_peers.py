@@ -78,6 +78,29 @@ def test_the_entropy_of_signs_is_theirs():
     assert together >= due.batch_entropy
 
 
+def test_the_losses_of_signs_are_theirs():
+    """As the guide has it, but for the entropy of the mean, which is made of its factors."""
+    z = torch.randn(1, 200, 8) / 10
+    peer = theirs.LFQ(dim=8, codebook_size=2**8, entropy_loss_weight=0.1, diversity_gamma=0.0)
+    _, number, loss = peer(z)
+    got = st.nn.LFQ(8, entropy=0.1, diversity=0.0, inverse_temperature=100.0)(z)
+    torch.testing.assert_close(got.loss, loss, rtol=1e-4, atol=1e-5)
+    assert torch.equal(st.nn.LFQ(8).decode(number).flip(-1), got.quantized)
+
+
+def test_a_learnable_codebook_is_moved_by_four_times_theirs():
+    """Whose loss weighs a commitment of 1/4 for both, where the paper has 1 for the codewords."""
+    codebook, z = torch.randn(16, 8), batch(200, 8)
+    options = {"ema_update": False, "learnable_codebook": True, "rotation_trick": False}
+    peer = codes(codebook, commitment_weight=0.25, **options)
+    ours = st.nn.VectorQuantizer(16, 8, learn="loss", k_means=False)
+    ours.book.codebook.data.copy_(codebook)
+    due = gradient(peer(z)[2], z, peer._codebook.embed)
+    got = gradient(ours(z).loss, z, ours.book.codebook)
+    torch.testing.assert_close(got[0], due[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(got[1], 4 * due[1][0], rtol=1e-4, atol=1e-6)
+
+
 # What theirs has wrong, and ours has not.
 
 

@@ -102,8 +102,8 @@ class Oscillations(nn.Module):
     Args:
         model: prepared; scales of weights that have not started do.
         momentum: of both running means, in (0, 1].
-        threshold: the frequency from which a weight is frozen; None for never. It can be assigned
-            at any time: the paper lowers it by a cosine, to 0.011 for 3 bits.
+        threshold: the frequency, at least 0, above which a weight is frozen; None for never. It can
+            be assigned at any time: the paper lowers it by a cosine, to 0.011 for 3 bits.
 
     Attributes:
         weights: an `Oscillation` a weight, by name, with `frequency`, `average` and `frozen`.
@@ -136,7 +136,7 @@ class Oscillations(nn.Module):
         super().__init__()
         if not 0 < check_number("momentum", momentum) <= 1:
             raise ArgumentError(f"momentum must lie in (0, 1], got {momentum}")
-        self.threshold = None if threshold is None else check_number("threshold", threshold)
+        self.threshold = threshold
         self.weights: dict[str, Oscillation] = {}
         for weight in _parameters(model):
             if not isinstance(weight.quantizer.grid, Blocks):
@@ -146,6 +146,15 @@ class Oscillations(nn.Module):
                 weight.quantizer.__dict__["oscillation"] = found
         if not self.weights:
             raise ArgumentError("the model has no weight with codes of its own; first prepare it")
+
+    @property
+    def threshold(self) -> float | None:
+        """The frequency above which a weight is frozen; None for never."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, given: float | None) -> None:
+        self._threshold = None if given is None else check_at_least("threshold", given, 0)
 
     def step(self) -> None:
         """Look at every weight, after a step of the optimizer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class Packed(nn.Module):
     """What a quantizer made of a weight, computed from bytes: of the same values.
 
     A code takes as many bits as the grid has. Scales, zero points, offsets and, where the grid's
-    blocks have them, the bytes of their scales are buffers.
+    blocks have them, the bytes of their scales are buffers. A state dict's metadata, which
+    `torch.save` writes and safetensors does not, name the grid, and codes of another are refused.
 
     Args:
         quantizer: in `eval()`.
@@ -80,6 +81,21 @@ class Packed(nn.Module):
         if self.offset is not None:
             values = values + self.offset
         return values.reshape(self.shape).to(self.dtype).contiguous(memory_format=self.format)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]]["grid"] = str(self.grid)
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        saved = metadata.get("grid", str(self.grid))
+        if saved != str(self.grid):
+            rest[-1].append(
+                f"{prefix[:-1]} has codes of {self.grid}, and the state dict those of {saved}; "
+                f"prepare the model with that grid"
+            )
+            return
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: b for name, b in self._buffers.items() if b is not None}

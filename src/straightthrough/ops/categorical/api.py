@@ -282,7 +282,7 @@ def gumbel_softmax(
     Args:
         logits: `(..., C)` unnormalised log-probabilities, C along `dim`; floating.
         tau: temperature, > 0.
-        hard: whether the value is one-hot.
+        hard: whether the value is one-hot, True or False; a number, which torch takes, is refused.
         eps: ignored, as torch ignores it; another than the default warns.
         dim: the dimension of the classes.
         mask: bool, broadcastable to the logits; True = allowed.

@@ -214,7 +214,7 @@ def lfq_entropy(
         ShapeError: if the mask does not have the shape of `z` without D.
         ArgumentError: if T is not above 0.
 
-    Edge cases: NaN where no row counts.
+    Edge cases: NaN where no row counts, or one that does is not finite; leave it out by `mask=`.
 
     Higher order: plain autograd.
 
@@ -231,15 +231,17 @@ def lfq_entropy(
     check_vectors(z)
     scale = 4 * check_positive("inverse_temperature", inverse_temperature)
     check_row_mask(z, mask)
-    counted = None if mask is None else mask.reshape(-1, 1)
     rows = z.to(compute_dtype(z.dtype)).reshape(-1, z.shape[-1])
+    weight: Tensor | None = None
+    if mask is not None:
+        counted = mask.reshape(-1, 1)
+        rows = torch.where(counted, rows, 0)
+        weight = counted.to(rows.dtype) / counted.sum()
 
     def mean(x: Tensor) -> Tensor:
-        if counted is None:
-            return x.mean(0)
-        return torch.where(counted, x, 0).sum(0) / counted.sum()
+        return x.mean(0) if weight is None else (weight * x).sum(0)
 
-    logits = scale * (rows if counted is None else torch.where(counted, rows, 0))
+    logits = scale * rows
     each = F.softplus(logits) - logits * torch.sigmoid(logits)
     share = torch.stack([mean(torch.sigmoid(logits)), mean(torch.sigmoid(-logits))])
     return mean(each).sum(), torch.special.entr(share).sum()

@@ -105,7 +105,8 @@ def heaviside(
 
     Args:
         x: any shape; float16, bfloat16, float32 or float64.
-        threshold: where the step is, in units of `x`.
+        threshold: where the step is, in units of `x`. One that learns, or is a tensor of several,
+            is taken off before: `heaviside(x - threshold)`.
         surrogate: a `Derivative` or its shorthand; `"identity"` passes the gradient unchanged.
         fields: numbers for its fields, as `slope=2.0` beside `"tanh"`.
 

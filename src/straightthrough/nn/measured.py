@@ -1,0 +1,58 @@
+"""What scales of quantizers share: what is finite, what ranks agree on, what was given."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
+from ..core.once import before
+from ..core.precision import compute_dtype
+
+
+def ranks() -> int:
+    """Return the size of the process group, 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def agreed(scale: Tensor) -> Tensor:
+    """Return the mean over the ranks of a process group, if there is one."""
+    if ranks() > 1:
+        dist.all_reduce(scale)
+        scale = scale / ranks()
+    return scale
+
+
+def finite(x: Tensor) -> Tensor:
+    """Return the input with NaN, which no scale measures, for what is not finite."""
+    return torch.where(x.isfinite(), x, torch.nan)
+
+
+def move(buffer: Tensor, measured: Tensor, momentum: float) -> None:
+    """Move a running mean to what was measured, where that is a number."""
+    measured = measured.to(buffer.dtype).reshape(buffer.shape)
+    old = before(buffer)
+    buffer.copy_(torch.where(measured.isnan(), old, old.lerp(measured, momentum)))
+
+
+def beside(x: Tensor, scale: Tensor) -> Tensor:
+    """Return a scale or an offset in a dtype that it may have beside `x`."""
+    wide = compute_dtype(x.dtype)
+    return scale if scale.dtype in (x.dtype, wide) else scale.to(wide)
+
+
+def given(name: str, value: Tensor | float, kept: Tensor, *, positive: bool) -> Tensor:
+    """Return a number or a tensor, checked, of the shape and dtype of what is kept."""
+    if not isinstance(value, Tensor):
+        check = check_positive if positive else check_number
+        return torch.full_like(kept, check(name, value))
+    check_floating(name, value)
+    value = value.detach().to(kept)
+    if not bool((value.isfinite() & (value > 0 if positive else True)).all()):
+        raise ArgumentError(f"{name} must be finite{' and above 0' * positive}, got {value}")
+    if value.numel() not in (1, kept.numel()) or (value.ndim > 1 and value.shape != kept.shape):
+        raise ShapeError(
+            f"{name} must be one number or {tuple(kept.shape)}, got {tuple(value.shape)}"
+        )
+    return value.expand(kept.numel()).reshape(kept.shape) if value.ndim < 2 else value

@@ -1,0 +1,168 @@
+"""Learned scales: what their state means, where they start, and where float32 ends."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
+
+import straightthrough as st
+from straightthrough.grids import Int
+from straightthrough.nn import Quantizer
+from straightthrough.scales import RMS, AbsMean, Learned, Observed
+
+X = torch.tensor([[0.5, -1.0, 2.0, 0.1], [4.0, 0.0, -3.0, 1.0]])
+
+MEANINGS = [
+    Learned(**form, **shift)
+    for form in ({}, {"form": "log2"}, {"form": "clip"}, {"form": "log2", "power_of_two": True})
+    for shift in ({}, {"zero_point": True}, {"offset": True})
+]
+
+
+def test_a_state_dict_of_another_form_is_refused():
+    """Its numbers fit, and would be another scale."""
+    saved = []
+    for scale in MEANINGS:
+        quantize = Quantizer(Int(4), scale)
+        quantize(X)
+        saved.append(quantize.state_dict())
+    for (at, scale), (of, state) in itertools.product(enumerate(MEANINGS), enumerate(saved)):
+        quantize = Quantizer(Int(4), scale)
+        quantize(3 * X)
+        if at == of:
+            quantize.load_state_dict(state)
+            assert torch.equal(quantize.origin, state["origin"])
+            continue
+        before = quantize.scale.item()
+        same = scale.mark == MEANINGS[of].mark  # then the one has a zero point and the other none
+        message = "Missing|Unexpected" if same else "another meaning than in Learned"
+        with pytest.raises(RuntimeError, match=message):
+            quantize.load_state_dict(state, strict=same)
+        if same:
+            continue
+        assert quantize.scale.item() == before
+
+
+def test_a_state_dict_that_has_not_started_fits_every_form():
+    fresh = Quantizer(Int(4), Learned()).state_dict()
+    quantize = Quantizer(Int(4), Learned(form="log2"))
+    quantize.load_state_dict(fresh)
+    quantize(X)
+    assert quantize.started
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.95, 0.99, 0.999, 0.9999])
+def test_a_mean_over_steps_has_the_same_meaning(decay):
+    for scale in MEANINGS:
+        quantize = Quantizer(Int(4), scale)
+        for mean in (
+            {"multi_avg_fn": get_ema_multi_avg_fn(decay)},
+            {"avg_fn": get_ema_avg_fn(decay)},
+        ):
+            average = AveragedModel(quantize, use_buffers=True, **mean)
+            for _ in range(5):
+                quantize(X)
+                average.update_parameters(quantize)
+            assert average.module.started == quantize.started
+            quantize.load_state_dict(average.module.state_dict())
+
+
+@pytest.mark.parametrize("form", ["softplus", "log2", "clip"])
+@pytest.mark.parametrize("start", ["lsq", "3sigma", "max"])
+def test_a_start_is_finite_where_sums_and_squares_are_not(form, start):
+    x = 3e38 * torch.tensor([-1.0, 1.0, -1.0, 1.0, 0.5, -0.5])
+    quantize = Quantizer(Int(4), Learned(form=form, start=start))
+    quantize(x)
+    small = Quantizer(Int(4), Learned(form=form, start=start))
+    small(x.double() / 1e30)
+    wanted = 1e30 * small.scale.double()
+    torch.testing.assert_close(quantize.scale.double(), wanted, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("scale", [AbsMean(), RMS()])
+def test_a_mean_beyond_the_dtype_is_infinite(scale):
+    x = torch.full((4,), 3e38)
+    quantize = Quantizer(Int(4), scale)
+    assert quantize.scale_of(x) == torch.inf
+    assert quantize(x).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("form", "least", "most"), [("softplus", -103.0, 1e38), ("log2", -149.0, 127.0)]
+)
+def test_a_parameter_may_leave_what_float32_has_a_scale_for(form, least, most):
+    quantize = Quantizer(Int(4), Learned(form=form), "lsq")
+    quantize.start(X)
+    quantize.origin.zero_()
+    for parameter, fine in [(least, True), (most, True), (least - 2, False), (2e38, False)]:
+        if form == "softplus" and parameter == 2e38:
+            parameter = torch.inf
+        with torch.no_grad():
+            quantize.parameter.fill_(parameter)
+        assert (0 < quantize.scale < torch.inf) == fine
+        if not fine:
+            assert quantize(X).isnan().all()
+            with st.strict(), pytest.raises(st.ArgumentError, match="not a finite number above 0"):
+                quantize(X)
+
+
+def test_a_clipped_scale_comes_back_from_its_floor():
+    quantize = Quantizer(Int(4), Learned(form="clip"), "lsq")
+    quantize.start(X)
+    with torch.no_grad():
+        quantize.parameter.fill_(-100.0)
+    assert quantize.scale == torch.tensor(1e-5)
+    quantize(X).square().sum().backward()
+    assert quantize.parameter.grad != 0
+
+
+@pytest.mark.parametrize("scale", [*MEANINGS, Observed(), Observed(zero_point=True)], ids=str)
+def test_a_scale_may_be_set(scale):
+    """As that of a checkpoint of other code is."""
+    quantize = Quantizer(Int(4), scale)
+    shift = {"zero_point": 2.0, "offset": 0.5}.get(scale.shifts, 0.0)
+    for _ in range(2):
+        quantize.start_at(0.25, shift)
+        assert quantize.scale.item() == pytest.approx(0.25)
+        assert scale.shifts == "" or getattr(quantize, scale.shifts) == shift
+        quantize(9 * X)  # in training: what is observed moves on
+    if not isinstance(scale, Observed):
+        shifts = {scale.shifts: torch.tensor(shift)} if scale.shifts else {}
+        wanted = st.fake_quantize(X, quantize.scale, grid=Int(4), **shifts)
+        assert torch.equal(quantize(X), wanted)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scales_of_channels_may_be_set(shape, dtype):
+    quantize = Quantizer(Int(4), Learned(axis=0), shape=X.shape)
+    quantize.start_at(torch.tensor([0.5, 2.0], dtype=dtype).reshape(shape))
+    torch.testing.assert_close(quantize.scale.detach(), torch.tensor([[0.5], [2.0]]))
+    quantize.start_at(torch.tensor(3.0))
+    torch.testing.assert_close(quantize.scale.detach(), torch.tensor([[3.0], [3.0]]))
+
+
+CANT_BE_SET = [
+    (AbsMean(), (1.0,), "is measured on each input; set one that is kept"),
+    (Learned(), (0.0,), "scale must be above 0, got 0"),
+    (Learned(), (torch.tensor(-1.0),), "scale must be finite and above 0, got -1"),
+    (Learned(), (1.0, 2.0), "has neither a zero point nor an offset to set"),
+    (
+        Learned(zero_point=True),
+        (1.0, torch.tensor(torch.inf)),
+        "zero_point must be finite, got inf",
+    ),
+    (Learned(axis=0), (torch.ones(3),), r"scale must be one number or (2, 1), got (3,)"),
+    (Learned(axis=0), (torch.ones(1, 2),), r"scale must be one number or (2, 1), got (1, 2)"),
+    (Learned(axis=0), (torch.tensor(1),), "scale must be float16, bfloat16, float32 or float64"),
+]
+
+
+@pytest.mark.parametrize(("scale", "values", "message"), CANT_BE_SET)
+def test_what_can_not_be_set(scale, values, message):
+    with pytest.raises(st.StraightThroughError, match=re.escape(message)):
+        Quantizer(Int(4), scale, shape=X.shape).start_at(*values)
