@@ -74,6 +74,24 @@ def test_what_all_logits_share_takes_no_digits(shared: float) -> None:
     torch.testing.assert_close(log_p.item(), -math.log(6), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("padding", [-1e30, -1e9, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("k", [3, 4])
+def test_fewer_classes_than_k_beside_padding_take_no_digits(padding: float, k: int) -> None:
+    """Both classes are in every subset, beside k - 2 of five that are equally likely."""
+    x = torch.tensor([0.3, -1.2] + [padding] * 5, requires_grad=True)
+    count = math.comb(5, k - 2)
+    entropy = st.subset_entropy(x, k)
+    torch.testing.assert_close(entropy.item(), math.log(count), rtol=1e-6, atol=0)
+    with_both, without = torch.zeros(2, 7)
+    with_both[:k], without[1 : k + 1] = 1, 1
+    log_p = st.subset_log_prob(x, with_both)
+    torch.testing.assert_close(log_p.item(), -math.log(count), rtol=1e-6, atol=0)
+    mean = torch.tensor([1.0, 1] + [(k - 2) / 5] * 5)
+    torch.testing.assert_close(torch.autograd.grad(log_p, x)[0], with_both - mean)
+    torch.testing.assert_close(torch.autograd.grad(entropy, x)[0], torch.zeros(7))
+    assert st.subset_log_prob(x, without).item() == pytest.approx(padding, rel=1e-6)
+
+
 def test_third_derivatives_by_every_transform() -> None:
     x = torch.randn(5, dtype=torch.float64)
     law = Enumerated(x, 2)
