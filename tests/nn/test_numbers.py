@@ -198,19 +198,69 @@ def test_a_tensor_in_a_rule_that_is_given_is_followed() -> None:
         (st.nn.Round, "slope", 3.0, r"Round has no slope: Identity\(\) has no fields"),
         (st.nn.Sign, "estimator", "reinmax", "Sign has no estimator"),
         (st.nn.Argmax, "estimator", "reinmax", "Argmax has no estimator: Softmax.* has tau"),
+        (st.nn.Categorical, "control", 3, "control must be a ControlVariate or None, got 3"),
+        (st.nn.Solve, "solver", 3, "solver must be a function of theta .* got int"),
+        (st.nn.Solve, "event_dim", 0, "event_dim must be an int of at least 1, got 0"),
+        (st.nn.Clamp, "min", 2, "min must be at most max, got min=2 and max=1"),
+        (st.nn.Clamp, "max", -1.5, "min must be at most max, got min=-1 and max=-1.5"),
+        (st.nn.Clamp, "max", torch.tensor(-2.0), "min must be at most max"),
+        (st.nn.Clamp, "min", Linear(0.0, 2.0, 3), "min must be at most max, got min=2.0 and max=1"),
+        *[
+            (module, "dim", value, f"dim must be an int, got {value!r}")
+            for module, value in [
+                (st.nn.Categorical, "a"),
+                (st.nn.CategoricalInteger, None),
+                (st.nn.CategoricalLookup, 1.5),
+                (st.nn.Argmax, True),
+                (st.nn.GumbelSoftmax, "a"),
+                (st.nn.TopK, "a"),
+                (st.nn.SampleTopK, "a"),
+                (st.nn.SampleSubset, "a"),
+            ]
+        ],
     ],
 )
 def test_assignment_is_checked_and_leaves_what_was_there(
     make: Any, name: str, value: Any, message: str
 ) -> None:
     required = {st.nn.TopK: (2,), st.nn.Binomial: (9,), st.nn.NegativeBinomial: (2.5,)}
-    required |= {st.nn.SampleTopK: (2,), st.nn.SampleSubset: (2,)}
+    required |= {st.nn.SampleTopK: (2,), st.nn.SampleSubset: (2,), st.nn.Clamp: (-1, 1)}
+    required |= {st.nn.CategoricalLookup: (4, 2), st.nn.Solve: (torch.nn.Identity(),)}
     required |= {st.nn.Ternary: (0.5,), st.nn.HardConcreteGate: (3,)}
     module = make(*required.get(make, ()))
     before = (repr(module), getattr(module, name, None))
     with pytest.raises(st.ArgumentError, match=message):
         setattr(module, name, value)
     assert (repr(module), getattr(module, name, None)) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: st.nn.Solve(3), "solver must be a function"),
+        (lambda: st.nn.Solve(torch.relu, event_dim=0), "event_dim must be an int of at least 1"),
+        (lambda: st.nn.Categorical(dim="a"), "dim must be an int, got 'a'"),
+        (lambda: st.nn.SampleSubset(2, dim=1.5), "dim must be an int, got 1.5"),
+        (lambda: st.nn.Clamp(1, 0), "min must be at most max, got min=1 and max=0"),
+        (lambda: st.nn.Clamp("a", 0), "min must be a finite number, got 'a'"),
+        (lambda: st.nn.CategoricalLookup(0, 3), "classes must be an int of at least 1, got 0"),
+        (lambda: st.nn.CategoricalLookup(3, -1), "features must be an int of at least 0, got -1"),
+        (lambda: st.nn.CategoricalLookup(3.0, 1), "classes must be an int of at least 1, got 3.0"),
+        (lambda: st.nn.HardConcreteGate(-1), "shape must be an int of at least 0, got -1"),
+        (lambda: st.nn.HardConcreteGate((2, -1)), "shape must be an int of at least 0, got -1"),
+        (lambda: st.nn.HardConcreteGate("a"), "shape must be an int of at least 0, got 'a'"),
+    ],
+)
+def test_construction_refuses_what_every_forward_would(make: Any, message: str) -> None:
+    with pytest.raises(st.ArgumentError, match=message):
+        make()
+
+
+def test_a_solver_that_is_a_module_is_one_of_its_children() -> None:
+    module = st.nn.Solve(nn.Identity())
+    assert [name for name, _ in module.named_children()] == ["solver"]
+    module.solver = torch.relu
+    assert (module.solver, [*module.children()]) == (torch.relu, [])
 
 
 def test_ordinary_attributes_are_as_everywhere() -> None:
