@@ -54,6 +54,17 @@ def test_none_keeps_more(dtype: torch.dtype) -> None:
     torch.testing.assert_close(kept(y, scores), torch.stack(every).amax(0))
 
 
+@pytest.mark.parametrize("padding", [-1e30, -1e9, 1e30])
+@pytest.mark.parametrize("dim", [-1, -2])
+@pytest.mark.parametrize("lines", [[0], [3, 4]])
+def test_padding_by_a_constant_takes_no_digits(padding: float, dim: int, lines: list[int]) -> None:
+    """Whatever the constant is, each line of it takes one score away."""
+    scores = torch.randn(40, 5, 5).index_fill(dim, torch.tensor(lines), 0.0)
+    padded = scores.index_fill(dim, torch.tensor(lines), padding)
+    best = kept(st.assignment(scores), scores)
+    torch.testing.assert_close(kept(st.assignment(padded), scores), best)
+
+
 def test_the_greedy_choice_is_not_taken() -> None:
     scores = torch.tensor([[3.0, 2.0], [2.0, 0.0]])
     assert st.assignment(scores).tolist() == [[0, 1], [1, 0]]
