@@ -80,3 +80,8 @@ def test_what_is_impossible_by_the_other_alone_is_infinitely_far(ours, name):
     p = torch.tensor([0.25, 0.75]).requires_grad_()
     for q in (mine(torch.tensor([0.0, 1.0])), other(torch.tensor([0.0, 1.0]))):
         assert theirs.kl_divergence(mine(p), q).max() == math.inf
+
+
+def test_a_number_is_a_value_where_nothing_is_validated(ours):
+    d = ours.Bernoulli(logits=torch.tensor([0.0, math.inf]), validate_args=False)
+    torch.testing.assert_close(d.log_prob(1.0), torch.tensor([-math.log(2), 0.0]))

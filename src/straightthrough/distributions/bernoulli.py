@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import register_kl
+from torch.distributions.utils import broadcast_all
 
 from ..core.registry import resolve
 from ..core.rules import Derivative
@@ -81,7 +82,7 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        logits, value = torch.broadcast_tensors(self.logits, value)
+        logits, value = broadcast_all(self.logits, value)
         found = -F.binary_cross_entropy_with_logits(_finite(logits), value, reduction="none")
         return found.masked_fill(logits.isinf() & (value != (logits > 0)), -math.inf)
 
