@@ -92,6 +92,27 @@ def test_fewer_classes_than_k_beside_padding_take_no_digits(padding: float, k: i
     assert st.subset_log_prob(x, without).item() == pytest.approx(padding, rel=1e-6)
 
 
+def test_the_gradient_of_a_bound_is_unbiased() -> None:
+    """Of `E log q(z)`, which is linear in z but for its own logits, by every drawn z."""
+    x = torch.randn(5, dtype=torch.float64)
+    law = Enumerated(x, 2)
+    rows = x.expand(200_000, 5).clone().requires_grad_()
+    z = st.sample_subset(rows, 2, seed=0)
+    st.subset_log_prob(rows, z).sum().backward()
+    assert rows.grad is not None
+    error = rows.grad.std(0) / len(rows) ** 0.5
+    assert ((rows.grad.mean(0) - law.covariance @ x).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("impossible", [[], [-math.inf], [-1e30]])
+def test_the_gradient_to_a_value_is_the_logits_up_to_a_constant(impossible: list[float]) -> None:
+    x = torch.tensor([0.5, -1.0, 2.0, *impossible])
+    z = torch.tensor([1.0, 0.0, 1.0, *(0.0 for _ in impossible)], requires_grad=True)
+    (grad,) = torch.autograd.grad(st.subset_log_prob(x, z), z)
+    torch.testing.assert_close(grad[:3] - grad[0], x[:3] - x[0])
+    assert grad.isfinite().all()
+
+
 def test_third_derivatives_by_every_transform() -> None:
     x = torch.randn(5, dtype=torch.float64)
     law = Enumerated(x, 2)

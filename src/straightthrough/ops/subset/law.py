@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -87,7 +89,9 @@ def subset_log_prob(
     Edge cases: that of a value with a class at -infinity is -infinity; a row without an outcome, as
     in `st.sample_subset`, gives NaN (in `st.strict()` an error).
 
-    Higher order: every derivative to the logits, in both modes; the first is `value - mu`.
+    Higher order: every derivative to the logits, in both modes; the first is `value - mu`. That to
+    the value is the logits, up to a number a row, as a bound on the evidence needs it where the
+    value is drawn.
 
     Cost: that of half of `st.subset_marginals`; a derivative that of the other half.
 
@@ -106,7 +110,11 @@ def subset_log_prob(
         k = count_of(logits.movedim(dim, -1), value.movedim(dim, -1))
     rows, k, dim = subset_rows("logits", logits, k, dim, mask)
     near, beyond = _centred(rows, k)
-    score = torch.where(value.movedim(dim, -1) > 0, near, -beyond).sum(-1)
+    z = value.movedim(dim, -1)
+    # 0 times -infinity is NaN. That is the gradient to the value, which is scaled on its way.
+    least = -math.sqrt(torch.finfo(value.dtype).max)
+    held = near.masked_fill((z == 0) & (near == -math.inf), least)
+    score = (z * held - (1 - z) * beyond).sum(-1)
     found: Tensor = (score - apply(LogPartition(k), near)).to(logits.dtype)
     check_outcomes("subset_log_prob", found.isnan)
     return found
