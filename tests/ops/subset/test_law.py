@@ -184,6 +184,17 @@ def test_long_rows_in_every_dtype(dtype: torch.dtype) -> None:
     assert st.subset_entropy(x, 64).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_marginals_are_probabilities(dtype: torch.dtype) -> None:
+    x = (100 * torch.randn(200, 257)).to(dtype).requires_grad_()
+    mu = st.subset_marginals(x, 128)
+    assert ((mu >= 0) & (mu <= 1)).all()
+    pulled = torch.func.vmap(lambda row: st.subset_marginals(row, 128))(x[:20])
+    assert (pulled <= 1).all()
+    (grad,) = torch.autograd.grad(mu[:, ::2].sum(), x)
+    assert grad.isfinite().all()
+
+
 def test_masks_and_dim() -> None:
     x = torch.randn(5, 3, dtype=torch.float64)
     mask = torch.tensor([True, False, True, True, True])[:, None]
