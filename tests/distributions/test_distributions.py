@@ -309,6 +309,7 @@ def test_numbers_and_shorthands(ours):
             "unknown",
         ),
         (lambda o: o.Bernoulli(0.5, estimator=3), st.ArgumentError, "estimator=3"),
+        (lambda o: o.Bernoulli(torch.tensor([1, 0])), st.DtypeError, "probs must be float16"),
         (lambda o: o.Bernoulli(), ValueError, "Either `probs` or `logits`"),
         (lambda o: o.Bernoulli(2.0), st.ArgumentError, r"\[0, 1\], got 2 at \(\)"),
         (

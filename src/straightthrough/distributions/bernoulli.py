@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import register_kl
 from torch.distributions.utils import broadcast_all
 
+from ..core.errors import check_floating
 from ..core.registry import resolve
 from ..core.rules import Derivative
 from ..estimators import CategoricalEstimator
@@ -33,6 +34,7 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         validate_args: as in torch.
 
     Raises:
+        DtypeError: if the parameter is a tensor and not floating.
         ArgumentError: if the estimator is unknown or, validated, a probability is outside [0, 1].
         ValueError: if not exactly one parameter is given or, validated, one is NaN.
 
@@ -65,6 +67,9 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         validate_args: bool | None = None,
     ) -> None:
         self.estimator = resolve("estimator", estimator, CategoricalEstimator, Derivative)
+        for name, given in (("probs", probs), ("logits", logits)):
+            if isinstance(given, Tensor):
+                check_floating(name, given)
         self._of_probs = probs is not None
         self._check_probs(probs, 1.0, validate_args)
         super().__init__(probs, logits, validate_args)
