@@ -39,7 +39,7 @@ def _matched(scores: Tensor) -> Tensor:
     squares = np.ldexp(squares, -np.frexp(sizes)[1][:, None, None])
     padded = sizes > LARGE
     if padded.any():
-        squares[padded] = _without_constants(squares[padded])
+        squares[padded] = _drawn_near(_without_constants(squares[padded]))
     for at in np.flatnonzero(valid):
         with contextlib.suppress(ValueError):  # it says "cost matrix is infeasible"
             columns[at] = solve(squares[at], maximize=True)[1]
@@ -57,6 +57,19 @@ def _without_constants(squares: Any) -> Any:
         least = squares.min(axis, where=finite, initial=np.inf, keepdims=True)
         squares = squares - np.where(most == least, most, 0)
     return squares
+
+
+def _drawn_near(squares: Any) -> Any:
+    """Return squares whose least number, far below all others, is only so low as to be avoided.
+
+    As few as can be are assigned of what a mask put at -1e30, and the others keep their digits.
+    """
+    finite = np.isfinite(squares)
+    least = squares.min((1, 2), where=finite, initial=np.inf, keepdims=True)
+    above = finite & (squares > least)
+    others = np.abs(squares).max((1, 2), where=above, initial=0, keepdims=True)
+    far = (squares == least) & (others > 0) & (least < -(2.0**30) * others)
+    return np.where(far, -(2 * squares.shape[-1] + 1) * others, squares)
 
 
 def _shape(scores: Tensor) -> Tensor:
