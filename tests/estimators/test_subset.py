@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import straightthrough as st
@@ -91,6 +92,20 @@ def test_one_of_n_is_reinmax_and_the_straight_through_estimator(scale: float) ->
     # All but one: of the class left out, with logits and gradients of the other sign.
     left_out = ReinMax().vjp(-x, index, -grad)
     torch.testing.assert_close(SecondOrder().vjp(x, 1 - z, grad), -left_out)
+
+
+@pytest.mark.parametrize("gap", [40.0, 60.0, 100.0, 200.0, 300.0, 700.0, 1e4, 1e30])
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_class_that_is_always_chosen_changes_nothing(gap: float, k: int) -> None:
+    rule = SecondOrder(steps=7)
+    for seed in range(5):
+        rest, grad = logits(6, seed), logits(7, seed + 50)
+        law = Enumerated(rest, k - 1)
+        z = F.pad(law.subsets, (1, 0), value=1.0)
+        x = torch.cat([torch.tensor([gap], dtype=torch.float64), rest]).expand_as(z)
+        found = rule.vjp(x, z, grad.expand_as(z))
+        wanted = rule.vjp(x[:, 1:], law.subsets, grad[1:].expand_as(law.subsets))
+        torch.testing.assert_close(found, F.pad(wanted, (1, 0)), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("rule", [Simple(), SecondOrder()], ids=repr)

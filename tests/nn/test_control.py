@@ -110,6 +110,8 @@ def test_errors() -> None:
         st.nn.ControlVariate(3, decay=1)
     with pytest.raises(st.ArgumentError, match="shape must be an int of at least 1, got 0"):
         st.nn.ControlVariate((2, 0))
+    with pytest.raises(st.ArgumentError, match=r"shape must have one dimension at least, got \(\)"):
+        st.nn.ControlVariate(())
     sample = st.nn.Categorical(control=st.nn.ControlVariate(3))
     with pytest.raises(st.ShapeError, match=r"end with the shape \(3,\).*got \(2, 4\)"):
         sample(torch.zeros(2, 4))

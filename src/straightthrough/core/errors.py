@@ -199,6 +199,14 @@ def check_count(name: str, value: object) -> int:
     return _check_whole(name, value, 1)
 
 
+def check_dim(name: str, value: object) -> int:
+    """Return the int that `value`, the number of a dimension, is, or raise `ArgumentError`."""
+    number = as_int(value)
+    if number is None:
+        raise ArgumentError(f"{name} must be an int, got {value!r}")
+    return number
+
+
 def check_flag(name: str, value: object) -> bool:
     """Return the bool of Python's that `value`, one of Python's or numpy's, is."""
     if isinstance(value, bool):
@@ -242,7 +250,7 @@ def check_rows(name: str, tensor: Tensor, dim: int) -> int:
         )
     at = as_int(dim)
     if at is None:
-        raise ArgumentError(f"dim must be an int, got {dim!r}")
+        at = check_dim("dim", dim)
     if not -ndim <= at < ndim:
         raise ShapeError(
             f"dim must lie in [{-ndim}, {ndim - 1}] for {name} of shape {tuple(shape)}, got {dim}"

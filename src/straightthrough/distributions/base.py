@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -35,3 +36,8 @@ class HardSampling(Distribution):
         """Hand to an expanded copy what torch does not know of."""
         new.estimator, new._of_probs = self.estimator, self._of_probs
         return new
+
+
+def largest_of(dtype: torch.dtype) -> float:
+    """Return what stands for infinity where it is multiplied by 0, and that by what is finite."""
+    return math.sqrt(torch.finfo(dtype).max)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import register_kl
+from torch.distributions.utils import broadcast_all
 
+from ..core.errors import check_floating
 from ..core.registry import resolve
 from ..core.rules import Derivative
 from ..estimators import CategoricalEstimator
 from ..ops.bernoulli.api import bernoulli
-from .base import HardSampling
+from .base import HardSampling, largest_of
 
 
 class Bernoulli(HardSampling, torch.distributions.Bernoulli):
@@ -20,7 +25,7 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
     Forward: 0 or 1. Backward: the estimator's, to the parameter that was given. `sample` draws
     the same without a gradient, `expand` keeps the estimator and the hardness, and `log_prob`
     (differentiable in the value too), KL divergences, entropy, moments and enumeration are
-    torch's.
+    torch's, but where a logit is infinite: there torch has NaN, or a gradient of NaN.
 
     Args:
         probs: any shape; the probability of a 1; exactly one of the two.
@@ -29,10 +34,12 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         validate_args: as in torch.
 
     Raises:
+        DtypeError: if the parameter is a tensor and not floating.
         ArgumentError: if the estimator is unknown or, validated, a probability is outside [0, 1].
         ValueError: if not exactly one parameter is given or, validated, one is NaN.
 
-    Edge cases: p = 0 and p = 1 are certain.
+    Edge cases: p = 0 and p = 1, and logits of -infinity and +infinity, are certain: by such a logit
+    the `log_prob` of what is certain and the entropy are 0, that of the other value is -infinity.
 
     Higher order: as `st.bernoulli`.
 
@@ -60,6 +67,9 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         validate_args: bool | None = None,
     ) -> None:
         self.estimator = resolve("estimator", estimator, CategoricalEstimator, Derivative)
+        for name, given in (("probs", probs), ("logits", logits)):
+            if isinstance(given, Tensor):
+                check_floating(name, given)
         self._of_probs = probs is not None
         self._check_probs(probs, 1.0, validate_args)
         super().__init__(probs, logits, validate_args)
@@ -73,3 +83,32 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         if self._of_probs:
             return bernoulli(probs=self.probs.expand(shape), estimator=self.estimator)
         return bernoulli(self.logits.expand(shape), estimator=self.estimator)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        logits, value = broadcast_all(self.logits, value)
+        found = -F.binary_cross_entropy_with_logits(_finite(logits), value, reduction="none")
+        return found.masked_fill(logits.isinf() & (value != (logits > 0)), -math.inf)
+
+    def entropy(self) -> Tensor:
+        return F.binary_cross_entropy_with_logits(
+            _finite(self.logits), self.probs, reduction="none"
+        )
+
+
+@register_kl(Bernoulli, torch.distributions.Bernoulli)  # type: ignore[untyped-decorator]  # torch's
+def _divergence(p: Bernoulli, q: torch.distributions.Bernoulli) -> Tensor:
+    """Return torch's, with a gradient of 0 to a logit that is infinite."""
+    ours, other = _finite(p.logits), _finite(q.logits)
+    ones = p.probs * (F.softplus(-other) - F.softplus(-ours))
+    zeros = (1 - p.probs) * (F.softplus(other) - F.softplus(ours))
+    ones = ones.masked_fill(q.probs == 0, math.inf).masked_fill(p.probs == 0, 0)
+    zeros = zeros.masked_fill(q.probs == 1, math.inf).masked_fill(p.probs == 1, 0)
+    return ones + zeros
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """Return the logits, those that are infinite as numbers that decide as surely."""
+    most = largest_of(logits.dtype)
+    return logits.nan_to_num(nan=math.nan, posinf=most, neginf=-most)

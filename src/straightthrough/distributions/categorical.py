@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import register_kl
 
 from ..core.errors import check_floating
 from ..core.precision import compute_dtype
 from ..core.registry import resolve
 from ..estimators import CategoricalEstimator
 from ..ops.categorical.api import categorical
-from .base import HardSampling
+from .base import HardSampling, largest_of
 
 
 class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
@@ -21,7 +22,8 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
 
     Forward: a one-hot, drawn exactly from the probabilities. Backward: the estimator's, to the
     parameter that was given. `sample` draws the same without a gradient, `expand` keeps the
-    estimator, and KL divergences, entropy, moments and enumeration are torch's.
+    estimator, and KL divergences, entropy, moments and enumeration are torch's, whose gradients
+    are NaN where a logit is -infinity; these are not.
 
     `log_prob(value) = <value, logits>`, logits normalised: torch's number at a one-hot, and
     differentiable in it as well, which torch's is not. An evidence lower bound needs that of
@@ -38,7 +40,9 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
         ArgumentError: if the estimator is unknown or, validated, a probability is negative.
         ValueError: if not exactly one parameter is given or, validated, one is NaN.
 
-    Edge cases: a class of probability 0 is never drawn; in `probs` its gradient is 0.
+    Edge cases: a class of probability 0 is never drawn; in `probs` its gradient is 0. Half
+    precision is drawn from as it is given, and its logits are normalised in float32, where torch
+    rounds what all share to half.
 
     Higher order: as `st.categorical`.
 
@@ -57,6 +61,7 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
     """
 
     estimator: CategoricalEstimator
+    _given: Tensor
 
     def __init__(
         self,
@@ -71,14 +76,18 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
                 check_floating(name, given)
         self._of_probs = probs is not None
         self._check_probs(probs, math.inf, validate_args)
+        self._given = logits if probs is None else probs  # type: ignore[assignment]  # torch refuses none
+        if logits is not None and compute_dtype(logits.dtype) != logits.dtype and logits.ndim:
+            logits = logits.log_softmax(-1).to(logits.dtype)
         super().__init__(probs, logits, validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> OneHotCategorical:
         new = self._keep(self._get_checked_instance(OneHotCategorical, _instance))
+        new._given = self._given.expand(*batch_shape, *self.event_shape)
         return super().expand(batch_shape, _instance=new)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        logits = _log(self.probs) if self._of_probs else self.logits
+        logits = _log(self._given) if self._of_probs else self._given
         z = categorical(logits.expand(self._extended_shape(sample_shape)), self.estimator)
         return z.to(self._param.dtype)
 
@@ -87,9 +96,19 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
             self._validate_sample(value)
         logits = self.logits
         # 0 times -infinity is NaN. That is the gradient to the value, which is scaled on its way.
-        least = -math.sqrt(torch.finfo(logits.dtype).max)
         impossible = (value == 0) & (logits == -math.inf)
-        return (value * logits.masked_fill(impossible, least)).sum(-1)
+        return (value * logits.masked_fill(impossible, -largest_of(logits.dtype))).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return -(self.probs * self.logits.masked_fill(self.logits == -math.inf, 0)).sum(-1)
+
+
+@register_kl(OneHotCategorical, torch.distributions.OneHotCategorical)  # type: ignore[untyped-decorator]  # torch's
+def _divergence(p: OneHotCategorical, q: torch.distributions.OneHotCategorical) -> Tensor:
+    """Return torch's, with a gradient of 0 to a logit of -infinity."""
+    possible = p.probs > 0
+    terms = p.probs * torch.where(possible, p.logits - q.logits, 0)
+    return terms.masked_fill(possible & (q.probs == 0), math.inf).sum(-1)
 
 
 def _log(probs: Tensor) -> Tensor:
@@ -97,6 +116,6 @@ def _log(probs: Tensor) -> Tensor:
 
     Of half precision it is in float32: in bfloat16 that of 1/1000 would be off by up to 1/64.
     """
-    possible = probs > 0
-    wide = torch.where(possible, probs, 1).to(compute_dtype(probs.dtype))
-    return wide.log().masked_fill(~possible, -math.inf)
+    impossible = probs == 0
+    wide = torch.where(impossible, 1, probs).to(compute_dtype(probs.dtype))
+    return wide.log().masked_fill(impossible, -math.inf)

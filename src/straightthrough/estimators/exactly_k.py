@@ -41,7 +41,10 @@ class Cumulant(Operation):
     def forward(self, logits: Tensor, *directions: Tensor) -> tuple[Tensor]:
         moved = [x.expand(logits.shape) for x in directions]
         along = torch.stack(moved) if moved else logits.new_empty(0, *logits.shape)
-        return (subset_cumulant(logits, along, self.k),)
+        found = subset_cumulant(logits, along, self.k)
+        if not directions and found.dtype == torch.float64:  # narrower ones round what is beyond 1
+            found = found.clamp(max=1)
+        return (found,)
 
     def backward(self, grad: Tensor, logits: Tensor, *directions: Tensor) -> tuple[Tensor, ...]:
         others = (directions[:i] + directions[i + 1 :] for i in range(len(directions)))

@@ -16,6 +16,9 @@ from .subset_tree import tilted
 EXACT = 1e-25
 """The square of an error that may be that of rounding, in float64."""
 
+CERTAIN = 36.0
+"""From these log-odds on a probability is 1 up to rounding, in float64."""
+
 
 @rule("second_order")
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class SecondOrder(SubsetEstimator):
         if k == 1:  # one class: C = diag(mu) - mu mu^T, and C (d / mu) = d
             return _over(d, mu)
         theta = tilted(logits.detach(), k)[0]
-        variance = torch.sigmoid(theta) * torch.sigmoid(-theta)
+        # d of what is chosen because it must be is the rounding of mu, far above the variance.
+        settled = (theta > CERTAIN) & (value > 0)
+        variance = torch.where(settled, 0, torch.sigmoid(theta) * torch.sigmoid(-theta))
         v = _over(d, variance)
         left = d - apply(Cumulant(k), logits, v)
         step = _over(left, variance)

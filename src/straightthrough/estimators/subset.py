@@ -71,7 +71,7 @@ def count_of(logits: Tensor, value: Tensor) -> int:
         )
     if not ((value == 0) | (value == 1)).all():
         raise ArgumentError("value must hold 0 and 1 alone; pass what st.sample_subset returns")
-    counts = value.sum(-1, dtype=torch.int64).unique().tolist()
+    counts = value.detach().sum(-1, dtype=torch.int64).unique().tolist()
     if len(counts) > 1 or 0 in counts:
         raise ArgumentError(
             f"value must have the same number of ones in every row, at least one, got {counts}; "

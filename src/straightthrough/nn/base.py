@@ -65,6 +65,8 @@ class RuleModule(OperatorModule, Generic[R]):
     _scheduled: tuple[str, ...]
     numbers: ClassVar[Checks] = {}
     """Its own numbers and flags, beside the rule's fields: the name of each, and what checks it."""
+    checks: ClassVar[Checks] = {}
+    """Likewise what is no number, and kept as it is given."""
 
     def __init__(
         self, keyword: str, given: R | str, fits: tuple[type[Rule], ...], fields: Mapping[str, Any]
@@ -96,9 +98,13 @@ class RuleModule(OperatorModule, Generic[R]):
         if rule is None:
             super().__setattr__(name, value)
         elif name in self.numbers:
-            for given in _ends(value):
+            for given in ends(value):
                 checked = self.numbers[name](name, given)
             self._place({name: value if isinstance(value, Schedule | Tensor) else checked})
+        elif name in self.checks:
+            self.checks[name](name, value)
+            self._drop(name)
+            super().__setattr__(name, value)
         elif name in _names(rule):
             self._give(self._rule, {**self._values(), name: value})
         elif name in self.__dict__ or hasattr(type(self), name) or not self._misleads(name):
@@ -111,8 +117,8 @@ class RuleModule(OperatorModule, Generic[R]):
         if isinstance(given, Rule):
             tensors = {name: v for name, v in vars(given).items() if isinstance(v, Tensor)}
             fields = {**tensors, **fields}
-        start = {name: _ends(value)[0] for name, value in fields.items()}
-        end = {name: _ends(value)[-1] for name, value in fields.items()}
+        start = {name: ends(value)[0] for name, value in fields.items()}
+        end = {name: ends(value)[-1] for name, value in fields.items()}
         rule = resolve(self._keyword, given, *self._fits, fields=start)
         dataclasses.replace(rule, **end)
         for name in _names(self.__dict__.get("_rule")):
@@ -203,7 +209,7 @@ def check_parameter(
             check_range(name, given, most, f", or pass {other}=")
 
 
-def _ends(value: Any) -> tuple[Any, Any]:
+def ends(value: Any) -> tuple[Any, Any]:
     """Return the values that a number goes from and to, by fractions where a schedule moves it."""
     if isinstance(value, Schedule):
         return 1.0 * value.start, 1.0 * value.end

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..core.engine import apply
-from ..core.errors import NO_PROBABILITY, ArgumentError, check_flag, check_number, check_outcomes
+from ..core.errors import (
+    NO_PROBABILITY,
+    ArgumentError,
+    check_flag,
+    check_limit,
+    check_number,
+    check_outcomes,
+)
 from ..core.precision import compute_dtype, in_compute_dtype
 from ..core.rules import Derivative
 from ..estimators import CategoricalEstimator, GumbelST
@@ -172,7 +179,8 @@ class HardConcreteGate(RuleModule[GumbelST]):
     ) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
         self.probs, self.gamma, self.zeta, self.hard = probs, gamma, zeta, hard
-        size = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        given = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        size = tuple(check_limit("shape", length) for length in given)
         self.logits = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -7,7 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ArgumentError, apply_mask, check_flag, check_outcomes, check_rows
+from ..core.errors import (
+    ArgumentError,
+    apply_mask,
+    check_count,
+    check_dim,
+    check_flag,
+    check_limit,
+    check_outcomes,
+    check_rows,
+)
 from ..core.precision import in_compute_dtype
 from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.categorical import api
@@ -16,6 +25,11 @@ from ..relaxations import Softmax
 from ..relaxations.jacobian import tempered
 from .base import Checks, EstimatorModule, Number, RuleModule
 from .control import ControlVariate
+
+
+def _check_control(name: str, value: object) -> None:
+    if not isinstance(value, ControlVariate | None):
+        raise ArgumentError(f"{name} must be a ControlVariate or None, got {value!r}")
 
 
 class Categorical(EstimatorModule[CategoricalEstimator]):
@@ -33,6 +47,10 @@ class Categorical(EstimatorModule[CategoricalEstimator]):
         tensor([0., 1., 0.])
     """
 
+    dim: int
+    numbers: ClassVar[Checks] = {"dim": check_dim}
+    checks: ClassVar[Checks] = {"control": _check_control}
+
     def __init__(
         self,
         estimator: CategoricalEstimator | str = "reinmax",
@@ -42,8 +60,6 @@ class Categorical(EstimatorModule[CategoricalEstimator]):
         **fields: Number,
     ) -> None:
         super().__init__(estimator, (CategoricalEstimator,), fields)
-        if not isinstance(control, ControlVariate | None):
-            raise ArgumentError(f"control must be a ControlVariate or None, got {control!r}")
         self.dim, self.control = dim, control
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -77,6 +93,9 @@ class CategoricalInteger(EstimatorModule[CategoricalEstimator]):
         >>> sample(torch.tensor([0.0, 1.0, 2.0]))
         tensor(2.)
     """
+
+    dim: int
+    numbers: ClassVar[Checks] = {"dim": check_dim}
 
     def __init__(
         self,
@@ -113,6 +132,8 @@ class Argmax(RuleModule[Softmax]):
     """
 
     tau: Number
+    dim: int
+    numbers: ClassVar[Checks] = {"dim": check_dim}
 
     def __init__(self, tau: Number = 1.0, dim: int = -1) -> None:
         super().__init__("estimator", Softmax(), (Softmax,), {"tau": tau})
@@ -146,7 +167,8 @@ class GumbelSoftmax(RuleModule[GumbelST]):
 
     tau: Number
     hard: bool
-    numbers: ClassVar[Checks] = {"hard": check_flag}
+    dim: int
+    numbers: ClassVar[Checks] = {"hard": check_flag, "dim": check_dim}
 
     def __init__(self, tau: Number = 1.0, hard: bool = False, dim: int = -1) -> None:
         super().__init__("estimator", GumbelST(), (GumbelST,), {"tau": tau})
@@ -193,6 +215,9 @@ class CategoricalLookup(EstimatorModule[CategoricalEstimator]):
         torch.Size([2, 3, 16])
     """
 
+    dim: int
+    numbers: ClassVar[Checks] = {"dim": check_dim}
+
     def __init__(
         self,
         classes: int,
@@ -206,7 +231,8 @@ class CategoricalLookup(EstimatorModule[CategoricalEstimator]):
     ) -> None:
         super().__init__(estimator, (CategoricalEstimator,), fields)
         self.dim = dim
-        self.table = nn.Parameter(torch.empty(classes, features, device=device, dtype=dtype))
+        size = check_count("classes", classes), check_limit("features", features)
+        self.table = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

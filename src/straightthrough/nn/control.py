@@ -51,6 +51,10 @@ class ControlVariate(nn.Module):
         super().__init__()
         given = shape if isinstance(shape, tuple) else (shape,)
         sizes = tuple(check_count("shape", size) for size in given)
+        if not sizes:
+            raise ArgumentError(
+                "shape must have one dimension at least, got (); pass the number of classes"
+            )
         if not 0 <= check_number("decay", decay) < 1:
             raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay

@@ -10,7 +10,7 @@ from ..core.errors import check_at_least, check_number
 from ..core.rules import Derivative
 from ..ops.pointwise import api
 from ..surrogates import Clipped, Identity, Sigmoid
-from .base import Checks, Number, RuleModule
+from .base import Checks, Number, RuleModule, ends
 
 
 class Pointwise(RuleModule[Derivative]):
@@ -146,7 +146,8 @@ class Clamp(Pointwise):
     """`st.clamp` as a module.
 
     Args:
-        min, max: the range, numbers or schedules.
+        min, max: the range, numbers or schedules, min <= max; of both, assign first the one that
+            makes room for the other.
         surrogate: a `Derivative` or its shorthand.
         fields: numbers or schedules for its fields.
 
@@ -158,6 +159,14 @@ class Clamp(Pointwise):
     min: Number
     max: Number
     numbers: ClassVar[Checks] = {"min": check_number, "max": check_number}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.numbers:
+            low = value if name == "min" else getattr(self, "min", value)
+            high = value if name == "max" else getattr(self, "max", value)
+            for bounds in zip(ends(low), ends(high), strict=True):
+                api.check_bounds(*bounds)
+        super().__setattr__(name, value)
 
     def __init__(
         self,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..core.errors import check_count
 from ..estimators.solver import SolverEstimator, SolverIdentity
 from ..ops.solver import api
-from .base import EstimatorModule, Number
+from ..ops.solver.blackbox import check_solver
+from .base import Checks, EstimatorModule, Number
 from .schedules import Answering
 
 
@@ -30,6 +32,10 @@ class Solve(EstimatorModule[SolverEstimator]):
         >>> choose(torch.tensor([1.0, 3.0, 2.0]))
         tensor([0., 1., 0.])
     """
+
+    event_dim: int
+    numbers: ClassVar[Checks] = {"event_dim": check_count}
+    checks: ClassVar[Checks] = {"solver": check_solver}
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..core.errors import check_count
+from ..core.errors import check_count, check_dim
 from ..core.rules import Relaxation
 from ..estimators import SubsetEstimator
 from ..ops.subset import api
@@ -29,7 +29,8 @@ class TopK(RuleModule[Relaxation]):
     """
 
     k: int
-    numbers: ClassVar[Checks] = {"k": check_count}
+    dim: int
+    numbers: ClassVar[Checks] = {"k": check_count, "dim": check_dim}
 
     def __init__(
         self, k: int, relaxation: Relaxation | str = "logistic", *, dim: int = -1, **fields: Number
@@ -93,7 +94,8 @@ class SampleSubset(EstimatorModule[SubsetEstimator]):
     """
 
     k: int
-    numbers: ClassVar[Checks] = {"k": check_count}
+    dim: int
+    numbers: ClassVar[Checks] = {"k": check_count, "dim": check_dim}
 
     def __init__(
         self,

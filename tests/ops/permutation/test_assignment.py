@@ -54,6 +54,30 @@ def test_none_keeps_more(dtype: torch.dtype) -> None:
     torch.testing.assert_close(kept(y, scores), torch.stack(every).amax(0))
 
 
+@pytest.mark.parametrize("padding", [-1e30, -1e9, 1e30])
+@pytest.mark.parametrize("dim", [-1, -2])
+@pytest.mark.parametrize("lines", [[0], [3, 4]])
+def test_padding_by_a_constant_takes_no_digits(padding: float, dim: int, lines: list[int]) -> None:
+    """Whatever the constant is, each line of it takes one score away."""
+    scores = torch.randn(40, 5, 5).index_fill(dim, torch.tensor(lines), 0.0)
+    padded = scores.index_fill(dim, torch.tensor(lines), padding)
+    best = kept(st.assignment(scores), scores)
+    torch.testing.assert_close(kept(st.assignment(padded), scores), best)
+
+
+def test_of_what_a_mask_rules_out_as_little_as_can_be_is_assigned() -> None:
+    scores, forbidden = torch.randn(200, 5, 5), torch.rand(200, 5, 5) < 0.5
+    y = st.assignment(scores.masked_fill(forbidden, -1e30))
+    every = torch.stack(
+        [
+            scores.masked_fill(forbidden, -1000.0)[:, range(5), columns].sum(-1)
+            for columns in itertools.permutations(range(5))
+        ]
+    )
+    found = torch.where(y == 1, scores.masked_fill(forbidden, -1000.0), 0).sum((-1, -2))
+    torch.testing.assert_close(found, every.amax(0), rtol=1e-6, atol=1e-4)
+
+
 def test_the_greedy_choice_is_not_taken() -> None:
     scores = torch.tensor([[3.0, 2.0], [2.0, 0.0]])
     assert st.assignment(scores).tolist() == [[0, 1], [1, 0]]

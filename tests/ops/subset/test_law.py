@@ -74,6 +74,45 @@ def test_what_all_logits_share_takes_no_digits(shared: float) -> None:
     torch.testing.assert_close(log_p.item(), -math.log(6), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("padding", [-1e30, -1e9, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("k", [3, 4])
+def test_fewer_classes_than_k_beside_padding_take_no_digits(padding: float, k: int) -> None:
+    """Both classes are in every subset, beside k - 2 of five that are equally likely."""
+    x = torch.tensor([0.3, -1.2] + [padding] * 5, requires_grad=True)
+    count = math.comb(5, k - 2)
+    entropy = st.subset_entropy(x, k)
+    torch.testing.assert_close(entropy.item(), math.log(count), rtol=1e-6, atol=0)
+    with_both, without = torch.zeros(2, 7)
+    with_both[:k], without[1 : k + 1] = 1, 1
+    log_p = st.subset_log_prob(x, with_both)
+    torch.testing.assert_close(log_p.item(), -math.log(count), rtol=1e-6, atol=0)
+    mean = torch.tensor([1.0, 1] + [(k - 2) / 5] * 5)
+    torch.testing.assert_close(torch.autograd.grad(log_p, x)[0], with_both - mean)
+    torch.testing.assert_close(torch.autograd.grad(entropy, x)[0], torch.zeros(7))
+    assert st.subset_log_prob(x, without).item() == pytest.approx(padding, rel=1e-6)
+
+
+def test_the_gradient_of_a_bound_is_unbiased() -> None:
+    """Of `E log q(z)`, which is linear in z but for its own logits, by every drawn z."""
+    x = torch.randn(5, dtype=torch.float64)
+    law = Enumerated(x, 2)
+    rows = x.expand(200_000, 5).clone().requires_grad_()
+    z = st.sample_subset(rows, 2, seed=0)
+    st.subset_log_prob(rows, z).sum().backward()
+    assert rows.grad is not None
+    error = rows.grad.std(0) / len(rows) ** 0.5
+    assert ((rows.grad.mean(0) - law.covariance @ x).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("impossible", [[], [-math.inf], [-1e30]])
+def test_the_gradient_to_a_value_is_the_logits_up_to_a_constant(impossible: list[float]) -> None:
+    x = torch.tensor([0.5, -1.0, 2.0, *impossible])
+    z = torch.tensor([1.0, 0.0, 1.0, *(0.0 for _ in impossible)], requires_grad=True)
+    (grad,) = torch.autograd.grad(st.subset_log_prob(x, z), z)
+    torch.testing.assert_close(grad[:3] - grad[0], x[:3] - x[0])
+    assert grad.isfinite().all()
+
+
 def test_third_derivatives_by_every_transform() -> None:
     x = torch.randn(5, dtype=torch.float64)
     law = Enumerated(x, 2)
@@ -143,6 +182,17 @@ def test_long_rows_in_every_dtype(dtype: torch.dtype) -> None:
     error = (mu.double().sum(-1) - 64).abs().max().item()
     assert error <= 64 * torch.finfo(dtype).eps
     assert st.subset_entropy(x, 64).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_marginals_are_probabilities(dtype: torch.dtype) -> None:
+    x = (100 * torch.randn(200, 257)).to(dtype).requires_grad_()
+    mu = st.subset_marginals(x, 128)
+    assert ((mu >= 0) & (mu <= 1)).all()
+    pulled = torch.func.vmap(lambda row: st.subset_marginals(row, 128))(x[:20])
+    assert (pulled <= 1).all()
+    (grad,) = torch.autograd.grad(mu[:, ::2].sum(), x)
+    assert grad.isfinite().all()
 
 
 def test_masks_and_dim() -> None:

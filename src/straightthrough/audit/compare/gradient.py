@@ -94,9 +94,11 @@ def gradient_over_subsets(loss: Loss, logits: Tensor, k: int) -> Tensor:
 def _gradient(loss: Loss, logits: Tensor, all: Iterable[Outcomes], mean: Tensor) -> Tensor:
     """Return the covariance of the loss and z, whose mean is given."""
     at_outcomes, expected = torch.zeros_like(mean), torch.zeros_like(mean[0, 0])
+    shared = None  # by all losses, about: a constant changes nothing, and takes no digits
     for outcomes in all:
         value = losses(loss, outcomes.one_hot, logits).to(torch.float64)
-        weighted = outcomes.weight * value
+        shared = value[0] if shared is None else shared
+        weighted = outcomes.weight * (value - shared)
         at_outcomes += torch.einsum("n,nlc->lc", weighted, outcomes.one_hot.to(torch.float64))
         expected += weighted.sum()
     return at_outcomes - expected * mean

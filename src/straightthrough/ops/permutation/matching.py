@@ -13,6 +13,9 @@ from torch import Tensor
 from ...core.errors import StraightThroughError, check_not_onnx
 from ...core.library import library
 
+LARGE = 1e8
+"""Beyond it a number may be padding, beside which others have too few digits in float64."""
+
 
 def _scipy() -> ModuleType:
     try:
@@ -34,10 +37,39 @@ def _matched(scores: Tensor) -> Tensor:
     sizes = np.abs(squares).max((1, 2), where=np.isfinite(squares), initial=0)
     # Sums of the largest may be no numbers; a power of 2 keeps their order.
     squares = np.ldexp(squares, -np.frexp(sizes)[1][:, None, None])
+    padded = sizes > LARGE
+    if padded.any():
+        squares[padded] = _drawn_near(_without_constants(squares[padded]))
     for at in np.flatnonzero(valid):
         with contextlib.suppress(ValueError):  # it says "cost matrix is infeasible"
             columns[at] = solve(squares[at], maximize=True)[1]
     return torch.from_numpy(columns).reshape(scores.shape[:-1]).to(scores.device)
+
+
+def _without_constants(squares: Any) -> Any:
+    """Return squares whose rows and columns of one number, as padding is, are of 0.
+
+    That assigns alike, and beside a row of -1e30 the others have no digits left.
+    """
+    for axis in (2, 1):
+        finite = np.isfinite(squares)
+        most = squares.max(axis, where=finite, initial=-np.inf, keepdims=True)
+        least = squares.min(axis, where=finite, initial=np.inf, keepdims=True)
+        squares = squares - np.where(most == least, most, 0)
+    return squares
+
+
+def _drawn_near(squares: Any) -> Any:
+    """Return squares whose least number, far below all others, is only so low as to be avoided.
+
+    As few as can be are assigned of what a mask put at -1e30, and the others keep their digits.
+    """
+    finite = np.isfinite(squares)
+    least = squares.min((1, 2), where=finite, initial=np.inf, keepdims=True)
+    above = finite & (squares > least)
+    others = np.abs(squares).max((1, 2), where=above, initial=0, keepdims=True)
+    far = (squares == least) & (others > 0) & (least < -(2.0**30) * others)
+    return np.where(far, -(2 * squares.shape[-1] + 1) * others, squares)
 
 
 def _shape(scores: Tensor) -> Tensor:

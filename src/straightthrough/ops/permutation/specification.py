@@ -147,7 +147,7 @@ def _invalid(scores: Tensor, gradient: Tensor, value: float) -> Tensor:
 
 
 def assignment(scores: Tensor, iterations: int) -> Tensor:
-    """The assignment that scipy takes; that none is better, the outcome checks."""
+    """The assignment that scipy takes without padding; that none is better, the outcome checks."""
     from scipy.optimize import linear_sum_assignment
 
     size = scores.shape[-1]
@@ -157,10 +157,24 @@ def assignment(scores: Tensor, iterations: int) -> Tensor:
         if not square.isnan().any() and not square.isposinf().any():
             peak = torch.where(square.isfinite(), square, 0).abs().max()
             half = torch.ldexp(square, -torch.frexp(peak).exponent)
+            if peak > 1e8:
+                _take_padding(half)
             with contextlib.suppress(ValueError):  # none is allowed
                 rows, columns = linear_sum_assignment(half.numpy(), maximize=True)
                 hot.zero_()[rows, columns] = 1
     return found.reshape(scores.shape).to(scores)
+
+
+def _take_padding(square: Tensor) -> None:
+    """Make lines of one number 0, and a least one far below the others only so low as to lose."""
+    for line in (*square, *square.T):
+        numbers = line[line.isfinite()].unique()
+        if len(numbers) == 1:
+            line -= numbers[0]
+    numbers = square[square.isfinite()].unique()
+    others = numbers[1:].abs().amax() if len(numbers) > 1 else numbers.new_zeros(())
+    if others > 0 and numbers[0] < -(2.0**30) * others:
+        square[square == numbers[0]] = -(2 * len(square) + 1) * others
 
 
 def assignment_gradient(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,14 @@ def _what_the_rule_needs(rule: Derivative, x: Tensor) -> int:
     bits = (x.numel() + 7) // 8
     window = bits if x.is_meta or not x.isnan().any() else 2 * bits
     return {Saved.NOTHING: 0, Saved.INPUT: x.nbytes, Saved.WINDOW: window}[rule.saved]
+
+
+def check_bounds(min: object, max: object) -> tuple[Any, Any]:
+    """Return the bounds of a range, min at most max."""
+    low, high = check_number("min", min), check_number("max", max)
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor) and low > high:
+        raise ArgumentError(f"min must be at most max, got min={low} and max={high}")
+    return low, high
 
 
 def _apply(
@@ -308,9 +317,7 @@ def clamp(
     """
     for name, bound in (("min", min), ("max", max)):
         check_not_rule(name, bound, "surrogate")
-    min, max = check_number("min", min), check_number("max", max)
-    if not isinstance(min, Tensor) and not isinstance(max, Tensor) and min > max:
-        raise ArgumentError(f"min must be at most max, got min={min} and max={max}")
+    min, max = check_bounds(min, max)
     return _apply(x, surrogate, fields, "clamp", min, max)
 
 

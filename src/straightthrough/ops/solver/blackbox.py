@@ -30,19 +30,8 @@ _count = itertools.count()
 @constant_in_graphs
 def key_of(solver: Solver) -> str:
     """Return what stands for a solver in an operation, which holds no function."""
-    if not callable(solver):
-        raise ArgumentError(
-            f"solver must be a function of theta (N, n) that returns the solutions, got "
-            f"{type(solver).__name__}"
-        )
-    try:
-        reference = (weakref.WeakMethod if isinstance(solver, MethodType) else weakref.ref)(solver)
-        known = _keys.get(reference)
-    except TypeError:
-        raise ArgumentError(
-            f"solver must be hashable and allow weak references, got {type(solver).__name__}; "
-            f"pass a function that calls it"
-        ) from None
+    reference = check_solver("solver", solver)
+    known = _keys.get(reference)
     if known is None:
         _forget()
         known = _keys[reference] = str(next(_count))
@@ -50,6 +39,24 @@ def key_of(solver: Solver) -> str:
     if not _recent or _recent[-1] is not solver:
         _recent.append(solver)
     return known
+
+
+def check_solver(name: str, solver: object) -> Any:
+    """Return a weak reference to a solver, or raise unless it is a function that can have one."""
+    if not callable(solver):
+        raise ArgumentError(
+            f"{name} must be a function of theta (N, n) that returns the solutions, got "
+            f"{type(solver).__name__}"
+        )
+    try:
+        reference = (weakref.WeakMethod if isinstance(solver, MethodType) else weakref.ref)(solver)
+        hash(reference)
+    except TypeError:
+        raise ArgumentError(
+            f"{name} must be hashable and allow weak references, got {type(solver).__name__}; "
+            f"pass a function that calls it"
+        ) from None
+    return reference
 
 
 def _forget() -> None:

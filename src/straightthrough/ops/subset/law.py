@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from ...core.engine import apply
 from ...core.errors import ShapeError, check_floating, check_outcomes, check_rows
 from ...estimators.exactly_k import Cumulant, LogPartition
 from ...estimators.subset import count_of
+from ...relaxations.level import FAR
 from .rows import subset_rows
 
 
@@ -86,7 +89,9 @@ def subset_log_prob(
     Edge cases: that of a value with a class at -infinity is -infinity; a row without an outcome, as
     in `st.sample_subset`, gives NaN (in `st.strict()` an error).
 
-    Higher order: every derivative to the logits, in both modes; the first is `value - mu`.
+    Higher order: every derivative to the logits, in both modes; the first is `value - mu`. That to
+    the value is the logits, up to a number a row, as a bound on the evidence needs it where the
+    value is drawn.
 
     Cost: that of half of `st.subset_marginals`; a derivative that of the other half.
 
@@ -104,9 +109,13 @@ def subset_log_prob(
     if k is None:
         k = count_of(logits.movedim(dim, -1), value.movedim(dim, -1))
     rows, k, dim = subset_rows("logits", logits, k, dim, mask)
-    wide = _centred(rows, k)
-    chosen = torch.where(value.movedim(dim, -1) > 0, wide, 0).sum(-1)
-    found: Tensor = (chosen - apply(LogPartition(k), wide)).to(logits.dtype)
+    near, beyond = _centred(rows, k)
+    z = value.movedim(dim, -1)
+    # 0 times -infinity is NaN. That is the gradient to the value, which is scaled on its way.
+    least = -math.sqrt(torch.finfo(value.dtype).max)
+    held = near.masked_fill((z == 0) & (near == -math.inf), least)
+    score = (z * held - (1 - z) * beyond).sum(-1)
+    found: Tensor = (score - apply(LogPartition(k), near)).to(logits.dtype)
     check_outcomes("subset_log_prob", found.isnan)
     return found
 
@@ -142,18 +151,22 @@ def subset_entropy(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | None
         tensor(6.)
     """
     rows, k, _ = subset_rows("logits", logits, k, dim, mask)
-    wide = _centred(rows, k)
-    mu, total = apply(Cumulant(k), wide), apply(LogPartition(k), wide)
-    found: Tensor = (total - (mu * wide.masked_fill(wide.isinf(), 0)).sum(-1)).to(logits.dtype)
+    near, _ = _centred(rows, k)
+    mu, total = apply(Cumulant(k), near), apply(LogPartition(k), near)
+    found: Tensor = (total - (mu * near.masked_fill(near.isinf(), 0)).sum(-1)).to(logits.dtype)
     check_outcomes("subset_entropy", found.isnan)
     return found
 
 
-def _centred(rows: Tensor, k: int) -> Tensor:
-    """Return the rows in float64, less their k-th largest.
+def _centred(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the rows in float64, less their k-th largest, cut off at `FAR`; and what was cut off.
 
     The law is the same, and what all logits of a row share, as the -1e30 of a row of padding,
-    takes no digits from sums of them.
+    takes no digits from sums of them. Neither does what lies beyond `FAR`, as all that is not
+    padding where that is fewer than k: such a class is in every subset, up to a probability of
+    `exp(-FAR)`, and a subset without it is less likely by all that was cut off.
     """
     wide = rows.double()
-    return wide - wide.detach().topk(k, -1).values[..., -1:]
+    wide = wide - wide.detach().topk(k, -1).values[..., -1:]
+    far = (wide > FAR) & ~wide.isinf()
+    return torch.where(far, FAR, wide), torch.where(far, wide - FAR, 0)

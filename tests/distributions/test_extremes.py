@@ -1,0 +1,87 @@
+"""The distributions at infinite logits, and in half precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import distributions as theirs
+
+import straightthrough as st
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_of_half_precision_are_not_rounded_again(ours, dtype):
+    """Less their logsumexp, which no half holds, the three were -1, -1 and -1.5 of bfloat16."""
+    logits = torch.tensor([100.0, 100, 99.5], dtype=dtype)
+    exact = logits.double().log_softmax(-1)
+    d = ours.OneHotCategorical(logits=logits)
+    for copied in (d, d.expand((2,))):
+        log_p = copied.log_prob(torch.eye(3, dtype=dtype)[:, None])
+        torch.testing.assert_close(log_p[:, 0].double(), exact, rtol=torch.finfo(dtype).eps, atol=0)
+    far = torch.tensor([0.0, 4.0], dtype=dtype).repeat(512)  # the logarithm of all is 10.94
+    for copied in (
+        ours.OneHotCategorical(logits=far),
+        ours.OneHotCategorical(logits=far).expand((1,)),
+    ):
+        torch.manual_seed(0)
+        drawn = copied.sample((300,))
+        torch.manual_seed(0)
+        assert torch.equal(drawn.view(300, -1), st.categorical(far.expand(300, -1)))
+
+
+def test_probabilities_of_half_precision_are_drawn_from_as_they_are_given(ours):
+    """Over their sum of 13, 1 and 6 are rounded to bfloat16, to another ratio than 6."""
+    p = torch.tensor([1.0, 6, 6]).bfloat16()
+    torch.manual_seed(0)
+    z = ours.OneHotCategorical(p).sample((50_000,))
+    torch.manual_seed(0)
+    assert torch.equal(z, st.categorical(p.float().log().expand(50_000, -1)).bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_log_odds_of_infinity_are_certain(ours, dtype):
+    logits = torch.tensor([math.inf, -math.inf, 1.0], dtype=dtype, requires_grad=True)
+    d = ours.Bernoulli(logits=logits)
+    log_p = d.log_prob(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], dtype=dtype))
+    assert log_p[:, :2].tolist() == [[0.0, 0.0], [-math.inf, -math.inf]]
+    assert d.entropy()[:2].tolist() == [0.0, 0.0]
+    divergence = theirs.kl_divergence(d, ours.Bernoulli(logits=logits.detach()))
+    assert divergence.tolist() == [0.0, 0.0, 0.0]
+    b = d.rsample((4,))
+    assert b[:, :2].tolist() == [[1.0, 0.0]] * 4
+    for number in (log_p[0], d.entropy(), divergence, 100 * d.log_prob(b)):
+        (grad,) = torch.autograd.grad(number.sum(), logits, retain_graph=True)
+        assert grad[:2].tolist() == [0.0, 0.0]
+        assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("given", ["logits", "probs"])
+@pytest.mark.parametrize("number", ["entropy", "kl"])
+def test_an_impossible_class_takes_no_gradient_away(ours, number, given):
+    """That of torch's divergence is NaN in the whole row, that of a weighed entropy too."""
+
+    def gradient(*impossible):
+        logits = torch.tensor([0.5, *impossible, -1.0], requires_grad=True)
+        parameter = logits if given == "logits" else logits.softmax(-1)
+        q = ours.OneHotCategorical(**{given: parameter})
+        p = ours.OneHotCategorical(logits=torch.tensor([0.0, *impossible, 0.0]))
+        found = 100 * (q.entropy() if number == "entropy" else theirs.kl_divergence(q, p))
+        found.backward()
+        return found, logits.grad[[0, -1]]
+
+    torch.testing.assert_close(gradient(-math.inf), gradient(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["OneHotCategorical", "Bernoulli"])
+def test_what_is_impossible_by_the_other_alone_is_infinitely_far(ours, name):
+    mine, other = getattr(ours, name), getattr(theirs, name)
+    p = torch.tensor([0.25, 0.75]).requires_grad_()
+    for q in (mine(torch.tensor([0.0, 1.0])), other(torch.tensor([0.0, 1.0]))):
+        assert theirs.kl_divergence(mine(p), q).max() == math.inf
+
+
+def test_a_number_is_a_value_where_nothing_is_validated(ours):
+    d = ours.Bernoulli(logits=torch.tensor([0.0, math.inf]), validate_args=False)
+    torch.testing.assert_close(d.log_prob(1.0), torch.tensor([-math.log(2), 0.0]))
