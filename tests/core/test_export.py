@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -133,6 +134,43 @@ def test_an_exported_temperature_moves() -> None:
         torch.testing.assert_close(value_and_gradients(twin, x), value_and_gradients(model, x))
         st.nn.step_schedules(model)
         twin.get_buffer("1.tau.position").add_(1)
+
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        (st.sign, IMAGE.to(memory_format=torch.channels_last)),
+        (lambda x: st.heaviside(x, 0.5), IMAGE.transpose(0, 3)),
+        (lambda x: st.ternary(x, 0.5), IMAGE[:, :2].movedim(1, -1)),
+        (st.argmax, IMAGE.movedim(1, -1)),
+        (lambda x: st.topk(x, 2), IMAGE.movedim(1, -1)),
+        (lambda x: st.categorical(x, seed=1), IMAGE.movedim(1, -1)),
+    ],
+)
+def test_a_value_lies_in_memory_as_its_graph_has_it(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> None:
+    model = Calls(lambda x: function(x).reshape(len(x), -1))
+    program = torch.export.export(model, (x,)).run_decompositions()  # to a view, where that will do
+    assert torch.equal(program.module()(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_library_of_aotinductor_has_eagers_values(tmp_path: Path) -> None:
+    model = network(nn.Sequential(st.nn.Sign("tanh"), st.nn.Argmax(0.7), st.nn.Categorical()))
+    x = torch.randn(4, 5)
+    program = torch.export.export(model, (x,))
+    package = str(tmp_path / "model.pt2")
+    torch._inductor.aoti_compile_and_package(program, package_path=package)
+    library = torch._inductor.aoti_load_package(package)
+    torch.manual_seed(3)
+    got = [library(x) for _ in range(2)]
+    torch.manual_seed(3)
+    torch.testing.assert_close(got, [model(x) for _ in range(2)])
 
 
 def test_a_graph_of_an_unknown_class_says_what_it_needs() -> None:
