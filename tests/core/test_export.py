@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -27,11 +28,13 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "poisson": lambda: Counts(),
     "quantize": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Fixed(0.25), "lsq"),
     "quantize measured": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.AbsMax(token=True)),
+    "quantize observed": lambda: observed(),
     "prepared layer": lambda: prepared(),
     "wrap": lambda: Wrapped(),
     "solve": lambda: st.nn.Solve(largest, "imle", samples=2),
     "draw of a shard": lambda: Shard(),
-    "chain of codes": lambda: Codes(),
+    "chain of codes": lambda: Codes(dropout=True),
+    "codes that are revived": lambda: Codes(revive=0.1, update="manual"),
     "router": lambda: Routed(),
 }
 FORMS = ["strict", "loose", "saved", "decomposed", "dynamic"]
@@ -50,11 +53,11 @@ class Shard(nn.Module):
 
 
 class Codes(nn.Module):
-    """Ends each example after a number of stages that is drawn."""
+    """A chain of codebooks; with `dropout` it ends each example after a number that is drawn."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.codes = st.nn.ResidualVQ(3, 8, 5, dropout=True, k_means=False, learn="loss")
+        self.codes = st.nn.ResidualVQ(3, 8, 5, k_means=False, learn="loss", **options)
 
     def forward(self, x: Tensor) -> Tensor:
         found = self.codes(x)
@@ -81,6 +84,13 @@ def largest(theta: Tensor) -> Tensor:
 class Counts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return st.poisson(log_rate=x)
+
+
+def observed() -> nn.Module:
+    scale = st.scales.Observed(percentile=90, momentum=1.0)
+    quantize = st.nn.Quantizer(st.grids.Int(4), scale)
+    quantize(torch.randn(4, 5))  # starts its scale
+    return quantize
 
 
 def prepared() -> nn.Module:
