@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections.abc import Callable
@@ -144,6 +145,26 @@ def test_an_exported_temperature_moves() -> None:
         torch.testing.assert_close(value_and_gradients(twin, x), value_and_gradients(model, x))
         st.nn.step_schedules(model)
         twin.get_buffer("1.tau.position").add_(1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max")).eval(),
+        lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Observed()),
+        lambda: st.nn.VectorQuantizer(8, 5),
+    ],
+)
+def test_what_has_not_started_is_not_exported(make: Callable[[], nn.Module]) -> None:
+    """It would start at every call anew."""
+    model, x = make(), torch.randn(20, 5)
+    with pytest.raises(st.StraightThroughError, match=r"call the model on a batch first"):
+        torch.export.export(model, (x,))
+    model(x)
+    program = torch.export.export(model, (x,)).module()
+    for factor in (1, 5):
+        wanted = copy.deepcopy(model)(factor * x)  # before the program moves the model's buffers
+        torch.testing.assert_close(program(factor * x), wanted)
 
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ from ..core.errors import (
 )
 from ..core.internals import held
 from ..core.mesh import laid_as, whole
-from ..core.once import before, has_begun, runs_again
+from ..core.once import before, check_start, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
 from ..ops.codebook.arguments import check_index, check_row_mask, check_vectors
@@ -181,6 +181,7 @@ class Codebook(nn.Module):
             # Buffers may be those of a codebook that has, as other ranks' are by broadcast.
             self.started = has_begun(self.statistics.step)
         if learning and not self.started and (z.numel() or spread()):
+            check_start()
             self.start(z.detach(), mask)
         learning = learning and self.started  # an empty batch starts none
         codebook = self.codewords().to(z.dtype)
