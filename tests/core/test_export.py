@@ -167,6 +167,44 @@ def test_what_has_not_started_is_not_exported(make: Callable[[], nn.Module]) -> 
         torch.testing.assert_close(program(factor * x), wanted)
 
 
+class Coded(nn.Module):
+    """Codes, and the loss of their codebook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = st.nn.VectorQuantizer(8, 5, revive=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.codes(x)
+        value: Tensor = found.quantized + found.loss
+        return value
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize("form", ["loose", "decomposed"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Coded,
+        lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Observed(momentum=0.3)),
+        Routed,
+    ],
+)
+def test_what_learns_from_its_forward_trains_for_steps(
+    make: Callable[[], nn.Module], form: str
+) -> None:
+    model = network(make())
+    model(torch.randn(40, 5))  # starts it
+    twin = exported(copy.deepcopy(model), form, torch.randn(40, 5))
+    for factor in (1, 3, 2):
+        x = factor * torch.randn(40, 5)
+        wanted = value_and_gradients(model, x)
+        for got, one in zip(value_and_gradients(twin, x), wanted, strict=True):
+            torch.testing.assert_close(got, one)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(twin.get_buffer(name), buffer)
+
+
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
