@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -26,11 +29,13 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "poisson": lambda: Counts(),
     "quantize": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Fixed(0.25), "lsq"),
     "quantize measured": lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.AbsMax(token=True)),
+    "quantize observed": lambda: observed(),
     "prepared layer": lambda: prepared(),
     "wrap": lambda: Wrapped(),
     "solve": lambda: st.nn.Solve(largest, "imle", samples=2),
     "draw of a shard": lambda: Shard(),
-    "chain of codes": lambda: Codes(),
+    "chain of codes": lambda: Codes(dropout=True),
+    "codes that are revived": lambda: Codes(revive=0.1, update="manual"),
     "router": lambda: Routed(),
 }
 FORMS = ["strict", "loose", "saved", "decomposed", "dynamic"]
@@ -49,11 +54,11 @@ class Shard(nn.Module):
 
 
 class Codes(nn.Module):
-    """Ends each example after a number of stages that is drawn."""
+    """A chain of codebooks; with `dropout` it ends each example after a number that is drawn."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.codes = st.nn.ResidualVQ(3, 8, 5, dropout=True, k_means=False, learn="loss")
+        self.codes = st.nn.ResidualVQ(3, 8, 5, k_means=False, learn="loss", **options)
 
     def forward(self, x: Tensor) -> Tensor:
         found = self.codes(x)
@@ -80,6 +85,13 @@ def largest(theta: Tensor) -> Tensor:
 class Counts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return st.poisson(log_rate=x)
+
+
+def observed() -> nn.Module:
+    scale = st.scales.Observed(percentile=90, momentum=1.0)
+    quantize = st.nn.Quantizer(st.grids.Int(4), scale)
+    quantize(torch.randn(4, 5))  # starts its scale
+    return quantize
 
 
 def prepared() -> nn.Module:
@@ -133,6 +145,101 @@ def test_an_exported_temperature_moves() -> None:
         torch.testing.assert_close(value_and_gradients(twin, x), value_and_gradients(model, x))
         st.nn.step_schedules(model)
         twin.get_buffer("1.tau.position").add_(1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max")).eval(),
+        lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Observed()),
+        lambda: st.nn.VectorQuantizer(8, 5),
+    ],
+)
+def test_what_has_not_started_is_not_exported(make: Callable[[], nn.Module]) -> None:
+    """It would start at every call anew."""
+    model, x = make(), torch.randn(20, 5)
+    with pytest.raises(st.StraightThroughError, match=r"call the model on a batch first"):
+        torch.export.export(model, (x,))
+    model(x)
+    program = torch.export.export(model, (x,)).module()
+    for factor in (1, 5):
+        wanted = copy.deepcopy(model)(factor * x)  # before the program moves the model's buffers
+        torch.testing.assert_close(program(factor * x), wanted)
+
+
+class Coded(nn.Module):
+    """Codes, and the loss of their codebook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = st.nn.VectorQuantizer(8, 5, revive=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.codes(x)
+        value: Tensor = found.quantized + found.loss
+        return value
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize("form", ["loose", "decomposed"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Coded,
+        lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Observed(momentum=0.3)),
+        Routed,
+    ],
+)
+def test_what_learns_from_its_forward_trains_for_steps(
+    make: Callable[[], nn.Module], form: str
+) -> None:
+    model = network(make())
+    model(torch.randn(40, 5))  # starts it
+    twin = exported(copy.deepcopy(model), form, torch.randn(40, 5))
+    for factor in (1, 3, 2):
+        x = factor * torch.randn(40, 5)
+        wanted = value_and_gradients(model, x)
+        for got, one in zip(value_and_gradients(twin, x), wanted, strict=True):
+            torch.testing.assert_close(got, one)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(twin.get_buffer(name), buffer)
+
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        (st.sign, IMAGE.to(memory_format=torch.channels_last)),
+        (lambda x: st.heaviside(x, 0.5), IMAGE.transpose(0, 3)),
+        (lambda x: st.ternary(x, 0.5), IMAGE[:, :2].movedim(1, -1)),
+        (st.argmax, IMAGE.movedim(1, -1)),
+        (lambda x: st.topk(x, 2), IMAGE.movedim(1, -1)),
+        (lambda x: st.categorical(x, seed=1), IMAGE.movedim(1, -1)),
+    ],
+)
+def test_a_value_lies_in_memory_as_its_graph_has_it(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> None:
+    model = Calls(lambda x: function(x).reshape(len(x), -1))
+    program = torch.export.export(model, (x,)).run_decompositions()  # to a view, where that will do
+    assert torch.equal(program.module()(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_library_of_aotinductor_has_eagers_values(tmp_path: Path) -> None:
+    model = network(nn.Sequential(st.nn.Sign("tanh"), st.nn.Argmax(0.7), st.nn.Categorical()))
+    x = torch.randn(4, 5)
+    program = torch.export.export(model, (x,))
+    package = str(tmp_path / "model.pt2")
+    torch._inductor.aoti_compile_and_package(program, package_path=package)
+    library = torch._inductor.aoti_load_package(package)
+    torch.manual_seed(3)
+    got = [library(x) for _ in range(2)]
+    torch.manual_seed(3)
+    torch.testing.assert_close(got, [model(x) for _ in range(2)])
 
 
 def test_a_graph_of_an_unknown_class_says_what_it_needs() -> None:

@@ -108,6 +108,30 @@ def test_a_number_that_moves_is_compiled_at_most_once_more(function: Function) -
 
 
 @by_name
+def test_a_number_of_numpys_is_taken_by_compiled_code(function: Function) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert_alike(pull(compiled, np.float32(0.75)), pull(function, 0.75))
+
+
+def test_a_number_of_numpys_is_exported() -> None:
+    class Sign(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return st.sign(x, st.surrogates.Tanh(np.float32(0.75)))
+
+    program = torch.export.export(Sign(), (example(),))
+    got = pull(lambda x, _: program.module()(x), None)
+    assert_alike(got, pull(lambda x, _: st.sign(x, st.surrogates.Tanh(0.75)), None))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_rule_with_a_number_of_numpys_is_compiled(kind: type) -> None:
+    rule = st.surrogates.Tanh(kind(0.75))
+    compiled = torch.compile(st.sign, fullgraph=True, backend="aot_eager")
+    assert_alike(pull(compiled, rule), pull(st.sign, st.surrogates.Tanh(0.75)))
+
+
+@by_name
 def test_a_wrong_number_is_refused(function: Function) -> None:
     for number, says in (
         (torch.tensor(0.5, requires_grad=True), "gets no gradient"),

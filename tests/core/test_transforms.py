@@ -197,6 +197,23 @@ def test_forward_mode_of_a_draw_is_refused_in_compiled_code_too() -> None:
     assert "has no forward-mode derivative" in run.stdout, run.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("categorical", st.categorical),
+        ("categorical_lookup", lambda x: st.categorical_lookup(x, torch.ones(3, 2))),
+        ("categorical_integer", st.categorical_integer),
+        ("bernoulli", st.bernoulli),
+        ("sample_subset", lambda x: st.sample_subset(x, 2)),
+        ("solve", lambda x: st.solve(torch.sign, x)),
+    ],
+)
+def test_forward_mode_of_a_draw_is_refused_by_its_name(name: str, call: Function) -> None:
+    x = torch.randn(2, 3)
+    with pytest.raises(st.StraightThroughError, match=rf"^st\.{name} has no forward-mode"):
+        func.jvp(call, (x,), (x,))
+
+
 @pytest.mark.parametrize("randomness", ["same", "different"])
 def test_compiled_vmap_draws_as_its_randomness_says(randomness: str) -> None:
     batch = torch.zeros(6, 5, 4)

@@ -118,6 +118,26 @@ def test_a_scale_starts_in_the_buffers_that_are_given_and_in_no_others(kind: str
     assert fresh[1]["module.started"]
 
 
+def test_a_codebook_starts_in_the_buffers_that_are_given_and_in_no_others() -> None:
+    net = Net(st.nn.VectorQuantizer(8, 6))
+    book = net.module.book
+    given = state(net)
+    before = book.codebook.clone()
+    functional_call(net, given, (numbers(),))
+    assert not torch.equal(given[1]["module.book.codebook"], before)
+    assert not book.get_extra_state()
+    twin, other = copy.deepcopy(net), copy.deepcopy(net)
+    other.module.book.started = False
+    assert torch.equal(twin(numbers(1)), other(numbers(1)))
+    assert not torch.equal(twin.module.book.codebook, before)
+    functional_call(twin, state(net), (numbers(),))  # starts, though the twin has
+    fresh, wanted = state(net), copy.deepcopy(net)
+    functional_call(twin, fresh, (numbers(),))
+    wanted(numbers())
+    assert torch.equal(fresh[1]["module.book.codebook"], wanted.module.book.codebook)
+    assert twin.module.book.get_extra_state()
+
+
 def test_codebooks_of_an_ensemble_go_on() -> None:
     nets = [Net(st.nn.VectorQuantizer(8, 6)) for _ in range(3)]
     for i, net in enumerate(nets):

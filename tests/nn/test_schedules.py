@@ -18,6 +18,7 @@ from straightthrough.nn.schedules import (
     Confidence,
     Constant,
     Cosine,
+    Delay,
     Exponential,
     Linear,
     Schedule,
@@ -287,3 +288,16 @@ def test_a_whole_number_is_moved_by_no_schedule():
     module = st.nn.Categorical("gumbel_rao")
     with pytest.raises(st.ArgumentError, match=r"samples must be an int of at least 1, got 2\.0"):
         module.samples = Linear(2, 4, 10)
+
+
+def test_a_delay_is_over_where_its_position_and_its_steps_say_so():
+    delay = Delay(3)
+    for steps, position, over in ((3, 3, True), (5, 3, False), (0, 0, True), (3, 2, False)):
+        delay.steps = steps
+        delay.position.data.fill_(position)
+        assert delay.over is over is bool(delay.value)
+    quantize = st.nn.Quantizer(st.grids.Int(2), delay=2)
+    x = torch.randn(5)
+    done = {"delay.position": torch.tensor(2)}
+    assert torch.equal(torch.func.functional_call(quantize, done, x), quantize.values(x))
+    assert torch.equal(quantize(x), x)

@@ -66,9 +66,13 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         if type(tensor) is not Tensor and on_mesh(tensor):
             return apply_sharded(apply, operation, inputs)
     if is_compiling() or transforms_active():
-        if is_exporting() and torch.onnx.is_in_onnx_export():
-            with disabled():  # it knows no operator of ours, and wants no gradient
-                return operation.forward(*inputs)[operation.returned]
+        if is_exporting():
+            if torch.onnx.is_in_onnx_export():
+                with disabled():  # it knows no operator of ours, and wants no gradient
+                    return operation.forward(*inputs)[operation.returned]
+            if operation.dims and operation.dims[0] != "...":
+                # Kernels may leave rows where they lie, of which a graph knows nothing.
+                inputs = tuple(tensor.contiguous() for tensor in inputs)
         return tuple(through_operator(operation, inputs))[operation.returned]
     try:
         if dual_level():
@@ -178,7 +182,7 @@ def _forward(
     text: str, numbers: Sequence[Tensor], inputs: Sequence[Tensor], integers: Sequence[int]
 ) -> list[Tensor]:
     with torch.no_grad():  # none is due below autograd, and kernels serve
-        return [*read(text, numbers, integers).forward(*inputs)]
+        return [*read(text, numbers or (), integers or ()).forward(*inputs)]
 
 
 def _autograd(
@@ -188,6 +192,9 @@ def _autograd(
     inputs: Sequence[Tensor],
     integers: Sequence[int],
 ) -> list[Tensor]:
+    # AOTInductor passes None for a list that is empty.
+    numbers, integers = numbers or [], integers or []
+
     def below() -> Outputs:
         return tuple(below_autograd(_overload, keyset, text, numbers, inputs, integers))
 

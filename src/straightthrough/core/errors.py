@@ -146,6 +146,8 @@ def check_number(name: str, value: object) -> Any:
         number: Any = value
     elif isinstance(value, Tensor):
         return _check_tensor(name, value)
+    elif is_compiling() and isinstance(value, np.ndarray):  # what a numpy number is there
+        return _check_tensor(name, torch.as_tensor(value))
     else:
         number = _plain(value)
     # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.

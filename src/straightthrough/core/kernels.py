@@ -81,6 +81,12 @@ def like(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
+def in_its_order(x: Tensor, *_: Any) -> Tensor:
+    """A result that lies in memory as the first argument does, where that has no gaps."""
+    y = torch.empty_like(x)
+    return y if y.stride() == x.stride() else like(x)
+
+
 def bits(x: Tensor, *_: Any) -> Tensor:
     """A result of one bit an element of the first argument."""
     return x.new_empty((x.numel() + 7) // 8, dtype=torch.uint8)
@@ -118,7 +124,8 @@ def served(
     floats = [i for i, (type_, _) in enumerate(arguments) if type_ == "float"]
     others = [i for i, (type_, _) in enumerate(arguments) if type_ == "Tensor"]
     way = _chooser(name, others, floats)
-    record = functools.partial(_record, overload, with_numbers, floats)
+    ordered = results == (in_its_order,)
+    record = functools.partial(_record, overload, with_numbers, floats, ordered)
 
     if "Noise noise" in schema:
         names = [name for _, name in arguments]
@@ -215,11 +222,13 @@ def _record(
     overload: Operator,
     with_numbers: Operator | None,
     floats: list[int],
+    ordered: bool,
     x: Tensor,
     rest: Sequence[Any],
 ) -> Any:
-    """Call a kernel where a graph is recorded: of a contiguous input, as the recorded result is."""
-    x = x.contiguous()
+    """Call a kernel where a graph is recorded, its input in the order of the recorded result."""
+    if not (ordered and in_its_order(x).stride() == x.stride()):
+        x = x.contiguous()
     if with_numbers is None or not any(isinstance(rest[i], Tensor) for i in floats):
         return overload(x, *rest)
     numbers = [*rest]

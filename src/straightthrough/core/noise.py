@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
 from .errors import ArgumentError, DtypeError, ShapeError, check_not_onnx
 from .internals import Operator, constant_in_graphs, tracing, transforms_active
@@ -125,6 +125,8 @@ def make_seed(
         value, place = make_seed(None, generator, x.to_local().detach())
         return agreed(value, x), place
     if is_compiling():
+        if is_exporting():  # AOTInductor can't pass a list of sizes on that is empty
+            return _drawn_seed(_distinct(x.device), (1,)).reshape(()), (0, 0, 0)
         return _drawn_seed(_distinct(x.device), ()), (0, 0, 0)
     return _new_seed((), generator=generator, device=x.device), (0, 0, 0)
 

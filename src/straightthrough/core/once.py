@@ -34,6 +34,15 @@ def has_begun(buffer: Tensor) -> bool:
     return every
 
 
+def check_start() -> None:
+    """Raise where a graph is exported, in which what starts from data would do so at every call."""
+    if is_exporting():
+        raise StraightThroughError(
+            "a scale or a codebook that has not started would start anew at every call of the "
+            "exported graph; call the model on a batch first, in train(), and export it then"
+        )
+
+
 def before(buffer: Tensor) -> Tensor:
     """Return a buffer as it is before this forward changes it.
 

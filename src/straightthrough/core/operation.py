@@ -23,11 +23,13 @@ class Operation(Portable, ABC):
     Attributes:
         returned: which of the outputs `apply` returns: the value, or, as a slice, the value and
             integers such as an index, which get no gradient.
+        name: what the user called, for errors.
         dims: the dimensions of every input but a seed, as those of a signature's `Input`: which of
             them a DTensor may be sharded along. The outputs have the first one's leading ones.
     """
 
     returned: ClassVar[int | slice] = 0
+    name: ClassVar[str] = "this operation"
     dims: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -59,7 +61,7 @@ class Operation(Portable, ABC):
     def jvp(self, tangents: Sequence[Any], *saved: Any, **_: Any) -> Tensor | None:
         """Return the tangent of the value; sampling rules have none."""
         raise StraightThroughError(
-            f"{self} has no forward-mode derivative: its rule defines a gradient only. "
+            f"{self.name} has no forward-mode derivative: its rule defines a gradient only. "
             f"Use reverse mode (torch.func.vjp, grad, jacrev)"
         )
 

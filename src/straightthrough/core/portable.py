@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -76,6 +77,9 @@ def _digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
+_OF_NUMPY = (np.floating, np.ndarray)  # the second is what compiled code sees in the first
+
+
 def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str:
     """Return `x` as text; what travels beside it is appended to `numbers` and `integers`."""
     if isinstance(x, Tensor):
@@ -99,6 +103,8 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
         start, names, move = _form(type(x))
         parts = [f", {name}={write(getattr(x, name), numbers, integers, move)}" for name in names]
         return f"{start}{''.join(parts)})"
+    if type(x) is not int and isinstance(x, _OF_NUMPY):
+        return write(torch.as_tensor(x), numbers, integers, move)
     integers.append(x)  # an int, or one of torch's that stands for a size left open
     return f"integer({len(integers) - 1})"
 

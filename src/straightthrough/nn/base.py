@@ -15,7 +15,7 @@ from ..core.errors import ArgumentError, StraightThroughError, check_floating, c
 from ..core.internals import transforms_active
 from ..core.registry import RULES, resolve
 from ..core.rules import Rule
-from ..ops.quantize.operation import Hold
+from ..ops.quantize.operation import Detach
 from .schedules import Schedule, keeping_dtype
 
 Number = float | Tensor | Schedule
@@ -189,7 +189,7 @@ def detached(x: Tensor) -> Tensor:
     """Return `x` without a gradient, in a graph that is exported and decomposed too."""
     if not is_exporting():
         return x.detach()
-    held: Tensor = apply(Hold(), x)
+    held: Tensor = apply(Detach(), x)
     return held
 
 

@@ -16,9 +16,9 @@ from ..core.errors import (
     check_count,
     check_floating,
 )
-from ..core.internals import held
+from ..core.internals import held, transforms_active
 from ..core.mesh import laid_as, whole
-from ..core.once import before, has_begun, runs_again
+from ..core.once import before, check_start, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
 from ..ops.codebook.arguments import check_index, check_row_mask, check_vectors
@@ -149,7 +149,7 @@ class Codebook(nn.Module):
         self.metric, self.transform = metric, transform
         self.commitment = check_at_least("commitment", commitment, 0)
         self.revive = check_at_least("revive", revive, 0)
-        self.started = transform is not None or k_means is False
+        self._given = self.started = transform is not None or k_means is False
         self.frozen = False
         start = torch.randn(codes, width) / width**0.5
         if learn == "ema" or transform is not None:
@@ -188,12 +188,10 @@ class Codebook(nn.Module):
         In training, what was chosen counts. Where `mask` is False the codeword is 0, the number -1.
         """
         learning = self.training and not self.frozen
-        if learning and not self.started and not is_compiling():
-            # Buffers may be those of a codebook that has, as other ranks' are by broadcast.
-            self.started = has_begun(self.statistics.step)
-        if learning and not self.started and (z.numel() or spread()):
+        if learning and not self._begun() and (z.numel() or spread()):
+            check_start()
             self.start(z.detach(), mask)
-        learning = learning and self.started  # an empty batch starts none
+        learning = learning and self._begun()  # an empty batch starts none
         codebook = self.codewords().to(z.dtype)
         if self.frozen:
             codebook = detached(codebook)
@@ -218,6 +216,20 @@ class Codebook(nn.Module):
             if self.update == "forward":
                 self._update()
         return q, index
+
+    def _begun(self) -> bool:
+        """Whether it has started: its buffers say so, which may be those of another for a while.
+
+        Other ranks' come by broadcast, and any by `torch.func.functional_call`.
+        """
+        step = self.statistics.step
+        if self._given or is_compiling() or step.is_meta:
+            return self.started
+        if transforms_active():
+            return has_begun(step)
+        if step.is_cpu or not self.started:
+            self.started = has_begun(step)
+        return self.started
 
     def loss(self, z: Tensor, q: Tensor, index: Tensor) -> Tensor:
         """Return the weighted losses of what `select` gave for `z`."""
@@ -277,6 +289,7 @@ class Codebook(nn.Module):
         means = self.statistics.k_means(whole(self.codebook), rows, valid)
         self.codebook.copy_(laid_as(means.to(self.codebook.dtype), self.codebook))
         self.statistics.set(means)
+        self.statistics.step.add_(1)
         self.started = True
 
     def decode(self, index: Tensor) -> Tensor:
@@ -302,10 +315,10 @@ class Codebook(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Return whether it started; a tensor, as files of safetensors hold nothing else."""
-        return torch.tensor(self.started, device="cpu")
+        return torch.tensor(self._begun(), device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.started = bool(state)
+        self._given = self.started = bool(state)
 
     def extra_repr(self) -> str:
         return f"{self.codes}, {self.width}, learn={self.learn!r}"

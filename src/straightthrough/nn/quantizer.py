@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from ..core.engine import apply
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
 from ..core.internals import transforms_active
-from ..core.once import has_begun, runs_again
+from ..core.once import check_start, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
@@ -24,7 +24,7 @@ from ..ops.quantize.arguments import check_grid
 from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
-from .base import Number, RuleModule
+from .base import Number, RuleModule, detached
 from .measured import agreed, beside, finite, given, move, ranks
 from .schedules import Delay, keeping_dtype
 from .transforms import TRANSFORMS, Transform
@@ -283,6 +283,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             return measured
         if not self._begun():
             if some or ranks() > 1:
+                check_start()
                 self._start(blocks)
         elif some and learn and isinstance(self.scaling, Observed) and not runs_again():
             self._observe(blocks, self.scaling.momentum)
@@ -334,7 +335,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: float) -> None:
-        blocks = finite(blocks)
+        blocks = finite(detached(blocks))
         move(self.origin, self._measured(blocks), momentum)
         if self.scaling.shifts:
             move(self.shift_origin, self.scaling.measure_shift(blocks, self.grid), momentum)

@@ -184,9 +184,6 @@ class Cosine(Schedule):
 class Delay(Schedule):
     """0 for some steps, then 1: what begins later.
 
-    Attributes:
-        over: whether the steps are done; a bool, which compiled code takes for a constant.
-
     Example:
         >>> delay = st.nn.schedules.Delay(1)
         >>> delay.step()
@@ -196,18 +193,25 @@ class Delay(Schedule):
 
     def __init__(self, steps: int) -> None:
         super().__init__(0.0, 1.0, steps)
-        self.over = steps == 0
+        self._over = steps == 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the steps are done; a bool, which compiled code takes for a constant."""
+        if self._readable():
+            self._over = self._position() >= self.steps
+        return self._over
 
     def between(self, fraction: Any) -> Any:
         return 0 * fraction
 
     def step(self) -> None:
         super().step()
-        self.over = self._position() >= self.steps
+        self._over = self._position() >= self.steps
 
     def _load_from_state_dict(self, *args: Any) -> None:  # those of a module
         super()._load_from_state_dict(*args)
-        self.over = self._position() >= self.steps
+        self._over = self._position() >= self.steps
 
 
 class Confidence(Schedule):

@@ -71,11 +71,15 @@ class CodebookStatistics(nn.Module):
 
     def sample(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return as many distinct rows as there are codes, and how many of them are rows."""
-        key = torch.where(valid, Noise(self.step).rows(len(rows)), 2**53)
-        order = key.argsort()[: len(self.count)]
-        missing = len(self.count) - len(order)
-        chosen = torch.where(valid[order].unsqueeze(-1), rows[order].float(), 0)
-        return F.pad(chosen, (0, 0, 0, missing)), valid[order].sum()
+        count, given = len(self.count), rows.shape[0]  # an export would keep `len(rows)` as it is
+        if not given:
+            return torch.zeros_like(self.candidates), torch.zeros_like(self.offered)
+        key = torch.where(valid, Noise(self.step).rows(given), 2**53)
+        # Behind them as many that are none: of a batch of any size there are enough.
+        key, order = F.pad(key, (0, count), value=2**53).sort()
+        some = key[:count] < 2**53
+        chosen = rows[order[:count].clamp(max=given - 1)]
+        return torch.where(some.unsqueeze(-1), chosen.float(), 0), some.sum()
 
     def apply_collected(self) -> None:
         """Move the averages towards what was collected, over all processes."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_exporting
 
 from ..core.errors import ArgumentError, check_flag, check_number, check_positive
 from ..core.precision import compute_dtype, widest
@@ -171,7 +172,9 @@ class Observed(Scale):
         count = known.sum(-1, keepdim=True)
         place = (count.to(widest(x.device)) * self.percentile / 100).round().clamp(min=1)
         # torch.quantile takes no more than 2^24 elements. Of the largest that there may be above.
-        above = min(int(rows.shape[-1] * (1 - self.percentile / 100)) + 2, rows.shape[-1])
+        above = rows.shape[-1]
+        if not is_exporting():  # an export would keep the number as it is
+            above = min(int(above * (1 - self.percentile / 100)) + 2, above)
         largest = torch.where(known, rows, -1).topk(above, -1).values
         found = largest.gather(-1, (count - place.to(count.dtype)).clamp(min=0))
         found = torch.where(count > 0, found.clamp(min=self.floor), torch.nan)

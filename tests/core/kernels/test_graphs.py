@@ -63,6 +63,22 @@ def test_compiled_code_calls_kernels_whole(function, forward, backward):
     assert not {f"{namespace}sign_and_window", namespace + backward} & bare[0]
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    "function", [st.sign, lambda x: st.heaviside(x, 0.5), lambda x: st.ternary(x, 0.5)]
+)
+def test_compiled_hard_values_keep_the_order_of_dimensions(function, dynamic):
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic)
+    x = torch.randn(2, 3, 4, 5)
+    for each in (x.to(memory_format=torch.channels_last), x.transpose(0, 2)[..., ::2]):
+        for grad in (False, True):
+            wanted = function(each)
+            torch.compiler.reset()
+            got = compiled(each.detach().requires_grad_(grad))
+            assert torch.equal(got, wanted)
+            assert got.stride() == wanted.stride()
+
+
 @pytest.mark.parametrize("samples", [1, 3])
 def test_without_kernels_a_graph_has_a_loop_of_draws_whole_and_one_draw_by_its_formula(samples):
     rule = gumbel_rao.GumbelRao(samples=samples)

@@ -20,6 +20,7 @@ from .reference import as_logits, binary_draw, concrete, concrete_backward, logi
 class BinaryDraw(Draw):
     """A 0/1 draw forward, the rule backward; `x` is a probability or its logit."""
 
+    name = "st.bernoulli"
     dims = ("...",)
 
     rule: CategoricalEstimator | Derivative

@@ -30,6 +30,7 @@ def forward_logits(logits: Tensor, estimator: CategoricalEstimator) -> Tensor:
 class OneHotDraw(Draw):
     """A one-hot drawn from softmax(logits) forward, the estimator backward."""
 
+    name = "st.categorical"
     dims = ("... C",)
 
     estimator: CategoricalEstimator
@@ -52,6 +53,7 @@ class OneHotDraw(Draw):
 class Lookup(Draw):
     """The row of a table that a draw names, without the one-hot."""
 
+    name = "st.categorical_lookup"
     dims = ("... C", "C D")
 
     estimator: CategoricalEstimator
@@ -73,6 +75,7 @@ class Lookup(Draw):
 class NumberDraw(Draw):
     """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
 
+    name = "st.categorical_integer"
     dims = ("... C",)
 
     estimator: CategoricalEstimator

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...core.kernels import kernel, like
+from ...core.kernels import in_its_order, kernel, like
 from ...core.precision import cast
 from ...surrogates.window import window_bits, window_shape
 
 
-@kernel("(Tensor x) -> Tensor")
+@kernel("(Tensor x) -> Tensor", in_its_order)
 def sign(x: Tensor) -> Tensor:
     """+1 where x >= 0, -1 where x < 0, NaN where x is."""
     return (x >= 0).to(x.dtype).mul_(2).sub_(1).add_(_zero_or_nan(x))
@@ -27,13 +27,13 @@ def sign_and_window(
     return sign(x), window_bits(x, centre, bound, includes_bound, fixed)
 
 
-@kernel("(Tensor x, float threshold) -> Tensor")
+@kernel("(Tensor x, float threshold) -> Tensor", in_its_order)
 def heaviside(x: Tensor, threshold: float) -> Tensor:
     """1 where x > threshold, 0 where x <= threshold, NaN where x is."""
     return (x > cast(threshold, x.dtype)).to(x.dtype).add_(_zero_or_nan(x))
 
 
-@kernel("(Tensor x, float threshold) -> Tensor")
+@kernel("(Tensor x, float threshold) -> Tensor", in_its_order)
 def ternary(x: Tensor, threshold: float) -> Tensor:
     """sign(x) where |x| > threshold, 0 where |x| <= threshold, NaN where x is."""
     threshold = cast(threshold, x.dtype)

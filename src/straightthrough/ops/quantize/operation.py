@@ -242,3 +242,16 @@ class Hold(Operation):
 
     def jvp(self, tangents: Sequence[Tensor]) -> None:
         return None
+
+
+@dataclass
+class Detach(Hold):
+    """`Hold` whose value requires no gradient, as a buffer that it is written to must not.
+
+    What an operation returns beside its value gets none.
+    """
+
+    returned = 1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # one more
+        return x.clone(), x.clone()

@@ -20,6 +20,8 @@ from .blackbox import held, solved
 class Solve(Draw):
     """The solution of a problem forward, a rule that may solve others backward."""
 
+    name = "st.solve"
+
     estimator: SolverEstimator
     place: Place
     solver: str

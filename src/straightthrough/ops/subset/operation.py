@@ -67,6 +67,7 @@ class PerturbedTopK(Draw):
 class SubsetDraw(Draw):
     """An exact draw of k of n forward, the estimator backward."""
 
+    name = "st.sample_subset"
     dims = ("... C",)
 
     k: int
