@@ -355,10 +355,10 @@ def test_a_fresh_seed_takes_any_tensor_and_refuses_what_is_no_shape() -> None:
         torch.manual_seed(4)
         assert torch.equal(fresh_seed(like, [2, 0, 3]), seed)
         torch.manual_seed(4)
-        assert fresh_seed(like) == torch.randint(2**63 - 1, (), generator=manual(4))
+        assert fresh_seed(like, []) == torch.randint(2**63 - 1, (), generator=manual(4))
     with pytest.raises(RuntimeError, match=r"negative .*-1"):
         fresh_seed(torch.zeros(2), [-1])
-    assert fresh_seed(torch.zeros(2, device="meta")).is_meta
+    assert fresh_seed(torch.zeros(2, device="meta"), []).is_meta
 
 
 @pytest.mark.kernels
