@@ -166,3 +166,14 @@ CANT_BE_SET = [
 def test_what_can_not_be_set(scale, values, message):
     with pytest.raises(st.StraightThroughError, match=re.escape(message)):
         Quantizer(Int(4), scale, shape=X.shape).start_at(*values)
+
+
+@pytest.mark.parametrize("scaling", [Learned(), Learned(axis=0, offset=True), Observed()])
+def test_compiled_code_starts_no_scale_whose_buffers_come_from_another_model(scaling):
+    shape = X.shape if scaling.axis is not None else None
+    known, copy = (Quantizer(Int(4), scaling, shape=shape) for _ in range(2))
+    known(X)
+    for into, tensor in zip(copy.buffers(), known.buffers(), strict=True):
+        into.copy_(tensor)
+    found = torch.compile(copy.eval(), backend="aot_eager", fullgraph=True)(5 * X)
+    torch.testing.assert_close(found, known.eval()(5 * X))

@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 from ..core.engine import apply
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
 from ..core.internals import transforms_active
+from ..core.mesh import laid_as
 from ..core.once import check_start, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
@@ -284,7 +285,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not self._begun():
             if some or ranks() > 1:
                 check_start()
-                self._start(blocks)
+                self._start(blocks, anew=not is_compiling())
         elif some and learn and isinstance(self.scaling, Observed) and not runs_again():
             self._observe(blocks, self.scaling.momentum)
         if some and self.scaling.axis is not None:
@@ -304,7 +305,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         return self._has_started
 
     @torch.no_grad()
-    def _start(self, blocks: Tensor) -> None:
+    def _start(self, blocks: Tensor, anew: bool = True) -> None:
         if not blocks.numel():
             raise ArgumentError("a scale starts from the first input, which is empty; pass some")
         if self.origin.is_meta and not blocks.is_meta:
@@ -317,19 +318,19 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         blocks = torch.where(some, blocks, 0)
         scale, shift = agreed(self._measured(blocks)), None
         if self.scaling.shifts:
-            shift = self.scaling.measure_shift(blocks, self.grid).reshape(self.origin.shape)
-            shift = agreed(shift)
-        self._place_scale(scale, shift)
+            shift = agreed(self.scaling.measure_shift(blocks, self.grid)).reshape(scale.shape)
+        self._place_scale(scale, shift, anew)
 
-    def _place_scale(self, scale: Tensor, shift: Tensor | None) -> None:
-        if isinstance(self.scaling, Learned):
-            scale = self.scaling.parameter(scale)
-        self.origin.copy_(scale)
-        if shift is not None:
-            self.shift_origin.copy_(shift)
-        for parameter in (self.parameter, self.shift):
-            if parameter is not None:
-                parameter.zero_()
+    def _place_scale(self, scale: Tensor, shift: Tensor | None, anew: bool = True) -> None:
+        """Set what is kept; unless `anew`, where it has not started by its buffers."""
+        origin = self.scaling.parameter(scale) if isinstance(self.scaling, Learned) else scale
+        new = {"origin": origin, "shift_origin": shift, "parameter": 0.0, "shift": 0.0}
+        for name, value in new.items():
+            if (kept := getattr(self, name, None)) is not None and value is not None:
+                if not anew:  # they may be of another model, and compiled code reads none before
+                    begun = laid_as((self.started > 0).expand(kept.shape), kept)
+                    value = torch.where(begun, kept, value)
+                kept.copy_(value)
         self.started.fill_(self.scaling.mark)
         self._has_started = True
 
