@@ -124,6 +124,13 @@ class Derivative(Rule):
     `primitive(x)` is the smooth function that the derivative belongs to, where there is one.
     """
 
+    saved: ClassVar[Saved] = Saved.INPUT
+    """What backward has to know: the input, unless `saves` says less of the formula."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.saved = getattr(cls.derivative, "saves", Saved.INPUT)
+
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:
         """Return the surrogate's derivative at `x`, elementwise."""
@@ -133,11 +140,6 @@ class Derivative(Rule):
         raise ArgumentError(
             f"{self} has no primitive: it is defined by its derivative alone; use .derivative(x)"
         )
-
-    @property
-    def saved(self) -> Saved:
-        """What backward has to know: the input, unless `saves` says less of the formula."""
-        return getattr(type(self).derivative, "saves", Saved.INPUT)
 
     def vjp(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return `grad * derivative(x)` in the dtype of `x`, half precision computed in float32.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,13 @@ class GridEstimator(Rule):
     inside: Inside = "code"
     """By what an input lies in the range: its code (ends included) or its value (ends excluded)."""
 
+    saved: ClassVar[Saved] = Saved.INPUT
+    """What backward has to know where the scale gets no gradient."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.saved = getattr(cls.gradient, "saves", Saved.INPUT)
+
     @abstractmethod
     def gradient(self, at: Placed, grad: Tensor) -> Tensor:
         """Return the gradient to the input.
@@ -46,11 +54,6 @@ class GridEstimator(Rule):
     def within(self, at: Placed) -> Tensor:
         """Return which elements lie in the range."""
         return at.inside(self.inside)
-
-    @property
-    def saved(self) -> Saved:
-        """What backward has to know where the scale gets no gradient."""
-        return getattr(type(self).gradient, "saves", Saved.INPUT)
 
     @property
     def by_range(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ class PairEstimator(Rule):
     Under `@saves(Saved.NOTHING)` neither looks at z and q.
     """
 
+    saved: ClassVar[Saved] = Saved.INPUT
+    """What backward has to know: z and q, unless `saves` says less of the formula."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.saved = getattr(cls.gradient, "saves", Saved.INPUT)
+
     @abstractmethod
     def gradient(self, z: Tensor, q: Tensor, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the gradients to z and to q, None for none.
@@ -34,11 +41,6 @@ class PairEstimator(Rule):
     @abstractmethod
     def tangent(self, z: Tensor, q: Tensor, to_z: Tensor, to_q: Tensor) -> Tensor:
         """Return the tangent of the value, of those of z and q."""
-
-    @property
-    def saved(self) -> Saved:
-        """What backward has to know: z and q, unless `saves` says less of the formula."""
-        return getattr(type(self).gradient, "saves", Saved.INPUT)
 
     def vjp(self, z: Tensor, q: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rule's gradients to z and to q, in their dtype.
