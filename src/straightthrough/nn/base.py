@@ -16,10 +16,10 @@ from ..core.internals import transforms_active
 from ..core.registry import RULES, resolve
 from ..core.rules import Rule
 from ..ops.quantize.operation import Detach
+from .checked import Checks
 from .schedules import Schedule, keeping_dtype
 
 Number = float | Tensor | Schedule
-Checks = Mapping[str, Callable[[str, Any], Any]]
 R = TypeVar("R", bound=Rule)
 
 

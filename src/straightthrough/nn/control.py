@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.compiler import is_exporting
 
 from ..core.errors import (
@@ -16,12 +16,12 @@ from ..core.errors import (
     StraightThroughError,
     check_count,
     check_floating,
-    check_number,
 )
+from .checked import Checked, Checks, check_fraction
 from .schedules import keeping_dtype
 
 
-class ControlVariate(nn.Module):
+class ControlVariate(Checked):
     """`- b (z - p)` on the gradient of a draw: the same mean, and less variance.
 
     z is the drawn one-hot, p its mean, and b a running ratio a position, read before it is updated:
@@ -46,6 +46,7 @@ class ControlVariate(nn.Module):
 
     product: Tensor
     square: Tensor
+    checks: ClassVar[Checks] = {"decay": check_fraction}
 
     def __init__(self, shape: int | tuple[int, ...], *, decay: float = 0.99) -> None:
         super().__init__()
@@ -55,8 +56,6 @@ class ControlVariate(nn.Module):
             raise ArgumentError(
                 "shape must have one dimension at least, got (); pass the number of classes"
             )
-        if not 0 <= check_number("decay", decay) < 1:
-            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
         self.register_buffer("product", torch.zeros(sizes, dtype=torch.float32))
         self.register_buffer("square", torch.zeros(sizes, dtype=torch.float32))

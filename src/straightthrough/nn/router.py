@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from ..core.errors import (
     ArgumentError,
     DtypeError,
     ShapeError,
-    check_at_least,
     check_count,
     check_flag,
     check_rows,
@@ -23,10 +22,9 @@ from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..ops.subset.api import topk
 from .base import OperatorModule, detached
+from .checked import Checked, Checks, check_weight, one_of
 from .schedules import keeping_dtype
 from .statistics import together
-
-SCORES = ("softmax", "sigmoid")
 
 
 class Routing(NamedTuple):
@@ -43,7 +41,7 @@ class Routing(NamedTuple):
     z: Tensor
 
 
-class TopKRouter(OperatorModule):
+class TopKRouter(Checked, OperatorModule):
     """The k experts of every token, balanced without a loss, or with one.
 
     With `s = softmax(logits)`, or `sigmoid(logits)`: the k largest of `s + bias` are chosen, and
@@ -100,6 +98,13 @@ class TopKRouter(OperatorModule):
     bias: Tensor
     load: Tensor
     dim = -1
+    fixed = ("experts",)
+    checks: ClassVar[Checks] = {
+        "k": check_count,
+        "scores": one_of("softmax", "sigmoid"),
+        "normalize": check_flag,
+        "rate": check_weight,
+    }
 
     def __init__(
         self,
@@ -111,16 +116,16 @@ class TopKRouter(OperatorModule):
         rate: float = 1e-3,
     ) -> None:
         super().__init__()
-        experts, k = check_count("experts", experts), check_count("k", k)
-        if k > experts:
-            raise ArgumentError(f"k must lie in [1, {experts}] for {experts} experts, got {k}")
-        if scores not in SCORES:
-            raise ArgumentError(f"scores must be one of {', '.join(SCORES)}, got {scores!r}")
-        check_at_least("rate", rate, 0)
-        self.experts, self.k, self.scores = experts, k, scores
-        self.normalize, self.rate = check_flag("normalize", normalize), rate
+        self.experts = experts = check_count("experts", experts)
+        self.k, self.scores, self.normalize, self.rate = k, scores, normalize, rate
         self.register_buffer("bias", torch.zeros(experts, dtype=torch.float32))
         self.register_buffer("load", torch.zeros(experts, dtype=torch.float32))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "k" and check_count("k", value) > self.experts:
+            experts = self.experts
+            raise ArgumentError(f"k must lie in [1, {experts}] for {experts} experts, got {value}")
+        super().__setattr__(name, value)
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Routing:
         """Return the `Routing` of tokens with logits `(..., E)`, `mask` `(...)` True for tokens."""

@@ -52,9 +52,11 @@ class CodebookStatistics(nn.Module):
         self.register_buffer("offered", offered, persistent=False)
 
     def set(self, codebook: Tensor) -> None:
-        """Begin at a codebook, each of whose codes was chosen once."""
+        """Begin at a codebook, each of whose codes was chosen once; what was collected is gone."""
         self.count.fill_(1)
         self.total.copy_(codebook)
+        for collected in (self.new_count, self.new_total, self.offered):
+            collected.zero_()
 
     def collect(self, rows: Tensor, index: Tensor, candidates: bool) -> None:
         """Take in vectors `(N, D)` and the codes `(N)` that they chose; -1 for none.
@@ -101,12 +103,14 @@ class CodebookStatistics(nn.Module):
     def revive(self, share: float) -> tuple[Tensor, Tensor]:
         """Give codes chosen less than `share` times as often as the mean a row of the batch each.
 
-        Returns which were, `(K)`, and the rows, `(K, D)`, 0 elsewhere. No row is given twice.
+        Returns which were, `(K)`, and the rows, `(K, D)`, 0 elsewhere. No row is given twice, nor
+        once more at another call.
         """
         mean = self.count.mean()
         rows, given = self.distributed(self.count < share * mean, self.candidates, self.offered)
         self.count.copy_(torch.where(given, mean, self.count))
         self.total.copy_(torch.where(given.unsqueeze(-1), mean * rows, self.total))
+        self.offered.zero_()
         return given, rows
 
     def distributed(
