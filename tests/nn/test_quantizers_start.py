@@ -139,3 +139,28 @@ def test_other_codewords_are_refused() -> None:
     made = st.nn.Codebook(8, 4, learn="loss", transform=nn.Linear(4, 4))
     with pytest.raises(st.ArgumentError, match="the transform makes the codewords"):
         made.start_at(torch.ones(8, 4))
+
+
+def test_a_codebook_without_k_means_takes_one_that_has_not_started_as_it_is() -> None:
+    model = st.nn.VectorQuantizer(8, 4, k_means=False)
+    model.load_state_dict(st.nn.VectorQuantizer(8, 4).state_dict())
+    codewords = model.book.codebook.clone()
+    model(codewords)
+    torch.testing.assert_close(model.book.codebook, codewords)
+
+
+@pytest.mark.parametrize("wrong", [None, "encoder", "adam"])
+def test_only_the_optimizer_of_a_codebook_revives_its_codes(wrong: str | None) -> None:
+    """Else another's moments were looked for, and those of the codebook stayed."""
+    options = {"learn": "loss", "update": "manual", "revive": 0.9, "decay": 0.5}
+    model, encoder = st.nn.VectorQuantizer(8, 4, **options), nn.Linear(4, 4)
+    model(torch.randn(50, 4))
+    model(torch.randn(3, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    other = torch.optim.Adam(encoder.parameters()) if wrong == "encoder" else wrong
+    with pytest.raises(st.ArgumentError, match=r"is revived by its|must hold the codebook"):
+        model.update_codebook(other)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    model.update_codebook(torch.optim.Adam(model.parameters()))
+    assert not torch.equal(model.book.codebook, before["book.codebook"])

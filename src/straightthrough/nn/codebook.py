@@ -153,7 +153,8 @@ class Codebook(Checked):
             raise ArgumentError(TRANSFORMED)
         self.transform, self.update, self.revive = transform, update, revive
         self.commitment, self.frozen = commitment, False
-        self._given = self.started = transform is not None or k_means is False
+        self._k_means = transform is None and k_means is not False
+        self._given = self.started = not self._k_means
         start = torch.randn(self.codes, self.width) / self.width**0.5
         if learn == "ema" or transform is not None:
             self.register_buffer("codebook", start)
@@ -270,7 +271,21 @@ class Codebook(Checked):
         codes that were revived. One that is frozen, or has not started, stays as it is.
         """
         if self._begun() and not self.frozen:
+            if self.revive and self.learn != "ema":
+                self._check_optimizer(optimizer)
             self._update(optimizer)
+
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if optimizer is None:
+            raise ArgumentError(
+                "a codebook that is a parameter is revived by its optimizer: pass it"
+            )
+        groups = getattr(optimizer, "param_groups", [])  # what wraps one may be of any class
+        if not any(p is self.codebook for group in groups for p in group["params"]):
+            raise ArgumentError(
+                f"the optimizer that revives codes must hold the codebook, whose moments it "
+                f"forgets, got a {type(optimizer).__name__} without it"
+            )
 
     def _update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Do so; at a forward all is of buffers, and `no_grad` would be a graph that has no output.
@@ -289,12 +304,9 @@ class Codebook(Checked):
         self, given: Tensor, rows: Tensor, optimizer: torch.optim.Optimizer | None
     ) -> None:
         """Write rows into a parameter, which may be sharded, and 0 into the moments of them."""
-        if optimizer is None:
-            raise ArgumentError(
-                "a codebook that is a parameter is revived by its optimizer: pass it"
-            )
         given, rows = laid_as(given, self.codebook), laid_as(rows, self.codebook)
         self.codebook.copy_(torch.where(given, rows.to(self.codebook.dtype), self.codebook))
+        assert optimizer is not None
         for moment in optimizer.state.get(self.codebook, {}).values():
             if isinstance(moment, Tensor) and moment.shape == self.codebook.shape:
                 moment.masked_fill_(given, 0)
@@ -367,7 +379,7 @@ class Codebook(Checked):
         return torch.tensor(self._begun(), device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._given = self.started = bool(state)
+        self._given = self.started = bool(state) or not self._k_means
 
     def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state, prefix, *rest)
