@@ -70,9 +70,10 @@ class TopKRouter(Checked, OperatorModule):
         ArgumentError: for numbers out of these ranges, or another name of scores.
 
     Edge cases: ties go to the expert of the lowest number. One at -infinity is chosen, with a gate
-    of 0, only where fewer than k others are. A token with NaN has gates of NaN, and is not counted.
-    Losses of no token are 0. Gates are computed in float32 for half precision and returned in the
-    dtype of the logits; losses are float32 (float64 for float64).
+    of 0, only where fewer than k others are. A token with NaN has gates of NaN; neither it nor one
+    whose largest logit is infinite, as where no expert is allowed, is in a count or a loss. Losses
+    of no token are 0. Gates are computed in float32 for half precision and returned in the dtype of
+    the logits; losses are float32 (float64 for float64).
 
     References:
         Fedus, Zoph, Shazeer, "Switch transformers: scaling to trillion parameter models with simple
@@ -143,11 +144,12 @@ class TopKRouter(Checked, OperatorModule):
         chosen = topk(detached(biased), self.k)
         gates = self._normalized(wide, chosen) if self.normalize else score * chosen
         index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
-        counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)
+        known = tokens & (detached(wide).amax(-1, keepdim=True).abs() < math.inf)
+        counted = torch.where(known, chosen, 0).reshape(-1, self.experts)
         if self.training and not runs_again():
             self.load.copy_(before(self.load) + counted.sum(0))
         gates = torch.where(tokens, gates, 0)
-        losses = self._losses(wide, counted, tokens)
+        losses = self._losses(wide, counted, known.reshape(-1, 1))
         return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)
 
     def _normalized(self, logits: Tensor, chosen: Tensor) -> Tensor:
@@ -158,8 +160,7 @@ class TopKRouter(Checked, OperatorModule):
         gates = chosen * (log - detached(log).amax(-1, keepdim=True).clamp(min=least)).exp()
         return gates / gates.sum(-1, keepdim=True).clamp(min=1)
 
-    def _losses(self, logits: Tensor, chosen: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        counted = (tokens & ~logits.isnan().any(-1, keepdim=True)).reshape(-1, 1)
+    def _losses(self, logits: Tensor, chosen: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         logits = torch.where(counted, logits.reshape(-1, self.experts), 0)
         count = counted.sum().clamp(min=1)
         share_of_all = self._normalized(logits, torch.ones_like(logits))
