@@ -147,11 +147,12 @@ def test_a_delay_may_be_an_int_or_none() -> None:
     assert not torch.equal(quantize(X), X)
 
 
-def test_compiled_code_sees_other_steps_of_a_delay() -> None:
+@pytest.mark.parametrize(("name", "value"), [("steps", 0), ("position", torch.tensor(2))])
+def test_compiled_code_sees_what_is_assigned_to_a_delay(name: str, value: object) -> None:
     quantize = st.nn.Quantizer(st.grids.Int(4), delay=2)
     compiled = torch.compile(quantize, backend="eager", fullgraph=True)
     assert torch.equal(compiled(X), X)
-    quantize.delay.steps = 0
+    setattr(quantize.delay, name, value)
     assert torch.equal(compiled(X), st.nn.Quantizer(st.grids.Int(4))(X))
 
 

@@ -200,7 +200,7 @@ class Delay(Schedule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "steps" and "position" in self._buffers:
+        if name in ("steps", "position") and "position" in self._buffers:
             self._over = self._position() >= self.steps
 
     @property
