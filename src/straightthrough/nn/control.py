@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ from ..core.errors import (
     check_floating,
 )
 from .checked import Checked, Checks, check_fraction
-from .schedules import keeping_dtype
+from .kept import KeptDtypes
 
 
-class ControlVariate(Checked):
+class ControlVariate(KeptDtypes, Checked):
     """`- b (z - p)` on the gradient of a draw: the same mean, and less variance.
 
     z is the drawn one-hot, p its mean, and b a running ratio a position, read before it is updated:
@@ -94,9 +94,6 @@ class ControlVariate(Checked):
             over = moment.nan_to_num(0, 0, 0).reshape(-1, *average.shape).mean(0)
             average.lerp_(over, 1 - self.decay)
         return grad - (b * off).to(grad.dtype)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.product.shape)}, decay={self.decay}"

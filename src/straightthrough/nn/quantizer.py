@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, Self
 
 import torch
@@ -27,7 +27,7 @@ from ..surrogates import Identity
 from .base import Number, RuleModule, detached
 from .measured import agreed, beside, finite, given, move, ranks
 from .parts import PARTS
-from .schedules import Delay, keeping_dtype
+from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
 
 
@@ -385,12 +385,13 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         """Return whether what was kept with that mark means what is kept here."""
         return started.is_meta or int(started) in (0, self.scaling.mark)
 
+    def _kept(self) -> Iterable[str]:
+        return self._buffers
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = {name: b for name, b in self._buffers.items() if b is not None}
+        was_meta = self.scaling.kept and self.started.is_meta
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
-        if self.scaling.kept and before["started"].is_meta:
+        if was_meta:
             self.started.zero_()  # it holds anything
             self._has_started = False
         return self

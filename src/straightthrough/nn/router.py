@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from ..core.precision import compute_dtype
 from ..ops.subset.api import topk
 from .base import OperatorModule, detached
 from .checked import Checked, Checks, check_weight, one_of
-from .schedules import keeping_dtype
+from .kept import KeptDtypes
 from .statistics import together
 
 
@@ -41,7 +40,7 @@ class Routing(NamedTuple):
     z: Tensor
 
 
-class TopKRouter(Checked, OperatorModule):
+class TopKRouter(KeptDtypes, Checked, OperatorModule):
     """The k experts of every token, balanced without a loss, or with one.
 
     With `s = softmax(logits)`, or `sigmoid(logits)`: the k largest of `s + bias` are chosen, and
@@ -175,14 +174,6 @@ class TopKRouter(Checked, OperatorModule):
         load = together(self.load.clone())
         self.bias.add_(self.rate * (load.mean() - load).sign())
         self.load.zero_()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            if buffer is not None:  # half precision is too coarse for steps of the bias, and counts
-                self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
-        return self
 
     def extra_repr(self) -> str:
         return (

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,10 @@ from ..core.mesh import whole
 from ..core.once import before, runs_again
 from ..core.precision import widest
 from .checked import Checked, Checks, check_fraction
+from .kept import KeptDtypes
 
 
-class Schedule(Checked, ABC):
+class Schedule(KeptDtypes, Checked, ABC):
     """A number that goes from `start` to `end` in `steps` steps, and stays there.
 
     `value` is the number at the present position, `step()` moves on by one, as torch's
@@ -279,10 +279,6 @@ class Confidence(Schedule):
         """Take the running mean: the value is that of it until the next step."""
         self.position.copy_(self.running)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Half precision is too coarse for a running mean.
-        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
-
     def extra_repr(self) -> str:
         return f"{self.start} -> {self.end}, confidence {self._position():.3g}, decay={self.decay}"
 
@@ -360,16 +356,8 @@ class Answering(Schedule):
         moved = self.position + self.rate * (self.target - self.running).sign()
         self.position.copy_(moved.clamp(min=self.rate - self.start))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
-
     def extra_repr(self) -> str:
         return f"{self.value:.3g}, rate={self.rate}, target={self.target}, decay={self.decay}"
-
-
-def keeping_dtype(before: Tensor, moved: Tensor) -> Tensor:
-    """Return a buffer on the device it was moved to, in the dtype it had."""
-    return moved if moved.dtype == before.dtype else before.to(moved.device)
 
 
 def step_schedules(model: nn.Module) -> None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.noise import Noise
 from ..core.once import before
 from ..ops.codebook.search import nearest_index
-from .schedules import keeping_dtype
+from .kept import KeptDtypes
 
 SAMPLE = 64
 """Rows a code that k-means looks at, at most."""
 
 
-class CodebookStatistics(nn.Module):
+class CodebookStatistics(KeptDtypes):
     """Moving averages of how often each code is chosen and of the sum of what chose it, in float32.
 
     They are collected at a forward, summed over all processes when they are applied, and the same
@@ -145,14 +144,6 @@ class CodebookStatistics(nn.Module):
             buffer = getattr(self, name)
             if buffer.device != self.count.device:
                 self._buffers[name] = torch.zeros_like(buffer, device=self.count.device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            if buffer is not None and buffer.is_floating_point():
-                self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
-        return self
 
 
 def sums(rows: Tensor, index: Tensor, codes: int) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,12 @@ from ...core.errors import ArgumentError, check_count, check_number
 from ...core.precision import compute_dtype
 from ...grids.block import Blocks
 from ..checked import Checked, Checks, check_fraction, check_weight
+from ..kept import KeptDtypes
 from ..quantizer import Quantizer
-from ..schedules import keeping_dtype
 from .convert import Weight, quantized_weights
 
 
-class Oscillation(nn.Module):
+class Oscillation(KeptDtypes):
     """How often the codes of one weight change against the direction of their last change.
 
     Attributes:
@@ -79,10 +79,6 @@ class Oscillation(nn.Module):
         codes = quantizer.grid.of_order(self.code)
         values = quantizer.decode(codes, quantizer.scale_of(latent))
         latent.copy_(torch.where(self.frozen, values.to(latent.dtype), latent))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Half precision is too coarse for running means.
-        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
 
 
 def _check_momentum(name: str, value: Any) -> Any:
