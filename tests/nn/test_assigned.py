@@ -190,3 +190,13 @@ def test_a_pull_takes_other_numbers() -> None:
     pull.start, pull.strength = 0.0, 2.0
     pull.position.fill_(5)
     assert pull.strength_now == 1.0
+
+
+def test_a_subclass_may_assign_before_and_after_it_is_made() -> None:
+    class Own(st.nn.TopKRouter):
+        def __init__(self) -> None:
+            self.k = 3
+            super().__init__(4, self.k)
+            self.experts = 4
+
+    assert Own()(X).index.shape == (64, 3)

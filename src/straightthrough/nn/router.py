@@ -65,6 +65,8 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         normalize: whether the gates of a token sum to 1.
         rate: of the bias, at least 0; 0 leaves it where it is.
 
+    All but the number of experts may be set later too.
+
     Raises:
         ArgumentError: for numbers out of these ranges, or another name of scores.
 
@@ -122,8 +124,8 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         self.register_buffer("load", torch.zeros(experts, dtype=torch.float32))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "k" and check_count("k", value) > self.experts:
-            experts = self.experts
+        experts = self.__dict__.get("experts", value)
+        if name == "k" and check_count("k", value) > experts:
             raise ArgumentError(f"k must lie in [1, {experts}] for {experts} experts, got {value}")
         super().__setattr__(name, value)
 

@@ -34,7 +34,8 @@ class Schedule(KeptDtypes, Checked, ABC):
     learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
     module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
     exported code computes the value from it, so a step is no new graph. A checkpoint that is older
-    than the schedule, and so lacks it, loads all the same and puts it at its start.
+    than the schedule, and so lacks it, loads all the same and puts it at its start. Its numbers may
+    be set later too, and count from the next forward.
 
     Args:
         start: the value at position 0.
