@@ -196,3 +196,23 @@ def test_wrong_inputs() -> None:
         router(torch.zeros(2, 4), mask=torch.ones(2))
     with pytest.raises(st.ShapeError, match=r"mask must be \(2,\), one a token, got \(4,\)"):
         router(torch.zeros(2, 4), mask=torch.ones(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("value", [-math.inf, math.nan])
+def test_a_token_that_no_expert_may_have_is_counted_nowhere(
+    scores: str, normalize: bool, value: float
+) -> None:
+    """Where all its logits are -infinity, two experts had it, and the z-loss was infinite."""
+    logits = LOGITS.clone()
+    logits[3] = value
+    logits.requires_grad_()
+    router = st.nn.TopKRouter(6, 2, scores=scores, normalize=normalize)
+    without = st.nn.TopKRouter(6, 2, scores=scores, normalize=normalize)
+    route, due = router(logits), without(torch.cat([LOGITS[:3], LOGITS[4:]]))
+    torch.testing.assert_close((route.balance, route.z), (due.balance, due.z))
+    assert torch.equal(router.load, without.load)
+    (grad,) = torch.autograd.grad(route.balance + route.z, logits)
+    assert (grad[3] == 0).all()
+    assert grad.isfinite().all()

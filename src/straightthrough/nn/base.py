@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_exporting
@@ -16,10 +16,11 @@ from ..core.internals import transforms_active
 from ..core.registry import RULES, resolve
 from ..core.rules import Rule
 from ..ops.quantize.operation import Detach
-from .schedules import Schedule, keeping_dtype
+from .checked import Checks
+from .kept import KeptDtypes
+from .schedules import Schedule
 
 Number = float | Tensor | Schedule
-Checks = Mapping[str, Callable[[str, Any], Any]]
 R = TypeVar("R", bound=Rule)
 
 
@@ -33,7 +34,7 @@ class OperatorModule(nn.Module):
         )
 
 
-class RuleModule(OperatorModule, Generic[R]):
+class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
     """A module with a backward rule, whose numbers are attributes: read, set, scheduled.
 
     Fields given by name replace the rule's own: `Categorical("reinmax", tau=1.1)` has the rule
@@ -155,13 +156,8 @@ class RuleModule(OperatorModule, Generic[R]):
         keywords = ("surrogate", "estimator", "relaxation")
         return name in keywords or any(name in _names(rule) for rule in fitting)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        fields = (*_names(self._rule), *self.numbers)
-        before = {name: b for name, b in self._buffers.items() if b is not None and name in fields}
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
-        return self
+    def _kept(self) -> Iterable[str]:
+        return (*_names(self._rule), *self.numbers)
 
     def extra_repr(self) -> str:
         return f"{self._keyword}={self.rule}"

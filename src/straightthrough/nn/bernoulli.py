@@ -25,7 +25,8 @@ from ..ops.bernoulli import api
 from ..ops.bernoulli.reference import logit
 from ..ops.pointwise.operation import Pointwise
 from ..surrogates import Identity, Sigmoid
-from .base import Checks, EstimatorModule, Number, RuleModule, check_parameter
+from .base import EstimatorModule, Number, RuleModule, check_parameter
+from .checked import Checks
 
 
 class Bernoulli(EstimatorModule[CategoricalEstimator | Derivative]):

@@ -23,7 +23,8 @@ from ..ops.categorical import api
 from ..ops.categorical.reference import argmax_index
 from ..relaxations import Softmax
 from ..relaxations.jacobian import tempered
-from .base import Checks, EstimatorModule, Number, RuleModule
+from .base import EstimatorModule, Number, RuleModule
+from .checked import Checks
 from .control import ControlVariate
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ from torch.compiler import is_compiling
 from ..core.errors import (
     ArgumentError,
     ShapeError,
-    check_at_least,
     check_count,
+    check_flag,
     check_floating,
 )
 from ..core.internals import held, transforms_active
@@ -23,10 +23,12 @@ from ..core.precision import compute_dtype
 from ..ops.codebook import api
 from ..ops.codebook.arguments import check_index, check_row_mask, check_vectors
 from .base import detached
+from .checked import Checked, Checks, check_fraction, check_weight, one_of
 from .statistics import CodebookStatistics, spread, together
 
 DEAD = 0.01
 """A code is dead that is chosen less than this share of the mean rate, if it is never revived."""
+TRANSFORMED = "transform learns by itself: pass learn='loss' or 'gradient' alone"
 
 
 class Quantized(NamedTuple):
@@ -88,7 +90,7 @@ def _distance(z: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
     return square.sum() / (mask.sum() * z.shape[-1]).clamp(min=1)
 
 
-class Codebook(nn.Module):
+class Codebook(Checked):
     """K codewords that learn; `VectorQuantizer` and its like hold one or several.
 
     Args:
@@ -114,10 +116,22 @@ class Codebook(nn.Module):
 
     Attributes:
         frozen: set it, and nothing is learned or counted, in `train()` as in `eval()`.
-        commitment, revive, decay: may be set too, as `frozen` on each codebook of a quantizer.
+        commitment, revive, decay, update: may be set too, as `frozen` on each codebook of a
+            quantizer.
     """
 
     codebook: Tensor
+    fixed = ("codes", "width", "learn", "metric")
+    checks: ClassVar[Checks] = {
+        "codes": check_count,
+        "width": check_count,
+        "learn": one_of("ema", "loss", "gradient"),
+        "update": one_of("forward", "manual"),
+        "metric": one_of("euclidean", "cosine"),
+        "commitment": check_weight,
+        "revive": check_weight,
+        "frozen": check_flag,
+    }
 
     def __init__(
         self,
@@ -134,31 +148,43 @@ class Codebook(nn.Module):
         transform: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        codes, width = check_count("codes", codes), check_count("width", width)
-        _check_one_of("learn", learn, "ema", "loss", "gradient")
-        _check_one_of("update", update, "forward", "manual")
-        _check_one_of("metric", metric, "euclidean", "cosine")
-        if transform is not None and (learn == "ema" or revive or k_means):
-            raise ArgumentError("transform learns by itself: pass learn='loss' or 'gradient' alone")
-        if revive and learn != "ema" and update != "manual":
-            raise ArgumentError(
-                f"revive with learn={learn!r} needs update='manual', and after optimizer.step() "
-                f"update_codebook(optimizer), which also resets the moments of revived codes"
-            )
-        self.codes, self.width, self.learn, self.update = codes, width, learn, update
-        self.metric, self.transform = metric, transform
-        self.commitment = check_at_least("commitment", commitment, 0)
-        self.revive = check_at_least("revive", revive, 0)
-        self._given = self.started = transform is not None or k_means is False
-        self.frozen = False
-        start = torch.randn(codes, width) / width**0.5
+        self.codes, self.width, self.learn, self.metric = codes, width, learn, metric
+        if transform is not None and k_means:
+            raise ArgumentError(TRANSFORMED)
+        self.transform, self.update, self.revive = transform, update, revive
+        self.commitment, self.frozen = commitment, False
+        self._k_means = transform is None and k_means is not False
+        self._given = self.started = not self._k_means
+        start = torch.randn(self.codes, self.width) / self.width**0.5
         if learn == "ema" or transform is not None:
             self.register_buffer("codebook", start)
         else:
             self.codebook = nn.Parameter(start)
-        self.statistics = CodebookStatistics(codes, width, decay)
+        self.statistics = CodebookStatistics(self.codes, self.width, decay)
         self.statistics.set(start)
         self.decay = decay
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("transform", "update", "revive"):
+            self._check_together(name, value)
+        super().__setattr__(name, value)
+
+    def _check_together(self, name: str, value: Any) -> None:
+        """Raise unless a value of that name goes with what the codebook has."""
+        present = getattr(self, "transform", value)
+        if name == "transform" and (present is None) is not (value is None):
+            raise ArgumentError("a codebook is made with a transform or without; make another")
+        options = {n: getattr(self, n, None) for n in ("transform", "update", "revive")}
+        options[name] = value
+        revive = options["revive"]
+        if options["transform"] is not None and (self.learn == "ema" or revive):
+            raise ArgumentError(TRANSFORMED)
+        if revive and self.learn != "ema" and options["update"] != "manual":
+            raise ArgumentError(
+                f"revive with learn={self.learn!r} needs update='manual', and after "
+                f"optimizer.step() update_codebook(optimizer), which also resets the moments of "
+                f"revived codes"
+            )
 
     @property
     def decay(self) -> float:
@@ -167,9 +193,7 @@ class Codebook(nn.Module):
 
     @decay.setter
     def decay(self, decay: float) -> None:
-        if not 0 <= check_at_least("decay", decay, 0) < 1:
-            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
-        self.statistics.decay = decay
+        self.statistics.decay = check_fraction("decay", decay)
 
     def codewords(self) -> Tensor:
         """Return the codebook as it is now, `(K, D)`."""
@@ -228,7 +252,9 @@ class Codebook(nn.Module):
         if transforms_active():
             return has_begun(step)
         if step.is_cpu or not self.started:
-            self.started = has_begun(step)
+            begun = has_begun(step)
+            if begun is not self.started:  # an assignment takes longer
+                self.started = begun
         return self.started
 
     def loss(self, z: Tensor, q: Tensor, index: Tensor) -> Tensor:
@@ -242,9 +268,24 @@ class Codebook(nn.Module):
         """Apply what was collected, and revive dead codes.
 
         A codebook that is a parameter needs its optimizer for that, which forgets its moments of
-        codes that were revived.
+        codes that were revived. One that is frozen, or has not started, stays as it is.
         """
-        self._update(optimizer)
+        if self._begun() and not self.frozen:
+            if self.revive and self.learn != "ema":
+                self._check_optimizer(optimizer)
+            self._update(optimizer)
+
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if optimizer is None:
+            raise ArgumentError(
+                "a codebook that is a parameter is revived by its optimizer: pass it"
+            )
+        groups = getattr(optimizer, "param_groups", [])  # what wraps one may be of any class
+        if not any(p is self.codebook for group in groups for p in group["params"]):
+            raise ArgumentError(
+                f"the optimizer that revives codes must hold the codebook, whose moments it "
+                f"forgets, got a {type(optimizer).__name__} without it"
+            )
 
     def _update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Do so; at a forward all is of buffers, and `no_grad` would be a graph that has no output.
@@ -263,12 +304,9 @@ class Codebook(nn.Module):
         self, given: Tensor, rows: Tensor, optimizer: torch.optim.Optimizer | None
     ) -> None:
         """Write rows into a parameter, which may be sharded, and 0 into the moments of them."""
-        if optimizer is None:
-            raise ArgumentError(
-                "a codebook that is a parameter is revived by its optimizer: pass it"
-            )
         given, rows = laid_as(given, self.codebook), laid_as(rows, self.codebook)
         self.codebook.copy_(torch.where(given, rows.to(self.codebook.dtype), self.codebook))
+        assert optimizer is not None
         for moment in optimizer.state.get(self.codebook, {}).values():
             if isinstance(moment, Tensor) and moment.shape == self.codebook.shape:
                 moment.masked_fill_(given, 0)
@@ -287,8 +325,31 @@ class Codebook(nn.Module):
         if not is_compiling() and not held(together(valid.sum())).any():
             return
         means = self.statistics.k_means(whole(self.codebook), rows, valid)
-        self.codebook.copy_(laid_as(means.to(self.codebook.dtype), self.codebook))
-        self.statistics.set(means)
+        self._start_at(means)
+
+    def start_at(self, codewords: Tensor) -> None:
+        """Set the codebook to codewords `(K, D)`, as they were found elsewhere, started or not.
+
+        The same on all processes. A codebook of `"ema"` that is written to in another way goes back
+        to its averages. A state dict with a codebook and no statistics is taken likewise.
+
+        Raises:
+            ArgumentError: where a transform makes the codebook.
+            DtypeError, ShapeError: for other codewords.
+        """
+        if self.transform is not None:
+            raise ArgumentError("the transform makes the codewords; set what it makes them of")
+        check_floating("codewords", codewords)
+        if codewords.shape != (self.codes, self.width):
+            raise ShapeError(
+                f"codewords must be {(self.codes, self.width)}, got {tuple(codewords.shape)}"
+            )
+        self._start_at(self.directed(codewords.detach()))
+
+    @torch.no_grad()
+    def _start_at(self, codewords: Tensor) -> None:
+        self.codebook.copy_(laid_as(codewords.to(self.codebook.dtype), self.codebook))
+        self.statistics.set(codewords)
         self.statistics.step.add_(1)
         self.started = True
 
@@ -318,7 +379,13 @@ class Codebook(nn.Module):
         return torch.tensor(self._begun(), device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._given = self.started = bool(state)
+        self._given = self.started = bool(state) or not self._k_means
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state, prefix, *rest)
+        alone = f"{prefix}codebook" in state and f"{prefix}statistics.count" not in state
+        if alone and self.transform is None:
+            self._start_at(whole(self.codebook.detach()))
 
     def extra_repr(self) -> str:
         return f"{self.codes}, {self.width}, learn={self.learn!r}"
@@ -327,8 +394,3 @@ class Codebook(nn.Module):
 def unmasked(z: Tensor, mask: Tensor | None) -> Tensor:
     """Return z, 0 where the mask is False: what is there may be anything."""
     return z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)
-
-
-def _check_one_of(name: str, value: str, *known: str) -> None:
-    if value not in known:
-        raise ArgumentError(f"{name} must be one of {', '.join(known)}, got {value!r}")

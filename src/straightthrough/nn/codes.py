@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..core.errors import ShapeError, check_at_least, check_count, check_flag, check_positive
+from ..core.errors import ShapeError, check_count, check_flag, check_positive
 from ..ops.codebook import codes, signs
 from ..ops.codebook.arguments import check_most, check_row_mask, check_vectors
 from .base import OperatorModule
+from .checked import Checked, Checks, check_weight
 from .codebook import Quantized, commitment, unmasked
 
 
-class FSQ(OperatorModule):
+def _check_bound(_: str, bound: str) -> str:
+    codes.check_bound(bound)
+    return bound
+
+
+class FSQ(Checked, OperatorModule):
     """`st.fsq` as a module: `(code, index, 0)`; it learns nothing, and needs no loss.
 
     Args:
@@ -30,14 +37,23 @@ class FSQ(OperatorModule):
         True
     """
 
+    levels: tuple[int, ...]
+    checks: ClassVar[Checks] = {
+        "levels": lambda _, levels: codes.check_levels(levels, None),
+        "bound": _check_bound,
+        "symmetric": check_flag,
+    }
+
     def __init__(
         self, levels: Sequence[int], *, bound: str = "tanh", symmetric: bool = False
     ) -> None:
         super().__init__()
-        codes.check_bound(bound)
-        self.levels = codes.check_levels(levels, None)
-        self.bound, self.symmetric = bound, check_flag("symmetric", symmetric)
-        self.codes = math.prod(self.levels)
+        self.levels, self.bound, self.symmetric = levels, bound, symmetric  # type: ignore[assignment]  # a tuple by now
+
+    @property
+    def codes(self) -> int:
+        """How many there are."""
+        return math.prod(self.levels)
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
         check_vectors(z)
@@ -55,7 +71,13 @@ class FSQ(OperatorModule):
         return f"{list(self.levels)}, bound={self.bound!r}, symmetric={self.symmetric}"
 
 
-class LFQ(OperatorModule):
+def _check_bits(name: str, bits: object) -> int:
+    count = check_count(name, bits)
+    check_most(2**count)
+    return count
+
+
+class LFQ(Checked, OperatorModule):
     """`st.lfq` as a module, its loss `commitment` and `entropy (H(p) - diversity H(mean p))`.
 
     Args:
@@ -78,6 +100,14 @@ class LFQ(OperatorModule):
         True
     """
 
+    checks: ClassVar[Checks] = {
+        "bits": _check_bits,
+        "entropy": check_weight,
+        "diversity": check_weight,
+        "commitment": check_weight,
+        "inverse_temperature": check_positive,
+    }
+
     def __init__(
         self,
         bits: int,
@@ -88,13 +118,13 @@ class LFQ(OperatorModule):
         inverse_temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        bits = check_count("bits", bits)
-        check_most(2**bits)
-        self.bits, self.codes = bits, 2**bits
-        self.diversity = check_at_least("diversity", diversity, 0)
-        self.entropy = check_at_least("entropy", entropy, 0)
-        self.commitment = check_at_least("commitment", commitment, 0)
-        self.inverse_temperature = check_positive("inverse_temperature", inverse_temperature)
+        self.bits, self.entropy, self.diversity = bits, entropy, diversity
+        self.commitment, self.inverse_temperature = commitment, inverse_temperature
+
+    @property
+    def codes(self) -> int:
+        """How many there are."""
+        return 2**self.bits
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
         check_vectors(z)

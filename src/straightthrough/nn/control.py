@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Self
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.compiler import is_exporting
 
 from ..core.errors import (
@@ -16,12 +16,12 @@ from ..core.errors import (
     StraightThroughError,
     check_count,
     check_floating,
-    check_number,
 )
-from .schedules import keeping_dtype
+from .checked import Checked, Checks, check_fraction
+from .kept import KeptDtypes
 
 
-class ControlVariate(nn.Module):
+class ControlVariate(KeptDtypes, Checked):
     """`- b (z - p)` on the gradient of a draw: the same mean, and less variance.
 
     z is the drawn one-hot, p its mean, and b a running ratio a position, read before it is updated:
@@ -46,6 +46,7 @@ class ControlVariate(nn.Module):
 
     product: Tensor
     square: Tensor
+    checks: ClassVar[Checks] = {"decay": check_fraction}
 
     def __init__(self, shape: int | tuple[int, ...], *, decay: float = 0.99) -> None:
         super().__init__()
@@ -55,8 +56,6 @@ class ControlVariate(nn.Module):
             raise ArgumentError(
                 "shape must have one dimension at least, got (); pass the number of classes"
             )
-        if not 0 <= check_number("decay", decay) < 1:
-            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
         self.register_buffer("product", torch.zeros(sizes, dtype=torch.float32))
         self.register_buffer("square", torch.zeros(sizes, dtype=torch.float32))
@@ -95,9 +94,6 @@ class ControlVariate(nn.Module):
             over = moment.nan_to_num(0, 0, 0).reshape(-1, *average.shape).mean(0)
             average.lerp_(over, 1 - self.decay)
         return grad - (b * off).to(grad.dtype)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.product.shape)}, decay={self.decay}"

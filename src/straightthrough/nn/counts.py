@@ -11,7 +11,8 @@ from ..estimators import CountEstimator
 from ..ops.counts import api
 from ..ops.counts.families import Family
 from ..ops.pointwise.api import round
-from .base import Checks, EstimatorModule, Number, check_parameter
+from .base import EstimatorModule, Number, check_parameter
+from .checked import Checks
 
 
 class Count(EstimatorModule[CountEstimator]):

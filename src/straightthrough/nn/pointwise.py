@@ -10,7 +10,8 @@ from ..core.errors import check_at_least, check_number
 from ..core.rules import Derivative
 from ..ops.pointwise import api
 from ..surrogates import Clipped, Identity, Sigmoid
-from .base import Checks, Number, RuleModule, ends
+from .base import Number, RuleModule, ends
+from .checked import Checks
 
 
 class Pointwise(RuleModule[Derivative]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, Self
 
 import torch
@@ -17,17 +17,17 @@ from ..core.once import check_start, has_begun, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
-from ..grids import Grid, Int
+from ..grids import Grid
 from ..grids.block import Blocks
 from ..ops.pointwise.api import clamp
 from ..ops.quantize.api import fake_quantize
-from ..ops.quantize.arguments import check_grid
 from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule, detached
 from .measured import agreed, beside, finite, given, move, ranks
-from .schedules import Delay, keeping_dtype
+from .parts import PARTS
+from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
 
 
@@ -61,6 +61,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     Attributes:
         enabled: set to False, the input passes as it is.
+        grid, scaling, transform, delay: may be set too: a scale that is kept to one of which what
+            is kept means the same, a delay also to an int.
 
     Raises:
         ArgumentError: for an unknown grid, scale, rule or field, a shape that is missing or holds
@@ -99,20 +101,12 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         **fields: Number,
     ) -> None:
         super().__init__("rule", rule, (GridEstimator, Identity), fields)
-        check_grid(grid)
-        scaling = AbsMax() if scale is None else scale
-        if not isinstance(scaling, Scale):
-            raise ArgumentError(f"scale must be one of st.scales, such as AbsMax(), got {scale!r}")
-        self.grid, self.scaling, self.enabled = grid, scaling, True
-        if transform and transform not in TRANSFORMS:
-            known = ", ".join(TRANSFORMS)
-            raise ArgumentError(f"transform must be one of {known}, or '', got {transform!r}")
+        self.grid, self.enabled = grid, True
+        self.scaling = scaling = AbsMax() if scale is None else scale
         self.transform = transform
-        self.delay = Delay(delay) if delay else None
+        self.delay = delay  # type: ignore[assignment]  # a Delay by now
         self.register_parameter("parameter", None)
         self.register_parameter("shift", None)
-        if scaling.shifts == "zero_point" and not isinstance(grid, Int):
-            raise ArgumentError(f"zero_point is for st.grids.Int, got {grid}; use offset=True")
         if scaling.kept:
             # Not bool, of which torch's AveragedModel takes no means.
             self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
@@ -125,6 +119,11 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             shift_origin = torch.zeros_like(origin) if scaling.shifts else None
             self.register_buffer("shift_origin", shift_origin)
         self._has_started = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in PARTS:
+            value = PARTS[name](self.__dict__, value)
+        super().__setattr__(name, value)
 
     def _kept_shape(self, shape: Sequence[int] | None) -> list[int]:
         one_for_all = self.scaling.axis is None and self.scaling.block is None
@@ -301,7 +300,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             return has_begun(started)
         # `torch.func.functional_call` puts others in the place of the buffers, for a while.
         if started.is_cpu or not self._has_started:
-            self._has_started = bool(started.item())
+            has_started = bool(started.item())
+            if has_started is not self._has_started:  # an assignment takes longer
+                self._has_started = has_started
         return self._has_started
 
     @torch.no_grad()
@@ -384,12 +385,13 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         """Return whether what was kept with that mark means what is kept here."""
         return started.is_meta or int(started) in (0, self.scaling.mark)
 
+    def _kept(self) -> Iterable[str]:
+        return self._buffers
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = {name: b for name, b in self._buffers.items() if b is not None}
+        was_meta = self.scaling.kept and self.started.is_meta
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
-        if self.scaling.kept and before["started"].is_meta:
+        if was_meta:
             self.started.zero_()  # it holds anything
             self._has_started = False
         return self

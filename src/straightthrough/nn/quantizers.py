@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,22 @@ from ..estimators import PairEstimator
 from ..ops.codebook.api import through
 from ..ops.codebook.arguments import check_row_mask, check_vectors
 from .base import EstimatorModule, detached
+from .checked import Checks, check_fixed
 from .codebook import Codebook, Quantized, unmasked
 
-OF_A_CODEBOOK = ("decay", "commitment", "revive", "frozen")
+OPTIONS = ("decay", "commitment", "revive", "frozen", "learn", "update", "metric", "transform")
+"""What a codebook has, and what holds some has not."""
 
 
 class OfCodebooks(EstimatorModule[PairEstimator]):
     """A module whose codebooks have options of their own, and no others in the place of these."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in OF_A_CODEBOOK:
+        if name in OPTIONS:
             where = "quantizer.book" if "book" in self._modules else "each of quantizer.books"
             raise ArgumentError(f"{name} is a codebook's, and of no effect here; set it on {where}")
+        if name in ("codes", "width"):
+            check_fixed(self, name, value)
         super().__setattr__(name, value)
 
 
@@ -98,6 +102,9 @@ class ResidualVQ(OfCodebooks):
         (torch.Size([2, 100, 3]), True)
     """
 
+    dropout: bool
+    numbers: ClassVar[Checks] = {"dropout": check_flag}
+
     def __init__(
         self,
         stages: int,
@@ -114,7 +121,7 @@ class ResidualVQ(OfCodebooks):
             raise ArgumentError("a residual has a length: metric must be 'euclidean'")
         self.books = _codebooks(stages, codes, width, options)
         self.codes, self.width = codes, width
-        self.dropout = check_flag("dropout", dropout)
+        self.dropout = dropout
 
     def forward(self, z: Tensor, *, mask: Tensor | None = None) -> Quantized:
         z = _vectors(z, mask, self.width)

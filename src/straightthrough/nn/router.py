@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,6 @@ from ..core.errors import (
     ArgumentError,
     DtypeError,
     ShapeError,
-    check_at_least,
     check_count,
     check_flag,
     check_rows,
@@ -23,10 +21,9 @@ from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..ops.subset.api import topk
 from .base import OperatorModule, detached
-from .schedules import keeping_dtype
+from .checked import Checked, Checks, check_weight, one_of
+from .kept import KeptDtypes
 from .statistics import together
-
-SCORES = ("softmax", "sigmoid")
 
 
 class Routing(NamedTuple):
@@ -43,7 +40,7 @@ class Routing(NamedTuple):
     z: Tensor
 
 
-class TopKRouter(OperatorModule):
+class TopKRouter(KeptDtypes, Checked, OperatorModule):
     """The k experts of every token, balanced without a loss, or with one.
 
     With `s = softmax(logits)`, or `sigmoid(logits)`: the k largest of `s + bias` are chosen, and
@@ -68,13 +65,16 @@ class TopKRouter(OperatorModule):
         normalize: whether the gates of a token sum to 1.
         rate: of the bias, at least 0; 0 leaves it where it is.
 
+    All but the number of experts may be set later too.
+
     Raises:
         ArgumentError: for numbers out of these ranges, or another name of scores.
 
     Edge cases: ties go to the expert of the lowest number. One at -infinity is chosen, with a gate
-    of 0, only where fewer than k others are. A token with NaN has gates of NaN, and is not counted.
-    Losses of no token are 0. Gates are computed in float32 for half precision and returned in the
-    dtype of the logits; losses are float32 (float64 for float64).
+    of 0, only where fewer than k others are. A token with NaN has gates of NaN; neither it nor one
+    whose largest logit is infinite, as where no expert is allowed, is in a count or a loss. Losses
+    of no token are 0. Gates are computed in float32 for half precision and returned in the dtype of
+    the logits; losses are float32 (float64 for float64).
 
     References:
         Fedus, Zoph, Shazeer, "Switch transformers: scaling to trillion parameter models with simple
@@ -100,6 +100,13 @@ class TopKRouter(OperatorModule):
     bias: Tensor
     load: Tensor
     dim = -1
+    fixed = ("experts",)
+    checks: ClassVar[Checks] = {
+        "k": check_count,
+        "scores": one_of("softmax", "sigmoid"),
+        "normalize": check_flag,
+        "rate": check_weight,
+    }
 
     def __init__(
         self,
@@ -111,16 +118,16 @@ class TopKRouter(OperatorModule):
         rate: float = 1e-3,
     ) -> None:
         super().__init__()
-        experts, k = check_count("experts", experts), check_count("k", k)
-        if k > experts:
-            raise ArgumentError(f"k must lie in [1, {experts}] for {experts} experts, got {k}")
-        if scores not in SCORES:
-            raise ArgumentError(f"scores must be one of {', '.join(SCORES)}, got {scores!r}")
-        check_at_least("rate", rate, 0)
-        self.experts, self.k, self.scores = experts, k, scores
-        self.normalize, self.rate = check_flag("normalize", normalize), rate
+        self.experts = experts = check_count("experts", experts)
+        self.k, self.scores, self.normalize, self.rate = k, scores, normalize, rate
         self.register_buffer("bias", torch.zeros(experts, dtype=torch.float32))
         self.register_buffer("load", torch.zeros(experts, dtype=torch.float32))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        experts = self.__dict__.get("experts", value)
+        if name == "k" and check_count("k", value) > experts:
+            raise ArgumentError(f"k must lie in [1, {experts}] for {experts} experts, got {value}")
+        super().__setattr__(name, value)
 
     def forward(self, logits: Tensor, *, mask: Tensor | None = None) -> Routing:
         """Return the `Routing` of tokens with logits `(..., E)`, `mask` `(...)` True for tokens."""
@@ -138,11 +145,12 @@ class TopKRouter(OperatorModule):
         chosen = topk(detached(biased), self.k)
         gates = self._normalized(wide, chosen) if self.normalize else score * chosen
         index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
-        counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)
+        known = tokens & (detached(wide).amax(-1, keepdim=True).abs() < math.inf)
+        counted = torch.where(known, chosen, 0).reshape(-1, self.experts)
         if self.training and not runs_again():
             self.load.copy_(before(self.load) + counted.sum(0))
         gates = torch.where(tokens, gates, 0)
-        losses = self._losses(wide, counted, tokens)
+        losses = self._losses(wide, counted, known.reshape(-1, 1))
         return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)
 
     def _normalized(self, logits: Tensor, chosen: Tensor) -> Tensor:
@@ -153,8 +161,7 @@ class TopKRouter(OperatorModule):
         gates = chosen * (log - detached(log).amax(-1, keepdim=True).clamp(min=least)).exp()
         return gates / gates.sum(-1, keepdim=True).clamp(min=1)
 
-    def _losses(self, logits: Tensor, chosen: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        counted = (tokens & ~logits.isnan().any(-1, keepdim=True)).reshape(-1, 1)
+    def _losses(self, logits: Tensor, chosen: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         logits = torch.where(counted, logits.reshape(-1, self.experts), 0)
         count = counted.sum().clamp(min=1)
         share_of_all = self._normalized(logits, torch.ones_like(logits))
@@ -169,14 +176,6 @@ class TopKRouter(OperatorModule):
         load = together(self.load.clone())
         self.bias.add_(self.rate * (load.mean() - load).sign())
         self.load.zero_()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            if buffer is not None:  # half precision is too coarse for steps of the bias, and counts
-                self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
-        return self
 
     def extra_repr(self) -> str:
         return (

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..core.errors import (
-    ArgumentError,
     Number,
     apply_mask,
     check_limit,
@@ -25,16 +23,19 @@ from ..core.internals import transforms_active
 from ..core.mesh import whole
 from ..core.once import before, runs_again
 from ..core.precision import widest
+from .checked import Checked, Checks, check_fraction
+from .kept import KeptDtypes
 
 
-class Schedule(nn.Module, ABC):
+class Schedule(KeptDtypes, Checked, ABC):
     """A number that goes from `start` to `end` in `steps` steps, and stays there.
 
     `value` is the number at the present position, `step()` moves on by one, as torch's
     learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
     module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
     exported code computes the value from it, so a step is no new graph. A checkpoint that is older
-    than the schedule, and so lacks it, loads all the same and puts it at its start.
+    than the schedule, and so lacks it, loads all the same and puts it at its start. Its numbers may
+    be set later too, and count from the next forward.
 
     Args:
         start: the value at position 0.
@@ -46,14 +47,14 @@ class Schedule(nn.Module, ABC):
     """
 
     position: Tensor
+    checks: ClassVar[Checks] = {"start": check_number, "end": check_number, "steps": check_limit}
     # Of the `load_state_dict` that found it, by a list that is that call's alone: a schedule that
     # modules share has several names, of which a file may keep one.
     _found_by: list[str] | None = None
 
     def __init__(self, start: float, end: float, steps: int) -> None:
         super().__init__()
-        start, end = check_number("start", start), check_number("end", end)
-        self.start, self.end, self.steps = start, end, check_limit("steps", steps)
+        self.start, self.end, self.steps = start, end, steps
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
     @abstractmethod
@@ -157,10 +158,11 @@ class Exponential(Schedule):
         0.1
     """
 
-    def __init__(self, start: float, end: float, steps: int) -> None:
-        check_positive("start", start)
-        check_positive("end", end)
-        super().__init__(start, end, steps)
+    checks: ClassVar[Checks] = {
+        "start": check_positive,
+        "end": check_positive,
+        "steps": check_limit,
+    }
 
     def between(self, fraction: Any) -> Any:
         return self.start * (self.end / self.start) ** fraction
@@ -191,9 +193,16 @@ class Delay(Schedule):
         True
     """
 
+    fixed = ("start", "end")
+
     def __init__(self, steps: int) -> None:
         super().__init__(0.0, 1.0, steps)
-        self._over = steps == 0
+        self._over = self.steps == 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("steps", "position") and "position" in self._buffers:
+            self._over = self._position() >= self.steps
 
     @property
     def over(self) -> bool:
@@ -243,12 +252,11 @@ class Confidence(Schedule):
     """
 
     running: Tensor
+    checks: ClassVar[Checks] = {**Schedule.checks, "decay": check_fraction}
+    fixed = ("steps",)
 
     def __init__(self, start: float = 3.0, end: float = 0.5, decay: float = 0.99) -> None:
         super().__init__(start, end, 1)
-        check_number("decay", decay)
-        if not 0 <= decay < 1:
-            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
         self.register_buffer("position", torch.zeros((), dtype=torch.float32))
         self.register_buffer("running", torch.zeros((), dtype=torch.float32))
@@ -271,10 +279,6 @@ class Confidence(Schedule):
     def step(self) -> None:
         """Take the running mean: the value is that of it until the next step."""
         self.position.copy_(self.running)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Half precision is too coarse for a running mean.
-        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
 
     def extra_repr(self) -> str:
         return f"{self.start} -> {self.end}, confidence {self._position():.3g}, decay={self.decay}"
@@ -307,15 +311,18 @@ class Answering(Schedule):
     """
 
     running: Tensor
+    checks: ClassVar[Checks] = {
+        "start": check_positive,
+        "end": check_positive,
+        "rate": check_positive,
+        "target": check_positive,
+        "decay": check_fraction,
+    }
+    fixed = ("end", "steps")
 
     def __init__(
         self, start: float = 1.0, rate: float = 1e-3, target: float = 1.0, decay: float = 0.9
     ) -> None:
-        for name, number in (("start", start), ("rate", rate), ("target", target)):
-            check_positive(name, number)
-        check_number("decay", decay)
-        if not 0 <= decay < 1:
-            raise ArgumentError(f"decay must lie in [0, 1), got {decay}")
         super().__init__(start, start, 1)
         self.rate, self.target, self.decay = rate, target, decay
         self.register_buffer("position", torch.zeros((), dtype=torch.float32))
@@ -350,16 +357,8 @@ class Answering(Schedule):
         moved = self.position + self.rate * (self.target - self.running).sign()
         self.position.copy_(moved.clamp(min=self.rate - self.start))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
-
     def extra_repr(self) -> str:
         return f"{self.value:.3g}, rate={self.rate}, target={self.target}, decay={self.decay}"
-
-
-def keeping_dtype(before: Tensor, moved: Tensor) -> Tensor:
-    """Return a buffer on the device it was moved to, in the dtype it had."""
-    return moved if moved.dtype == before.dtype else before.to(moved.device)
 
 
 def step_schedules(model: nn.Module) -> None:

@@ -12,7 +12,8 @@ from ..core.errors import check_count
 from ..estimators.solver import SolverEstimator, SolverIdentity
 from ..ops.solver import api
 from ..ops.solver.blackbox import check_solver
-from .base import Checks, EstimatorModule, Number
+from .base import EstimatorModule, Number
+from .checked import Checks
 from .schedules import Answering
 
 

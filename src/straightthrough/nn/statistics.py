@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.noise import Noise
 from ..core.once import before
 from ..ops.codebook.search import nearest_index
-from .schedules import keeping_dtype
+from .kept import KeptDtypes
 
 SAMPLE = 64
 """Rows a code that k-means looks at, at most."""
 
 
-class CodebookStatistics(nn.Module):
+class CodebookStatistics(KeptDtypes):
     """Moving averages of how often each code is chosen and of the sum of what chose it, in float32.
 
     They are collected at a forward, summed over all processes when they are applied, and the same
@@ -52,9 +51,11 @@ class CodebookStatistics(nn.Module):
         self.register_buffer("offered", offered, persistent=False)
 
     def set(self, codebook: Tensor) -> None:
-        """Begin at a codebook, each of whose codes was chosen once."""
+        """Begin at a codebook, each of whose codes was chosen once; what was collected is gone."""
         self.count.fill_(1)
         self.total.copy_(codebook)
+        for collected in (self.new_count, self.new_total, self.offered):
+            collected.zero_()
 
     def collect(self, rows: Tensor, index: Tensor, candidates: bool) -> None:
         """Take in vectors `(N, D)` and the codes `(N)` that they chose; -1 for none.
@@ -101,12 +102,14 @@ class CodebookStatistics(nn.Module):
     def revive(self, share: float) -> tuple[Tensor, Tensor]:
         """Give codes chosen less than `share` times as often as the mean a row of the batch each.
 
-        Returns which were, `(K)`, and the rows, `(K, D)`, 0 elsewhere. No row is given twice.
+        Returns which were, `(K)`, and the rows, `(K, D)`, 0 elsewhere. No row is given twice, nor
+        once more at another call.
         """
         mean = self.count.mean()
         rows, given = self.distributed(self.count < share * mean, self.candidates, self.offered)
         self.count.copy_(torch.where(given, mean, self.count))
         self.total.copy_(torch.where(given.unsqueeze(-1), mean * rows, self.total))
+        self.offered.zero_()
         return given, rows
 
     def distributed(
@@ -141,14 +144,6 @@ class CodebookStatistics(nn.Module):
             buffer = getattr(self, name)
             if buffer.device != self.count.device:
                 self._buffers[name] = torch.zeros_like(buffer, device=self.count.device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            if buffer is not None and buffer.is_floating_point():
-                self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
-        return self
 
 
 def sums(rows: Tensor, index: Tensor, codes: int) -> tuple[Tensor, Tensor]:

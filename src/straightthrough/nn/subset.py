@@ -10,7 +10,8 @@ from ..core.errors import check_count, check_dim
 from ..core.rules import Relaxation
 from ..estimators import SubsetEstimator
 from ..ops.subset import api
-from .base import Checks, EstimatorModule, Number, RuleModule
+from .base import EstimatorModule, Number, RuleModule
+from .checked import Checks
 
 
 class TopK(RuleModule[Relaxation]):

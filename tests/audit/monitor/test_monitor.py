@@ -366,3 +366,33 @@ def test_a_training_that_goes_on_numbers_its_steps_from_there():
     assert {row.step for row in monitor.observations} == {8, 12}
     with pytest.raises(st.ArgumentError, match="start must be an int of at least 0, got -1"):
         Monitor(model, start=-1)
+
+
+def test_a_dimension_that_is_assigned_is_the_one_observed():
+    """Entropies were those of rows along the dimension that the module had before."""
+    logits, entropies = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), []
+    for module in (st.nn.Categorical(dim=0), st.nn.Categorical()):
+        with Monitor(module, every=1) as monitor:
+            module.dim = 0
+            module(logits.clone().requires_grad_()).square().sum().backward()
+            monitor.step()
+        entropies.append({s.quantity: s.value for s in monitor.observations}["entropy"])
+    p = logits.softmax(0)
+    assert entropies == [pytest.approx(float(-(p * p.log()).sum(0).mean()))] * 2
+
+
+def test_a_forward_of_ones_own_may_take_more():
+    class Scaled(st.nn.Sign):
+        def forward(self, x, scale):
+            return scale * super().forward(x)
+
+    class Masked(st.nn.Categorical):
+        def forward(self, logits, mask):
+            return super().forward(logits, mask=mask)
+
+    x = torch.randn(8, 3)
+    for module, more in ((Scaled(), 2.0), (Masked(), torch.ones(8, 3, dtype=torch.bool))):
+        with Monitor(module, every=1) as monitor:
+            module(x.clone().requires_grad_(), more).sum().backward()
+            monitor.step()
+        assert "saturation" in {seen.quantity for seen in monitor.observations}

@@ -41,8 +41,6 @@ class Reader:
     def __init__(self, module: nn.Module, kind: Kind, elements: int, training: bool) -> None:
         self.active = True
         self._kind, self._elements, self._training = kind, elements, training
-        self._dim = cast(int, module.dim) if kind.counts else -1 if kind.rows else None
-        self._output_dim = kind.output_dim(module) if kind.counts else self._dim
         self._found: dict[str, list[Tensor]] = defaultdict(list)
         self._last: list[Tensor] = []
         self._now: list[Tensor] = []
@@ -99,6 +97,12 @@ class Reader:
         else:
             self._read_values(module, args, kwargs, y)
 
+    def _dims(self, module: nn.Module) -> tuple[int | None, int | None]:
+        """Return the dimension of the classes in the input, and of what they are in the output."""
+        kind = self._kind
+        dim = cast(int, module.dim) if kind.counts else -1 if kind.rows else None
+        return dim, kind.output_dim(module) if kind.counts else dim
+
     def _read_codes(self, module: nn.Module, x: Tensor, y: Quantized) -> None:
         rows = y.index.reshape(y.quantized.shape[:-1].numel(), -1)
         seen = code_usage(rows, cast(int, module.codes))
@@ -116,9 +120,10 @@ class Reader:
         x = module.logits if isinstance(module, HardConcreteGate) else _input(args, kwargs)
         # All examples share a parameter, and what is a view of one.
         shared = isinstance(x._base if x._is_view() else x, nn.Parameter)
+        dim, output_dim = self._dims(module)
         with torch.no_grad():
-            given = examples(apply_mask("logits", x, kwargs.get("mask")), self._dim, shared)
-            output = examples(y, self._output_dim, shared)
+            given = examples(apply_mask("logits", x, kwargs.get("mask")), dim, shared)
+            output = examples(y, output_dim, shared)
             size = max(1, self._elements // max(given.shape[-1], output.shape[-1]))
             if self._kind.entropy is not None:
                 of_probs, rule = kwargs.get("probs") is not None, getattr(module, "rule", None)
@@ -166,7 +171,7 @@ class Reader:
 
         The hooks hold neither, so that nothing lives longer than it would.
         """
-        found, dim, output_dim = self._found, self._dim, self._output_dim
+        found, (dim, output_dim) = self._found, self._dims(module)
         live: list[Tensor] = []
 
         def arrive(grad: Tensor) -> None:
@@ -206,7 +211,6 @@ def _view(value: Any) -> Any:
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return what the operator works on: all that it is given besides a mask."""
+    """Return what the operator works on: the first that it is given besides a mask."""
     given = [*args, *(value for name, value in kwargs.items() if name != "mask")]
-    (x,) = (value for value in given if value is not None)
-    return cast(Tensor, x)
+    return next(value for value in given if isinstance(value, Tensor))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import ArgumentError, check_at_least, check_count, check_number
+from ...core.errors import ArgumentError, check_count, check_number
 from ...core.precision import compute_dtype
 from ...grids.block import Blocks
+from ..checked import Checked, Checks, check_fraction, check_weight
+from ..kept import KeptDtypes
 from ..quantizer import Quantizer
-from ..schedules import keeping_dtype
 from .convert import Weight, quantized_weights
 
 
-class Oscillation(nn.Module):
+class Oscillation(KeptDtypes):
     """How often the codes of one weight change against the direction of their last change.
 
     Attributes:
@@ -34,9 +35,8 @@ class Oscillation(nn.Module):
     average: Tensor
     frozen: Tensor
 
-    def __init__(self, weight: Weight, momentum: float) -> None:
+    def __init__(self, weight: Weight) -> None:
         super().__init__()
-        self.momentum = momentum
         self._weight = (weight,)  # in a tuple, so that it is no submodule
         active = weight.quantizer.active
         codes = self._codes() if active else torch.zeros_like(weight.latent, dtype=torch.int32)
@@ -48,7 +48,7 @@ class Oscillation(nn.Module):
         self.register_buffer("frozen", torch.zeros_like(codes, dtype=torch.bool))
 
     @torch.no_grad()
-    def step(self, threshold: float | None) -> None:
+    def step(self, momentum: float, threshold: float | None) -> None:
         """Look at the codes, and freeze what oscillates more often than the threshold."""
         if not self._weight[0].quantizer.active:
             return
@@ -58,8 +58,8 @@ class Oscillation(nn.Module):
         self.average.copy_(torch.where(first, codes, self.average))
         change = (codes - self.code).sign().to(torch.int8)
         against = (change * self.direction == -1).float()
-        self.frequency.lerp_(against, self.momentum)
-        self.average.lerp_(codes.float(), self.momentum)
+        self.frequency.lerp_(against, momentum)
+        self.average.lerp_(codes.float(), momentum)
         self.direction.copy_(torch.where(change != 0, change, self.direction))
         self.code.copy_(codes)
         if threshold is not None:
@@ -80,12 +80,19 @@ class Oscillation(nn.Module):
         values = quantizer.decode(codes, quantizer.scale_of(latent))
         latent.copy_(torch.where(self.frozen, values.to(latent.dtype), latent))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Half precision is too coarse for running means.
-        return super()._apply(lambda buffer: keeping_dtype(buffer, fn(buffer)), recurse)
+
+def _check_momentum(name: str, value: Any) -> Any:
+    momentum = check_number(name, value)
+    if not 0 < momentum <= 1:
+        raise ArgumentError(f"{name} must lie in (0, 1], got {value}")
+    return momentum
 
 
-class Oscillations(nn.Module):
+def _check_threshold(name: str, value: Any) -> Any:
+    return None if value is None else check_weight(name, value)
+
+
+class Oscillations(Checked):
     """Tracks the oscillations of a prepared model's weights, and freezes them if asked to.
 
     An oscillation is a change of a weight's code against the direction of its last change. Its
@@ -102,8 +109,8 @@ class Oscillations(nn.Module):
     Args:
         model: prepared; scales of weights that have not started do.
         momentum: of both running means, in (0, 1].
-        threshold: the frequency, at least 0, above which a weight is frozen; None for never. It can
-            be assigned at any time: the paper lowers it by a cosine, to 0.011 for 3 bits.
+        threshold: the frequency, at least 0, above which a weight is frozen; None for never. Both
+            can be assigned at any time: the paper lowers it by a cosine, to 0.011 for 3 bits.
 
     Attributes:
         weights: an `Oscillation` a weight, by name, with `frequency`, `average` and `frozen`.
@@ -130,36 +137,27 @@ class Oscillations(nn.Module):
         and 4.3.
     """
 
+    checks: ClassVar[Checks] = {"momentum": _check_momentum, "threshold": _check_threshold}
+
     def __init__(
         self, model: nn.Module, *, momentum: float = 0.01, threshold: float | None = None
     ) -> None:
         super().__init__()
-        if not 0 < check_number("momentum", momentum) <= 1:
-            raise ArgumentError(f"momentum must lie in (0, 1], got {momentum}")
-        self.threshold = threshold
+        self.momentum, self.threshold = momentum, threshold
         self.weights: dict[str, Oscillation] = {}
         for weight in _parameters(model):
             if not isinstance(weight.quantizer.grid, Blocks):
-                found = Oscillation(weight, momentum)
+                found = Oscillation(weight)
                 self.weights[weight.path] = found
                 self.add_module(weight.path.replace(".", "/"), found)
                 weight.quantizer.__dict__["oscillation"] = found
         if not self.weights:
             raise ArgumentError("the model has no weight with codes of its own; first prepare it")
 
-    @property
-    def threshold(self) -> float | None:
-        """The frequency above which a weight is frozen; None for never."""
-        return self._threshold
-
-    @threshold.setter
-    def threshold(self, given: float | None) -> None:
-        self._threshold = None if given is None else check_at_least("threshold", given, 0)
-
     def step(self) -> None:
         """Look at every weight, after a step of the optimizer."""
         for weight in self.weights.values():
-            weight.step(self.threshold)
+            weight.step(self.momentum, self.threshold)
 
     def share(self, frequency: float) -> Tensor:
         """Return the share of all elements that oscillate more often than a frequency."""
@@ -205,7 +203,7 @@ def dampening(model: nn.Module) -> Tensor:
     return torch.zeros(()) if total is None else total
 
 
-class CAGE(nn.Module):
+class CAGE(Checked):
     """Pulls weights to the grid after every step of an optimizer.
 
     `w <- w - lr l (w - q(w))` after the step, lr that of the weight's group. l is 0 for the first
@@ -238,6 +236,11 @@ class CAGE(nn.Module):
     """
 
     position: Tensor
+    checks: ClassVar[Checks] = {
+        "steps": check_count,
+        "strength": check_weight,
+        "start": check_fraction,
+    }
 
     def __init__(
         self,
@@ -249,10 +252,6 @@ class CAGE(nn.Module):
         start: float = 0.8,
     ) -> None:
         super().__init__()
-        steps = check_count("steps", steps)
-        check_at_least("strength", strength, 0)
-        if not 0 <= check_number("start", start) < 1:
-            raise ArgumentError(f"start must lie in [0, 1), got {start}")
         self.steps, self.strength, self.start = steps, strength, start
         self._weights = {id(weight.latent): weight for weight in _parameters(model)}
         parameters = (p for group in optimizer.param_groups for p in group["params"])

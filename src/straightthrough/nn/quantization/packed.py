@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.bits import pack_numbers, unpack_numbers
 from ...grids.block import Blocks
+from ..kept import KeptDtypes
 from ..quantizer import Quantizer
-from ..schedules import keeping_dtype
 
 FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 
 
-class Packed(nn.Module):
+class Packed(KeptDtypes):
     """What a quantizer made of a weight, computed from bytes: of the same values.
 
     A code takes as many bits as the grid has. Scales, zero points, offsets and, where the grid's
@@ -98,10 +98,7 @@ class Packed(nn.Module):
         super()._load_from_state_dict(state, prefix, metadata, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = {name: b for name, b in self._buffers.items() if b is not None}
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            self._buffers[name] = keeping_dtype(buffer, getattr(self, name))
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return self
 

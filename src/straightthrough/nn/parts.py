@@ -1,0 +1,74 @@
+"""What a quantizer is made of, checked as it is made and wherever a part is assigned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..core.errors import ArgumentError, check_flag, check_limit
+from ..grids import Int
+from ..ops.quantize.arguments import check_grid
+from ..scales import Scale
+from .schedules import Delay
+from .transforms import TRANSFORMS
+
+
+def _grid(parts: dict[str, Any], given: Any) -> Any:
+    check_grid(given)
+    _check_zero_point({**parts, "grid": given})
+    return given
+
+
+def _scaling(parts: dict[str, Any], given: Any) -> Any:
+    if not isinstance(given, Scale):
+        raise ArgumentError(f"scale must be one of st.scales, such as AbsMax(), got {given!r}")
+    present = parts.get("scaling", given)
+    if _kept(given) != _kept(present):
+        raise ArgumentError(
+            f"the scale is {present}, and what is kept of it has no meaning for {given}; make "
+            f"another quantizer"
+        )
+    _check_zero_point({**parts, "scaling": given})
+    return given
+
+
+def _transform(parts: dict[str, Any], given: Any) -> Any:
+    if given and (not isinstance(given, str) or given not in TRANSFORMS):
+        known = ", ".join(TRANSFORMS)
+        raise ArgumentError(f"transform must be one of {known}, or '', got {given!r}")
+    return given
+
+
+def _enabled(parts: dict[str, Any], given: Any) -> bool:
+    return check_flag("enabled", given)
+
+
+def _delay(parts: dict[str, Any], given: Any) -> Delay | None:
+    """Return the delay of so many steps, None of 0."""
+    if given is None or isinstance(given, Delay):
+        return given
+    delay = Delay(check_limit("delay", given))
+    return delay if delay.steps else None
+
+
+PARTS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+    "grid": _grid,
+    "scaling": _scaling,
+    "transform": _transform,
+    "enabled": _enabled,
+    "delay": _delay,
+}
+"""What returns a part that may be assigned, beside those that are there, by its name."""
+
+
+def _kept(scale: Scale) -> tuple[Any, ...]:
+    """Return what the tensors of a scale that is kept mean."""
+    if not scale.kept:
+        return ()
+    return type(scale), scale.axis, scale.block, scale.shifts, scale.mark
+
+
+def _check_zero_point(parts: dict[str, Any]) -> None:
+    grid, scaling = parts.get("grid"), parts.get("scaling")
+    if scaling is not None and scaling.shifts == "zero_point" and not isinstance(grid, Int):
+        raise ArgumentError(f"zero_point is for st.grids.Int, got {grid}; use offset=True")
