@@ -190,7 +190,7 @@ class Codebook(nn.Module):
         learning = self.training and not self.frozen
         if learning and not self._begun() and (z.numel() or spread()):
             check_start()
-            self.start(z.detach(), mask)
+            self._start(z.detach(), mask, anew=not is_compiling())
         learning = learning and self._begun()  # an empty batch starts none
         codebook = self.codewords().to(z.dtype)
         if self.frozen:
@@ -281,15 +281,28 @@ class Codebook(nn.Module):
         finite the next one does, but not in compiled code, which can't ask. A parameter that
         `torch.distributed.fsdp.fully_shard` has cut can't be written to there: call this before.
         """
+        self._start(z, mask)
+
+    @torch.no_grad()
+    def _start(self, z: Tensor, mask: Tensor | None, anew: bool = True) -> None:
+        """Do so; unless `anew`, where it has not started by its buffers."""
         rows = z.reshape(-1, self.width)
         valid = rows.isfinite().all(-1)
         valid = valid if mask is None else valid & mask.flatten()
         if not is_compiling() and not held(together(valid.sum())).any():
             return
-        means = self.statistics.k_means(whole(self.codebook), rows, valid)
-        self.codebook.copy_(laid_as(means.to(self.codebook.dtype), self.codebook))
-        self.statistics.set(means)
-        self.statistics.step.add_(1)
+        statistics = self.statistics
+        means = statistics.k_means(whole(self.codebook), rows, valid)
+        begun = statistics.step > 0
+        for kept, value in (
+            (self.codebook, laid_as(means.to(self.codebook.dtype), self.codebook)),
+            (statistics.count, torch.ones_like(statistics.count)),
+            (statistics.total, means),
+            (statistics.step, statistics.step + 1),
+        ):
+            if not anew:  # they may be of another model, and compiled code reads none before
+                value = torch.where(laid_as(begun.expand(kept.shape), kept), kept, value)
+            kept.copy_(value)
         self.started = True
 
     def decode(self, index: Tensor) -> Tensor:
