@@ -16,7 +16,7 @@ from ..core.errors import (
     check_count,
     check_floating,
 )
-from ..core.internals import held, transforms_active
+from ..core.internals import held, in_files, transforms_active
 from ..core.mesh import laid_as, whole
 from ..core.once import before, check_start, has_begun, runs_again
 from ..core.precision import compute_dtype
@@ -29,6 +29,7 @@ DEAD = 0.01
 """A code is dead that is chosen less than this share of the mean rate, if it is never revived."""
 
 
+@in_files
 class Quantized(NamedTuple):
     """What a module of codes returns.
 

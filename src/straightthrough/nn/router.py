@@ -19,6 +19,7 @@ from ..core.errors import (
     check_flag,
     check_rows,
 )
+from ..core.internals import in_files
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..core.sorts import stable_sort
@@ -30,6 +31,7 @@ from .statistics import together
 SCORES = ("softmax", "sigmoid")
 
 
+@in_files
 class Routing(NamedTuple):
     """Where tokens go.
 
