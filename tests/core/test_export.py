@@ -264,6 +264,26 @@ class Calls(nn.Module):
         return self.function(x)
 
 
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: st.nn.VectorQuantizer(8, 5),
+        lambda: st.nn.FSQ([3] * 5),
+        lambda: st.nn.TopKRouter(5, 2),
+    ],
+)
+def test_a_module_that_returns_a_named_tuple_is_saved(make, mode, tmp_path) -> None:
+    model, x = make(), torch.randn(20, 5)
+    model(x)  # starts a codebook
+    model.train(mode)
+    torch.export.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    got, due = loaded(x), model(x)
+    assert type(got) is type(due)
+    torch.testing.assert_close([*got], [*due])
+
+
 SEED = st.Seed(1, offset=3)
 
 

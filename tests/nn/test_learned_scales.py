@@ -177,3 +177,16 @@ def test_compiled_code_starts_no_scale_whose_buffers_come_from_another_model(sca
         into.copy_(tensor)
     found = torch.compile(copy.eval(), backend="aot_eager", fullgraph=True)(5 * X)
     torch.testing.assert_close(found, known.eval()(5 * X))
+
+
+@pytest.mark.parametrize("zero_point", [False, True])
+def test_compiled_code_observes_at_once_where_buffers_come_from_another_model(zero_point):
+    scaling = Observed(momentum=0.5, zero_point=zero_point)
+    known, copy = (Quantizer(Int(4), scaling) for _ in range(2))
+    known(X)
+    for into, tensor in zip(copy.buffers(), known.buffers(), strict=True):
+        into.copy_(tensor)
+    compiled = torch.compile(copy, backend="aot_eager", fullgraph=True)
+    for x in (5 * X + 1, 3 * X):
+        torch.testing.assert_close(compiled(x), known(x))
+    torch.testing.assert_close(copy.state_dict(), known.state_dict())

@@ -164,3 +164,20 @@ def test_only_the_optimizer_of_a_codebook_revives_its_codes(wrong: str | None) -
         assert torch.equal(value, before[name]), name
     model.update_codebook(torch.optim.Adam(model.parameters()))
     assert not torch.equal(model.book.codebook, before["book.codebook"])
+
+
+@pytest.mark.parametrize("options", [{}, {"learn": "loss"}, {"revive": 0.5}, {"update": "manual"}])
+def test_compiled_code_starts_no_codebook_whose_buffers_come_from_another_model(options) -> None:
+    known, copy, found = (st.nn.VectorQuantizer(8, 4, **options) for _ in range(3))
+    known(torch.randn(50, 4))
+    for model in (copy, found):
+        for into, tensor in zip(model.buffers(), known.buffers(), strict=True):
+            into.copy_(tensor)
+        for into, tensor in zip(model.parameters(), known.parameters(), strict=True):
+            into.data.copy_(tensor)
+    compiled = torch.compile(found, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        z = 3 * torch.randn(30, 4)
+        torch.testing.assert_close(compiled(z), copy(z))
+    torch.testing.assert_close(found.state_dict(), copy.state_dict())
+    torch.compiler.reset()

@@ -87,3 +87,11 @@ def test_wrong_numbers_are_refused() -> None:
             Answering(**wrong)
     with pytest.raises(st.ArgumentError, match="lam must be above 0"):
         st.nn.Solve(largest, "blackbox", lam=0)
+
+
+def test_an_export_in_training_says_that_no_step_adapts_there() -> None:
+    module, theta = st.nn.Solve(largest, lam=Answering(0.5)), torch.randn(5, 4)
+    with pytest.raises(st.StraightThroughError, match=r"export the module in eval\(\)"):
+        torch.export.export(module, (theta,))
+    exported = torch.export.export(module.eval(), (theta,)).module()
+    assert torch.equal(exported(theta), module(theta))

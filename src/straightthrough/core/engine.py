@@ -69,7 +69,7 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         if is_exporting():
             if torch.onnx.is_in_onnx_export():
                 with disabled():  # it knows no operator of ours, and wants no gradient
-                    return operation.forward(*inputs)[operation.returned]
+                    return operation.forward_in_onnx(*inputs)[operation.returned]
             if operation.dims and operation.dims[0] != "...":
                 # Kernels may leave rows where they lie, of which a graph knows nothing.
                 inputs = tuple(tensor.contiguous() for tensor in inputs)

@@ -48,12 +48,22 @@ def _yes(*_: Any) -> bool:
     return True
 
 
-def _same(value: Any) -> Any:
+def _same(value: Any, **_: Any) -> Any:
     return value
 
 
 transforms_active: Callable[[], bool] = private("torch._C:_are_functorch_transforms_active", _yes)
 """Whether a transform of `torch.func` is at work; yes is the careful answer."""
+
+_named: Callable[..., None] = private("torch.utils._pytree:_register_namedtuple", _same)
+_NamedTuple = TypeVar("_NamedTuple", bound=type)
+
+
+def in_files(cls: _NamedTuple) -> _NamedTuple:
+    """Let a file hold an exported program that returns this named tuple."""
+    _named(cls, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}")
+    return cls
+
 
 _modes: Callable[[], int] = private("torch._C:_len_torch_dispatch_stack", _yes)
 _jit_trace: Callable[[], Any] = private("torch._C:_get_tracing_state", _yes)

@@ -11,6 +11,7 @@ from torch.compiler import is_compiling, is_exporting
 from .errors import ArgumentError, StraightThroughError
 from .internals import held, inside_backward
 from .library import library
+from .mesh import laid_as
 
 
 def runs_again() -> bool:
@@ -41,6 +42,16 @@ def check_start() -> None:
             "a scale or a codebook that has not started would start anew at every call of the "
             "exported graph; call the model on a batch first, in train(), and export it then"
         )
+
+
+def put(kept: Tensor, value: Tensor | float, begun: Tensor | None = None) -> None:
+    """Write a value, but where `begun`, if it is given, is true.
+
+    Compiled code can't ask whether buffers are those of a model that has started, and start none.
+    """
+    if begun is not None:
+        value = torch.where(laid_as(begun.expand(kept.shape), kept), kept, value)
+    kept.copy_(torch.as_tensor(value))
 
 
 def before(buffer: Tensor) -> Tensor:

@@ -36,6 +36,10 @@ class Operation(Portable, ABC):
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the hard value, then what else is returned, then what backward needs."""
 
+    def forward_in_onnx(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """Return what `forward` does, out of functions that ONNX has."""
+        return self.forward(*inputs)
+
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Choose what is saved for backward, and compute nothing: all but the value by default."""
         return (*inputs, *outputs[1:])

@@ -31,7 +31,7 @@ from .categorical import (
     CategoricalLookup,
     GumbelSoftmax,
 )
-from .codebook import Codebook, Quantized, codebook_loss, commitment
+from .codebook import Codebook
 from .codes import FSQ, LFQ
 from .control import ControlVariate
 from .counts import Binomial, Geometric, NegativeBinomial, Poisson
@@ -43,6 +43,7 @@ from .quantization.health import CAGE, Oscillation, Oscillations, dampening
 from .quantization.onnx import to_onnx
 from .quantization.prepare import param_groups, prepare
 from .quantization.sizes import Size, SizeReport, size_report
+from .quantized import Quantized, codebook_loss, commitment
 from .quantizer import Quantizer
 from .quantizers import GroupedVQ, ResidualVQ, VectorQuantizer
 from .router import Routing, TopKRouter

@@ -1,8 +1,8 @@
-"""A codebook that learns, starts at the data and stays alive, and its losses."""
+"""A codebook that learns, starts at the data and stays alive."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,76 +18,18 @@ from ..core.errors import (
 )
 from ..core.internals import held, transforms_active
 from ..core.mesh import laid_as, whole
-from ..core.once import before, check_start, has_begun, runs_again
+from ..core.once import before, check_start, has_begun, put, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
-from ..ops.codebook.arguments import check_index, check_row_mask, check_vectors
+from ..ops.codebook.arguments import check_index
 from .base import detached
 from .checked import Checked, Checks, check_fraction, check_weight, one_of
+from .quantized import codebook_loss, commitment
 from .statistics import CodebookStatistics, spread, together
 
 DEAD = 0.01
 """A code is dead that is chosen less than this share of the mean rate, if it is never revived."""
 TRANSFORMED = "transform learns by itself: pass learn='loss' or 'gradient' alone"
-
-
-class Quantized(NamedTuple):
-    """What a module of codes returns.
-
-    The codes, of the shape and dtype of the input; their numbers, int64, -1 where a row is masked
-    or not finite; and a loss, 0-d, to be added to that of the task.
-    """
-
-    quantized: Tensor
-    index: Tensor  # type: ignore[assignment]  # tuples have a method of that name
-    loss: Tensor
-
-
-def commitment(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the mean over rows and entries of `(z - q)^2`, q held: it pulls z to its codeword.
-
-    Args:
-        z, q: `(..., D)`, floating, of one shape.
-        mask: bool `(...)`, True where a row counts.
-
-    Raises:
-        DtypeError, ShapeError: for arguments other than these.
-    """
-    _check_pair(z, q, mask)
-    return _distance(z, detached(q), mask)
-
-
-def codebook_loss(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the mean over rows and entries of `(z - q)^2`, z held: it pulls the codeword to z.
-
-    Args:
-        z, q: `(..., D)`, floating, of one shape.
-        mask: bool `(...)`, True where a row counts.
-
-    Raises:
-        DtypeError, ShapeError: for arguments other than these.
-    """
-    _check_pair(z, q, mask)
-    return _distance(detached(z), q, mask)
-
-
-def _check_pair(z: Tensor, q: Tensor, mask: Tensor | None) -> None:
-    check_vectors(z)
-    check_floating("q", q)
-    if q.shape != z.shape:
-        raise ShapeError(f"q must have the shape {tuple(z.shape)} of z, got {tuple(q.shape)}")
-    check_row_mask(z, mask)
-
-
-def _distance(z: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
-    wide = compute_dtype(z.dtype)
-    difference = z.to(wide) - q.to(wide)
-    if mask is None:
-        return difference.square().mean()
-    known = mask.unsqueeze(-1)
-    z, q = torch.where(known, z, 0), torch.where(known, q, 0)
-    square = (z.to(wide) - q.to(wide)).square()
-    return square.sum() / (mask.sum() * z.shape[-1]).clamp(min=1)
 
 
 class Codebook(Checked):
@@ -214,7 +156,7 @@ class Codebook(Checked):
         learning = self.training and not self.frozen
         if learning and not self._begun() and (z.numel() or spread()):
             check_start()
-            self.start(z.detach(), mask)
+            self._start(z.detach(), mask, anew=not is_compiling())
         learning = learning and self._begun()  # an empty batch starts none
         codebook = self.codewords().to(z.dtype)
         if self.frozen:
@@ -319,13 +261,18 @@ class Codebook(Checked):
         finite the next one does, but not in compiled code, which can't ask. A parameter that
         `torch.distributed.fsdp.fully_shard` has cut can't be written to there: call this before.
         """
+        self._start(z, mask)
+
+    @torch.no_grad()
+    def _start(self, z: Tensor, mask: Tensor | None, anew: bool = True) -> None:
+        """Do so; unless `anew`, where it has not started by its buffers."""
         rows = z.reshape(-1, self.width)
         valid = rows.isfinite().all(-1)
         valid = valid if mask is None else valid & mask.flatten()
         if not is_compiling() and not held(together(valid.sum())).any():
             return
         means = self.statistics.k_means(whole(self.codebook), rows, valid)
-        self._start_at(means)
+        self._start_at(means, anew)
 
     def start_at(self, codewords: Tensor) -> None:
         """Set the codebook to codewords `(K, D)`, as they were found elsewhere, started or not.
@@ -347,10 +294,12 @@ class Codebook(Checked):
         self._start_at(self.directed(codewords.detach()))
 
     @torch.no_grad()
-    def _start_at(self, codewords: Tensor) -> None:
-        self.codebook.copy_(laid_as(codewords.to(self.codebook.dtype), self.codebook))
-        self.statistics.set(codewords)
-        self.statistics.step.add_(1)
+    def _start_at(self, codewords: Tensor, anew: bool = True) -> None:
+        step = self.statistics.step
+        begun = None if anew else step > 0
+        put(self.codebook, laid_as(codewords.to(self.codebook.dtype), self.codebook), begun)
+        self.statistics.set(codewords, begun)
+        put(step, step + 1, begun)
         self.started = True
 
     def decode(self, index: Tensor) -> Tensor:
@@ -389,8 +338,3 @@ class Codebook(Checked):
 
     def extra_repr(self) -> str:
         return f"{self.codes}, {self.width}, learn={self.learn!r}"
-
-
-def unmasked(z: Tensor, mask: Tensor | None) -> Tensor:
-    """Return z, 0 where the mask is False: what is there may be anything."""
-    return z if mask is None else torch.where(mask.unsqueeze(-1), z, 0)

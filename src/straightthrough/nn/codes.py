@@ -14,7 +14,7 @@ from ..ops.codebook import codes, signs
 from ..ops.codebook.arguments import check_most, check_row_mask, check_vectors
 from .base import OperatorModule
 from .checked import Checked, Checks, check_weight
-from .codebook import Quantized, commitment, unmasked
+from .quantized import Quantized, commitment, unmasked
 
 
 def _check_bound(_: str, bound: str) -> str:

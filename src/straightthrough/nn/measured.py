@@ -29,10 +29,12 @@ def finite(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x, torch.nan)
 
 
-def move(buffer: Tensor, measured: Tensor, momentum: float) -> None:
+def move(buffer: Tensor, measured: Tensor, momentum: Tensor | float) -> None:
     """Move a running mean to what was measured, where that is a number."""
     measured = measured.to(buffer.dtype).reshape(buffer.shape)
     old = before(buffer)
+    if isinstance(momentum, Tensor):
+        momentum = momentum.to(old.dtype)
     buffer.copy_(torch.where(measured.isnan(), old, old.lerp(measured, momentum)))
 
 

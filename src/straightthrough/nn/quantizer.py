@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,7 @@ from torch.compiler import is_compiling
 from ..core.engine import apply
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
 from ..core.internals import transforms_active
-from ..core.mesh import laid_as
-from ..core.once import check_start, has_begun, runs_again
+from ..core.once import check_start, has_begun, put, runs_again
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
@@ -281,12 +280,16 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 return blocks.new_ones((), dtype=compute_dtype(blocks.dtype))
             measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
             return measured
+        moves = self.scaling.momentum if learn and isinstance(self.scaling, Observed) else 0.0
         if not self._begun():
             if some or ranks() > 1:
                 check_start()
+                begun = self.started > 0
                 self._start(blocks, anew=not is_compiling())
-        elif some and learn and isinstance(self.scaling, Observed) and not runs_again():
-            self._observe(blocks, self.scaling.momentum)
+                if moves and is_compiling():  # what has begun by its buffers
+                    self._observe(blocks, begun * moves)
+        elif some and moves and not runs_again():
+            self._observe(blocks, moves)
         if some and self.scaling.axis is not None:
             self._check_channels(self.scaling.shape(blocks))
         return beside(blocks, self.scale)
@@ -326,17 +329,15 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         """Set what is kept; unless `anew`, where it has not started by its buffers."""
         origin = self.scaling.parameter(scale) if isinstance(self.scaling, Learned) else scale
         new = {"origin": origin, "shift_origin": shift, "parameter": 0.0, "shift": 0.0}
+        begun = None if anew else self.started > 0
         for name, value in new.items():
             if (kept := getattr(self, name, None)) is not None and value is not None:
-                if not anew:  # they may be of another model, and compiled code reads none before
-                    begun = laid_as((self.started > 0).expand(kept.shape), kept)
-                    value = torch.where(begun, kept, value)
-                kept.copy_(value)
+                put(kept, value, begun)
         self.started.fill_(self.scaling.mark)
         self._has_started = True
 
     @torch.no_grad()
-    def _observe(self, blocks: Tensor, momentum: float) -> None:
+    def _observe(self, blocks: Tensor, momentum: Tensor | float) -> None:
         blocks = finite(detached(blocks))
         move(self.origin, self._measured(blocks), momentum)
         if self.scaling.shifts:
@@ -354,13 +355,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         # Dimensions may be in front where the axis is counted from the end.
         due = [1] * (len(shape) - len(kept)) + [*kept]
         if len(due) != len(shape) or any(a != b for a, b in zip(shape, due, strict=True)):
-            self._refuse(shape)
-
-    def _refuse(self, shape: Sequence[int]) -> NoReturn:
-        raise ShapeError(
-            f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
-            f"{tuple(self.origin.shape)}; make the quantizer with the input's shape="
-        )
+            raise ShapeError(
+                f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
+                f"{tuple(kept)}; make the quantizer with the input's shape="
+            )
 
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any

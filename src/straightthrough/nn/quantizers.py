@@ -16,7 +16,8 @@ from ..ops.codebook.api import through
 from ..ops.codebook.arguments import check_row_mask, check_vectors
 from .base import EstimatorModule, detached
 from .checked import Checks, check_fixed
-from .codebook import Codebook, Quantized, unmasked
+from .codebook import Codebook
+from .quantized import Quantized, unmasked
 
 OPTIONS = ("decay", "commitment", "revive", "frozen", "learn", "update", "metric", "transform")
 """What a codebook has, and what holds some has not."""

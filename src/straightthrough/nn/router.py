@@ -17,8 +17,10 @@ from ..core.errors import (
     check_flag,
     check_rows,
 )
+from ..core.internals import in_files
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
+from ..core.sorts import stable_sort
 from ..ops.subset.api import topk
 from .base import OperatorModule, detached
 from .checked import Checked, Checks, check_weight, one_of
@@ -26,6 +28,7 @@ from .kept import KeptDtypes
 from .statistics import together
 
 
+@in_files
 class Routing(NamedTuple):
     """Where tokens go.
 
@@ -144,7 +147,7 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         biased = (score + self.bias.to(score.dtype)).masked_fill(wide == -math.inf, least)
         chosen = topk(detached(biased), self.k)
         gates = self._normalized(wide, chosen) if self.normalize else score * chosen
-        index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
+        _, index = stable_sort(chosen.nan_to_num(0), descending=True)
         known = tokens & (detached(wide).amax(-1, keepdim=True).abs() < math.inf)
         counted = torch.where(known, chosen, 0).reshape(-1, self.experts)
         if self.training and not runs_again():

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_exporting
 
-from ..core.errors import check_count
+from ..core.errors import StraightThroughError, check_count
 from ..estimators.solver import SolverEstimator, SolverIdentity
 from ..ops.solver import api
 from ..ops.solver.blackbox import check_solver
@@ -54,6 +55,11 @@ class Solve(EstimatorModule[SolverEstimator]):
             return api.solve(self.solver, theta, SolverIdentity(), event_dim=self.event_dim)
         seeing = [getattr(self, name) for name in self._scheduled]
         seeing = [schedule for schedule in seeing if isinstance(schedule, Answering)]
+        if seeing and is_exporting():
+            raise StraightThroughError(
+                "an exported graph can't hold an Answering schedule, whose mean moves in backward; "
+                "export the module in eval(), or with a number in its place"
+            )
         if seeing and theta.requires_grad and torch.is_grad_enabled():
             theta = theta.view_as(theta)  # whose gradient comes of this call alone
             for schedule in seeing:

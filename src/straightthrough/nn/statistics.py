@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.noise import Noise
-from ..core.once import before
+from ..core.once import before, put
 from ..ops.codebook.search import nearest_index
 from .kept import KeptDtypes
 
@@ -50,12 +50,15 @@ class CodebookStatistics(KeptDtypes):
         offered = torch.zeros((), dtype=torch.int64)
         self.register_buffer("offered", offered, persistent=False)
 
-    def set(self, codebook: Tensor) -> None:
-        """Begin at a codebook, each of whose codes was chosen once; what was collected is gone."""
-        self.count.fill_(1)
-        self.total.copy_(codebook)
+    def set(self, codebook: Tensor, begun: Tensor | None = None) -> None:
+        """Begin at a codebook, each of whose codes was chosen once; what was collected is gone.
+
+        Not where they have `begun`, if that is given.
+        """
+        put(self.count, 1, begun)
+        put(self.total, codebook, begun)
         for collected in (self.new_count, self.new_total, self.offered):
-            collected.zero_()
+            put(collected, 0, begun)
 
     def collect(self, rows: Tensor, index: Tensor, candidates: bool) -> None:
         """Take in vectors `(N, D)` and the codes `(N)` that they chose; -1 for none.

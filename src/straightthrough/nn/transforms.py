@@ -21,7 +21,7 @@ def unit_tanh(x: Tensor) -> Tensor:
     bent = torch.tanh(x)
     if not x.numel():
         return bent
-    largest: Tensor = apply(Hold(), bent.abs().amax())
+    largest: Tensor = apply(Hold(), bent.abs().max())
     return bent / torch.where(largest == 0, 1, largest)
 
 

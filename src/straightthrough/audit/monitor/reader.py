@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ...core.errors import apply_mask
 from ...core.internals import transforms_active
 from ...nn.bernoulli import HardConcreteGate
-from ...nn.codebook import Codebook, Quantized
+from ...nn.codebook import Codebook
+from ...nn.quantized import Quantized
 from ...nn.quantizer import Quantizer
 from ...nn.router import Routing
 from .quantities import (

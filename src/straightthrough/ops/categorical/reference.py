@@ -60,7 +60,10 @@ def draw(logits: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
 def argmax_index(logits: Tensor) -> Tensor:
     """Return the first largest class a row; -1 where a row holds NaN or allows no class."""
     value, index = logits.max(-1)
-    return torch.where(value.isnan() | value.isneginf(), -1, index)
+    invalid = value.isnan() | value.isneginf()
+    if torch.onnx.is_in_onnx_export():  # whose runtimes may find a largest beside NaN
+        invalid = invalid | logits.isnan().any(-1)
+    return torch.where(invalid, -1, index)
 
 
 @kernel("(Tensor logits) -> Tensor")

@@ -23,7 +23,7 @@ from ...core.registry import operator
 from ...core.signature import Input
 from . import specification
 from .arguments import check_code_dtype, check_index, check_most, check_vectors
-from .grid import SLOPES, Grid, decoded, digits_of
+from .grid import SLOPES, Grid, decoded, digits_of, places_of
 from .operation import FiniteScalars
 
 _COMMON = {"family": "codebook", "inputs": (Input("z", "... D"),), "outcome": Code()}
@@ -163,5 +163,6 @@ def fsq_decode(
     check_index(index, math.prod(every))
     symmetric = check_flag("symmetric", symmetric)
     number = torch.tensor(every, device=index.device)
-    digits = digits_of(index.clamp(min=0), number).to(compute_dtype(dtype))
+    places = places_of(every, index.device)
+    digits = digits_of(index.clamp(min=0), places, number).to(compute_dtype(dtype))
     return decoded(Grid(number, 1.0, symmetric, digits).code(digits), index, dtype)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,18 +14,14 @@ SLOPES = {"tanh": 1.0, "sigmoid": 0.8}
 """What a bound multiplies z by before tanh: 2 sigmoid(1.6 z) - 1 = tanh(0.8 z)."""
 
 
-def number_of(digits: Tensor, levels: Tensor) -> Tensor:
-    """Return `sum_d digit_d prod_{e < d} levels_e` of int64 digits, the first the least."""
-    return (digits * _places(levels)).sum(-1)
+def places_of(levels: Sequence[int], device: torch.device) -> Tensor:
+    """Return what a digit of each entry counts, `prod_{e < d} levels_e`: the first the least."""
+    return torch.tensor([math.prod(levels[:d]) for d in range(len(levels))], device=device)
 
 
-def digits_of(number: Tensor, levels: Tensor) -> Tensor:
+def digits_of(number: Tensor, places: Tensor, levels: Tensor | int) -> Tensor:
     """Return the int64 digits of a number."""
-    return number.unsqueeze(-1) // _places(levels) % levels
-
-
-def _places(levels: Tensor) -> Tensor:
-    return torch.cat([levels.new_ones(1), levels[:-1].cumprod(0)])
+    return number.unsqueeze(-1) // places % levels
 
 
 def decoded(code: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:

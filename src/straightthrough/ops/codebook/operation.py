@@ -15,7 +15,14 @@ from ...core.precision import compute_dtype, copied, narrowed
 from ...core.rules import Saved
 from ...estimators import PairEstimator, PairSTE
 from .grid import SLOPES
-from .reference import codewords, finite_scalars, finite_scalars_gradient, signs, sphere_gradient
+from .reference import (
+    codewords,
+    finite_scalars,
+    finite_scalars_gradient,
+    nearest_by_scores,
+    signs,
+    sphere_gradient,
+)
 from .search import nearest_index
 
 
@@ -27,6 +34,9 @@ class Nearest(Operation):
 
     def forward(self, z: Tensor, codebook: Tensor) -> tuple[Tensor]:
         return (nearest_index(z, codebook),)
+
+    def forward_in_onnx(self, z: Tensor, codebook: Tensor) -> tuple[Tensor]:
+        return (nearest_by_scores(z, codebook),)
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[None, None]:
         return None, None
@@ -115,6 +125,10 @@ class Quantize(Operation):
 
     def forward(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
         index = nearest_index(z, codebook)
+        return codewords(codebook, index).to(z.dtype), index
+
+    def forward_in_onnx(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+        index = nearest_by_scores(z, codebook)
         return codewords(codebook, index).to(z.dtype), index
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:

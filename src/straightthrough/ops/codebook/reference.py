@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.kernels import index, kernel, like
 from ...core.precision import compute_dtype, narrowed, widest
 from ...estimators.pair import factored, has_direction, inner
-from .grid import Grid, number_of
+from .grid import Grid, places_of
 
 BLOCK = 64
 """Scores whose largest is found first: that is much faster than an argmax over all."""
@@ -62,6 +62,21 @@ def nearest_of_few(z: Tensor, codebook: Tensor) -> Tensor:
     return torch.where(z.isfinite().all(-1) & usable.any(), place, -1)
 
 
+def nearest_by_scores(z: Tensor, codebook: Tensor) -> Tensor:
+    """Return the same of `(..., *H, D)` and `(*H, K, D)`, as ONNX has functions for it.
+
+    The scores `<z - o, c - o> - |c - o|^2 / 2`, o the first codeword, are of float64.
+    """
+    wide = widest(z.device)
+    usable = codebook.isfinite().all(-1)
+    table = torch.where(usable.unsqueeze(-1), codebook, 0).to(wide)
+    origin = table[..., :1, :]
+    away = table - origin
+    score = ((z.to(wide).unsqueeze(-2) - origin) @ away.mT).squeeze(-2) - away.square().sum(-1) / 2
+    place = score.masked_fill(~usable, -torch.inf).argmax(-1)
+    return torch.where(z.isfinite().all(-1) & usable.any(-1), place, -1)
+
+
 def rows_of(table: Tensor, numbers: Tensor) -> Tensor:
     """A result of a row of the table, in what is computed in, for each number."""
     shape = (*numbers.shape, table.shape[-1])
@@ -88,10 +103,9 @@ def finite_scalars(
     They are NaN and -1 for a row that holds NaN.
     """
     wide = z.to(compute_dtype(z.dtype))
-    number = torch.tensor(levels, device=z.device)
-    grid = Grid(number, slope, symmetric, wide)
+    grid = Grid(torch.tensor(levels, device=z.device), slope, symmetric, wide)
     digits = grid.digits(wide)
-    return coded(grid.code(digits), digits, number, z)
+    return coded(grid.code(digits), digits, places_of(levels, z.device), z)
 
 
 @kernel(f"(Tensor z, Tensor grad, {BOUNDS}) -> Tensor")
@@ -111,8 +125,8 @@ def signs(z: Tensor, size: float) -> tuple[Tensor, Tensor]:
     They are NaN and -1 for a row that holds NaN.
     """
     digits = (z >= 0).to(compute_dtype(z.dtype))
-    levels = torch.full(z.shape[-1:], 2, device=z.device)
-    return coded((2 * digits - 1) * size, digits, levels, z)
+    places = 2 ** torch.arange(z.shape[-1], device=z.device)
+    return coded((2 * digits - 1) * size, digits, places, z)
 
 
 @kernel("(Tensor z, Tensor grad) -> Tensor")
@@ -125,9 +139,9 @@ def sphere_gradient(z: Tensor, grad: Tensor) -> Tensor:
     return narrowed(gradient, grad.dtype, grad)
 
 
-def coded(code: Tensor, digits: Tensor, levels: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def coded(code: Tensor, digits: Tensor, places: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return codes in the dtype of `z` and their numbers; NaN and -1 for a row that holds NaN."""
     invalid = z.isnan().any(-1)
-    number = number_of(digits.nan_to_num(0).long(), levels)
+    number = (digits.nan_to_num(0).long() * places).sum(-1)
     code = torch.where(invalid.unsqueeze(-1), torch.nan, code.to(z.dtype))
     return code, torch.where(invalid, -1, number)

@@ -187,7 +187,7 @@ def _decode(index: Tensor, bits: int, dtype: torch.dtype, *, sphere: bool) -> Te
         raise ArgumentError(f"bits must be an int from 1 to 63, got {bits!r}")
     bits = count
     check_index(index, 2**bits)
-    digits = digits_of(index.clamp(min=0), torch.full((bits,), 2, device=index.device))
+    digits = digits_of(index.clamp(min=0), 2 ** torch.arange(bits, device=index.device), 2)
     signs = 2 * digits.to(compute_dtype(dtype)) - 1
     return decoded(signs * size_of_signs(bits, sphere), index, dtype)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import straightthrough as st
 
-from ...nn.codebook import Quantized
+from ...nn.quantized import Quantized
 
 DECAY, COMMITMENT, REVIVE = 0.99, 0.25, 0.1
 BITS = 0.003
