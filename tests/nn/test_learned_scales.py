@@ -170,6 +170,7 @@ def test_what_can_not_be_set(scale, values, message):
 
 @pytest.mark.parametrize("scaling", [Learned(), Learned(axis=0, offset=True), Observed()])
 def test_compiled_code_starts_no_scale_whose_buffers_come_from_another_model(scaling):
+    torch.compiler.reset()  # of one function there are only so many graphs
     shape = X.shape if scaling.axis is not None else None
     known, copy = (Quantizer(Int(4), scaling, shape=shape) for _ in range(2))
     known(X)
@@ -181,6 +182,7 @@ def test_compiled_code_starts_no_scale_whose_buffers_come_from_another_model(sca
 
 @pytest.mark.parametrize("zero_point", [False, True])
 def test_compiled_code_observes_at_once_where_buffers_come_from_another_model(zero_point):
+    torch.compiler.reset()  # of one function there are only so many graphs
     scaling = Observed(momentum=0.5, zero_point=zero_point)
     known, copy = (Quantizer(Int(4), scaling) for _ in range(2))
     known(X)
