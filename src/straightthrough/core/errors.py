@@ -289,15 +289,21 @@ def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:
     return tensor.masked_fill(~mask, -inf)
 
 
-def check_range(name: str, given: Tensor, most: float = inf, mend: str = "") -> None:
+def check_range(
+    name: str, given: Tensor, most: float = inf, mend: str = "", without: float | None = None
+) -> None:
     """Raise `ArgumentError` if an element lies outside [0, most]; NaN, which lies nowhere, passes.
 
-    It reads the tensor, and waits for it where that is on another device.
+    The end `without` does not count as inside. It reads the tensor, and waits for it where that is
+    on another device.
     """
     outside = (given < 0) | (given > most)
+    if without is not None:
+        outside |= given == without
     if outside.any():
         place = tuple(outside.nonzero()[0].tolist())
-        allowed = f"lie in [0, {most:g}]" if most < inf else "be at least 0"
+        first, last = "(" if without == 0 else "[", ")" if without == most else "]"
+        allowed = f"lie in {first}0, {most:g}{last}" if most < inf else "be at least 0"
         raise ArgumentError(
             f"{name} must {allowed}, got {given[place].item():g} at {place}; clamp it{mend}"
         )
