@@ -246,10 +246,8 @@ def check_rows(name: str, tensor: Tensor, dim: int) -> int:
         raise
     ndim = tensor.ndim
     if ndim == 0:
-        raise ShapeError(
-            f"{name} must have a dimension of classes, got a 0-d tensor; "
-            f"use st.bernoulli for a single binary outcome"
-        )
+        mend = "st.bernoulli for a single binary outcome" if name == "logits" else f"{name}[None]"
+        raise ShapeError(f"{name} must have a dimension of classes, got a 0-d tensor; use {mend}")
     at = as_int(dim)
     if at is None:
         at = check_dim("dim", dim)
@@ -341,10 +339,11 @@ def strict() -> Iterator[None]:
 
 NO_OUTCOME = "a NaN or an infinity, or too few of its classes are allowed"
 NO_PROBABILITY = "a NaN, or a probability outside its range"
-NOT_FINITE, NOT_A_NUMBER = "a NaN or an infinity", "a NaN"
+NO_CODEWORD = "a NaN or an infinity, or zeros alone for the cosine, or no codeword is finite"
+NOT_A_NUMBER = "a NaN"
 _MEND = {
     NO_OUTCOME: "the logits or the mask",
-    NOT_FINITE: "the vector",
+    NO_CODEWORD: "the codebook, or the vector",
     NOT_A_NUMBER: "the vector",
 }
 
