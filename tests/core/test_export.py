@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -289,51 +288,6 @@ def test_onnx(make: Callable[[], nn.Module]) -> None:
     x = torch.randn(9, 5)  # 45 elements, of which 8 share their noise
     got = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(got), model(x).detach(), rtol=1e-4, atol=1e-5)
-
-
-ROUTER = st.nn.TopKRouter(4, 2).eval()
-CHAIN = st.nn.ResidualVQ(2, 5, 4, k_means=False).eval()
-ROWS = torch.tensor(
-    [
-        [1.0, 3.0, 3.0, 2.0],
-        [math.nan, 1.0, 2.0, 3.0],
-        [math.inf, math.nan, 1.0, 2.0],
-        [-math.inf, 1.0, -math.inf, 2.0],
-        [-math.inf] * 4,
-        [0.0, -0.0, 0.0, -0.0],
-        [1000.0, 999.9, 1000.1, 1000.0],
-    ]
-)
-CODEBOOK = torch.tensor([[1.0, 3, 3, 2], [0, 0, 0, 0], [1, 3, 3, 2], [math.nan] * 4, [1000.0] * 4])
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        st.rank,
-        lambda x: st.rank(x, descending=True),
-        st.permutation,
-        lambda x: st.reorder(x, torch.arange(8.0).reshape(4, 2).expand(*x.shape, 2)),
-        lambda x: st.nearest(x, CODEBOOK),
-        lambda x: st.nearest(x, CODEBOOK, metric="cosine"),
-        lambda x: st.nearest(x.unflatten(-1, (2, 2)), CODEBOOK.unflatten(-1, (2, 2)).movedim(1, 0)),
-        lambda x: st.nearest(x, CODEBOOK[3:4]),
-        lambda x: st.vector_quantize(x, CODEBOOK),
-        lambda x: st.fsq(x.repeat(1, 5), [8] * 20),
-        lambda x: st.fsq_decode(st.lfq(x)[1], [2, 2, 2, 2]),
-        lambda x: st.lfq(x.repeat(1, 15)),
-        lambda x: st.bsq(x),
-        lambda x: ROUTER(x)[:2],
-        lambda x: CHAIN(x)[:2],
-    ],
-)
-def test_onnx_of_orders_and_codes(function: Callable[[Tensor], Any]) -> None:
-    program = to_onnx(Calls(function), torch.randn(4, 4))
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    got = session.run(None, {session.get_inputs()[0].name: ROWS.numpy()})
-    wanted = function(ROWS)
-    for one, other in zip(got, [wanted] if isinstance(wanted, Tensor) else wanted, strict=True):
-        torch.testing.assert_close(torch.from_numpy(one), other.detach(), equal_nan=True)
 
 
 def to_onnx(model: nn.Module, x: Tensor) -> torch.onnx.ONNXProgram:

@@ -20,7 +20,6 @@ from ..core.errors import (
     check_rows,
 )
 from ..core.once import before, runs_again
-from ..core.order import sort
 from ..core.precision import compute_dtype
 from ..ops.subset.api import topk
 from .base import OperatorModule, detached
@@ -138,7 +137,7 @@ class TopKRouter(OperatorModule):
         biased = (score + self.bias.to(score.dtype)).masked_fill(wide == -math.inf, least)
         chosen = topk(detached(biased), self.k)
         gates = self._normalized(wide, chosen) if self.normalize else score * chosen
-        _, index = sort(chosen.nan_to_num(0), descending=True)
+        index = torch.sort(chosen.nan_to_num(0), dim=-1, descending=True, stable=True).indices
         counted = torch.where(tokens & ~chosen.isnan(), chosen, 0).reshape(-1, self.experts)
         if self.training and not runs_again():
             self.load.copy_(before(self.load) + counted.sum(0))

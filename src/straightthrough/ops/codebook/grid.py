@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from itertools import accumulate
-
 import torch
 from torch import Tensor
 
@@ -16,10 +13,7 @@ SLOPES = {"tanh": 1.0, "sigmoid": 0.8}
 
 def number_of(digits: Tensor, levels: Tensor) -> Tensor:
     """Return `sum_d digit_d prod_{e < d} levels_e` of int64 digits, the first the least."""
-    terms = digits * _places(levels)
-    if torch.onnx.is_in_onnx_export():  # whose runtime sums in floats
-        return reduce(torch.add, terms.unbind(-1))
-    return terms.sum(-1)
+    return (digits * _places(levels)).sum(-1)
 
 
 def digits_of(number: Tensor, levels: Tensor) -> Tensor:
@@ -28,10 +22,7 @@ def digits_of(number: Tensor, levels: Tensor) -> Tensor:
 
 
 def _places(levels: Tensor) -> Tensor:
-    one = levels.new_ones(1)
-    if torch.onnx.is_in_onnx_export():  # which has no running product
-        return torch.cat([*accumulate(levels[:-1].split(1), torch.mul, initial=one)])
-    return torch.cat([one, levels[:-1].cumprod(0)])
+    return torch.cat([levels.new_ones(1), levels[:-1].cumprod(0)])
 
 
 def decoded(code: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:

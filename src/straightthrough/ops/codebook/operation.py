@@ -16,7 +16,7 @@ from ...core.rules import Saved
 from ...estimators import PairEstimator, PairSTE
 from .grid import SLOPES
 from .reference import codewords, finite_scalars, finite_scalars_gradient, signs, sphere_gradient
-from .search import nearest_code
+from .search import nearest_index
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Nearest(Operation):
     dims = ("... D", "K D")
 
     def forward(self, z: Tensor, codebook: Tensor) -> tuple[Tensor]:
-        return (nearest_code(z, codebook),)
+        return (nearest_index(z, codebook),)
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[None, None]:
         return None, None
@@ -114,7 +114,7 @@ class Quantize(Operation):
     returned: ClassVar[slice] = slice(2)
 
     def forward(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-        index = nearest_code(z, codebook)
+        index = nearest_index(z, codebook)
         return codewords(codebook, index).to(z.dtype), index
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -75,24 +75,6 @@ torch.library.register_fake(
 torch.library.register_vmap("straightthrough::nearest", _vmap, lib=library)
 
 
-def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
-    """Return `nearest_index`, in an export to ONNX, which does not know it, by a formula."""
-    return (
-        _by_products(z, codebook) if torch.onnx.is_in_onnx_export() else nearest_index(z, codebook)
-    )
-
-
-def _by_products(z: Tensor, codebook: Tensor) -> Tensor:
-    """Return the largest of `<z - m, c - m> - |c - m|^2 / 2` in float64, m the mean codeword."""
-    usable, valid = codebook.isfinite().all(-1), z.isfinite().all(-1)
-    known = torch.where(usable.unsqueeze(-1), codebook.double(), 0)
-    centre = known.sum(-2) / usable.sum(-1, keepdim=True).clamp(min=1)
-    away = known - centre.unsqueeze(-2)
-    products = ((z.double() - centre).unsqueeze(-2) @ away.mT).squeeze(-2)
-    score = torch.where(usable, products - away.square().sum(-1) / 2, -torch.inf)
-    return torch.where(valid & usable.any(-1), score.argmax(-1), -1)
-
-
 def _search(z: Tensor, codebook: Tensor) -> Tensor:
     """Return the nearest codeword of each row of `z`, `(N, D)`, in `codebook`, `(K, D)`."""
     entries = codebook.numel()

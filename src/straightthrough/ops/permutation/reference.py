@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ...core.kernels import kernel, like
-from ...core.order import sort
 from ...core.precision import cast, check_has_float64, narrowed
 
 TIED = 1e-9
@@ -27,11 +26,12 @@ def ranks(scores: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
     The order has the numbers of the entries, those of equal ones as they come. A row has no outcome
     when it holds NaN, which is sorted as the largest, or nothing above -infinity.
     """
-    values, order = sort(scores, descending=descending)
+    values, order = torch.sort(scores, dim=-1, descending=descending, stable=True)
     largest = values[..., :1] if descending else values[..., -1:]
     place = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
     if not descending:  # those at -infinity come first
-        place = place - scores.isneginf().sum(-1, keepdim=True)
+        least = torch.full_like(largest, torch.finfo(scores.dtype).min).contiguous()
+        place = place - torch.searchsorted(values.contiguous(), least)
     place = torch.where(values > -torch.inf, place, 0).to(scores.dtype)
     value = torch.zeros_like(scores).scatter(-1, order, place)
     return value.masked_fill(~(largest > -torch.inf), torch.nan), order
