@@ -1,6 +1,7 @@
 """Links that the docs make by themselves: from names to pages, from titles to papers."""
 
 import ast
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ from types import SimpleNamespace
 import pytest
 from docutils import nodes
 
+import straightthrough as st
+from straightthrough.core import outcomes
+
+RULES = (st.surrogates, st.relaxations, st.estimators)
 ROOT = Path(__file__).parent.parent
 
 
@@ -20,6 +25,19 @@ def links():
     finally:
         sys.path.pop(0)
     return links
+
+
+def test_every_form_of_a_rule_and_every_outcome_has_one_place():
+    reference = (ROOT / "docs/reference/core.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs/guides/design.md").read_text(encoding="utf-8")
+    rules = [getattr(module, name) for module in RULES for name in module.__all__]
+    forms = [rule.__name__ for rule in rules if inspect.isabstract(rule)]
+    assert {"CountEstimator", "SolverEstimator", "SubsetEstimator"} <= {*forms}
+    assert [form for form in forms if table.count(f"| `{form}` |") != 1] == []
+    assert [form for form in forms if reference.count(f".{form}\n") != 1] == []
+    kinds = [kind for kind in vars(outcomes).values() if inspect.isclass(kind)]
+    named = [kind.__name__ for kind in kinds if issubclass(kind, outcomes.Outcome)]
+    assert [name for name in named if not re.search(rf"[. ]{name}\b", reference)] == []
 
 
 def references():

@@ -261,7 +261,7 @@ def test_a_function_that_returns_no_tensor() -> None:
 
     x = torch.zeros(2, requires_grad=True)
     for wrong, got in ((number, "float"), (pair, "NoneType")):
-        says = f"{wrong.__name__} must return a tensor or a tuple of them, got {got}"
+        says = f"{wrong.__name__} must return a tensor, or a tuple, list or dict of them, got {got}"
         with pytest.raises(st.ArgumentError, match=says):
             st.wrap(wrong, torch.tanh)(x)
         with pytest.raises(st.ArgumentError, match=says):
@@ -278,7 +278,8 @@ def test_shapes_that_differ() -> None:
 def test_a_soft_function_without_floats_has_no_gradient_to_give() -> None:
     x = torch.randn(3, requires_grad=True)
     y = st.wrap(torch.sigmoid, lambda x: x > 0)(x)  # the two the wrong way round
-    with pytest.raises(st.DtypeError, match=r"the value of soft must be .* got torch\.bool"):
+    says = r"the value of soft must be .* got torch\.bool; return floats, or swap hard and soft"
+    with pytest.raises(st.DtypeError, match=says):
         y.sum().backward()
 
 

@@ -156,6 +156,8 @@ CANT_BE_SET = [
         (1.0, torch.tensor(torch.inf)),
         "zero_point must be finite, got inf",
     ),
+    (Learned(zero_point=True), (1.0, 8), "zero_point must lie in [-8, 7]"),
+    (Observed(zero_point=True), (1.0, torch.tensor(-9.0)), "zero_point must lie in [-8, 7]"),
     (Learned(axis=0), (torch.ones(3),), r"scale must be one number or (2, 1), got (3,)"),
     (Learned(axis=0), (torch.ones(1, 2),), r"scale must be one number or (2, 1), got (1, 2)"),
     (Learned(axis=0), (torch.tensor(1),), "scale must be float16, bfloat16, float32 or float64"),

@@ -9,7 +9,10 @@ import straightthrough as st
 
 GIVEN = torch.ones(5, dtype=torch.int64)
 REFUSED = [
-    (lambda: st.nn.VectorQuantizer(8, 4)(torch.randn(5, 4), mask=GIVEN), "use mask.bool()"),
+    (
+        lambda: st.nn.VectorQuantizer(8, 4)(torch.randn(5, 4), mask=GIVEN),
+        "use torch.as_tensor(mask).bool()",
+    ),
     (lambda: st.nn.VectorQuantizer(8, 4)(torch.randn(5, 4), mask=[True]), "got list"),
     (
         lambda: st.nn.ResidualVQ(2, 8, 4).decode(torch.ones(3, 3)),
@@ -36,7 +39,7 @@ REFUSED = [
     ),
     (
         lambda: st.nn.commitment(torch.ones(5, 4), torch.ones(5, 4), mask=GIVEN),
-        "use mask.bool()",
+        "use torch.as_tensor(mask).bool()",
     ),
     (lambda: st.nn.codebook_loss(torch.ones(5, 4), GIVEN), "q must be float16, bfloat16"),
     (lambda: st.nn.commitment(torch.ones(5, 4), 3), "q must be a tensor, got int"),

@@ -143,7 +143,11 @@ VJP = {
     "gradient of 4": ((L, INDEX, torch.ones(2, 4)), st.ShapeError, "index (2,), grad (2, 4)"),
     "no class": ((L[:, :0], INDEX, G[:, :0]), st.ShapeError, "(2, 0) has no class along dim -1"),
     "float index": ((L, INDEX.float(), G), st.DtypeError, "an int64 tensor, got torch.float32"),
-    "index in a list": ((L, [0, 2], G), st.DtypeError, "index must be an int64 tensor, got list"),
+    "index in a list": (
+        (L, [0, 2], G),
+        st.DtypeError,
+        "got list; use torch.as_tensor(index).long()",
+    ),
     "int logits": (
         (L.long(), INDEX, G),
         st.DtypeError,

@@ -246,10 +246,8 @@ def check_rows(name: str, tensor: Tensor, dim: int) -> int:
         raise
     ndim = tensor.ndim
     if ndim == 0:
-        raise ShapeError(
-            f"{name} must have a dimension of classes, got a 0-d tensor; "
-            f"use st.bernoulli for a single binary outcome"
-        )
+        mend = "st.bernoulli for a single binary outcome" if name == "logits" else f"{name}[None]"
+        raise ShapeError(f"{name} must have a dimension of classes, got a 0-d tensor; use {mend}")
     at = as_int(dim)
     if at is None:
         at = check_dim("dim", dim)
@@ -289,15 +287,21 @@ def apply_mask(name: str, tensor: Tensor, mask: Tensor | None) -> Tensor:
     return tensor.masked_fill(~mask, -inf)
 
 
-def check_range(name: str, given: Tensor, most: float = inf, mend: str = "") -> None:
+def check_range(
+    name: str, given: Tensor, most: float = inf, mend: str = "", without: float | None = None
+) -> None:
     """Raise `ArgumentError` if an element lies outside [0, most]; NaN, which lies nowhere, passes.
 
-    It reads the tensor, and waits for it where that is on another device.
+    The end `without` does not count as inside. It reads the tensor, and waits for it where that is
+    on another device.
     """
     outside = (given < 0) | (given > most)
+    if without is not None:
+        outside |= given == without
     if outside.any():
         place = tuple(outside.nonzero()[0].tolist())
-        allowed = f"lie in [0, {most:g}]" if most < inf else "be at least 0"
+        first, last = "(" if without == 0 else "[", ")" if without == most else "]"
+        allowed = f"lie in {first}0, {most:g}{last}" if most < inf else "be at least 0"
         raise ArgumentError(
             f"{name} must {allowed}, got {given[place].item():g} at {place}; clamp it{mend}"
         )
@@ -335,10 +339,11 @@ def strict() -> Iterator[None]:
 
 NO_OUTCOME = "a NaN or an infinity, or too few of its classes are allowed"
 NO_PROBABILITY = "a NaN, or a probability outside its range"
-NOT_FINITE, NOT_A_NUMBER = "a NaN or an infinity", "a NaN"
+NO_CODEWORD = "a NaN or an infinity, or zeros alone for the cosine, or no codeword is finite"
+NOT_A_NUMBER = "a NaN"
 _MEND = {
     NO_OUTCOME: "the logits or the mask",
-    NOT_FINITE: "the vector",
+    NO_CODEWORD: "the codebook, or the vector",
     NOT_A_NUMBER: "the vector",
 }
 

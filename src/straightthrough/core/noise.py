@@ -40,8 +40,8 @@ class Seed:
         offset: the flat position of the first row (or, for elementwise operators, of the first
             element) in the whole.
         run: how many elements (or rows) lie beside each other in the whole too; 0 if all do.
-        stride: from the start of one run to that of the next, in the whole. All three lie in
-            [0, 2**62).
+        stride: from the start of one run to that of the next, in the whole; where `run` is 0 it
+            is not looked at. All three lie in [0, 2**62).
 
     Example:
         >>> logits = torch.zeros(6, 4)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .errors import STRIDED, ArgumentError, DtypeError, ShapeError, check_dense, check_floating
+from .errors import FLOATING, STRIDED, ArgumentError, DtypeError, ShapeError, check_dense
 from .internals import autocast_enabled, dual_level, transforms_active, unwrap_if_dead
 from .straight_through import straight_through
 
@@ -45,7 +45,9 @@ class _Call:
         for value in values:
             if not isinstance(value, Tensor):
                 kind = type(value).__name__
-                raise ArgumentError(f"{name} must return a tensor or a tuple of them, got {kind}")
+                raise ArgumentError(
+                    f"{name} must return a tensor, or a tuple, list or dict of them, got {kind}"
+                )
             if type(value) is not Tensor or value.layout is not STRIDED:
                 check_dense(f"the value of {name}", value)
         return values, structure
@@ -85,7 +87,7 @@ class _Call:
         _check_alike(of_soft, structure, [value.shape for value in values], shapes)
         for value, grad in zip(values, grads, strict=True):
             if grad is not None:
-                check_floating("the value of soft", value)
+                _check_soft(value)
         pairs = [
             (value, grad.to(value.dtype))
             for value, grad in zip(values, grads, strict=True)
@@ -222,6 +224,14 @@ def _check_alike(
                 f"soft returned shape {tuple(one)} where hard returned {tuple(other)}; "
                 f"the two must agree"
             )
+
+
+def _check_soft(value: Tensor) -> None:
+    if value.dtype not in FLOATING:
+        raise DtypeError(
+            f"the value of soft must be float16, bfloat16, float32 or float64, got {value.dtype}; "
+            f"return floats, or swap hard and soft"
+        )
 
 
 def _described(structure: TreeSpec) -> str:

@@ -76,7 +76,9 @@ class CategoricalEstimator(Rule):
         check_floating("grad", grad)
         if not isinstance(index, Tensor) or index.dtype != torch.int64:
             kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
-            raise DtypeError(f"index must be an int64 tensor, got {kind}; use index.long()")
+            raise DtypeError(
+                f"index must be an int64 tensor, got {kind}; use torch.as_tensor(index).long()"
+            )
         if logits.ndim == 0 or logits.shape != grad.shape or index.shape != logits.shape[:-1]:
             raise ShapeError(
                 f"logits and grad must be (..., C) and index (...), got logits "

@@ -190,19 +190,24 @@ def detached(x: Tensor) -> Tensor:
 
 
 def check_parameter(
-    name: str, given: Tensor | None, other: str, free: Tensor | None, most: float = math.inf
+    name: str,
+    given: Tensor | None,
+    other: str,
+    free: Tensor | None,
+    most: float = math.inf,
+    without: float | None = None,
 ) -> None:
     """Raise if an element of `given` lies outside [0, most], where that can be seen at once.
 
     In eager code on the CPU it can. Elsewhere the value is NaN there, and `st.strict()` raises. The
-    `other` parameter, any number of which is allowed, excludes it.
+    `other` parameter, any number of which is allowed, excludes it. The end `without` is outside.
     """
     if free is not None or given is None or type(given) not in (Tensor, nn.Parameter):
         return
     if not is_compiling() and not transforms_active():
         check_floating(name, given)
         if given.is_cpu:
-            check_range(name, given, most, f", or pass {other}=")
+            check_range(name, given, most, f", or pass {other}=", without)
 
 
 def ends(value: Any) -> tuple[Any, Any]:

@@ -81,7 +81,7 @@ class Binomial(Count):
 class Geometric(Count):
     """`st.geometric` as a module; in `eval()` the mean rounded to a count, with its gradient.
 
-    In eager code on the CPU a probability outside [0, 1] raises; elsewhere it gives NaN.
+    In eager code on the CPU a probability outside (0, 1] raises; elsewhere it gives NaN.
 
     Args:
         estimator: a `Fini`, or `"fini"`.
@@ -93,7 +93,7 @@ class Geometric(Count):
     """
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
-        check_parameter("probs", probs, "logits", logits, most=1)
+        check_parameter("probs", probs, "logits", logits, most=1, without=0)
         if self.training:
             return api.geometric(logits, probs=probs, estimator=self.rule)
         return _rounded_mean("geometric", *api.geometric_family(logits, probs))
@@ -102,7 +102,7 @@ class Geometric(Count):
 class NegativeBinomial(Count):
     """`st.negative_binomial` as a module; in `eval()` the mean rounded to a count.
 
-    In eager code on the CPU a probability outside [0, 1] raises; elsewhere it gives NaN.
+    In eager code on the CPU a probability outside [0, 1) raises; elsewhere it gives NaN.
 
     Args:
         total_count: the number of failures, > 0.
@@ -124,7 +124,7 @@ class NegativeBinomial(Count):
         self.total_count = total_count
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
-        check_parameter("probs", probs, "logits", logits, most=1)
+        check_parameter("probs", probs, "logits", logits, most=1, without=1)
         count, rule = self.total_count, self.rule
         if self.training:
             return api.negative_binomial(logits, probs=probs, total_count=count, estimator=rule)

@@ -44,11 +44,32 @@ def beside(x: Tensor, scale: Tensor) -> Tensor:
     return scale if scale.dtype in (x.dtype, wide) else scale.to(wide)
 
 
-def given(name: str, value: Tensor | float, kept: Tensor, *, positive: bool) -> Tensor:
-    """Return a number or a tensor, checked, of the shape and dtype of what is kept."""
-    if not isinstance(value, Tensor):
+def given(
+    name: str,
+    value: Tensor | float,
+    kept: Tensor,
+    *,
+    positive: bool,
+    codes: tuple[int, int] | None = None,
+) -> Tensor:
+    """Return a number or a tensor, checked, of the shape and dtype of what is kept.
+
+    What is a code itself lies in the range of the grid's `codes`.
+    """
+    if isinstance(value, Tensor):
+        found = _laid(name, value, kept, positive)
+    else:
         check = check_positive if positive else check_number
-        return torch.full_like(kept, check(name, value))
+        found = torch.full_like(kept, check(name, value))
+    if codes is not None and not bool(((found >= codes[0]) & (found <= codes[1])).all()):
+        raise ArgumentError(
+            f"{name} must lie in [{codes[0]}, {codes[1]}], the codes of the grid, got {value}; "
+            f"choose the grid that it was found for, signed or not"
+        )
+    return found
+
+
+def _laid(name: str, value: Tensor, kept: Tensor, positive: bool) -> Tensor:
     check_floating(name, value)
     value = value.detach().to(kept)
     if not bool((value.isfinite() & (value > 0 if positive else True)).all()):

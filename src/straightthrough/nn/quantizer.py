@@ -242,7 +242,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
         Args:
             scale: above 0, a number or a tensor of the shape of `scale`; one a channel may be 1-d.
-            shift: likewise the zero point or the offset, where the scale has one.
+            shift: likewise the zero point, a code of the grid, or the offset, where there is one.
 
         Raises:
             ArgumentError: if the scale is measured on each input, or for other numbers.
@@ -254,7 +254,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not name and not (isinstance(shift, int | float) and shift == 0):
             raise ArgumentError(f"{self.scaling} has neither a zero point nor an offset to set")
         at = given("scale", scale, self.origin, positive=True)
-        self._place_scale(at, given(name, shift, self.origin, positive=False) if name else None)
+        codes = self.grid.code_range if name == "zero_point" else None
+        moved = given(name, shift, self.origin, positive=False, codes=codes) if name else None
+        self._place_scale(at, moved)
 
     def _shaped(self, kept: Tensor) -> Tensor:
         one_for_all = self.scaling.axis is None and self.scaling.block is None

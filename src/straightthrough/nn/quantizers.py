@@ -236,7 +236,8 @@ def _vectors(z: Tensor, mask: Tensor | None, width: int) -> Tensor:
 def _numbers(index: Tensor, books: int) -> tuple[Tensor, ...]:
     """Return the numbers of each codebook."""
     if not isinstance(index, Tensor):
-        raise DtypeError(f"index must be an int64 tensor, got {type(index).__name__}")
+        kind = type(index).__name__
+        raise DtypeError(f"index must be an int64 tensor, got {kind}; use torch.as_tensor(index)")
     if index.ndim == 0 or index.shape[-1] != books:
         raise ShapeError(
             f"index must be (..., {books}), a number for each codebook, got {tuple(index.shape)}"

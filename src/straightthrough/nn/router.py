@@ -193,7 +193,10 @@ def _tokens(logits: Tensor, mask: Tensor | None) -> Tensor:
         return torch.ones_like(logits[..., :1], dtype=torch.bool)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise DtypeError(f"mask must be a bool tensor (True = a token), got {kind}")
+        raise DtypeError(
+            f"mask must be a bool tensor (True = a token), got {kind}; use "
+            f"torch.as_tensor(mask).bool()"
+        )
     if mask.shape != logits.shape[:-1]:
         raise ShapeError(
             f"mask must be {tuple(logits.shape[:-1])}, one a token, got {tuple(mask.shape)}"

@@ -104,6 +104,19 @@ def test_what_is_not_finite_has_none_and_is_none(dtype):
         st.nearest(z, codebook)
 
 
+@pytest.mark.parametrize(
+    ("z", "codebook", "metric"),
+    [
+        ([[1.0, 2.0]], [[NAN, 1.0], [INFINITY, 1.0]], "euclidean"),
+        ([[0.0, 0.0]], [[1.0, 1.0]], "cosine"),
+    ],
+)
+def test_the_error_says_what_else_leaves_a_row_without_a_codeword(z, codebook, metric):
+    says = r"zeros alone for the cosine, or no codeword is finite; mend the codebook, or the vector"
+    with st.strict(), pytest.raises(st.ArgumentError, match=says):
+        st.nearest(torch.tensor(z), torch.tensor(codebook), metric=metric)
+
+
 @DTYPES
 def test_cosine_is_the_largest_of_the_cosines(dtype):
     z, codebook = torch.randn(200, 6).to(dtype), (3 * torch.randn(90, 6)).to(dtype)

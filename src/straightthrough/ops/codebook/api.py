@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...core.engine import apply
 from ...core.errors import (
-    NOT_FINITE,
+    NO_CODEWORD,
     ArgumentError,
     Number,
     ShapeError,
@@ -57,7 +57,8 @@ def nearest(z: Tensor, codebook: Tensor, *, metric: str = "euclidean") -> Tensor
         ArgumentError: if the metric is unknown.
 
     Edge cases: a row with NaN or infinity gets -1 (in `st.strict()` an error), and so does, for the
-    cosine, a row of zeros. A codeword like that is never chosen.
+    cosine, a row of zeros. A codeword like that is never chosen; where all are like that, every row
+    gets -1.
 
     Higher order: there is no gradient.
 
@@ -79,7 +80,7 @@ def nearest(z: Tensor, codebook: Tensor, *, metric: str = "euclidean") -> Tensor
     if metric == "cosine":
         z, codebook = directions(z), directions(codebook)
     index: Tensor = apply(Nearest(), z, codebook)
-    check_outcomes("nearest", lambda: index < 0, NOT_FINITE)
+    check_outcomes("nearest", lambda: index < 0, NO_CODEWORD)
     return index
 
 
@@ -172,8 +173,9 @@ def vector_quantize(
         ShapeError: if the codebook does not fit z, or is empty.
         ArgumentError: if the estimator or a field is unknown.
 
-    Edge cases: a row with NaN or infinity gives a NaN row and the number -1 (in `st.strict()` an
-    error), and nothing to the codebook. Of equally near codewords it is the first.
+    Edge cases: a row with NaN or infinity, and any row where all codewords hold some, gives a NaN
+    row and the number -1 (in `st.strict()` an error), and nothing to the codebook. Of equally near
+    codewords it is the first.
 
     Higher order: double backward differentiates the rule's formula, the choice held; forward mode
     works.
@@ -203,7 +205,7 @@ def vector_quantize(
     else:
         index = apply(Nearest(), z.detach(), codebook.detach())
         y = apply(Through(rule), z, codewords(codebook, index))
-    check_outcomes("vector_quantize", lambda: index < 0, NOT_FINITE)
+    check_outcomes("vector_quantize", lambda: index < 0, NO_CODEWORD)
     return y, index
 
 

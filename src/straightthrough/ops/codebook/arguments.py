@@ -51,7 +51,8 @@ def check_row_mask(z: Tensor, mask: Tensor | None) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise DtypeError(
-            f"mask must be a bool tensor (True = a row that counts), got {kind}; use mask.bool()"
+            f"mask must be a bool tensor (True = a row that counts), got {kind}; use "
+            f"torch.as_tensor(mask).bool()"
         )
     if mask.shape != z.shape[:-1]:
         raise ShapeError(f"mask must have the shape {tuple(z.shape[:-1])}, got {tuple(mask.shape)}")
@@ -73,7 +74,9 @@ def check_index(index: Tensor, codes: int) -> None:
     """Raise unless `index` holds int64 numbers of so many codes, or -1 for none."""
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
-        raise DtypeError(f"index must be an int64 tensor, got {kind}; use index.long()")
+        raise DtypeError(
+            f"index must be an int64 tensor, got {kind}; use torch.as_tensor(index).long()"
+        )
     check_dense("index", index)
     if torch.compiler.is_compiling() or transforms_active() or index.is_meta:
         return

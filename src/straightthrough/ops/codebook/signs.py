@@ -214,7 +214,8 @@ def lfq_entropy(
         ShapeError: if the mask does not have the shape of `z` without D.
         ArgumentError: if T is not above 0.
 
-    Edge cases: NaN where no row counts, or one that does is not finite; leave it out by `mask=`.
+    Edge cases: both are NaN where no row counts, or one that does holds NaN; where one holds an
+    infinity, the first is NaN. Leave such rows out by `mask=`.
 
     Higher order: plain autograd.
 

@@ -212,8 +212,8 @@ def binomial(
             the estimator is unknown, or both `seed` and `generator` are given.
 
     Edge cases: p = 0 and p = 1 are certain. NaN, and a probability outside [0, 1], give NaN (in
-    `st.strict()` an error). One trial is `st.bernoulli`, order 2 its `ReinMax`; it has two
-    outcomes and no third order, so order 3 is order 2 there.
+    `st.strict()` an error). One trial has the law of `st.bernoulli`, and by order 2 the
+    gradient of its `ReinMax`; it has two outcomes and no third order, so order 3 is order 2 there.
 
     Higher order: double backward and forward mode differentiate the rule's formula, the count
     held.

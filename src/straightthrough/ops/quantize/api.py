@@ -72,7 +72,8 @@ def fake_quantize(
             one a channel `(C, 1)` or `(C, 1, 1, 1)`, one a token `(..., 1)`, and for blocks `x` is
             viewed as `(..., blocks, block)`.
         zero_point: the code of the value 0, for integers only: an int of the range, or a tensor
-            that broadcasts to `x`; one that is floating is rounded first, and gets a gradient.
+            that broadcasts to `x`, whose range is not looked at; one that is floating is rounded
+            first, and gets a gradient.
         grid: one of `st.grids`.
         rule: a `GridEstimator` or its shorthand, or `Identity`, which is the gradient unchanged.
         offset: in units of `x`, a number or a tensor as the scale is; the value of code 0.
@@ -82,11 +83,12 @@ def fake_quantize(
         A tensor of the shape, dtype and device of `x`.
 
     Raises:
-        DtypeError: if a tensor is not floating or has another dtype than `x`.
+        DtypeError: if a tensor has another dtype than it may have beside `x`.
         ShapeError: if a scale, zero point or offset does not broadcast to `x`, or the blocks of a
             grid do not divide its last dimension.
         ArgumentError: if the grid or the rule is unknown, a scale that is a number is not above 0,
-            or a zero point is out of range, not whole, beside an offset, or not for integers.
+            a zero point that is one is out of range or not whole, or any is beside an offset or
+            not for integers.
 
     Edge cases: ties go to the even code; infinities to the ends, and a value beyond the range of
     the dtype to infinity. NaN stays NaN, and an element whose scale is NaN, infinite or not above
@@ -99,7 +101,8 @@ def fake_quantize(
     Cost: one pass forward, one backward, by kernels for `Int`, `Ternary`, `Float`, `MX` and `NVFP4`
     where there is one scale a row of leading dimensions; above an offset, for the first two; on
     GPUs, of blocks that are powers of two. Where `x` alone gets a gradient, `Identity` saves
-    nothing and a rule that passes it or stops it one bit an element; else `x` is saved.
+    nothing and a rule that passes it in the range and stops it beyond one bit an element; else `x`
+    is saved.
 
     Example:
         >>> x = torch.tensor([-9.0, 0.3, 1.3], requires_grad=True)
