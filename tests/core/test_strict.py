@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -88,6 +89,20 @@ def test_modules_refuse_what_is_out_of_range_outside_strict_too(case: str, train
     assert mapped[1].isnan()
     inside = {"Geometric": [1.0], "NegativeBinomial": [0.0]}.get(case, [0.0, 1.0])
     module(**{name: torch.tensor(inside)})
+
+
+@pytest.mark.parametrize(
+    ("module", "outside", "span"),
+    [(st.nn.Geometric(), 0.0, "(0, 1]"), (st.nn.NegativeBinomial(2.5), 1.0, "[0, 1)")],
+    ids=str,
+)
+def test_a_probability_without_a_mean_is_out_of_range(
+    module: torch.nn.Module, outside: float, span: str
+) -> None:
+    for training in (True, False):
+        with pytest.raises(st.ArgumentError, match=re.escape(f"probs must lie in {span}, got")):
+            module.train(training)(probs=torch.tensor([0.5, outside]))
+        assert module(probs=torch.tensor([1.0 - outside])) == 0
 
 
 @pytest.mark.parametrize(

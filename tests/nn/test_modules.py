@@ -6,7 +6,6 @@ import copy
 import inspect
 import math
 import pickle
-import re
 
 import pytest
 import torch
@@ -183,18 +182,6 @@ def test_eval_of_probabilities():
     assert torch.equal(st.nn.BinaryConcrete(hard=True).eval()(probs=probs), hard)
     soft = st.nn.BinaryConcrete(0.5).eval()(probs=probs)
     torch.testing.assert_close(soft, torch.tensor([0.0, 4 / 13, 0.5, 9 / 13, 1.0]))
-
-
-@pytest.mark.parametrize(
-    ("module", "outside", "span"),
-    [(st.nn.Geometric(), 0.0, "(0, 1]"), (st.nn.NegativeBinomial(2.5), 1.0, "[0, 1)")],
-    ids=str,
-)
-def test_a_probability_without_a_mean_is_out_of_range(module, outside, span):
-    for training in (True, False):
-        with pytest.raises(st.ArgumentError, match=re.escape(f"probs must lie in {span}, got")):
-            module.train(training)(probs=torch.tensor([0.5, outside]))
-        assert module(probs=torch.tensor([1.0 - outside])) == 0
 
 
 def test_eval_of_certain_probabilities_has_no_gradient_as_in_training():
