@@ -96,3 +96,10 @@ def test_the_nearest_codeword_is_found_however_far_from_0_everything_lies(offset
     [[index]] = run(Calls(lambda x: st.nearest(x, codebook)), z[:3], z)
     distance = (z.double().unsqueeze(1) - codebook.double()).square().sum(-1)
     assert torch.equal(index, distance.nan_to_num(math.inf).argmin(-1))
+
+
+def test_numbers_of_many_bits_are_exact() -> None:
+    """The runtime sums whole numbers as floats."""
+    z = torch.randn(30, 60)
+    [[index]] = run(Calls(lambda x: st.lfq(x)[1]), z[:3], z)
+    assert torch.equal(index, st.lfq(z)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -142,6 +143,8 @@ def sphere_gradient(z: Tensor, grad: Tensor) -> Tensor:
 def coded(code: Tensor, digits: Tensor, places: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return codes in the dtype of `z` and their numbers; NaN and -1 for a row that holds NaN."""
     invalid = z.isnan().any(-1)
-    number = (digits.nan_to_num(0).long() * places).sum(-1)
+    terms = digits.nan_to_num(0).long() * places
+    in_onnx = torch.onnx.is_in_onnx_export()  # whose runtime sums int64 in floats
+    number = functools.reduce(torch.add, terms.unbind(-1)) if in_onnx else terms.sum(-1)
     code = torch.where(invalid.unsqueeze(-1), torch.nan, code.to(z.dtype))
     return code, torch.where(invalid, -1, number)
