@@ -1,6 +1,8 @@
 """Straight-through estimators: a hard forward bit for bit, a soft backward by any rule."""
 
-from . import audit, distributions, estimators, grids, nn, relaxations, scales, surrogates
+from typing import TYPE_CHECKING, Any
+
+from . import distributions, estimators, grids, nn, relaxations, scales, surrogates
 from .core.errors import ArgumentError, DtypeError, ShapeError, StraightThroughError, strict
 from .core.noise import Seed
 from .core.straight_through import straight_through
@@ -29,6 +31,9 @@ from .ops.quantize.api import fake_quantize, stochastic_quantize, stochastic_rou
 from .ops.solver.api import solve
 from .ops.subset.api import sample_subset, sample_topk, topk
 from .ops.subset.law import subset_entropy, subset_log_prob, subset_marginals
+
+if TYPE_CHECKING:
+    from . import audit
 
 __version__ = "0.1.0"
 
@@ -96,3 +101,11 @@ __all__ = [
     "vector_quantize",
     "wrap",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "audit":  # when it is first asked for: a tenth of the import's time
+        import straightthrough.audit
+
+        return straightthrough.audit
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

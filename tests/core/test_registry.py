@@ -233,8 +233,11 @@ def test_import_needs_torch_and_numpy_alone(module: str) -> None:
 
 def test_the_import_leaves_torchs_compiler_alone() -> None:
     """It would take most of a second, in every program."""
-    code = "import sys, straightthrough; print(*sorted(sys.modules))"
+    code = "import sys, straightthrough as st; print(*sorted(sys.modules)); st.audit.compare"
+    code += "; print(*sorted(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(run.stdout.split())
+    first, loaded = (set(line.split()) for line in run.stdout.splitlines())
+    assert "straightthrough.nn.codebook" in first
+    assert "straightthrough.audit" not in first  # nor is the time taken of what is not asked for
     assert "straightthrough.audit.monitor" in loaded
     assert not loaded & {"torch._dynamo", "torch._inductor", "sympy", "torch.onnx._internal"}
