@@ -220,7 +220,9 @@ def test_rules_that_fit_an_operator() -> None:
     assert all(record.summary.endswith(".") for record in RULES.values())
 
 
-@pytest.mark.parametrize("module", ["straightthrough", "straightthrough.nn"])
+@pytest.mark.parametrize(
+    "module", ["straightthrough", "straightthrough.nn", "straightthrough.audit"]
+)
 def test_import_needs_torch_and_numpy_alone(module: str) -> None:
     extras = {"matplotlib", "rich", "typer", "sklearn", "scipy", "pytest", "hypothesis"}
     code = f"import sys; import torch; before = set(sys.modules); import {module}; "
