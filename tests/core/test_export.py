@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import straightthrough as st
+from calls import Calls
 
 OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "sign": st.nn.Sign,
@@ -251,17 +252,6 @@ def test_text_from_elsewhere_makes_nothing_but_operations() -> None:
     for text in ("os.system('true')", "__import__('os')", "builtins.print(1)"):
         with pytest.raises((LookupError, ValueError)):
             torch.ops.straightthrough.apply(text, [], [torch.zeros(2)], [])
-
-
-class Calls(nn.Module):
-    """A function of the library as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize("mode", [True, False])

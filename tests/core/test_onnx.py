@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import straightthrough as st
+from calls import Calls
 
 
 def run(model: nn.Module, seen: Tensor, *inputs: Tensor) -> list[list[Tensor]]:
@@ -24,17 +25,6 @@ def run(model: nn.Module, seen: Tensor, *inputs: Tensor) -> list[list[Tensor]]:
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     name = session.get_inputs()[0].name
     return [[*map(torch.as_tensor, session.run(None, {name: x.numpy()}))] for x in inputs]
-
-
-class Calls(nn.Module):
-    """A function of the library as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def started(model: nn.Module) -> nn.Module:
