@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
+import torch
+from torch import Tensor
 
 import straightthrough as st
 from straightthrough.core import registry
@@ -207,6 +210,34 @@ def test_a_name_is_that_of_the_rule_that_was_registered_last() -> None:
             assert resolve("estimator", "late", CategoricalEstimator) == form()
     finally:
         del RULES["late"]
+
+
+def test_compiled_code_takes_the_rule_that_was_registered_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.compiler.reset()
+    monkeypatch.setattr(registry, "RULES", dict(RULES))
+    x = torch.tensor([0.5], requires_grad=True)
+    sign = torch.compile(lambda x: st.sign(x, "tanh"), backend="aot_eager", fullgraph=True)
+
+    def slope() -> Tensor:
+        return torch.autograd.grad(sign(x).sum(), x)[0]
+
+    torch.testing.assert_close(slope(), 1 - x.tanh().square())
+    registry.rule("tanh")(st.surrogates.Identity)
+    assert slope() == 1
+    registry._ready.cache_clear()
+
+
+def test_a_rule_that_is_registered_is_a_frozen_dataclass() -> None:
+    @dataclasses.dataclass
+    class Loose(Derivative):
+        def derivative(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(st.ArgumentError, match="Loose must be a frozen dataclass"):
+        registry.rule("loose")(Loose)
+    assert "loose" not in RULES
 
 
 def test_rules_that_fit_an_operator() -> None:

@@ -63,7 +63,7 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
     if _interceptor is not None:
         return _interceptor(operation, inputs)
     for tensor in inputs:
-        if type(tensor) is not Tensor and on_mesh(tensor):
+        if hasattr(tensor, "device_mesh") and on_mesh(tensor):
             return apply_sharded(apply, operation, inputs)
     if is_compiling() or transforms_active():
         if is_exporting():

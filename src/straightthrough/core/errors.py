@@ -45,7 +45,7 @@ def check_floating(name: str, tensor: object) -> None:
     A sparse, masked or jagged one raises `ArgumentError`. (What is nested and strided is plain in
     all that is quick to read: torch refuses it, and then `check_not_nested` says why.)
     """
-    if type(tensor) is not Tensor:
+    if tensor.__class__ is not Tensor:
         _check_class(name, tensor)
     if tensor.dtype not in FLOATING or tensor.layout is not STRIDED:  # type: ignore[attr-defined]  # a tensor by now
         _refuse(name, tensor)

@@ -121,7 +121,7 @@ def make_seed(
         raise ArgumentError(
             f"generator must be a torch.Generator, got {generator!r}; pass an int as seed="
         )
-    if type(x) is not Tensor and on_mesh(x):
+    if hasattr(x, "device_mesh") and on_mesh(x):
         value, place = make_seed(None, generator, x.to_local().detach())
         return agreed(value, x), place
     if is_compiling():

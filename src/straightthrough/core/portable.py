@@ -77,14 +77,11 @@ def _digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-_OF_NUMPY = (np.floating, np.ndarray)  # the second is what compiled code sees in the first
+_TENSORS = (Tensor, np.floating, np.ndarray)  # the last is what compiled code sees in one of numpy
 
 
 def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str:
     """Return `x` as text; what travels beside it is appended to `numbers` and `integers`."""
-    if isinstance(x, Tensor):
-        numbers.append(x)
-        return f"number({len(numbers) - 1})"
     if x is None or isinstance(x, bool | str):
         return repr(x)
     if isinstance(x, float):
@@ -103,8 +100,9 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
         start, names, move = _form(type(x))
         parts = [f", {name}={write(getattr(x, name), numbers, integers, move)}" for name in names]
         return f"{start}{''.join(parts)})"
-    if type(x) is not int and isinstance(x, _OF_NUMPY):
-        return write(torch.as_tensor(x), numbers, integers, move)
+    if not isinstance(x, int) and isinstance(x, _TENSORS):
+        numbers.append(torch.as_tensor(x))
+        return f"number({len(numbers) - 1})"
     integers.append(x)  # an int, or one of torch's that stands for a size left open
     return f"integer({len(integers) - 1})"
 

@@ -35,12 +35,15 @@ class RuleRecord:
         type: its class.
         shorthand: what stands for it where rules of its form are taken.
         fields: those of its fields that the name fixes, where a class has several names.
+        ready: the rule with its defaults, or None where a field has none; rules are frozen, so one
+            serves every call.
     """
 
     name: str
     type: type[Rule]
     shorthand: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any]
+    ready: Rule | None
 
     @property
     def summary(self) -> str:
@@ -156,7 +159,12 @@ def rule(name: str, *, shorthand: str = "", **fields: Any) -> Callable[[_Rule], 
     """
 
     def register(cls: _Rule) -> _Rule:
-        RULES[name] = RuleRecord(name, cls, shorthand or name, fields)
+        _fit(cls, (Rule,))
+        try:
+            ready = cls(**fields)
+        except TypeError:  # a field has no default
+            ready = None
+        RULES[name] = RuleRecord(name, cls, shorthand or name, fields, ready)
         _ready.cache_clear()
         return cls
 
@@ -180,9 +188,10 @@ def resolve(
         ArgumentError: for an unknown name or a rule of another form, listing the known names, and
             for a field that it does not have; for a rule that is no frozen dataclass.
     """
-    named = type(given) is str and not fields
-    if named and not is_compiling() and (ready := _ready(given, fits)):
-        return ready
+    if type(given) is str and not fields:
+        ready = _named(given, fits) if is_compiling() else _ready(given, fits)
+        if ready is not None:
+            return ready
     if isinstance(given, fits) if is_compiling() else _fit(given.__class__, fits):
         if fields:
             _check_fields(type(given), fields)
@@ -194,9 +203,7 @@ def resolve(
     if fields:
         _check_fields(record.type, fields)
     try:
-        rule = record.type(**{**record.fields, **(fields or {})})
-        # Compiled code asks for every name that is read, at every call.
-        return rule if is_compiling() else rule.settled()
+        return record.type(**{**record.fields, **(fields or {})}).settled()
     except TypeError:
         raise ArgumentError(
             f"{argument}={given!r} has an argument without a default; "
@@ -218,20 +225,19 @@ def _fit(kind: type, fits: tuple[type[Rule], ...]) -> bool:
     return True
 
 
-@functools.cache
-def _ready(shorthand: str, fits: tuple[type[Rule], ...]) -> Rule | None:
-    """Return the rule of a name with its defaults; it is frozen, so one serves every call."""
+def _named(shorthand: str, fits: tuple[type[Rule], ...]) -> Rule | None:
+    """Return the rule of a name with its defaults, if there is one."""
+    record = RULES.get(shorthand)  # nearly all have their name for a shorthand
+    if record is not None and record.shorthand == shorthand and isinstance(record.ready, fits):
+        return record.ready  # at every call of compiled code each name that was read is compared
     record = _record_of(shorthand, fits)
-    try:
-        return None if record is None else record.type(**record.fields)
-    except TypeError:  # a field has no default
-        return None
+    return None if record is None else record.ready
+
+
+_ready = functools.cache(_named)
 
 
 def _record_of(shorthand: str, fits: tuple[type[Rule], ...]) -> RuleRecord | None:
-    record = RULES.get(shorthand)  # nearly all have their name for a shorthand
-    if record is not None and record.shorthand == shorthand and issubclass(record.type, fits):
-        return record
     named = (record for record in RULES.values() if record.shorthand == shorthand)
     return next((record for record in named if issubclass(record.type, fits)), None)
 
