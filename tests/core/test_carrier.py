@@ -82,12 +82,6 @@ def test_more_entries_than_few_take_the_function() -> None:
     assert [node and node.name() for node in nodes] == ["CloneBackward0", "NodeBackward"]
 
 
-def test_a_q_that_asks_for_a_gradient_gets_one() -> None:
-    z, q = entries(), torch.zeros(3, 4, requires_grad=True)
-    st.through(z, q).sum().backward()
-    assert q.grad is not None
-
-
 @pytest.mark.parametrize("given", [st.straight_through, st.through])
 def test_a_value_without_a_storage_of_its_own_stays_what_it_is(
     given: Callable[[Tensor, Tensor], Tensor],

@@ -138,6 +138,7 @@ class Node(torch.autograd.Function):
         ctx: Any, operation: Operation, call: Callable[..., Any] | None, *inputs: Tensor
     ) -> Tensor | Outputs:
         ctx.operation = operation
+        ctx.set_materialize_grads(False)
         if call is None:
             outputs, saved = operation.forward_and_save(*inputs)
             ctx.save_for_backward(*saved)
@@ -150,7 +151,6 @@ class Node(torch.autograd.Function):
             ctx.save_for_backward(*saved)
             if forward_mode():
                 ctx.save_for_forward(*saved)
-        ctx.set_materialize_grads(False)
         ctx.without_tangent = len(outputs) - 1
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs

@@ -60,18 +60,15 @@ class PairEstimator(Rule):
         check_like("q", q, grad)
         if z.ndim == 0:
             raise ShapeError("z, q and grad must be (..., D), got 0-d tensors")
-        return self.settled().backward(grad, z, q)
+        to_z, to_q = self.settled().backward(grad, z, q)
+        return to_z, torch.zeros_like(q) if to_q is None else to_q
 
-    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `vjp` does, of what was saved: z and q, or nothing; the dtypes may differ."""
-        to_z, to_q = self.pulled(grad, *saved)
-        if to_q is None:
-            of_q = saved[1].dtype if saved else grad.dtype
-            to_q = torch.zeros((), dtype=of_q, device=grad.device).expand(grad.shape)
-        return to_z, to_q
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what `vjp` does, of what was saved: z and q, or nothing; the dtypes may differ.
 
-    def pulled(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what `backward` does, None where q gets no gradient."""
+        Where q gets no gradient it is None, as that of a tensor that was detached: an optimizer
+        then leaves a codebook alone, which with zeros it would decay.
+        """
         of_z, of_q = (x.dtype for x in saved) if saved else (grad.dtype, grad.dtype)
         to_z, to_q = self._formula("gradient", saved, grad)
         return narrowed(to_z, of_z), to_q if to_q is None else narrowed(to_q, of_q)

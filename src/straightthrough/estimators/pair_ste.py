@@ -14,7 +14,8 @@ from .pair import PairEstimator
 class PairSTE(PairEstimator):
     """The gradient passes to z unchanged; q gets none.
 
-    A codebook under it learns from a loss of its own or by moving averages.
+    The gradient of q, or of a codebook, stays None, as if it was detached. A codebook under it
+    learns from a loss of its own or by moving averages.
 
     Cost: nothing is computed, and nothing saved.
 

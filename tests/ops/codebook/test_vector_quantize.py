@@ -36,12 +36,39 @@ def test_gradients_are_the_rules_summed_over_the_picks(rule):
     codebook = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     q, index = st.vector_quantize(z, codebook, rule)
     grad = torch.randn_like(z)
-    to_z, to_codebook = torch.autograd.grad(q, (z, codebook), grad)
+    to_z, to_codebook = torch.autograd.grad(q, (z, codebook), grad, materialize_grads=True)
     resolved = st.core.registry.resolve("estimator", rule, st.estimators.PairEstimator)
     due_z, due_q = resolved.vjp(z.detach(), codebook.detach()[index], grad)
     torch.testing.assert_close(to_z, due_z)
     for k in range(4):
         torch.testing.assert_close(to_codebook[k], due_q[index == k].sum(0))
+
+
+def through(z, codebook, rule):
+    return st.through(z, codebook[: len(z)], rule)
+
+
+def quantized(z, codebook, rule):
+    return st.vector_quantize(z, codebook, rule)[0]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("rows", [5, 5000])
+@pytest.mark.parametrize("call", [through, quantized])
+@pytest.mark.parametrize("rule", ["ste", "rotation"])
+def test_an_optimizer_leaves_a_codebook_alone_that_gets_no_gradient(rule, call, rows, compiled):
+    """Zeros in the place of None would be decayed, as no snippet with `detach` is."""
+    torch.compiler.reset()
+    codebook = nn.Parameter(torch.randn(6000, 4))
+    before, z = codebook.detach().clone(), torch.randn(rows, 4, requires_grad=True)
+    if compiled:
+        call = torch.compile(call, backend="aot_eager")
+    optimizer = torch.optim.AdamW([codebook], lr=0.1, weight_decay=0.1)
+    call(z, codebook, rule).sum().backward()
+    optimizer.step()
+    assert codebook.grad is None
+    assert torch.equal(codebook, before)
+    assert z.grad is not None
 
 
 def test_gradients_of_a_half_codebook_are_added_up_in_float32():
@@ -73,7 +100,7 @@ def test_a_row_without_a_codeword_is_nan_and_teaches_nothing(rule):
     assert index[1:].tolist() == [-1, -1]
     assert q[1:].isnan().all()
     assert q[0].isfinite().all()
-    to_codebook = torch.autograd.grad(q.sum(), codebook)[0]
+    (to_codebook,) = torch.autograd.grad(q.sum(), codebook, materialize_grads=True)
     assert to_codebook.isfinite().all()
     with st.strict(), pytest.raises(st.ArgumentError, match=r"row \(1,\).*mend .*the vector"):
         st.vector_quantize(z, codebook, rule)
@@ -126,8 +153,10 @@ def test_an_exported_module_has_the_value_and_the_gradients(rule, strict):
     (q, index), (due, number) = twin(z), model(z)
     assert torch.equal(q, due)
     assert torch.equal(index, number)
-    got = torch.autograd.grad(q.square().sum(), (z, twin.codebook))
-    wanted = torch.autograd.grad(due.square().sum(), (z, model.codebook))
+    got, wanted = (
+        torch.autograd.grad(value.square().sum(), (z, of.codebook), materialize_grads=True)
+        for value, of in ((q, twin), (due, model))
+    )
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -98,7 +98,8 @@ def through(
 ) -> Tensor:
     """The value of q in the place of z, with the gradient of a pair's rule to both.
 
-    Forward: `y = q`. Backward: `dL/dz, dL/dq = estimator.vjp(z, q, dL/dy)`.
+    Forward: `y = q`. Backward: `dL/dz, dL/dq = estimator.vjp(z, q, dL/dy)`; where the rule has none
+    for q (`"ste"`, `"rotation"`), its gradient stays None.
 
     Args:
         z: `(..., D)`, what q stands for; floating.
@@ -155,7 +156,8 @@ def vector_quantize(
 
     Forward: `q = codebook[x]`, `x = st.nearest(z, codebook)`. Backward: with
     `to_z, to_q = estimator.vjp(z, q, dL/dq)`, `dL/dz = to_z`, and each codeword gets the sum of
-    `to_q` over the rows that chose it, in float32 for half precision.
+    `to_q` over the rows that chose it, in float32 for half precision. Where the rule has none for q
+    (`"ste"`, `"rotation"`), the codebook's gradient stays None.
 
     Args:
         z: `(..., D)`, or `(..., *H, D)` where there is a codebook a head; floating.

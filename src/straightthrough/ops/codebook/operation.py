@@ -98,9 +98,9 @@ class Through(Operation):
         return () if self.rule.saved is Saved.NOTHING else inputs
 
     def carrier(self, z: Tensor, q: Tensor) -> Tensor | None:
-        return z if isinstance(self.rule, PairSTE) and not q.requires_grad else None
+        return z if isinstance(self.rule, PairSTE) else None
 
-    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.rule.backward(grad, *saved)
 
     def jvp(self, tangents: Sequence[Tensor | None], *saved: Tensor) -> Tensor:
@@ -134,11 +134,10 @@ class Quantize(Operation):
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return outputs[1:]
 
-    def backward(self, grad: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        to_z, to_q = self.rule.pulled(grad)
+    def backward(self, grad: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        to_z, to_q = self.rule.backward(grad)
         if to_q is None:
-            dtype = getattr(torch, self.dtype)
-            return to_z, grad.new_zeros(self.rows, grad.shape[-1], dtype=dtype)
+            return to_z, None
         return to_z, _summed(to_q.to(compute_dtype(grad.dtype)), index, self.rows, self.dtype)
 
     def jvp(self, tangents: Sequence[Tensor | None], index: Tensor) -> Tensor:
