@@ -398,3 +398,18 @@ def test_wrong_use_raises(call, error, message):
 
 def test_the_limit_itself_is_allowed():
     assert exact_gradient(add, torch.zeros(2, 3), limit=9).shape == (2, 3)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"k": 2}, {"limit": 1}])
+def test_inference_mode_changes_nothing(arguments):
+    rules = ["simple"] if "k" in arguments else ["reinmax"]
+
+    def numbers():
+        (row,) = compare(lambda z: z.square() @ cost, logits, rules, **arguments).rows
+        return row.bias_squared, row.variance
+
+    cost, logits = torch.tensor([1.0, 2.0, 4.0]), torch.zeros(3)
+    expected = numbers()
+    with torch.inference_mode():
+        logits = torch.zeros(3)
+        assert numbers() == expected
