@@ -76,7 +76,7 @@ def test_chunks_do_not_show(monkeypatch):
     monkeypatch.setattr(exact, "CHUNK", 120)  # ten outcomes of 4 x 3
     parts = exact_gradient(counted, logits), compare(loss, logits, rules)
     assert max(sizes) == 10
-    assert sum(sizes) == 3**4
+    assert sum(sizes) == 3**4 + 2  # of which two are the last of the first chunk again
     torch.testing.assert_close(parts[0], whole[0], rtol=1e-12, atol=1e-14)
     for ours, theirs in zip(parts[1].rows, whole[1].rows, strict=True):
         assert ours.bias_squared == pytest.approx(theirs.bias_squared, rel=1e-10)
@@ -92,7 +92,7 @@ def test_one_variable_may_leave_out_its_dimension():
         return loss(z)
 
     flat = exact_gradient(of_rows, eta)
-    assert seen == [(4, 4)]
+    assert seen == [(4, 4), (2, 4)]  # all, and the last one by itself
     row = exact_gradient(lambda z: loss(z[:, 0]), eta[None])
     assert torch.equal(flat, row[0])
 
@@ -353,6 +353,10 @@ def add(z):
     return z.sum((-2, -1))
 
 
+def dropout(z):
+    return z * (torch.rand(z.shape, generator=torch.Generator().manual_seed(len(z))) < 0.5)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -385,6 +389,21 @@ def add(z):
             "samples must be",
         ),
         (
+            lambda: exact_gradient(lambda z: (z - z.mean(0)).square().sum(-1), torch.zeros(3)),
+            st.ArgumentError,
+            r"that outcome alone; .* is 0.6667 in a batch of 3 and 0 in one of its own",
+        ),
+        (
+            lambda: compare(lambda z: add(dropout(z)) / 9, torch.zeros(4, 3), ["reinmax"]),
+            st.ArgumentError,
+            "draw no noise",
+        ),
+        (
+            lambda: compare(lambda z: z.std(0).sum() + z[:, 0], torch.zeros(3), ["simple"], k=2),
+            st.ArgumentError,
+            "mix no outcomes",
+        ),
+        (
             lambda: compare(lambda z: z.detach().sum(-1), torch.zeros(3), ["reinmax"]),
             st.ArgumentError,
             "no gradient to the one-hots",
@@ -413,3 +432,14 @@ def test_inference_mode_changes_nothing(arguments):
     with torch.inference_mode():
         logits = torch.zeros(3)
         assert numbers() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_batches_of_another_size_round_otherwise_is_no_mistake(dtype):
+    torch.manual_seed(0)
+    weight = torch.randn(60, 300, dtype=dtype)
+
+    def loss(z):
+        return (z.flatten(1) @ weight).square().mean(-1) + 1000
+
+    exact_gradient(lambda z: loss(z.repeat(1, 10, 1)), torch.zeros(2, 3, dtype=dtype))

@@ -80,7 +80,7 @@ def compare(
         DtypeError, ShapeError: for logits or a loss as in `exact_gradient`.
         ArgumentError: if an estimator is unknown, there is none, `samples` or k is not at least 1,
             there are more than `limit` subsets, or the loss is not differentiable or finite at an
-            outcome.
+            outcome or, where they are enumerated, another one, by far, beside other outcomes.
 
     Edge cases: an unbiased estimate of a small squared bias may fall below 0, and one of a cosine
     outside [-1, 1]. The cosine and the factor of `rescale` are ratios, which have a bias where they
@@ -90,9 +90,10 @@ def compare(
     the gradient over `samples`, which is below the error of that number. Rare outcomes that were
     never drawn are in no estimate and no error.
 
-    Cost: the loss twice and its gradient once at C**L outcomes, each rule once (with noise
-    `samples` times) an outcome; past `limit` all of it once at `samples` outcomes; so for each
-    `tau_forward`. About 2^18 elements are worked on at once. Rules are computed in float64.
+    Cost: the loss twice and its gradient once at C**L outcomes (and once more at one), each rule
+    once (with noise `samples` times) an outcome; past `limit` all of it once at `samples` outcomes;
+    so for each `tau_forward`. About 2^18 elements are worked on at once. Rules are computed in
+    float64.
 
     Example:
         >>> loss = lambda z: (z @ torch.tensor([1.0, 2.0, 4.0])) ** 2
