@@ -156,8 +156,9 @@ class IMLE(SolverEstimator):
         lam: how far to step along the gradient, > 0; with `relative`, as a share of theta's length.
         samples: how many problems are perturbed, at least 1.
         sigma: of the noise, > 0.
-        relative: whether the step of a row is `lam |theta| / |g|` times its gradient, as in
-            adaptive implicit maximum likelihood; a schedule of `st.nn.Solve` then moves lam.
+        relative: whether the step of a row is `lam |theta| / |g|` times its gradient, both lengths
+            without entries of theta at -infinity, as in adaptive implicit maximum likelihood; a
+            schedule of `st.nn.Solve` then moves lam.
 
     Cost: 2 samples - 1 solves.
 
@@ -206,7 +207,9 @@ class IMLE(SolverEstimator):
     def _step(self, theta: Tensor, grad: Tensor) -> Tensor | float:
         if not self.relative:
             return self.lam
-        lengths = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (theta, grad)]
+        known = theta != -torch.inf
+        given = (torch.where(known, x, 0) for x in (theta, grad))
+        lengths = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in given]
         share = lengths[0] / lengths[1]
         step = self.lam * torch.where(share.isfinite() & (share > 0), share, 1)
         numbers = torch.finfo(theta.dtype)

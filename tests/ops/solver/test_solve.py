@@ -125,6 +125,16 @@ def test_adaptive_imle_steps_by_a_share_of_the_length_a_row() -> None:
     assert not nothing.any()
 
 
+def test_adaptive_imle_has_the_length_of_what_is_not_ruled_out() -> None:
+    theta = torch.cat([THETA, torch.full_like(THETA[:, :1], -torch.inf)], -1)
+    grad = torch.cat([GRAD, torch.ones_like(GRAD[:, :1])], -1)
+    rule = IMLE(0.4, samples=50, relative=True)
+    found = pulled(theta, grad, largest, rule, seed=2)
+    torch.testing.assert_close(found[:, :-1], pulled(THETA, GRAD, largest, rule, seed=2))
+    assert found[:, :-1].any()
+    assert not found[:, -1].any()
+
+
 @pytest.mark.parametrize("baseline", [False, True])
 def test_perturbed_is_the_published_form(baseline: bool) -> None:
     """`mean <y, g> noise / sigma` of normal noise, y the solutions of the perturbed problems."""
