@@ -85,3 +85,14 @@ def test_what_is_impossible_by_the_other_alone_is_infinitely_far(ours, name):
 def test_a_number_is_a_value_where_nothing_is_validated(ours):
     d = ours.Bernoulli(logits=torch.tensor([0.0, math.inf]), validate_args=False)
     torch.testing.assert_close(d.log_prob(1.0), torch.tensor([-math.log(2), 0.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8])
+def test_a_value_may_be_whole_numbers_or_bools(ours, dtype):
+    logits = torch.tensor([[0.3, -1.0, math.inf], [2.0, 0.0, -0.5]])
+    bits = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    for d, value in (
+        (ours.Bernoulli(logits=logits), bits),
+        (ours.OneHotCategorical(torch.tensor([0.2, 0.3, 0.5])), torch.eye(3)),
+    ):
+        assert torch.equal(d.log_prob(value.to(dtype)), d.log_prob(value))

@@ -64,6 +64,23 @@ def test_the_first_gradient_is_that_of_the_estimator_and_the_second_is_by_hand()
     torch.testing.assert_close(gradients[1][0], gradients[1][1] - b * offs[1])
 
 
+def test_of_two_draws_of_one_loss_neither_is_taken_off_by_what_it_did_itself() -> None:
+    """The gradient of each knows the other: what the ratio has learned from it came too late."""
+    sample = st.nn.Categorical("reinmax", control=st.nn.ControlVariate(3, decay=0.5))
+    cost = torch.tensor([1.0, -2.0, 0.5])
+
+    def gradient(module: torch.nn.Module) -> Tensor:
+        torch.manual_seed(0)
+        x = torch.zeros(2, 3, requires_grad=True)
+        ((module(x[0]) @ cost) * (module(x[1]) @ cost)).backward()
+        assert x.grad is not None
+        return x.grad
+
+    first = gradient(sample)
+    assert torch.equal(first, gradient(st.nn.Categorical("reinmax")))
+    assert not torch.equal(first, gradient(sample))
+
+
 def test_what_is_kept_and_when() -> None:
     sample = st.nn.Categorical("reinmax", control=st.nn.ControlVariate((2, 3)))
     x = torch.randn(5, 2, 3, requires_grad=True)

@@ -88,6 +88,7 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         if self._validate_args:
             self._validate_sample(value)
         logits, value = broadcast_all(self.logits, value)
+        value = value if value.is_floating_point() else value.to(logits.dtype)
         found = -F.binary_cross_entropy_with_logits(_finite(logits), value, reduction="none")
         return found.masked_fill(logits.isinf() & (value != (logits > 0)), -math.inf)
 

@@ -69,7 +69,8 @@ class SolverIdentity(SolverEstimator):
     What is taken away is what no solution answers to, where a number that is added to all of theta
     changes none, as in assignments, paths of equal length and subsets of a size. `"std"` projects
     what the scale changes too: `(g - mean(g) - u mean(u g)) / s`, `u = (theta - mean) / s`, s the
-    standard deviation of theta; `"none"` takes nothing away.
+    standard deviation of theta, all of the entries above -infinity, and 0 for the others; `"none"`
+    takes nothing away.
 
     Args:
         projection: `"mean"`, `"std"` or `"none"`.
@@ -96,14 +97,20 @@ class SolverIdentity(SolverEstimator):
     ) -> Tensor:
         if self.projection == "none":
             return grad
-        centred = grad - grad.mean(-1, keepdim=True)
         if self.projection == "mean":
-            return centred
-        offset = theta - theta.mean(-1, keepdim=True)
-        scale = offset.square().mean(-1, keepdim=True).sqrt()
-        scale = torch.where(scale > 0, scale, 1)
+            return grad - grad.mean(-1, keepdim=True)
+        known = theta != -torch.inf
+        count = known.sum(-1, keepdim=True).clamp(min=1)
+
+        def mean(x: Tensor) -> Tensor:
+            return torch.where(known, x, 0).sum(-1, keepdim=True) / count
+
+        offset = torch.where(known, theta - mean(theta), 0)
+        variance = mean(offset.square())
+        scale = torch.where(variance > 0, variance, 1).sqrt()
         unit = offset / scale
-        return (centred - unit * (unit * grad).mean(-1, keepdim=True)) / scale
+        projected = (grad - mean(grad) - unit * mean(unit * grad)) / scale
+        return torch.where(known, projected, 0)
 
 
 @rule("blackbox")
@@ -149,8 +156,9 @@ class IMLE(SolverEstimator):
         lam: how far to step along the gradient, > 0; with `relative`, as a share of theta's length.
         samples: how many problems are perturbed, at least 1.
         sigma: of the noise, > 0.
-        relative: whether the step of a row is `lam |theta| / |g|` times its gradient, as in
-            adaptive implicit maximum likelihood; a schedule of `st.nn.Solve` then moves lam.
+        relative: whether the step of a row is `lam |theta| / |g|` times its gradient, both lengths
+            without entries of theta at -infinity, as in adaptive implicit maximum likelihood; a
+            schedule of `st.nn.Solve` then moves lam.
 
     Cost: 2 samples - 1 solves.
 
@@ -199,7 +207,9 @@ class IMLE(SolverEstimator):
     def _step(self, theta: Tensor, grad: Tensor) -> Tensor | float:
         if not self.relative:
             return self.lam
-        lengths = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (theta, grad)]
+        known = theta != -torch.inf
+        given = (torch.where(known, x, 0) for x in (theta, grad))
+        lengths = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in given]
         share = lengths[0] / lengths[1]
         step = self.lam * torch.where(share.isfinite() & (share > 0), share, 1)
         numbers = torch.finfo(theta.dtype)

@@ -24,7 +24,7 @@ from .kept import KeptDtypes
 class ControlVariate(KeptDtypes, Checked):
     """`- b (z - p)` on the gradient of a draw: the same mean, and less variance.
 
-    z is the drawn one-hot, p its mean, and b a running ratio a position, read before it is updated:
+    z is the drawn one-hot, p its mean, and b a running ratio a position, read where z is drawn:
     `b = EMA(P (z - p)) / EMA((z - p)^2)`, P the estimator's gradient. As b does not depend on z
     and `E[z - p] = 0`, the mean stays what it is; most of ReinMax's variance at 8 classes goes.
 
@@ -80,15 +80,18 @@ class ControlVariate(KeptDtypes, Checked):
         z = draw(moved)
         if moved.requires_grad:
             off = (z.detach() - mean(logits.detach())).float()
+            # Now: in backward it may know this draw, by the gradient of another of the same loss.
+            b = torch.where(self.square > 0, self.product / self.square, 0)
             # The averages of this call: after it `torch.func.functional_call` takes its own back.
-            moved.register_hook(partial(self._less, off, self.product, self.square))
+            moved.register_hook(partial(self._less, off, b, self.product, self.square))
         return z
 
-    def _less(self, off: Tensor, product: Tensor, square: Tensor, grad: Tensor) -> Tensor:
-        """Return a gradient less `b off`, b as it was before."""
+    def _less(
+        self, off: Tensor, b: Tensor, product: Tensor, square: Tensor, grad: Tensor
+    ) -> Tensor:
+        """Return a gradient less `b off`, and move the averages."""
         if not grad.numel():
             return grad  # of no position there is no mean
-        b = torch.where(square > 0, product / square, 0)
         given = grad.detach().float()
         for average, moment in ((product, given * off), (square, off.square())):
             over = moment.nan_to_num(0, 0, 0).reshape(-1, *average.shape).mean(0)

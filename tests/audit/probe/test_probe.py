@@ -272,6 +272,14 @@ def test_a_model_that_vmap_cannot_map_is_called_an_outcome_at_a_time():
     torch.testing.assert_close(loss(z), by_hand(model, x, z))
 
 
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_a_compiled_model_is_the_model(fullgraph):
+    model, x = Coder(), images()
+    loss, logits = probe(torch.compile(model, backend="eager", fullgraph=fullgraph), elbo, x)
+    z = outcomes(logits)
+    torch.testing.assert_close(loss(z), by_hand(model, x, z))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

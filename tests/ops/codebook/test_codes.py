@@ -143,6 +143,19 @@ def test_entropy_is_that_of_the_whole_table():
     assert st.lfq_entropy(torch.randn(8, 60))[1] <= 60 * math.log(2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_bit_that_all_rows_are_sure_of_has_a_gradient_of_zero(dtype):
+    """Where its other value has a share of 0, whose entropy has an infinite slope."""
+    z = torch.tensor([[9.0, 0.0], [8.0, 0.001]], dtype=dtype, requires_grad=True)
+    _, together = st.lfq_entropy(z, inverse_temperature=100.0)
+    together.backward()
+    p = torch.sigmoid(400 * z.detach().double()[:, 1])
+    share = p.mean()
+    due = (1 / share - 1).log() * 400 * p * (1 - p) / 2
+    assert z.grad[:, 0].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(z.grad[:, 1].double(), due, rtol=1e-2, atol=0)
+
+
 def test_entropy_of_padded_batches_under_vmap_is_that_of_the_loop():
     """A module with a mask asks for it, as one of an ensemble or with a gradient an example."""
     z, mask = torch.randn(3, 8, 5), torch.arange(8) < torch.tensor([[3], [8], [5]])

@@ -76,6 +76,24 @@ def test_identity_is_the_negative_identity_of_costs_projected() -> None:
     torch.testing.assert_close(flat, centred[:1])
 
 
+def test_identity_of_the_scale_leaves_out_what_is_ruled_out() -> None:
+    theta = torch.cat([THETA, torch.full_like(THETA[:, :1], -torch.inf)], -1)
+    grad = torch.cat([GRAD, torch.ones_like(GRAD[:, :1])], -1)
+    found, due = (
+        pulled(*given, largest, "identity", projection="std")
+        for given in ((theta, grad), (THETA, GRAD))
+    )
+    torch.testing.assert_close(found[:, :-1], due)
+    assert not found[:, -1].any()
+
+
+def test_identity_of_the_scale_has_a_second_derivative_where_all_are_equal() -> None:
+    theta = torch.ones(1, 5, dtype=torch.float64, requires_grad=True)
+    y = st.solve(knapsack, theta, "identity", projection="std")
+    (slope,) = torch.autograd.grad(y, theta, GRAD[:1], create_graph=True)
+    assert not torch.autograd.grad(slope[0, 0], theta)[0].any()
+
+
 @pytest.mark.parametrize("lam", [0.3, 1.0, 10.0])
 def test_blackbox_is_the_published_form_of_costs(lam: float) -> None:
     """`-(1 / lam) (y(w) - y(w + lam g))` to costs w, and so with another sign to theta = -w."""
@@ -105,6 +123,16 @@ def test_adaptive_imle_steps_by_a_share_of_the_length_a_row() -> None:
         torch.testing.assert_close(found[row], alone)
     nothing = pulled(THETA, torch.zeros_like(GRAD), rule=IMLE(0.4, relative=True))
     assert not nothing.any()
+
+
+def test_adaptive_imle_has_the_length_of_what_is_not_ruled_out() -> None:
+    theta = torch.cat([THETA, torch.full_like(THETA[:, :1], -torch.inf)], -1)
+    grad = torch.cat([GRAD, torch.ones_like(GRAD[:, :1])], -1)
+    rule = IMLE(0.4, samples=50, relative=True)
+    found = pulled(theta, grad, largest, rule, seed=2)
+    torch.testing.assert_close(found[:, :-1], pulled(THETA, GRAD, largest, rule, seed=2))
+    assert found[:, :-1].any()
+    assert not found[:, -1].any()
 
 
 @pytest.mark.parametrize("baseline", [False, True])

@@ -68,8 +68,7 @@ def compare(
         seed: of that noise, and of the outcomes where they are drawn; an int.
         rescale: scale the mean estimate to the exact gradient's norm first, and the variance by
             the square of that factor: what is left is the error of the direction. A mean of 0
-            stays. The factor is a ratio, which leaves numbers out of draws a bias that falls as 1
-            over their number; `advise` takes that off.
+            stays.
         limit: how many outcomes, C**L, are enumerated at most; of more, `samples` are drawn. With
             a k they are (C choose k)**L, and more are refused.
 
@@ -81,14 +80,20 @@ def compare(
         DtypeError, ShapeError: for logits or a loss as in `exact_gradient`.
         ArgumentError: if an estimator is unknown, there is none, `samples` or k is not at least 1,
             there are more than `limit` subsets, or the loss is not differentiable or finite at an
-            outcome.
+            outcome or, where they are enumerated, another one, by far, beside other outcomes.
 
     Edge cases: an unbiased estimate of a small squared bias may fall below 0, and one of a cosine
-    outside [-1, 1]. Rare outcomes that were never drawn are in no estimate and no error.
+    outside [-1, 1]. The cosine and the factor of `rescale` are ratios, which have a bias where they
+    are of draws. Of drawn outcomes the jackknife takes that off the cosine and the scaled squared
+    bias, up to a rest that falls as 1 over the square of `samples`. Of a rule's noise at enumerated
+    outcomes it stays: the scaled squared bias is off by about the variance that the noise has along
+    the gradient over `samples`, which is below the error of that number. Rare outcomes that were
+    never drawn are in no estimate and no error.
 
-    Cost: the loss twice and its gradient once at C**L outcomes, each rule once (with noise
-    `samples` times) an outcome; past `limit` all of it once at `samples` outcomes; so for each
-    `tau_forward`. About 2^18 elements are worked on at once. Rules are computed in float64.
+    Cost: the loss twice and its gradient once at C**L outcomes (and once more at one), each rule
+    once (with noise `samples` times) an outcome; past `limit` all of it once at `samples` outcomes;
+    so for each `tau_forward`. About 2^18 elements are worked on at once. Rules are computed in
+    float64.
 
     Example:
         >>> loss = lambda z: (z @ torch.tensor([1.0, 2.0, 4.0])) ** 2
@@ -178,8 +183,8 @@ def _rules(estimators: Sequence[Rule | str], *fits: type[Rule]) -> list[tuple[st
 
 def loss_and_gradient(loss: Loss, outcomes: Outcomes, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss at each hard outcome, `(N,)`, and its gradient there, float64 `(N, L, C)`."""
-    with torch.enable_grad():
-        z = outcomes.one_hot.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        z = outcomes.one_hot.clone().requires_grad_()  # what inference mode made has no gradient
         value = losses(loss, z, logits)
         total = value.sum()
         (grad,) = (

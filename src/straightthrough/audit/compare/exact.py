@@ -19,6 +19,9 @@ LIMIT = 2**20
 CHUNK = 2**18
 """Elements of one-hots that exist at once."""
 
+SAME = 0.05
+"""Of the largest loss: what half precision, summed in another order, may be off by."""
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -101,6 +104,19 @@ def losses(loss: Loss, one_hot: Tensor, logits: Tensor) -> Tensor:
         raise DtypeError(f"loss must return real numbers, got {value.dtype}")
     check_finite("loss", value, one_hot)
     return value
+
+
+def check_alone(loss: Loss, outcomes: Outcomes, value: Tensor, logits: Tensor) -> None:
+    """Raise where the last outcome has another loss, by far, beside the others than by itself."""
+    last = outcomes.one_hot[-1:]
+    beside = value[-1].item()
+    alone = losses(loss, last.repeat(2, 1, 1), logits)[0].item()
+    if abs(alone - beside) > SAME * max(abs(alone), float(value.abs().max())):
+        raise ArgumentError(
+            f"an outcome's loss must be a function of that outcome alone; of the same one it is "
+            f"{beside:.4g} in a batch of {len(value)} and {alone:.4g} in one of its own: let it "
+            f"mix no outcomes (as BatchNorm in training does) and draw no noise (as dropout does)"
+        )
 
 
 def check_finite(name: str, value: Tensor, one_hot: Tensor) -> None:

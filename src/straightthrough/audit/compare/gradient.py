@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ArgumentError, check_limit
-from .exact import LIMIT, Loss, Outcomes, count_outcomes, enumerate_outcomes, losses
+from .exact import (
+    LIMIT,
+    Loss,
+    Outcomes,
+    check_alone,
+    count_outcomes,
+    enumerate_outcomes,
+    losses,
+)
 from .subsets import count_subsets, subsets_of
 
 
@@ -36,13 +44,14 @@ def exact_gradient(
         DtypeError: if the logits are not floating, or the loss is complex.
         ShapeError: if the logits are not `(C,)` or `(L, C)`, or the loss does not return `(N,)`.
         ArgumentError: if there are more than `limit` outcomes, a row of logits has none, k is not
-            at least 1, or the loss is not finite at one.
+            at least 1, or the loss is not finite at one, or another one, by far, beside others.
 
     Edge cases: outcomes of probability 0 are left out, so the loss may be undefined there.
 
     Higher order: none; the result is detached.
 
-    Cost: the loss at all outcomes, in chunks of about 2^18 elements of one-hots.
+    Cost: the loss at all outcomes, in chunks of about 2^18 elements of one-hots, and once more at
+    one, whose loss has to be the same.
 
     Example:
         >>> cost = torch.tensor([1.0, 2.0, 4.0])
@@ -97,7 +106,9 @@ def _gradient(loss: Loss, logits: Tensor, all: Iterable[Outcomes], mean: Tensor)
     shared = None  # by all losses, about: a constant changes nothing, and takes no digits
     for outcomes in all:
         value = losses(loss, outcomes.one_hot, logits).to(torch.float64)
-        shared = value[0] if shared is None else shared
+        if shared is None:
+            check_alone(loss, outcomes, value, logits)
+            shared = value[0]
         weighted = outcomes.weight * (value - shared)
         at_outcomes += torch.einsum("n,nlc->lc", weighted, outcomes.one_hot.to(torch.float64))
         expected += weighted.sum()

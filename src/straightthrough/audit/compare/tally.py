@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -59,7 +60,7 @@ class Tally:
         variance = factor**2 * moments.variance
         # Not out of the moments: where there is no bias, digits of them would be left.
         bias_squared = float((factor * mean - exact).square().sum()) - factor**2 * self.noise
-        return _row(self.name, moments, bias_squared, variance, self.seconds)
+        return _row(self.name, moments, bias_squared, variance, moments.cosine, self.seconds)
 
 
 class SampledTally:
@@ -83,18 +84,24 @@ class SampledTally:
         """Return the row, `reference` holding one unbiased gradient a group, `(GROUPS, L, C)`.
 
         Groups are independent, so products of means of different groups have no noise to be
-        subtracted. The errors are those of the jackknife, which leaves out one group at a time.
+        subtracted. The errors are those of the jackknife, which leaves out one group at a time. It
+        takes the bias of a ratio off the cosine too, and so off the squared bias of scaled means.
         """
         mean, reference = self.total.mean(), reference.reshape(GROUPS, -1)
-        spread = self.square.mean() - mean.square().sum(-1)
-        variance = spread.clamp(min=0) * (self.size / (self.size - 1))
+        scatter = self.square.mean() - mean.square().sum(-1)
+        variance = scatter.clamp(min=0) * (self.size / (self.size - 1))
         products = torch.stack([mean @ mean.T, mean @ reference.T, reference @ reference.T]).cpu()
         found = _moments(products, variance)
-        numbers = _numbers(found, rescale)
+        bias_squared, spread, cosine, _ = _numbers(found, rescale)
         others = [torch.arange(GROUPS) != group for group in range(GROUPS)]
-        left = [_numbers(_moments(products[:, i][..., i], variance[i]), rescale) for i in others]
-        errors = ((GROUPS - 1) * torch.tensor(left).var(0, correction=0)).sqrt()
-        return _row(self.name, found, *numbers[:2], self.seconds, StandardErrors(*errors.tolist()))
+        each = [_numbers(_moments(products[:, i][..., i], variance[i]), rescale) for i in others]
+        left = torch.tensor(each, dtype=torch.float64)
+        errors = StandardErrors(*((GROUPS - 1) * left.var(0, correction=0)).sqrt().tolist())
+        less = GROUPS * cosine - (GROUPS - 1) * float(left[:, 2].mean())
+        if not math.isnan(less):
+            cosine = less
+            bias_squared = 2 * (1 - cosine) * found.exact if rescale else bias_squared
+        return _row(self.name, found, bias_squared, spread, cosine, self.seconds, errors)
 
 
 def _row(
@@ -102,12 +109,12 @@ def _row(
     moments: Moments,
     bias_squared: float,
     variance: float,
+    cosine: float,
     seconds: float,
     errors: StandardErrors | None = None,
 ) -> Row:
     mse = bias_squared + variance
-    cosine, exact = moments.cosine, moments.exact
-    return Row(name, bias_squared, variance, cosine, mse, exact, seconds, errors, moments)
+    return Row(name, bias_squared, variance, cosine, mse, moments.exact, seconds, errors, moments)
 
 
 def _numbers(moments: Moments, rescale: bool) -> tuple[float, float, float, float]:

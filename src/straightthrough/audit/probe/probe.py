@@ -78,7 +78,8 @@ def probe(
 
     Edge cases: random state, buffers and `.grad` stay as they are. Logits of -infinity, as those
     that a mask rules out, are never drawn. A model that `torch.func.vmap` can't map (BatchNorm in
-    training after the draw, a branch on values) is called an outcome at a time.
+    training after the draw, a branch on values) is called an outcome at a time. What is compiled
+    runs eagerly; the path of a module in `torch.compile(model)` begins with `_orig_mod`.
 
     Cost: the model once an outcome; what comes before the draw, once each 2^10 examples.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,7 +36,7 @@ class Tracer:
         self._devices = {each.device for each in tensors if each.device.type == "cuda"}
 
     def __call__(self, see: See) -> Tensor:
-        """Return the loss, summed to a 0-d tensor."""
+        """Return the loss, summed to a 0-d tensor; what is compiled runs eagerly, to be seen."""
         paths: list[tuple[str, nn.Module]] = [("", self._model)]
         calls: Counter[str] = Counter()
 
@@ -48,6 +49,8 @@ class Tracer:
                 return apply(operation, *inputs) if value is None else value
 
         with ExitStack() as stack:
+            if "torch._dynamo" in sys.modules:  # a second to load; without it nothing is compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             for path, module in self._model.named_modules():
                 for handle in _following(path, module, paths):
                     stack.callback(handle.remove)

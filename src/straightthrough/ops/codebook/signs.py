@@ -245,4 +245,5 @@ def lfq_entropy(
     logits = scale * rows
     each = F.softplus(logits) - logits * torch.sigmoid(logits)
     share = torch.stack([mean(torch.sigmoid(logits)), mean(torch.sigmoid(-logits))])
+    share = torch.where(share == 0, 1, share)  # as little, without the infinite slope at 0
     return mean(each).sum(), torch.special.entr(share).sum()
