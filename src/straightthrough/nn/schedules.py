@@ -19,9 +19,9 @@ from ..core.errors import (
     check_positive,
     check_rows,
 )
-from ..core.internals import transforms_active
+from ..core.internals import held, transforms_active
 from ..core.mesh import whole
-from ..core.once import before, runs_again
+from ..core.once import before, of_every, runs_again
 from ..core.precision import widest
 from .checked import Checked, Checks, check_fraction
 from .kept import KeptDtypes
@@ -186,6 +186,8 @@ class Cosine(Schedule):
 class Delay(Schedule):
     """0 for some steps, then 1: what begins later.
 
+    Models of an ensemble that `vmap` runs at once begin together; others raise there.
+
     Example:
         >>> delay = st.nn.schedules.Delay(1)
         >>> delay.step()
@@ -209,6 +211,11 @@ class Delay(Schedule):
         """Whether the steps are done; a bool, which compiled code takes for a constant."""
         if self._readable():
             self._over = self._position() >= self.steps
+        elif not is_compiling() and not self.position.is_meta and transforms_active():
+            self._over = of_every(
+                held(self.position) >= self.steps,
+                "the delay of some is over and that of others is not; step them alike",
+            )
         return self._over
 
     def between(self, fraction: Any) -> Any:
