@@ -88,6 +88,9 @@ def tracing() -> bool:
 unwrap_if_dead: Callable[[Tensor], Tensor] = private("torch._C:_functorch.unwrap_if_dead", _same)
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
 
+is_alias: Callable[[Tensor, Tensor], bool] = private("torch._C:_is_alias_of", _yes)
+"""Whether two tensors lie in one memory; yes is the careful answer."""
+
 _wrapped: Callable[[Tensor], bool] = private(
     "torch._C:_functorch.is_functorch_wrapped_tensor", lambda _: False
 )
