@@ -57,6 +57,40 @@ def test_a_codebook_that_has_moved_is_refused(reentrant):
         loss.backward()
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_an_observed_scale_that_another_input_has_moved_is_refused(reentrant):
+    """The gradient was that of the scale as it had become, without a word."""
+    model = st.nn.Quantizer(st.grids.Int(4), st.scales.Observed(momentum=0.5))
+    x = torch.linspace(-1, 1, 96).reshape(12, 8).requires_grad_()
+    model(x.detach())
+    loss = sum(checkpoint(summed, model, k * x, use_reentrant=reentrant) for k in (1, 5))
+    with pytest.raises(st.ArgumentError, match=r"runs again in backward.*Observed scale has moved"):
+        loss.backward()
+    loss = sum(checkpoint(summed, model.eval(), k * x, use_reentrant=reentrant) for k in (1, 5))
+    loss.backward()
+
+
+@pytest.mark.parametrize("scale", [st.scales.Observed(), st.scales.Observed(axis=0)], ids=str)
+@pytest.mark.parametrize("rule", ["ste", "lsq", "ewgs", "trust", "poly", "dge"])
+def test_an_observed_scale_may_move_before_backward(rule, scale):
+    """Torch refused the backward of two calls: the scale that the first had saved had changed."""
+    model = st.nn.Quantizer(st.grids.Int(4), scale, rule, shape=(12, 8))
+    batches = [k * torch.linspace(-2, 2, 96).sin().reshape(12, 8) for k in (1, 2, 3)]
+    gradients = []
+    for together in (True, False):
+        net = copy.deepcopy(model)
+        inputs = [batch.clone().requires_grad_() for batch in batches]
+        losses = []
+        for x in inputs:
+            losses.append(summed(net, x))
+            if not together:
+                losses.pop().backward()
+        if together:
+            sum(losses).backward()
+        gradients.append([x.grad for x in inputs])
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
 def test_a_control_variate_is_not_exported_in_training():
     model = st.nn.Categorical(control=st.nn.ControlVariate(4))
     with pytest.raises(st.StraightThroughError, match=r"control variate.*in eval\(\)"):
