@@ -1,12 +1,17 @@
 """A forward that a checkpoint runs again in backward learns nothing twice."""
 
 import copy
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 import straightthrough as st
 
@@ -68,6 +73,19 @@ def test_an_observed_scale_that_another_input_has_moved_is_refused(reentrant):
         loss.backward()
     loss = sum(checkpoint(summed, model.eval(), k * x, use_reentrant=reentrant) for k in (1, 5))
     loss.backward()
+
+
+def test_a_selective_checkpoint_sees_no_operator_that_the_first_forward_had_not():
+    """What is asked of the scale when it runs again was looked for among those of the first."""
+    model, x = st.nn.Quantizer(st.grids.Int(4), st.scales.Observed()), torch.randn(12, 8)
+    model(x)
+    every = functools.partial(
+        create_selective_checkpoint_contexts, lambda *_, **__: CheckpointPolicy.MUST_RECOMPUTE
+    )
+    whole, again = x.clone().requires_grad_(), x.clone().requires_grad_()
+    checkpoint(summed, model, again, use_reentrant=False, context_fn=every).backward()
+    summed(model.eval(), whole).backward()
+    assert torch.equal(whole.grad, again.grad)
 
 
 @pytest.mark.parametrize("scale", [st.scales.Observed(), st.scales.Observed(axis=0)], ids=str)

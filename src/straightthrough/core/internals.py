@@ -7,7 +7,7 @@ could come of it, there is none, and `Missing` says so when it is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pkgutil import resolve_name
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
@@ -73,6 +73,11 @@ def observed() -> bool:
     """Whether a dispatch mode or `torch.jit.trace` looks at every operator of torch."""
     return bool(_modes()) or _jit_trace() is not None
 
+
+unobserved: Callable[[], AbstractContextManager[Any]] = private(
+    "torch.utils._python_dispatch:_disable_current_modes", nullcontext
+)
+"""Hides operators from every dispatch mode, as a selective checkpoint's, which counts them."""
 
 _tracing_context: Callable[[], Any] = private("torch._guards:TracingContext.try_get", lambda: None)
 

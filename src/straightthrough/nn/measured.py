@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
-from ..core.internals import transforms_active
+from ..core.internals import transforms_active, unobserved
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 
@@ -51,8 +51,9 @@ def noted(attributes: dict[str, Any], measured: Tensor) -> bool:
     """
     if runs_again():
         last = attributes.get("_measured_last")
-        if last is None or bool(torch.isclose(measured, last, 1e-3, equal_nan=True).all()):
-            return False
+        with unobserved():
+            if last is None or bool(torch.isclose(measured, last, 1e-3, equal_nan=True).all()):
+                return False
         raise ArgumentError(
             "this forward runs again in backward, as torch.utils.checkpoint has it, and its "
             "Observed scale has moved since the first time, by another input: call the quantizer "
