@@ -112,6 +112,19 @@ def test_jit_trace_sees_the_value() -> None:
     assert traced(torch.tensor([2.4, 5.6])).tolist() == [2.0, 6.0]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize(
+    "operator",
+    [lambda x: st.round(x), lambda x: st.poisson(x, seed=1), lambda x: st.bernoulli(x, seed=1)],
+)
+def test_jit_trace_has_the_gradient_where_one_was_due(operator: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([0.2, 1.7], requires_grad=True)
+    traced = torch.jit.trace(operator, x, check_trace=False)
+    (wanted,) = torch.autograd.grad(operator(x).sum(), x)
+    assert wanted.abs().max() > 0
+    assert torch.equal(torch.autograd.grad(traced(x).sum(), x)[0], wanted)
+
+
 def test_fake_tensors_stay_fake() -> None:
     with FakeTensorMode() as mode:
         x = mode.from_tensor(torch.zeros(3, requires_grad=True))

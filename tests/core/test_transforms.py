@@ -255,6 +255,34 @@ def test_a_tensor_that_outlived_its_transform(name: str) -> None:
     assert torch.equal(got, wanted)
 
 
+BATCHED: dict[str, Function] = {
+    **OPERATORS,
+    "permutation": st.permutation,
+    "reorder": lambda x: st.reorder(x, WEIGHT.cos().unsqueeze(-1)),
+    **{
+        rule: functools.partial(lambda rule, x: st.solve(two_largest, x, rule, seed=2), rule)
+        for rule in ("identity", "blackbox", "imle", "perturbed")
+    },
+}
+
+
+def two_largest(theta: Tensor) -> Tensor:
+    return torch.zeros_like(theta).scatter(-1, theta.topk(2).indices, 1.0)
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_gradients_in_a_batch_are_those_of_a_loop(name: str) -> None:
+    """`is_grads_batched`, and `vectorize=True` of a Jacobian: a `vmap` of torch's own, and old."""
+    x = example().requires_grad_()
+    y = BATCHED[name](x)
+    weights = 9 * torch.randn(3, *y.shape)
+    pull = functools.partial(torch.autograd.grad, y, x, retain_graph=True)
+    (found,) = pull(weights, is_grads_batched=True)
+    wanted = torch.stack([pull(weight)[0] for weight in weights])
+    assert wanted.abs().max() > 0.01
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("name", ["argmax", "topk", "gumbel_softmax"])
 def test_backward_under_saved_tensor_hooks(name: str) -> None:
     x = example().requires_grad_()

@@ -189,16 +189,51 @@ def test_vmap_equals_the_loop() -> None:
             torch.testing.assert_close(got[i], wanted)
 
 
-@pytest.mark.parametrize("hard", [lambda x: x, lambda x: x[:2], lambda x: x.view(3)])
+@pytest.mark.parametrize(
+    "hard",
+    [lambda x: x, lambda x: x[:2], lambda x: x.view(3), lambda x: x.detach(), lambda x: x.data],
+)
 def test_a_hard_that_returns_its_input_is_copied(hard) -> None:  # type: ignore[no-untyped-def]  # lambdas
     """So that writing into the value does not write into the argument."""
     x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
-    y = st.wrap(hard, lambda x: 2 * hard(x))(x)
+    operator = st.wrap(hard, lambda x: 2 * x[: len(hard(x))])
+    with torch.no_grad():
+        operator(x).mul_(5)
+    y = operator(x)
     y.mul_(5)
     assert x.tolist() == [1, 2, 3]
     y.sum().backward()
     assert x.grad is not None
     assert x.grad[:2].tolist() == [10, 10]
+
+
+def test_a_hard_that_returns_what_another_holds_leaves_it_alone() -> None:
+    """A buffer became part of the graph, and a module with it could not be copied."""
+    module = nn.Module()
+    module.register_buffer("table", torch.ones(3))
+    operator = st.wrap(lambda x: module.table, lambda x: 2 * x)
+    x = torch.zeros(3, requires_grad=True)
+    operator(x).mul_(5).sum().backward()
+    with torch.no_grad():
+        operator(x).mul_(5)
+    assert x.grad is not None
+    assert x.grad.tolist() == [10, 10, 10]
+    assert not module.table.requires_grad
+    assert copy.deepcopy(module).table.tolist() == [1, 1, 1]
+
+
+def test_a_value_that_nothing_else_holds_is_not_copied() -> None:
+    made: list[int] = []
+
+    def hard(x: Tensor) -> Tensor:
+        y = torch.sign(x)
+        made.append(y.data_ptr())
+        return y
+
+    operator = st.wrap(hard, torch.tanh)
+    with torch.no_grad():
+        assert operator(torch.ones(3)).data_ptr() == made.pop()
+    assert operator(torch.ones(3, requires_grad=True)).data_ptr() == made.pop()
 
 
 def test_inside_a_module_that_is_copied() -> None:

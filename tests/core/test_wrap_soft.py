@@ -107,6 +107,22 @@ def test_what_is_closed_over_gets_no_gradient_and_what_is_passed_does() -> None:
     assert torch.autograd.grad(flat, x)[0] == 0
 
 
+def test_a_network_whose_parameters_are_passed_in_learns_alike_in_compiled_code() -> None:
+    net = nn.Linear(3, 3)
+
+    def soft(x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(net, parameters, (x,)).tanh()
+
+    operator = st.wrap(lambda x, _: x.sign(), soft)
+    x, found = torch.randn(4, 3), []
+    for call in (operator, torch.compile(operator, fullgraph=True, backend="aot_eager")):
+        net.zero_grad()
+        call(x, dict(net.named_parameters())).square().sum().backward()
+        found.append([p.grad for p in net.parameters()])
+    torch.testing.assert_close(*found)
+    assert all(gradient.abs().sum() > 0 for gradient in found[0])
+
+
 class Pair(NamedTuple):
     high: Tensor
     low: Tensor

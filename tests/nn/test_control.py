@@ -111,6 +111,22 @@ def test_half_precision_masks_and_rows_without_an_outcome(dtype: torch.dtype) ->
     assert sample.control.product.isfinite().all()
 
 
+@pytest.mark.parametrize("overflow", [torch.inf, torch.nan])
+def test_what_overflowed_in_backward_is_in_neither_average(overflow: float) -> None:
+    """Else a step that loss scaling skips takes from the ratio, whose averages fall apart."""
+    sample = st.nn.Categorical("reinmax", control=st.nn.ControlVariate(3, decay=0.5))
+    control, x = sample.control, torch.zeros(64, 3, requires_grad=True)
+    assert control is not None
+    sample(x).backward(torch.randn(64, 3))
+    before = control.product / control.square
+    sample(x).backward(torch.full((64, 3), overflow))
+    assert torch.equal(control.product / control.square, before)
+    rows = torch.arange(64)[:, None] < 32  # of the others the averages are taken
+    sample(x).backward(torch.where(rows, overflow, torch.randn(64, 3)))
+    assert not torch.equal(control.product / control.square, before)
+    assert control.product.isfinite().all()
+
+
 def test_an_empty_batch_leaves_the_averages_as_they_are() -> None:
     sample = st.nn.Categorical("reinmax", control=st.nn.ControlVariate(3))
     sample(torch.zeros(8, 3, requires_grad=True))[:, 0].sum().backward()

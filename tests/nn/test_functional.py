@@ -154,6 +154,26 @@ def test_an_ensemble_of_which_some_have_started_is_refused(make: Callable[[], nn
         vmap(lambda p, b: functional_call(skeleton, (p, b), (x,)))(*stacked)
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_an_ensemble_whose_delays_are_over_together_quantizes(steps: int) -> None:
+    nets = [Net(st.nn.Quantizer(st.grids.Int(2), delay=2)) for _ in range(3)]
+    for net in nets * steps:
+        st.nn.step_schedules(net)
+    skeleton, x = Net(st.nn.Quantizer(st.grids.Int(2), delay=2)), numbers(1)
+    found = vmap(lambda p, b: functional_call(skeleton, (p, b), (x,)))(*stack_module_state(nets))
+    torch.testing.assert_close(found, torch.stack([net(x) for net in nets]))
+
+
+def test_an_ensemble_of_which_some_delays_are_over_is_refused() -> None:
+    """It took the way of the model that the call was made of, for all."""
+    nets = [Net(st.nn.Quantizer(st.grids.Int(2), delay=2)) for _ in range(2)]
+    for _ in range(2):
+        st.nn.step_schedules(nets[1])
+    skeleton, x, stacked = copy.deepcopy(nets[0]), numbers(1), stack_module_state(nets)
+    with pytest.raises(st.ArgumentError, match="the delay of some is over"):
+        vmap(lambda p, b: functional_call(skeleton, (p, b), (x,)))(*stacked)
+
+
 def test_a_control_variate_is_that_of_the_buffers_that_are_given() -> None:
     net = Net(st.nn.Categorical("reinmax", control=st.nn.ControlVariate(6)))
     parameters, buffers = state(net)

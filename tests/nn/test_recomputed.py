@@ -1,12 +1,17 @@
 """A forward that a checkpoint runs again in backward learns nothing twice."""
 
 import copy
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 import straightthrough as st
 
@@ -55,6 +60,53 @@ def test_a_codebook_that_has_moved_is_refused(reentrant):
     loss = checkpoint(summed, model, x, use_reentrant=reentrant)
     with pytest.raises(st.ArgumentError, match=r"runs again in backward.*update='manual'"):
         loss.backward()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_an_observed_scale_that_another_input_has_moved_is_refused(reentrant):
+    """The gradient was that of the scale as it had become, without a word."""
+    model = st.nn.Quantizer(st.grids.Int(4), st.scales.Observed(momentum=0.5))
+    x = torch.linspace(-1, 1, 96).reshape(12, 8).requires_grad_()
+    model(x.detach())
+    loss = sum(checkpoint(summed, model, k * x, use_reentrant=reentrant) for k in (1, 5))
+    with pytest.raises(st.ArgumentError, match=r"runs again in backward.*Observed scale has moved"):
+        loss.backward()
+    loss = sum(checkpoint(summed, model.eval(), k * x, use_reentrant=reentrant) for k in (1, 5))
+    loss.backward()
+
+
+def test_a_selective_checkpoint_sees_no_operator_that_the_first_forward_had_not():
+    """What is asked of the scale when it runs again was looked for among those of the first."""
+    model, x = st.nn.Quantizer(st.grids.Int(4), st.scales.Observed()), torch.randn(12, 8)
+    model(x)
+    every = functools.partial(
+        create_selective_checkpoint_contexts, lambda *_, **__: CheckpointPolicy.MUST_RECOMPUTE
+    )
+    whole, again = x.clone().requires_grad_(), x.clone().requires_grad_()
+    checkpoint(summed, model, again, use_reentrant=False, context_fn=every).backward()
+    summed(model.eval(), whole).backward()
+    assert torch.equal(whole.grad, again.grad)
+
+
+@pytest.mark.parametrize("scale", [st.scales.Observed(), st.scales.Observed(axis=0)], ids=str)
+@pytest.mark.parametrize("rule", ["ste", "lsq", "ewgs", "trust", "poly", "dge"])
+def test_an_observed_scale_may_move_before_backward(rule, scale):
+    """Torch refused the backward of two calls: the scale that the first had saved had changed."""
+    model = st.nn.Quantizer(st.grids.Int(4), scale, rule, shape=(12, 8))
+    batches = [k * torch.linspace(-2, 2, 96).sin().reshape(12, 8) for k in (1, 2, 3)]
+    gradients = []
+    for together in (True, False):
+        net = copy.deepcopy(model)
+        inputs = [batch.clone().requires_grad_() for batch in batches]
+        losses = []
+        for x in inputs:
+            losses.append(summed(net, x))
+            if not together:
+                losses.pop().backward()
+        if together:
+            sum(losses).backward()
+        gradients.append([x.grad for x in inputs])
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
 def test_a_control_variate_is_not_exported_in_training():

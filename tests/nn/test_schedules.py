@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import straightthrough as st
 from straightthrough.nn.schedules import (
@@ -49,6 +50,20 @@ def values(schedule: Schedule, count: int) -> list[float]:
 )
 def test_values_go_from_start_to_end_and_stay(schedule, expected):
     assert values(schedule, 6) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize(("buffers", "reached"), [(False, 3), (True, 0)])
+def test_an_average_of_models_has_the_position_unless_it_averages_buffers(buffers, reached):
+    """As the guide has it: torch rounds the mean of whole numbers down, however often it is."""
+    model = nn.Sequential(nn.Linear(2, 2), st.nn.Quantizer(st.grids.Int(2), delay=3))
+    mean = get_ema_multi_avg_fn(0.9)
+    average = AveragedModel(model, multi_avg_fn=mean, use_buffers=buffers)
+    for _ in range(40):
+        average.update_parameters(model)
+        st.nn.step_schedules(model)
+    average.update_parameters(model)
+    assert average.module[1].delay.position == reached
+    assert average.module[1].active is not buffers
 
 
 @pytest.mark.parametrize("kind", [Linear, Exponential, Cosine])

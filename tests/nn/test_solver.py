@@ -73,6 +73,19 @@ def test_a_gradient_of_no_problem_is_not_seen() -> None:
     assert lam.value == 1.5
 
 
+@pytest.mark.parametrize("overflow", [torch.inf, torch.nan])
+def test_what_overflowed_in_backward_is_no_answer(overflow: float) -> None:
+    """Of a step that loss scaling skips: each took `n` entries for answers, and c rose by them."""
+    lam = Answering(9.0, decay=0.5)
+    module, y = st.nn.Solve(largest, "blackbox", lam=lam), torch.tensor([[9.0, 0.0, 0.0]] * 2)
+    grad = torch.tensor([[5.0, -5.0, 0.0]] * 2)
+    for lost, due in ((2, 1.0), (1, 1.5), (0, 1.75)):  # c goes from 1 towards the 2 of a row
+        theta = y.clone().requires_grad_()
+        module(theta).backward(torch.where(torch.arange(2)[:, None] < lost, overflow, grad))
+        assert theta.grad[:lost].isfinite().logical_not().all()
+        assert lam.running == due
+
+
 def test_two_calls_are_seen_apart() -> None:
     lam = Answering(9.0, decay=0.0)
     module = st.nn.Solve(largest, "blackbox", lam=lam)

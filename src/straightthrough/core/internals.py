@@ -7,7 +7,7 @@ could come of it, there is none, and `Missing` says so when it is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pkgutil import resolve_name
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
@@ -74,6 +74,11 @@ def observed() -> bool:
     return bool(_modes()) or _jit_trace() is not None
 
 
+unobserved: Callable[[], AbstractContextManager[Any]] = private(
+    "torch.utils._python_dispatch:_disable_current_modes", nullcontext
+)
+"""Hides operators from every dispatch mode, as a selective checkpoint's, which counts them."""
+
 _tracing_context: Callable[[], Any] = private("torch._guards:TracingContext.try_get", lambda: None)
 
 
@@ -87,6 +92,9 @@ def tracing() -> bool:
 
 unwrap_if_dead: Callable[[Tensor], Tensor] = private("torch._C:_functorch.unwrap_if_dead", _same)
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
+
+is_alias: Callable[[Tensor, Tensor], bool] = private("torch._C:_is_alias_of", _yes)
+"""Whether two tensors lie in one memory; yes is the careful answer."""
 
 _wrapped: Callable[[Tensor], bool] = private(
     "torch._C:_functorch.is_functorch_wrapped_tensor", lambda _: False

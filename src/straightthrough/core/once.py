@@ -25,12 +25,22 @@ def has_begun(buffer: Tensor) -> bool:
     Raises:
         ArgumentError: if of the models of an ensemble some have begun and some have not.
     """
-    begun = held(buffer) > 0
-    every = bool(begun.all())
-    if not every and bool(begun.any()):
+    return of_every(
+        held(buffer) > 0,
+        "some have started from data and some have not; call each of them on a batch",
+    )
+
+
+def of_every(holds: Tensor, otherwise: str) -> bool:
+    """Whether something holds of all models that `vmap` runs at once, which take one way.
+
+    Raises:
+        ArgumentError: if it holds of some of them alone, for which `otherwise` says what to do.
+    """
+    every = bool(holds.all())
+    if not every and bool(holds.any()):
         raise ArgumentError(
-            "of the models that vmap runs at once, some have started from data and some have not; "
-            "call each of them on a batch before their buffers are stacked"
+            f"of the models that vmap runs at once, {otherwise} before their buffers are stacked"
         )
     return every
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,19 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .errors import FLOATING, STRIDED, ArgumentError, DtypeError, ShapeError, check_dense
-from .internals import autocast_enabled, dual_level, transforms_active, unwrap_if_dead
+from .internals import (
+    autocast_enabled,
+    dual_level,
+    is_alias,
+    transforms_active,
+    unwrap_if_dead,
+)
 from .straight_through import straight_through
 
 P = ParamSpec("P")
 Function = Callable[P, Any]
+FRESH = 3
+"""How many hold a new value where that is asked: a list, a name and `sys.getrefcount`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +62,7 @@ class _Call:
         return values, structure
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], TreeSpec]:
-        """Return the values of `hard`, floating, none of them an argument or part of another."""
+        """Return the values of `hard`, floating, each a tensor that nothing else holds."""
         values, structure = self.values(self.hard, tensors)
         return [self._own(i, values, tensors) for i in range(len(values))], structure
 
@@ -64,8 +73,11 @@ class _Call:
         # Compiled code can't ask whether a tensor is a view; there a copy is fused away.
         if torch.compiler.is_compiling() or value._is_view() or value.requires_grad:
             return value.clone()
+        # Whoever else holds it, as a module does its buffer, would find a gradient's graph on it.
+        if sys.getrefcount(value) > FRESH:
+            return value.clone()
         others = (*tensors, *values[:i])
-        return value.clone() if any(value is other for other in others) else value
+        return value.clone() if any(is_alias(value, other) for other in others) else value
 
     def backward(
         self,
@@ -147,7 +159,9 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
 
     Returns:
         A function of the same arguments. Tensors in them, also inside lists, tuples and dicts,
-        get gradients; tensors that the functions close over do not, so pass them in.
+        get gradients. Pass in what is to learn, such as `dict(net.named_parameters())` for
+        `torch.func.functional_call`: parameters that `soft` closes over get no gradient in eager
+        code, but do where forward runs `soft` too (see Cost), as it is then traced like any code.
 
     Raises:
         DtypeError: in backward, if `soft` returns no floats where a gradient is due (in compiled
@@ -169,7 +183,8 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
     replayed: draw the noise outside and pass it in.
 
     Cost: forward is that of `hard`; the input tensors are saved; backward runs `soft` forward
-    and backward once. Inside `torch.func` transforms and exported graphs forward runs `soft` too.
+    and backward once. In compiled code, exported graphs and `torch.func` transforms forward runs
+    `soft` too. A value that is an argument, or that another holds, as a buffer, is copied.
 
     Example:
         >>> step = st.wrap(lambda x: x > 0, torch.sigmoid)

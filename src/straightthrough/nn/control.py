@@ -92,10 +92,12 @@ class ControlVariate(KeptDtypes, Checked):
         """Return a gradient less `b off`, and move the averages."""
         if not grad.numel():
             return grad  # of no position there is no mean
-        given = grad.detach().float()
-        for average, moment in ((product, given * off), (square, off.square())):
-            over = moment.nan_to_num(0, 0, 0).reshape(-1, *average.shape).mean(0)
-            average.lerp_(over, 1 - self.decay)
+        given = grad.detach().float() * off
+        known = given.isfinite()  # what overflowed is of a step that loss scaling skips
+        for average, moment in ((product, given), (square, off.square())):
+            counted = torch.where(known, moment, torch.nan)
+            moved = average.lerp(counted.reshape(-1, *average.shape).nanmean(0), 1 - self.decay)
+            average.copy_(torch.where(moved.isnan(), average, moved))
         return grad - (b * off).to(grad.dtype)
 
     def extra_repr(self) -> str:

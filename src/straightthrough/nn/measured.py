@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
-from ..core.once import before
+from ..core.internals import transforms_active, unobserved
+from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 
 
@@ -36,6 +40,29 @@ def move(buffer: Tensor, measured: Tensor, momentum: Tensor | float) -> None:
     if isinstance(momentum, Tensor):
         momentum = momentum.to(old.dtype)
     buffer.copy_(torch.where(measured.isnan(), old, old.lerp(measured, momentum)))
+
+
+def noted(attributes: dict[str, Any], measured: Tensor) -> bool:
+    """Note what an input measured, and return whether it was: not if its forward runs again.
+
+    Raises:
+        ArgumentError: if it does, and the running mean has moved since, by another input; the
+            gradient would be that of another scale.
+    """
+    if runs_again():
+        last = attributes.get("_measured_last")
+        with unobserved():
+            if last is None or bool(torch.isclose(measured, last, 1e-3, equal_nan=True).all()):
+                return False
+        raise ArgumentError(
+            "this forward runs again in backward, as torch.utils.checkpoint has it, and its "
+            "Observed scale has moved since the first time, by another input: call the quantizer "
+            "once between two backwards or outside of the checkpoint, have it in eval(), or use a "
+            "Learned scale"
+        )
+    if not is_compiling() and not transforms_active():
+        attributes["_measured_last"] = measured
+    return True
 
 
 def beside(x: Tensor, scale: Tensor) -> Tensor:

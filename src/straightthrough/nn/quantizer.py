@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from ..core.engine import apply
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
 from ..core.internals import transforms_active
-from ..core.once import check_start, has_begun, put, runs_again
+from ..core.once import check_start, has_begun, put
 from ..core.precision import compute_dtype
 from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
@@ -24,7 +24,7 @@ from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule, detached
-from .measured import agreed, beside, finite, given, move, ranks
+from .measured import agreed, beside, finite, given, move, noted, ranks
 from .parts import PARTS
 from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
@@ -280,8 +280,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not self.scaling.kept:
             if not some:
                 return blocks.new_ones((), dtype=compute_dtype(blocks.dtype))
-            measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
-            return measured
+            return apply(Hold(), self.scaling.measure(blocks, self.grid))
         moves = self.scaling.momentum if learn and isinstance(self.scaling, Observed) else 0.0
         if not self._begun():
             if some or ranks() > 1:
@@ -290,11 +289,12 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 self._start(blocks, anew=not is_compiling())
                 if moves and is_compiling():  # what has begun by its buffers
                     self._observe(blocks, begun * moves)
-        elif some and moves and not runs_again():
+        elif some and moves:
             self._observe(blocks, moves)
         if some and self.scaling.axis is not None:
             self._check_channels(self.scaling.shape(blocks))
-        return beside(blocks, self.scale)
+        # The next forward may move what is kept before the backward of this one.
+        return beside(blocks, self.scale.clone() if moves else self.scale)
 
     def _begun(self) -> bool:
         """Whether the scale has started, be it by buffers that were copied from another model."""
@@ -305,9 +305,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             return has_begun(started)
         # `torch.func.functional_call` puts others in the place of the buffers, for a while.
         if started.is_cpu or not self._has_started:
-            has_started = bool(started.item())
-            if has_started is not self._has_started:  # an assignment takes longer
-                self._has_started = has_started
+            self.__dict__["_has_started"] = bool(started.item())  # an assignment takes longer
         return self._has_started
 
     @torch.no_grad()
@@ -341,9 +339,11 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: Tensor | float) -> None:
         blocks = finite(detached(blocks))
-        move(self.origin, self._measured(blocks), momentum)
-        if self.scaling.shifts:
-            move(self.shift_origin, self.scaling.measure_shift(blocks, self.grid), momentum)
+        measured = self._measured(blocks)
+        if noted(self.__dict__, measured):
+            move(self.origin, measured, momentum)
+            if self.scaling.shifts:
+                move(self.shift_origin, self.scaling.measure_shift(blocks, self.grid), momentum)
 
     def _measured(self, blocks: Tensor) -> Tensor:
         measured = self.scaling.measure(blocks, self.grid)

@@ -19,9 +19,9 @@ from ..core.errors import (
     check_positive,
     check_rows,
 )
-from ..core.internals import transforms_active
+from ..core.internals import held, transforms_active
 from ..core.mesh import whole
-from ..core.once import before, runs_again
+from ..core.once import before, of_every, runs_again
 from ..core.precision import widest
 from .checked import Checked, Checks, check_fraction
 from .kept import KeptDtypes
@@ -186,6 +186,8 @@ class Cosine(Schedule):
 class Delay(Schedule):
     """0 for some steps, then 1: what begins later.
 
+    Models of an ensemble that `vmap` runs at once begin together; others raise there.
+
     Example:
         >>> delay = st.nn.schedules.Delay(1)
         >>> delay.step()
@@ -209,6 +211,11 @@ class Delay(Schedule):
         """Whether the steps are done; a bool, which compiled code takes for a constant."""
         if self._readable():
             self._over = self._position() >= self.steps
+        elif not is_compiling() and not self.position.is_meta and transforms_active():
+            self._over = of_every(
+                held(self.position) >= self.steps,
+                "the delay of some is over and that of others is not; step them alike",
+            )
         return self._over
 
     def between(self, fraction: Any) -> Any:
@@ -288,9 +295,10 @@ class Answering(Schedule):
     """A step that grows until the solver answers to it: the lam of adaptive implicit MLE.
 
     Of `st.nn.Solve` each backward in training moves `c <- decay c + (1 - decay) m`, m the mean
-    count of entries of a problem whose gradient is not 0. `step()` adds `rate` where c lies below
-    `target`, and takes it away above it; the value stays at `rate` at least. It and c are part of
-    the state dict, and without `torch.distributed` of one process.
+    count of entries of a problem whose gradient is not 0, of those whose gradient is finite.
+    `step()` adds `rate` where c lies below `target`, and takes it away above it; the value stays at
+    `rate` at least. It and c are part of the state dict, and without `torch.distributed` of one
+    process.
 
     Args:
         start: the first value, > 0.
@@ -345,12 +353,18 @@ class Answering(Schedule):
 
     @torch.no_grad()
     def see(self, gradient: Tensor, running: Tensor | None = None) -> None:
-        """Move the running mean, or one in its place, by the rows of a gradient `(..., n)`."""
+        """Move the running mean, or one in its place, by the rows of a gradient `(..., n)`.
+
+        Rows that overflowed, as those of a step that loss scaling skips, do not count.
+        """
         if not gradient.numel():
             return
-        count = (whole(gradient) != 0).sum(-1, dtype=torch.float32).mean()
+        rows = whole(gradient)
+        count = (rows != 0).sum(-1, dtype=torch.float32)
+        counted = torch.where(rows.isfinite().all(-1), count, torch.nan).nanmean()
         mean = self.running if running is None else running
-        mean.lerp_(count.to(mean.device), 1 - self.decay)
+        moved = mean.lerp(counted.to(mean.device), 1 - self.decay)
+        mean.copy_(torch.where(moved.isnan(), mean, moved))
 
     def step(self) -> None:
         """Move the value by `rate`, up or down."""

@@ -124,7 +124,8 @@ class Observed(Scale):
     """A running mean of a percentile of the sizes, seen in training; `eval()` keeps it.
 
     The percentile is that of `|x|` among what shares a scale, `s` that over the largest value of
-    the grid, and `s <- s + momentum (new - s)` after the first. It gets no gradient.
+    the grid, and `s <- s + momentum (new - s)` after the first. It gets no gradient. Under
+    `torch.utils.checkpoint`, whose forward runs again, it may see one input between two backwards.
 
     Args:
         percentile: in (0, 100]; 100 is the maximum.

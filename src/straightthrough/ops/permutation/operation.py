@@ -75,7 +75,9 @@ class SoftSort(Operation):
         tau, order = cast(self.tau, scores.dtype), order.clamp(min=0)
         to_scores, to_picked = torch.zeros_like(scores), []
         for rows, soft, sign in self.blocks(scores, order):
-            grad = left[..., rows, :] if right is None else left[..., rows, :] @ right.mT
+            # Of an index that takes all, torch makes an alias, which `is_grads_batched` can't.
+            grad = left.narrow(-2, rows.start, soft.shape[-2])
+            grad = grad if right is None else grad @ right.mT
             to_gap = -sign * soft * (grad - (soft * grad).sum(-1, keepdim=True)) / tau
             to_scores = to_scores - to_gap.sum(-2)
             to_picked.append(to_gap.sum(-1))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ArgumentError, ShapeError, StraightThroughError, check_not_onnx
-from ...core.internals import constant_in_graphs
+from ...core.internals import constant_in_graphs, forward_mode
 from ...core.library import library
 
 Solver = Callable[[Tensor], Any]
@@ -145,5 +145,6 @@ solved = torch.ops.straightthrough.solved
 
 def held(theta: Tensor, key: str, event_dim: int) -> Tensor:
     """Return the solutions as a function of theta whose derivative is 0."""
-    found: Tensor = solved(theta.detach(), key, event_dim)
+    moves = theta.requires_grad or forward_mode()  # `is_grads_batched` has no `detach`
+    found: Tensor = solved(theta.detach() if moves else theta, key, event_dim)
     return torch.where(torch.ones_like(found, dtype=torch.bool), found, theta)
