@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
+from ..core.internals import held
 from ..core.once import before
 from ..core.precision import compute_dtype
 
@@ -24,6 +28,13 @@ def agreed(scale: Tensor) -> Tensor:
     return scale
 
 
+def false_everywhere(some: Tensor) -> bool:
+    """Whether nothing is true, on no rank; where that can't be asked, False."""
+    if is_compiling() or type(some) is not Tensor or some.is_meta:
+        return False
+    return not bool(agreed(held(some).any().float()))
+
+
 def finite(x: Tensor) -> Tensor:
     """Return the input with NaN, which no scale measures, for what is not finite."""
     return torch.where(x.isfinite(), x, torch.nan)
@@ -36,6 +47,17 @@ def move(buffer: Tensor, measured: Tensor, momentum: Tensor | float) -> None:
     if isinstance(momentum, Tensor):
         momentum = momentum.to(old.dtype)
     buffer.copy_(torch.where(measured.isnan(), old, old.lerp(measured, momentum)))
+
+
+def check_scales(shape: Sequence[int], kept: Tensor) -> None:
+    """Raise unless scales of that shape lie along the dimension that those kept lie along."""
+    # Dimensions may be in front where the axis is counted from the end.
+    due = [1] * (len(shape) - kept.ndim) + [*kept.shape]
+    if len(due) != len(shape) or any(a != b for a, b in zip(shape, due, strict=True)):
+        raise ShapeError(
+            f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
+            f"{tuple(kept.shape)}; make the quantizer with the input's shape="
+        )
 
 
 def beside(x: Tensor, scale: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..core.engine import apply
-from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
+from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.internals import transforms_active
 from ..core.once import check_start, has_begun, put, runs_again
 from ..core.precision import compute_dtype
@@ -24,7 +24,7 @@ from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule, detached
-from .measured import agreed, beside, finite, given, move, ranks
+from .measured import agreed, beside, check_scales, false_everywhere, finite, given, move, ranks
 from .parts import PARTS
 from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
@@ -69,7 +69,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         ShapeError: if an input has other channels or blocks than the shape said.
 
     Edge cases: a scale that is kept is measured on the finite elements alone, stays where there are
-    none, and starts with the first input that is not empty; an empty input passes. NaN stays NaN.
+    none, and starts with the first input that has some, in compiled code with the first that is not
+    empty; an empty input passes. NaN stays NaN.
 
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max"), "lsq")
@@ -155,8 +156,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         Raises:
             ArgumentError: if it is measured on each input; `scale_of` returns that.
         """
-        if not self.scaling.kept:
-            raise ArgumentError(f"{self.scaling} is measured on each input; use scale_of(x)")
+        self._check_kept("use scale_of(x)")
         if not isinstance(self.scaling, Learned):
             return self._shaped(self.origin)
         assert self.parameter is not None
@@ -231,7 +231,12 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         return straight_through(x, x + 0 * torch.stack(learned).sum().to(x.dtype)) if learned else x
 
     def start(self, x: Tensor) -> None:
-        """Measure the kept scale on `x`, whether or not it has started."""
+        """Measure the kept scale on `x`, whether or not it has started.
+
+        Raises:
+            ArgumentError: if the scale is measured on each input, or `x` is empty.
+        """
+        self._check_kept("start one that is kept")
         self._start(self._blocks(x))
 
     @torch.no_grad()
@@ -248,8 +253,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             ArgumentError: if the scale is measured on each input, or for other numbers.
             DtypeError, ShapeError: for other tensors.
         """
-        if not self.scaling.kept:
-            raise ArgumentError(f"{self.scaling} is measured on each input; set one that is kept")
+        self._check_kept("set one that is kept")
         name = self.scaling.shifts
         if not name and not (isinstance(shift, int | float) and shift == 0):
             raise ArgumentError(f"{self.scaling} has neither a zero point nor an offset to set")
@@ -257,6 +261,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         codes = self.grid.code_range if name == "zero_point" else None
         moved = given(name, shift, self.origin, positive=False, codes=codes) if name else None
         self._place_scale(at, moved)
+
+    def _check_kept(self, advice: str) -> None:
+        if not self.scaling.kept:
+            raise ArgumentError(f"{self.scaling} is measured on each input; {advice}")
 
     def _shaped(self, kept: Tensor) -> Tensor:
         one_for_all = self.scaling.axis is None and self.scaling.block is None
@@ -293,7 +301,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         elif some and moves and not runs_again():
             self._observe(blocks, moves)
         if some and self.scaling.axis is not None:
-            self._check_channels(self.scaling.shape(blocks))
+            check_scales(self.scaling.shape(blocks), self.origin)
         return beside(blocks, self.scale)
 
     def _begun(self) -> bool:
@@ -321,6 +329,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             )
         blocks = finite(blocks)
         some = ~blocks.isnan().all(self.scaling.shared(blocks.ndim), keepdim=True)
+        if false_everywhere(some):
+            return
         blocks = torch.where(some, blocks, 0)
         scale, shift = agreed(self._measured(blocks)), None
         if self.scaling.shifts:
@@ -348,19 +358,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _measured(self, blocks: Tensor) -> Tensor:
         measured = self.scaling.measure(blocks, self.grid)
         if measured.ndim:
-            self._check_channels(measured.shape)
+            check_scales(measured.shape, self.origin)
         return measured.reshape(self.origin.shape)
-
-    def _check_channels(self, shape: Sequence[int]) -> None:
-        """Raise unless scales of that shape lie along the dimension that those kept lie along."""
-        kept = self.origin.shape
-        # Dimensions may be in front where the axis is counted from the end.
-        due = [1] * (len(shape) - len(kept)) + [*kept]
-        if len(due) != len(shape) or any(a != b for a, b in zip(shape, due, strict=True)):
-            raise ShapeError(
-                f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
-                f"{tuple(kept)}; make the quantizer with the input's shape="
-            )
 
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any

@@ -1,0 +1,42 @@
+"""What starts a scale that is kept, and what does not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import straightthrough as st
+from straightthrough.grids import Int
+from straightthrough.nn import Quantizer
+from straightthrough.scales import AbsMax, Learned, Observed, Scale
+
+KEPT = [
+    Learned(),
+    Learned(start="mse"),
+    Learned(start="3sigma"),
+    Learned(zero_point=True),
+    Learned(offset=True),
+    Observed(),
+    Observed(percentile=50),
+]
+
+
+@pytest.mark.parametrize("scaling", KEPT, ids=repr)
+@pytest.mark.parametrize("way", ["forward", "start", "vmap"])
+def test_an_input_without_a_number_starts_nothing(scaling: Scale, way: str) -> None:
+    """Else a learned scale stayed at its floor."""
+    quantize, other = (Quantizer(Int(8, signed=not scaling.shifts), scaling) for _ in range(2))
+    x = torch.tensor([[math.nan], [math.inf]])
+    calls = {"forward": quantize, "start": quantize.start, "vmap": torch.func.vmap(quantize)}
+    calls[way](x)
+    assert not quantize.started
+    x = torch.randn(9)
+    assert torch.equal(quantize(x), other(x))
+
+
+@pytest.mark.parametrize("call", ["start", "start_at"])
+def test_a_scale_that_is_not_kept_starts_nowhere(call: str) -> None:
+    with pytest.raises(st.ArgumentError, match="is measured on each input; "):
+        getattr(Quantizer(Int(4), AbsMax()), call)(torch.ones(3))
