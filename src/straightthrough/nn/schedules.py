@@ -34,8 +34,9 @@ class Schedule(KeptDtypes, Checked, ABC):
     learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
     module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
     exported code computes the value from it, so a step is no new graph. A checkpoint that is older
-    than the schedule, and so lacks it, loads all the same and puts it at its start. Its numbers may
-    be set later too, and count from the next forward.
+    than the schedule, and so lacks it, loads all the same and puts it at its start; one that lacks
+    something before it too, as that of a part of the model, leaves it. Its numbers may be set later
+    too, and count from the next forward.
 
     Args:
         start: the value at position 0.
@@ -111,7 +112,7 @@ class Schedule(KeptDtypes, Checked, ABC):
             super()._load_from_state_dict(
                 state_dict, prefix, local_metadata, strict, missing_keys, *lists
             )
-        elif self._found_by is not missing_keys:
+        elif self._found_by is not missing_keys and not missing_keys:
             for buffer in self.buffers(recurse=False):
                 buffer.zero_()
 
@@ -126,6 +127,8 @@ class Constant(Schedule):
         >>> st.nn.schedules.Constant(0.5).value
         0.5
     """
+
+    fixed = ("start", "end", "steps")
 
     def __init__(self, value: float) -> None:
         super().__init__(value, value, 0)
