@@ -14,7 +14,6 @@ from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.internals import transforms_active
 from ..core.once import check_start, has_begun, put, runs_again
 from ..core.precision import compute_dtype
-from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
 from ..grids import Grid
 from ..grids.block import Blocks
@@ -23,7 +22,7 @@ from ..ops.quantize.api import fake_quantize
 from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
-from .base import Number, RuleModule, detached
+from .base import Number, RuleModule, detached, waiting
 from .measured import agreed, beside, check_scales, false_everywhere, finite, given, move, ranks
 from .parts import PARTS
 from .schedules import Delay
@@ -126,8 +125,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         super().__setattr__(name, value)
 
     def _kept_shape(self, shape: Sequence[int] | None) -> list[int]:
-        one_for_all = self.scaling.axis is None and self.scaling.block is None
-        if one_for_all:
+        if self.scaling.axis is None and self.scaling.block is None:  # one for all
             return []
         if shape is None:
             raise ArgumentError(
@@ -156,7 +154,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         Raises:
             ArgumentError: if it is measured on each input; `scale_of` returns that.
         """
-        self._check_kept("use scale_of(x)")
+        self.scaling.check_kept("use scale_of(x)")
         if not isinstance(self.scaling, Learned):
             return self._shaped(self.origin)
         assert self.parameter is not None
@@ -212,23 +210,30 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         return self._quantized(x, learn=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.active:
-            return self._waiting(x) if self.enabled and self.training else x
-        return self._quantized(x, learn=self.training)
+        if self.active:
+            return self._quantized(x, learn=self.training)
+        if self.delay is None or not self.enabled:
+            return x
+        self.delay.check_export()
+        if self.training:
+            return waiting(x, self.parameter, self.shift)
+        return self._where_over(x, self.delay) if is_compiling() else x
 
-    def _quantized(self, x: Tensor, learn: bool) -> Tensor:
+    def _where_over(self, x: Tensor, delay: Delay) -> Tensor:
+        """Return what buffers say, as compiled code can't ask: those of averages of models move."""
+        over = delay.position >= delay.steps
+        if self.scaling.kept:
+            over = over & (self.started > 0)
+        return torch.where(over, self._quantized(x, learn=False, start=False), x)
+
+    def _quantized(self, x: Tensor, learn: bool, start: bool = True) -> Tensor:
         blocks = self._blocks(x)
-        scale = self._scale(blocks, learn)
+        scale = self._scale(blocks, learn, start)
         shift: dict[str, Any] = {}
         if self.scaling.shifts:
             shift[self.scaling.shifts] = beside(blocks, getattr(self, self.scaling.shifts))
         y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule, **shift)
         return y.reshape(x.shape)
-
-    def _waiting(self, x: Tensor) -> Tensor:
-        """Return the input, of which parameters have gradients of 0, as replicas count on some."""
-        learned = [p.sum() for p in (self.parameter, self.shift) if p is not None]
-        return straight_through(x, x + 0 * torch.stack(learned).sum().to(x.dtype)) if learned else x
 
     def start(self, x: Tensor) -> None:
         """Measure the kept scale on `x`, whether or not it has started.
@@ -236,7 +241,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         Raises:
             ArgumentError: if the scale is measured on each input, or `x` is empty.
         """
-        self._check_kept("start one that is kept")
+        self.scaling.check_kept("start one that is kept")
         self._start(self._blocks(x))
 
     @torch.no_grad()
@@ -253,7 +258,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             ArgumentError: if the scale is measured on each input, or for other numbers.
             DtypeError, ShapeError: for other tensors.
         """
-        self._check_kept("set one that is kept")
+        self.scaling.check_kept("set one that is kept")
         name = self.scaling.shifts
         if not name and not (isinstance(shift, int | float) and shift == 0):
             raise ArgumentError(f"{self.scaling} has neither a zero point nor an offset to set")
@@ -261,10 +266,6 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         codes = self.grid.code_range if name == "zero_point" else None
         moved = given(name, shift, self.origin, positive=False, codes=codes) if name else None
         self._place_scale(at, moved)
-
-    def _check_kept(self, advice: str) -> None:
-        if not self.scaling.kept:
-            raise ArgumentError(f"{self.scaling} is measured on each input; {advice}")
 
     def _shaped(self, kept: Tensor) -> Tensor:
         one_for_all = self.scaling.axis is None and self.scaling.block is None
@@ -283,7 +284,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         check_not_nested("x", x)
         return self.scaling.blocks(TRANSFORMS[self.transform](x) if self.transform else x)
 
-    def _scale(self, blocks: Tensor, learn: bool) -> Tensor:
+    def _scale(self, blocks: Tensor, learn: bool, start: bool = True) -> Tensor:
         some = blocks.numel() > 0
         if not self.scaling.kept:
             if not some:
@@ -291,7 +292,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             measured: Tensor = apply(Hold(), self.scaling.measure(blocks, self.grid))
             return measured
         moves = self.scaling.momentum if learn and isinstance(self.scaling, Observed) else 0.0
-        if not self._begun():
+        if start and not self._begun():
             if some or ranks() > 1:
                 check_start()
                 begun = self.started > 0

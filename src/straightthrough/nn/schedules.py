@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
 from ..core.errors import (
     Number,
+    StraightThroughError,
     apply_mask,
     check_limit,
     check_model,
@@ -213,6 +214,15 @@ class Delay(Schedule):
         if self._readable():
             self._over = self._position() >= self.steps
         return self._over
+
+    def check_export(self) -> None:
+        """Raise where a graph is exported, which would keep for good that it is not over."""
+        if is_exporting() and not self.over:
+            raise StraightThroughError(
+                f"a delay of {self.steps} steps is not over, and the exported graph would never "
+                f"quantize; train on, set enabled=False, or, where the buffers are those of a "
+                f"model that has, as of an AveragedModel, call the model on a batch first"
+            )
 
     def between(self, fraction: Any) -> Any:
         return 0 * fraction

@@ -66,6 +66,11 @@ class Scale(ABC):
         """
         return 1
 
+    def check_kept(self, advice: str) -> None:
+        """Raise, with an advice, where the scale is not kept."""
+        if not self.kept:
+            raise ArgumentError(f"{self} is measured on each input; {advice}")
+
     def blocks(self, x: Tensor) -> Tensor:
         """Return `x`, viewed as `(..., blocks, block)` where there are blocks.
 
