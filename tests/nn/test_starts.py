@@ -40,3 +40,22 @@ def test_an_input_without_a_number_starts_nothing(scaling: Scale, way: str) -> N
 def test_a_scale_that_is_not_kept_starts_nowhere(call: str) -> None:
     with pytest.raises(st.ArgumentError, match="is measured on each input; "):
         getattr(Quantizer(Int(4), AbsMax()), call)(torch.ones(3))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("scaling", [Learned(), Learned(offset=True)], ids=repr)
+def test_a_start_leaves_a_parameter_that_others_share(scaling: Scale, compiled: bool) -> None:
+    torch._dynamo.reset()
+    one, other, alone = (Quantizer(Int(4), scaling) for _ in range(3))
+    other.parameter, other.shift = one.parameter, one.shift
+    one(torch.randn(9))
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.add_(0.5)
+    scale, x = one.scale, torch.randn(9)
+    (torch.compile(other, backend="aot_eager", fullgraph=True) if compiled else other)(x)
+    assert torch.equal(one.scale, scale)
+    torch.testing.assert_close(other(x), alone(x))
+    other.start_at(2.0)
+    torch.testing.assert_close(other.scale, torch.tensor(2.0))
+    assert not any(one.parameters())

@@ -11,6 +11,7 @@ from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
 from ..core.internals import held
+from ..core.mesh import whole
 from ..core.once import before
 from ..core.precision import compute_dtype
 
@@ -28,7 +29,7 @@ def agreed(scale: Tensor) -> Tensor:
     return scale
 
 
-def false_everywhere(some: Tensor) -> bool:
+def nowhere(some: Tensor) -> bool:
     """Whether nothing is true, on no rank; where that can't be asked, False."""
     if is_compiling() or type(some) is not Tensor or some.is_meta:
         return False
@@ -58,6 +59,11 @@ def check_scales(shape: Sequence[int], kept: Tensor) -> None:
             f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
             f"{tuple(kept.shape)}; make the quantizer with the input's shape="
         )
+
+
+def less(value: Tensor, learned: Tensor | None) -> Tensor:
+    """Return what a parameter is added to for a value: others may share it, so it stays."""
+    return value if learned is None else value - whole(learned.detach())
 
 
 def beside(x: Tensor, scale: Tensor) -> Tensor:

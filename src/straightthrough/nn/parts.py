@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch
 
 from ..core.errors import ArgumentError, check_flag, check_limit
 from ..grids import Int
@@ -11,6 +13,20 @@ from ..ops.quantize.arguments import check_grid
 from ..scales import Scale
 from .schedules import Delay
 from .transforms import TRANSFORMS
+
+
+def kept_shape(scaling: Scale, shape: Sequence[int] | None) -> list[int]:
+    """Return the shape of what is kept of a scale, of an input of a shape; none for one of all."""
+    if scaling.axis is None and scaling.block is None:
+        return []
+    if shape is None:
+        raise ArgumentError(
+            f"shape= is missing: {scaling} has a scale a channel or a block, and their number is "
+            f"needed; pass the shape of the input"
+        )
+    if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
+        raise ArgumentError(f"shape must be the sizes of the input, ints, got {shape!r}")
+    return scaling.shape(scaling.blocks(torch.empty(*shape, device="meta")))
 
 
 def _grid(parts: dict[str, Any], given: Any) -> Any:

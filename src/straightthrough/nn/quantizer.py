@@ -23,8 +23,8 @@ from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule, detached, waiting
-from .measured import agreed, beside, check_scales, false_everywhere, finite, given, move, ranks
-from .parts import PARTS
+from .measured import agreed, beside, check_scales, finite, given, less, move, nowhere, ranks
+from .parts import PARTS, kept_shape
 from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
 
@@ -109,7 +109,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if scaling.kept:
             # Not bool, of which torch's AveragedModel takes no means.
             self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
-            kept = self._kept_shape(shape) or [1]  # what is sharded has a dimension
+            kept = kept_shape(scaling, shape) or [1]  # what is sharded has a dimension
             if isinstance(scaling, Learned):
                 self.parameter = nn.Parameter(torch.zeros(kept))
                 self.shift = nn.Parameter(torch.zeros(kept)) if scaling.shifts else None
@@ -123,18 +123,6 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if name in PARTS:
             value = PARTS[name](self.__dict__, value)
         super().__setattr__(name, value)
-
-    def _kept_shape(self, shape: Sequence[int] | None) -> list[int]:
-        if self.scaling.axis is None and self.scaling.block is None:  # one for all
-            return []
-        if shape is None:
-            raise ArgumentError(
-                f"shape= is missing: {self.scaling} has a scale a channel or a block, and their "
-                f"number is needed; pass the shape of the input"
-            )
-        if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
-            raise ArgumentError(f"shape must be the sizes of the input, ints, got {shape!r}")
-        return self.scaling.shape(self.scaling.blocks(torch.empty(*shape, device="meta")))
 
     def _take(self, given: GridEstimator | Identity | str) -> None:
         self._give(given, {})
@@ -330,7 +318,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             )
         blocks = finite(blocks)
         some = ~blocks.isnan().all(self.scaling.shared(blocks.ndim), keepdim=True)
-        if false_everywhere(some):
+        if nowhere(some):
             return
         blocks = torch.where(some, blocks, 0)
         scale, shift = agreed(self._measured(blocks)), None
@@ -340,14 +328,20 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def _place_scale(self, scale: Tensor, shift: Tensor | None, anew: bool = True) -> None:
         """Set what is kept; unless `anew`, where it has not started by its buffers."""
+        if anew and self._begun():
+            self._reset()
         origin = self.scaling.parameter(scale) if isinstance(self.scaling, Learned) else scale
-        new = {"origin": origin, "shift_origin": shift, "parameter": 0.0, "shift": 0.0}
         begun = None if anew else self.started > 0
-        for name, value in new.items():
-            if (kept := getattr(self, name, None)) is not None and value is not None:
-                put(kept, value, begun)
+        put(self.origin, less(origin, self.parameter), begun)
+        if shift is not None:
+            put(self.shift_origin, less(shift, self.shift), begun)
         self.started.fill_(self.scaling.mark)
         self._has_started = True
+
+    @torch.no_grad()
+    def _reset(self) -> None:
+        for parameter in self.parameters(recurse=False):
+            parameter.zero_()
 
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: Tensor | float) -> None:
@@ -393,6 +387,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         super()._apply(fn, recurse)
         if was_meta:
             self.started.zero_()  # it holds anything
+            self._reset()
             self._has_started = False
         return self
 
