@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -382,14 +382,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _kept(self) -> Iterable[str]:
         return self._buffers
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        was_meta = self.scaling.kept and self.started.is_meta
-        super()._apply(fn, recurse)
-        if was_meta:
-            self.started.zero_()  # it holds anything
-            self._reset()
-            self._has_started = False
-        return self
+    def _begin(self) -> None:
+        super()._begin()
+        self._reset()
+        self._has_started = False
 
     def extra_repr(self) -> str:
         return f"{self.grid}, {self.scaling}, {super().extra_repr()}"

@@ -114,8 +114,7 @@ class Schedule(KeptDtypes, Checked, ABC):
                 state_dict, prefix, local_metadata, strict, missing_keys, *lists
             )
         elif self._found_by is not missing_keys and not missing_keys:
-            for buffer in self.buffers(recurse=False):
-                buffer.zero_()
+            self._begin()
 
     def extra_repr(self) -> str:
         return f"{self.start} -> {self.end}, position {self._position()} of {self.steps}"
@@ -229,6 +228,10 @@ class Delay(Schedule):
 
     def step(self) -> None:
         super().step()
+        self._over = self._position() >= self.steps
+
+    def _begin(self) -> None:
+        super()._begin()
         self._over = self._position() >= self.steps
 
     def _load_from_state_dict(self, *args: Any) -> None:  # those of a module
@@ -369,6 +372,10 @@ class Answering(Schedule):
         """Move the value by `rate`, up or down."""
         moved = self.position + self.rate * (self.target - self.running).sign()
         self.position.copy_(moved.clamp(min=self.rate - self.start))
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.running.fill_(self.target)
 
     def extra_repr(self) -> str:
         return f"{self.value:.3g}, rate={self.rate}, target={self.target}, decay={self.decay}"
