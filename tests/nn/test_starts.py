@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -59,3 +60,23 @@ def test_a_start_leaves_a_parameter_that_others_share(scaling: Scale, compiled: 
     other.start_at(2.0)
     torch.testing.assert_close(other.scale, torch.tensor(2.0))
     assert not any(one.parameters())
+
+
+@pytest.mark.parametrize("kept", [["parameter"], ["origin"], ["origin", "parameter"]])
+def test_a_file_of_a_part_of_a_scale_is_loaded_and_says_what_it_lacks(kept: list[str]) -> None:
+    """One of parameters alone was passed over without a word, and the scale started anew."""
+    source, target = (Quantizer(Int(4), Learned(), "lsq") for _ in range(2))
+    for quantize in (source, target):
+        quantize(torch.randn(9))
+    with torch.no_grad():
+        source.parameter.add_(0.5)
+    before = copy.deepcopy(target.state_dict())
+    found = {name: source.state_dict()[name] for name in kept}
+    missing = target.load_state_dict(found, strict=False).missing_keys
+    assert {*missing} == {*before} - {*kept}
+    for name, got in target.state_dict().items():
+        assert torch.equal(got, {**before, **found}[name]), name
+    target(torch.randn(9))
+    assert torch.equal(target.parameter, {**before, **found}["parameter"])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        target.load_state_dict(found)

@@ -28,6 +28,9 @@ from .parts import PARTS, kept_shape
 from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
 
+SCALE = ("started", "origin", "parameter", "shift_origin", "shift")
+"""What there may be of a scale that is kept, in the state dict."""
+
 
 class Quantizer(RuleModule[GridEstimator | Identity]):
     """`st.fake_quantize` as a module: a grid, where its scale comes from, and a rule.
@@ -359,21 +362,20 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
-        found = f"{prefix}started" in state
-        if self.scaling.kept and found and not self._means(state[f"{prefix}started"]):
+        found = state.get(f"{prefix}started")
+        if self.scaling.kept and found is not None and not self._means(found):
             rest[-1].append(
                 f"{prefix}origin is of another meaning than in {self.scaling}; make the quantizer "
                 f"with the form, power_of_two, offset and zero_point of the state dict's"
             )
             return
-        if not self.scaling.kept or found:
-            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
         around = prefix[: prefix.rfind(".", 0, -1) + 1]
-        partial = any(key.startswith(around) for key in missing)
-        if self.scaling.kept and (found or not partial):
-            started = state.get(f"{prefix}started", torch.tensor(False))
-            self.started.copy_(started)
-            self._has_started = not started.is_meta and bool(started)
+        if not self.scaling.kept or any(prefix + name in state for name in SCALE):
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
+        elif not any(key.startswith(around) for key in missing):
+            self.started.zero_()
+        if self.scaling.kept:
+            self._has_started = not self.started.is_meta and bool(self.started)
 
     def _means(self, started: Tensor) -> bool:
         """Return whether what was kept with that mark means what is kept here."""

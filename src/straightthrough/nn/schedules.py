@@ -20,9 +20,9 @@ from ..core.errors import (
     check_positive,
     check_rows,
 )
-from ..core.internals import transforms_active
+from ..core.internals import held, transforms_active
 from ..core.mesh import whole
-from ..core.once import before, runs_again
+from ..core.once import alike, before, runs_again
 from ..core.precision import widest
 from .checked import Checked, Checks, check_fraction
 from .kept import KeptDtypes
@@ -35,9 +35,8 @@ class Schedule(KeptDtypes, Checked, ABC):
     learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
     module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
     exported code computes the value from it, so a step is no new graph. A checkpoint that is older
-    than the schedule, and so lacks it, loads all the same and puts it at its start; one that lacks
-    something before it too, as that of a part of the model, leaves it. Its numbers may be set later
-    too, and count from the next forward.
+    than the schedule, and lacks it alone, loads all the same and puts it at its start; one that
+    lacks what is before it too leaves it. Numbers may be set later, for the next forward on.
 
     Args:
         start: the value at position 0.
@@ -100,20 +99,12 @@ class Schedule(KeptDtypes, Checked, ABC):
         return math.nan if self.position.is_meta else self.position.item()
 
     def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        *lists: list[str],
+        self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
-        if any(prefix + name in state_dict for name in self._buffers):
-            self._found_by = missing_keys
-            super()._load_from_state_dict(
-                state_dict, prefix, local_metadata, strict, missing_keys, *lists
-            )
-        elif self._found_by is not missing_keys and not missing_keys:
+        if any(prefix + name in state for name in self._buffers):
+            self._found_by = missing
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
+        elif self._found_by is not missing and not missing:
             self._begin()
 
     def extra_repr(self) -> str:
@@ -212,15 +203,17 @@ class Delay(Schedule):
         """Whether the steps are done; a bool, which compiled code takes for a constant."""
         if self._readable():
             self._over = self._position() >= self.steps
+        elif not (is_compiling() or self.position.is_meta) and transforms_active():
+            over = held(self.position) >= self.steps
+            return alike(over, "some are past their delay and some are not")
         return self._over
 
     def check_export(self) -> None:
         """Raise where a graph is exported, which would keep for good that it is not over."""
         if is_exporting() and not self.over:
             raise StraightThroughError(
-                f"a delay of {self.steps} steps is not over, and the exported graph would never "
-                f"quantize; train on, set enabled=False, or, where the buffers are those of a "
-                f"model that has, as of an AveragedModel, call the model on a batch first"
+                f"a delay of {self.steps} steps is not over, and the export would never quantize; "
+                f"train on, set enabled=False, or call an average of models on a batch first"
             )
 
     def between(self, fraction: Any) -> Any:
