@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,3 +81,10 @@ def test_a_file_of_a_part_of_a_scale_is_loaded_and_says_what_it_lacks(kept: list
     assert torch.equal(target.parameter, {**before, **found}["parameter"])
     with pytest.raises(RuntimeError, match="Missing key"):
         target.load_state_dict(found)
+
+
+def test_an_axis_and_sizes_may_be_whole_numbers_of_numpy() -> None:
+    quantize = Quantizer(Int(4), Learned(axis=np.int64(1)), shape=[np.int64(3), np.int32(2)])
+    assert quantize.scaling == Learned(axis=1)
+    assert quantize(torch.randn(3, 2)).shape == (3, 2)
+    assert quantize.scale.shape == (1, 2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core.errors import ArgumentError, check_flag, check_limit
+from ..core.errors import ArgumentError, as_int, check_flag, check_limit
 from ..grids import Int
 from ..ops.quantize.arguments import check_grid
 from ..scales import Scale
@@ -24,9 +24,11 @@ def kept_shape(scaling: Scale, shape: Sequence[int] | None) -> list[int]:
             f"shape= is missing: {scaling} has a scale a channel or a block, and their number is "
             f"needed; pass the shape of the input"
         )
-    if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
+    whole = [as_int(size) for size in shape] if isinstance(shape, Sequence) else [None]
+    sizes = [size for size in whole if size is not None and size >= 0]
+    if len(sizes) < len(whole):
         raise ArgumentError(f"shape must be the sizes of the input, ints, got {shape!r}")
-    return scaling.shape(scaling.blocks(torch.empty(*shape, device="meta")))
+    return scaling.shape(scaling.blocks(torch.empty(sizes, device="meta")))
 
 
 def _grid(parts: dict[str, Any], given: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_count, check_positive
+from ..core.errors import ArgumentError, ShapeError, check_count, check_dim, check_positive
 from ..core.precision import compute_dtype
 from ..grids import Grid
 
@@ -41,8 +41,8 @@ class Scale(ABC):
     """Whether the scale is kept from one input to the next, and not measured on each."""
 
     def __post_init__(self) -> None:
-        if self.axis is not None and (isinstance(self.axis, bool) or type(self.axis) is not int):
-            raise ArgumentError(f"axis must be an int, got {self.axis!r}")
+        if self.axis is not None:
+            object.__setattr__(self, "axis", check_dim("axis", self.axis))
         if self.block is not None:
             object.__setattr__(self, "block", check_count("block", self.block))
         if not isinstance(self.token, bool):
