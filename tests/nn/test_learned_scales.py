@@ -194,3 +194,13 @@ def test_compiled_code_observes_at_once_where_buffers_come_from_another_model(ze
     for x in (5 * X + 1, 3 * X):
         torch.testing.assert_close(compiled(x), known(x))
     torch.testing.assert_close(copy.state_dict(), known.state_dict())
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+def test_a_least_squared_error_is_found_where_squares_are_0_or_infinite(size):
+    x = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    scale = Learned(form="log2", start="mse", floor=1e-38)
+    found, wanted = (Quantizer(Int(3), scale) for _ in range(2))
+    found(size * x)
+    wanted(x)
+    torch.testing.assert_close(found.scale / size, wanted.scale, rtol=1e-4, atol=0)

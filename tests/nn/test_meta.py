@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import straightthrough as st
 
@@ -31,6 +32,64 @@ def test_a_codebook_starts_and_revives_as_the_one_that_was_saved(
             each(rows(seed))
             each.update_codebook()
     assert torch.equal(twin.book.codebook, model.book.codebook)
+
+
+S = st.nn.schedules
+FILLED: list[Callable[[], nn.Module]] = [
+    lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(), delay=2),
+    lambda: st.nn.Quantizer(st.grids.Int(4), st.scales.Observed(zero_point=True)),
+    lambda: st.nn.TopKRouter(3, 2),
+    lambda: st.nn.Argmax(S.Linear(2.0, 1.0, 10)),
+    lambda: st.nn.Argmax(S.Confidence(decay=0.5)),
+    lambda: st.nn.Categorical("reinmax", control=st.nn.ControlVariate(3)),
+]
+
+
+def filled(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a module that was made on meta, and then got storage that holds anything."""
+    with torch.device("meta"):
+        model = make()
+
+    def fill(x: Tensor) -> Tensor:
+        return torch.full_like(x, 77, device="cpu")
+
+    return model._apply(fill)
+
+
+@pytest.mark.parametrize("make", FILLED)
+def test_what_is_counted_begins_in_storage_that_holds_anything(
+    make: Callable[[], nn.Module],
+) -> None:
+    model, wanted = filled(make), make()
+    for _ in range(3):
+        for each in (model, wanted):
+            torch.manual_seed(0)
+            each(rows(0))
+            st.nn.step_schedules(each)
+    for (name, got), due in zip(model.named_buffers(), wanted.buffers(), strict=True):
+        assert torch.equal(got, due), name
+
+
+@pytest.mark.parametrize("learn", ["ema", "loss"])
+def test_a_codebook_in_storage_that_holds_anything_starts_at_the_data(learn: str) -> None:
+    model = filled(lambda: st.nn.VectorQuantizer(4, 3, learn=learn))
+    wanted = st.nn.VectorQuantizer(4, 3, learn=learn)
+    assert not model.book.get_extra_state()
+    for _ in range(2):
+        assert torch.equal(model(rows(0)).quantized, wanted(rows(0)).quantized)
+
+
+def test_a_step_that_answers_begins_at_its_target() -> None:
+    """Also where a checkpoint is from before the schedule; else its first step went up."""
+    solve = nn.Sequential(nn.Linear(2, 2), S.Answering(1.0, rate=0.5))
+    solve[1].see(torch.zeros(4, 3))
+    solve[1].step()
+    assert solve[1].value == 1.5
+    solve.load_state_dict(nn.Sequential(nn.Linear(2, 2)).state_dict())
+    other = filled(lambda: S.Answering(1.0, rate=0.5))
+    for lam in (solve[1], other):
+        lam.step()
+        assert lam.value == 1.0
 
 
 def test_a_gate_whose_temperature_moves_is_printed() -> None:

@@ -299,6 +299,8 @@ WRONG = [
     (lambda: Quantizer(Int(4), Learned(axis=0)), "shape= is missing"),
     (lambda: Quantizer(Int(4), Learned(axis=0), shape=3), "the sizes of the input, ints, got 3"),
     (lambda: Quantizer(Int(4), Learned(axis=0), shape=(3, "4")), "ints, got (3, '4')"),
+    (lambda: Quantizer(Int(4), Learned(axis=0), shape=(3, -4)), "ints, got (3, -4)"),
+    (lambda: Quantizer(Int(4), Learned(axis=0), shape=(3, True)), "ints, got (3, True)"),
     (lambda: Quantizer(Int(4), AbsMax()).scale, "is measured on each input; use scale_of(x)"),
     (lambda: AbsMax(axis=0, block=2), "axis, block and token exclude each other"),
     (lambda: AbsMax(axis=1.0), "axis must be an int, got 1.0"),

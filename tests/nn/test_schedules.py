@@ -316,3 +316,18 @@ def test_a_delay_is_over_where_its_position_and_its_steps_say_so():
     done = {"delay.position": torch.tensor(2)}
     assert torch.equal(torch.func.functional_call(quantize, done, x), quantize.values(x))
     assert torch.equal(quantize(x), x)
+
+
+def test_a_state_dict_of_a_part_leaves_a_schedule_where_it_is():
+    net = moved(5)
+    state = {"0.weight": torch.zeros(4, 3)}
+    assert net.load_state_dict(state, strict=False).missing_keys == ["0.bias"]
+    assert net[1].tau.position == 5
+
+
+@pytest.mark.parametrize("name", ["start", "end", "steps"])
+def test_a_constant_stays_what_it_is(name):
+    tau = Constant(0.5)
+    with pytest.raises(st.ArgumentError, match=f"{name} is .* can't become 2; make another"):
+        setattr(tau, name, 2)
+    assert tau.value == 0.5

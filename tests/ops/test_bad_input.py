@@ -35,7 +35,7 @@ OUT_OF_RANGE = {  # of the fields of this name, wherever they are
     "k": (1, -1.0, "must be above 1, got {}"),
     "steps": (-1, 1.5, True, "must be an int of at least 0, got {}"),
     "projection": ("code", 1, None, "must be one of mean, std, none, got {!r}"),
-    "amplitude": (-0.1, 0.226, "must lie in [0, 0.225), got {}"),
+    "amplitude": (-0.1, 0.225, "must lie in [0, 0.225), got {}"),
 }
 
 

@@ -20,27 +20,21 @@ def runs_again() -> bool:
 
 
 def has_begun(buffer: Tensor) -> bool:
-    """Whether a number that is above 0 once something has begun is; inside `vmap` that of each.
+    """Whether a number that is above 0 once something has begun is; inside `vmap` that of each."""
+    return alike(held(buffer) > 0, "some have started from data and some have not")
+
+
+def alike(done: Tensor, else_some: str) -> bool:
+    """Whether what each model of an ensemble says of itself is true.
 
     Raises:
-        ArgumentError: if of the models of an ensemble some have begun and some have not.
+        ArgumentError: if it is of some and not of others.
     """
-    return of_every(
-        held(buffer) > 0,
-        "some have started from data and some have not; call each of them on a batch",
-    )
-
-
-def of_every(holds: Tensor, otherwise: str) -> bool:
-    """Whether something holds of all models that `vmap` runs at once, which take one way.
-
-    Raises:
-        ArgumentError: if it holds of some of them alone, for which `otherwise` says what to do.
-    """
-    every = bool(holds.all())
-    if not every and bool(holds.any()):
+    every = bool(done.all())
+    if not every and bool(done.any()):
         raise ArgumentError(
-            f"of the models that vmap runs at once, {otherwise} before their buffers are stacked"
+            f"of the models that vmap runs at once, {else_some}; train each of them so far before "
+            f"their buffers are stacked"
         )
     return every
 

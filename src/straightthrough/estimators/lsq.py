@@ -121,7 +121,7 @@ class Poly(LSQ):
     def __post_init__(self) -> None:
         super().__post_init__()
         number = check_number("amplitude", self.amplitude)
-        if not isinstance(number, Tensor) and not 0 <= number < STEEPEST:
+        if not isinstance(number, Tensor) and not 0 <= number < 0.225:
             raise ArgumentError(f"amplitude must lie in [0, 0.225), got {self.amplitude}")
 
     def gradient(self, at: Placed, grad: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_exporting
 
@@ -15,6 +16,7 @@ from ..core.errors import ArgumentError, StraightThroughError, check_floating, c
 from ..core.internals import transforms_active
 from ..core.registry import RULES, resolve
 from ..core.rules import Rule
+from ..core.straight_through import straight_through
 from ..ops.quantize.operation import Detach
 from .checked import Checks
 from .kept import KeptDtypes
@@ -187,6 +189,12 @@ def detached(x: Tensor) -> Tensor:
         return x.detach()
     held: Tensor = apply(Detach(), x)
     return held
+
+
+def waiting(x: Tensor, *parameters: Tensor | None) -> Tensor:
+    """Return the input, of which parameters have gradients of 0, as replicas count on some."""
+    learned = [p.sum() for p in parameters if p is not None]
+    return straight_through(x, x + 0 * torch.stack(learned).sum().to(x.dtype)) if learned else x
 
 
 def check_parameter(

@@ -146,7 +146,9 @@ class Codebook(Checked):
         """Return vectors as they are compared: of length 1 for the cosine."""
         if self.metric == "euclidean":
             return x
-        return F.normalize(x.to(compute_dtype(x.dtype)), dim=-1).to(x.dtype)
+        wide = x.to(compute_dtype(x.dtype))
+        size = detached(wide).abs().amax(-1, keepdim=True)  # whose square may be 0, or infinite
+        return F.normalize(wide / torch.where(size > 0, size, 1), dim=-1).to(x.dtype)
 
     def select(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the codeword of each vector, differentiable in the codebook, and its number.

@@ -22,6 +22,8 @@ class KeptDtypes(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = self._present()
         super()._apply(fn, recurse)
+        if any(buffer.is_meta for buffer in before.values()):
+            self._begin()  # by `to_empty`, whose storage holds anything
         for name, buffer in before.items():
             moved = getattr(self, name)
             if moved.dtype != buffer.dtype:
@@ -35,6 +37,11 @@ class KeptDtypes(nn.Module):
             loaded = getattr(self, name)
             if loaded.dtype != buffer.dtype:
                 self._buffers[name] = loaded.to(buffer.dtype)
+
+    def _begin(self) -> None:
+        """Put them at what they begin with."""
+        for buffer in self._present().values():
+            buffer.zero_()
 
     def _present(self) -> dict[str, Tensor]:
         named = ((name, self._buffers.get(name)) for name in self._kept())

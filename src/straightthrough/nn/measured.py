@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
-from ..core.internals import transforms_active, unobserved
+from ..core.internals import held, transforms_active, unobserved
+from ..core.mesh import whole
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 
@@ -31,6 +33,20 @@ def agreed(scale: Tensor) -> Tensor:
 def finite(x: Tensor) -> Tensor:
     """Return the input with NaN, which no scale measures, for what is not finite."""
     return torch.where(x.isfinite(), x, torch.nan)
+
+
+def measurable(x: Tensor, shared: list[int]) -> Tensor | None:
+    """Return the input as `finite` does, but 0 for a scale of which no element is; None for all."""
+    x = finite(x)
+    some = ~x.isnan().all(shared, keepdim=True)
+    return None if _nowhere(some) else torch.where(some, x, 0)
+
+
+def _nowhere(some: Tensor) -> bool:
+    """Whether nothing is true, on no rank; where that can't be asked, False."""
+    if is_compiling() or type(some) is not Tensor or some.is_meta:
+        return False
+    return not bool(agreed(held(some).any().float()))
 
 
 def move(buffer: Tensor, measured: Tensor, momentum: Tensor | float) -> None:
@@ -63,6 +79,22 @@ def noted(attributes: dict[str, Any], measured: Tensor) -> bool:
     if not is_compiling() and not transforms_active():
         attributes["_measured_last"] = measured
     return True
+
+
+def check_scales(shape: Sequence[int], kept: Tensor) -> None:
+    """Raise unless scales of that shape lie along the dimension that those kept lie along."""
+    # Dimensions may be in front where the axis is counted from the end.
+    due = [1] * (len(shape) - kept.ndim) + [*kept.shape]
+    if len(due) != len(shape) or any(a != b for a, b in zip(shape, due, strict=True)):
+        raise ShapeError(
+            f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
+            f"{tuple(kept.shape)}; make the quantizer with the input's shape="
+        )
+
+
+def less(value: Tensor, learned: Tensor | None) -> Tensor:
+    """Return what a parameter is added to for a value: others may share it, so it stays."""
+    return value if learned is None else value - whole(learned.detach())
 
 
 def beside(x: Tensor, scale: Tensor) -> Tensor:

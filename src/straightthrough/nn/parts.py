@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..core.errors import ArgumentError, check_flag, check_limit
+import torch
+
+from ..core.errors import ArgumentError, as_int, check_flag, check_limit
 from ..grids import Int
 from ..ops.quantize.arguments import check_grid
 from ..scales import Scale
 from .schedules import Delay
 from .transforms import TRANSFORMS
+
+
+def kept_shape(scaling: Scale, shape: Sequence[int] | None) -> list[int]:
+    """Return the shape of what is kept of a scale, of an input of a shape; none for one of all."""
+    if scaling.one_for_all:
+        return []
+    if shape is None:
+        raise ArgumentError(
+            f"shape= is missing: {scaling} has a scale a channel or a block, and their number is "
+            f"needed; pass the shape of the input"
+        )
+    whole = [as_int(size) for size in shape] if isinstance(shape, Sequence) else [None]
+    sizes = [size for size in whole if size is not None and size >= 0]
+    if len(sizes) < len(whole):
+        raise ArgumentError(f"shape must be the sizes of the input, ints, got {shape!r}")
+    return scaling.shape(scaling.blocks(torch.empty(sizes, device="meta")))
 
 
 def _grid(parts: dict[str, Any], given: Any) -> Any:

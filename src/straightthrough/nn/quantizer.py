@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..core.engine import apply
-from ..core.errors import ArgumentError, ShapeError, check_floating, check_not_nested
+from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.internals import transforms_active
 from ..core.once import check_start, has_begun, put
 from ..core.precision import compute_dtype
-from ..core.straight_through import straight_through
 from ..estimators import GridEstimator
 from ..grids import Grid
 from ..grids.block import Blocks
@@ -23,11 +22,25 @@ from ..ops.quantize.api import fake_quantize
 from ..ops.quantize.operation import Hold
 from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
-from .base import Number, RuleModule, detached
-from .measured import agreed, beside, finite, given, move, noted, ranks
-from .parts import PARTS
+from .base import Number, RuleModule, detached, waiting
+from .measured import (
+    agreed,
+    beside,
+    check_scales,
+    finite,
+    given,
+    less,
+    measurable,
+    move,
+    noted,
+    ranks,
+)
+from .parts import PARTS, kept_shape
 from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
+
+SCALE = ("started", "origin", "parameter", "shift_origin", "shift")
+"""What there may be of a scale that is kept, in the state dict."""
 
 
 class Quantizer(RuleModule[GridEstimator | Identity]):
@@ -69,7 +82,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         ShapeError: if an input has other channels or blocks than the shape said.
 
     Edge cases: a scale that is kept is measured on the finite elements alone, stays where there are
-    none, and starts with the first input that is not empty; an empty input passes. NaN stays NaN.
+    none, and starts with the first input that has some, in compiled code with the first that is not
+    empty; an empty input passes. NaN stays NaN.
 
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max"), "lsq")
@@ -109,7 +123,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if scaling.kept:
             # Not bool, of which torch's AveragedModel takes no means.
             self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
-            kept = self._kept_shape(shape) or [1]  # what is sharded has a dimension
+            kept = kept_shape(scaling, shape) or [1]  # what is sharded has a dimension
             if isinstance(scaling, Learned):
                 self.parameter = nn.Parameter(torch.zeros(kept))
                 self.shift = nn.Parameter(torch.zeros(kept)) if scaling.shifts else None
@@ -123,19 +137,6 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if name in PARTS:
             value = PARTS[name](self.__dict__, value)
         super().__setattr__(name, value)
-
-    def _kept_shape(self, shape: Sequence[int] | None) -> list[int]:
-        one_for_all = self.scaling.axis is None and self.scaling.block is None
-        if one_for_all:
-            return []
-        if shape is None:
-            raise ArgumentError(
-                f"shape= is missing: {self.scaling} has a scale a channel or a block, and their "
-                f"number is needed; pass the shape of the input"
-            )
-        if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
-            raise ArgumentError(f"shape must be the sizes of the input, ints, got {shape!r}")
-        return self.scaling.shape(self.scaling.blocks(torch.empty(*shape, device="meta")))
 
     def _take(self, given: GridEstimator | Identity | str) -> None:
         self._give(given, {})
@@ -155,8 +156,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         Raises:
             ArgumentError: if it is measured on each input; `scale_of` returns that.
         """
-        if not self.scaling.kept:
-            raise ArgumentError(f"{self.scaling} is measured on each input; use scale_of(x)")
+        self.scaling.check_kept("use scale_of(x)")
         if not isinstance(self.scaling, Learned):
             return self._shaped(self.origin)
         assert self.parameter is not None
@@ -212,26 +212,38 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         return self._quantized(x, learn=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.active:
-            return self._waiting(x) if self.enabled and self.training else x
-        return self._quantized(x, learn=self.training)
+        if self.active:
+            return self._quantized(x, learn=self.training)
+        if self.delay is None or not self.enabled:
+            return x
+        self.delay.check_export()
+        if self.training:
+            return waiting(x, self.parameter, self.shift)
+        return self._where_over(x, self.delay) if is_compiling() else x
 
-    def _quantized(self, x: Tensor, learn: bool) -> Tensor:
+    def _where_over(self, x: Tensor, delay: Delay) -> Tensor:
+        """Return what buffers say, as compiled code can't ask: those of averages of models move."""
+        over = delay.position >= delay.steps
+        if self.scaling.kept:
+            over = over & (self.started > 0)
+        return torch.where(over, self._quantized(x, learn=False, start=False), x)
+
+    def _quantized(self, x: Tensor, learn: bool, start: bool = True) -> Tensor:
         blocks = self._blocks(x)
-        scale = self._scale(blocks, learn)
+        scale = self._scale(blocks, learn, start)
         shift: dict[str, Any] = {}
         if self.scaling.shifts:
             shift[self.scaling.shifts] = beside(blocks, getattr(self, self.scaling.shifts))
         y = fake_quantize(blocks, scale, grid=self.grid, rule=self.rule, **shift)
         return y.reshape(x.shape)
 
-    def _waiting(self, x: Tensor) -> Tensor:
-        """Return the input, of which parameters have gradients of 0, as replicas count on some."""
-        learned = [p.sum() for p in (self.parameter, self.shift) if p is not None]
-        return straight_through(x, x + 0 * torch.stack(learned).sum().to(x.dtype)) if learned else x
-
     def start(self, x: Tensor) -> None:
-        """Measure the kept scale on `x`, whether or not it has started."""
+        """Measure the kept scale on `x`, whether or not it has started.
+
+        Raises:
+            ArgumentError: if the scale is measured on each input, or `x` is empty.
+        """
+        self.scaling.check_kept("start one that is kept")
         self._start(self._blocks(x))
 
     @torch.no_grad()
@@ -248,8 +260,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             ArgumentError: if the scale is measured on each input, or for other numbers.
             DtypeError, ShapeError: for other tensors.
         """
-        if not self.scaling.kept:
-            raise ArgumentError(f"{self.scaling} is measured on each input; set one that is kept")
+        self.scaling.check_kept("set one that is kept")
         name = self.scaling.shifts
         if not name and not (isinstance(shift, int | float) and shift == 0):
             raise ArgumentError(f"{self.scaling} has neither a zero point nor an offset to set")
@@ -259,30 +270,28 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         self._place_scale(at, moved)
 
     def _shaped(self, kept: Tensor) -> Tensor:
-        one_for_all = self.scaling.axis is None and self.scaling.block is None
-        return kept.reshape(()) if one_for_all else kept
+        return kept.reshape(()) if self.scaling.one_for_all else kept
 
     def _shifted(self) -> Tensor:
-        learned = self.shift_origin if self.shift is None else self.shift_origin + self.shift
-        return self._shaped(learned)
+        at, moved = self.shift_origin, self.shift
+        return self._shaped(at if moved is None else at + moved)
 
     def _zero(self) -> Tensor | int:
-        zero = self.zero_point
-        return 0 if zero is None else torch.round(zero.detach())
+        return 0 if self.zero_point is None else torch.round(self.zero_point.detach())
 
     def _blocks(self, x: Tensor) -> Tensor:
         check_floating("x", x)
         check_not_nested("x", x)
         return self.scaling.blocks(TRANSFORMS[self.transform](x) if self.transform else x)
 
-    def _scale(self, blocks: Tensor, learn: bool) -> Tensor:
+    def _scale(self, blocks: Tensor, learn: bool, start: bool = True) -> Tensor:
         some = blocks.numel() > 0
         if not self.scaling.kept:
             if not some:
                 return blocks.new_ones((), dtype=compute_dtype(blocks.dtype))
             return apply(Hold(), self.scaling.measure(blocks, self.grid))
         moves = self.scaling.momentum if learn and isinstance(self.scaling, Observed) else 0.0
-        if not self._begun():
+        if start and not self._begun():
             if some or ranks() > 1:
                 check_start()
                 begun = self.started > 0
@@ -292,7 +301,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         elif some and moves:
             self._observe(blocks, moves)
         if some and self.scaling.axis is not None:
-            self._check_channels(self.scaling.shape(blocks))
+            check_scales(self.scaling.shape(blocks), self.origin)
         # The next forward may move what is kept before the backward of this one.
         return beside(blocks, self.scale.clone() if moves else self.scale)
 
@@ -317,24 +326,30 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
                 "the scale is on the meta device, where none starts; call "
                 "model.to_empty(device=...) before the state dict is loaded"
             )
-        blocks = finite(blocks)
-        some = ~blocks.isnan().all(self.scaling.shared(blocks.ndim), keepdim=True)
-        blocks = torch.where(some, blocks, 0)
-        scale, shift = agreed(self._measured(blocks)), None
+        known = measurable(blocks, self.scaling.shared(blocks.ndim))
+        if known is None:
+            return
+        scale, shift = agreed(self._measured(known)), None
         if self.scaling.shifts:
-            shift = agreed(self.scaling.measure_shift(blocks, self.grid)).reshape(scale.shape)
+            shift = agreed(self.scaling.measure_shift(known, self.grid)).reshape(scale.shape)
         self._place_scale(scale, shift, anew)
 
     def _place_scale(self, scale: Tensor, shift: Tensor | None, anew: bool = True) -> None:
         """Set what is kept; unless `anew`, where it has not started by its buffers."""
+        if anew and self._begun():
+            self._reset()
         origin = self.scaling.parameter(scale) if isinstance(self.scaling, Learned) else scale
-        new = {"origin": origin, "shift_origin": shift, "parameter": 0.0, "shift": 0.0}
         begun = None if anew else self.started > 0
-        for name, value in new.items():
-            if (kept := getattr(self, name, None)) is not None and value is not None:
-                put(kept, value, begun)
+        put(self.origin, less(origin, self.parameter), begun)
+        if shift is not None:
+            put(self.shift_origin, less(shift, self.shift), begun)
         self.started.fill_(self.scaling.mark)
         self._has_started = True
+
+    @torch.no_grad()
+    def _reset(self) -> None:
+        for parameter in self.parameters(recurse=False):
+            parameter.zero_()
 
     @torch.no_grad()
     def _observe(self, blocks: Tensor, momentum: Tensor | float) -> None:
@@ -348,38 +363,26 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _measured(self, blocks: Tensor) -> Tensor:
         measured = self.scaling.measure(blocks, self.grid)
         if measured.ndim:
-            self._check_channels(measured.shape)
+            check_scales(measured.shape, self.origin)
         return measured.reshape(self.origin.shape)
-
-    def _check_channels(self, shape: Sequence[int]) -> None:
-        """Raise unless scales of that shape lie along the dimension that those kept lie along."""
-        kept = self.origin.shape
-        # Dimensions may be in front where the axis is counted from the end.
-        due = [1] * (len(shape) - len(kept)) + [*kept]
-        if len(due) != len(shape) or any(a != b for a, b in zip(shape, due, strict=True)):
-            raise ShapeError(
-                f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
-                f"{tuple(kept)}; make the quantizer with the input's shape="
-            )
 
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
-        found = f"{prefix}started" in state
-        if self.scaling.kept and found and not self._means(state[f"{prefix}started"]):
+        found = state.get(f"{prefix}started")
+        if self.scaling.kept and found is not None and not self._means(found):
             rest[-1].append(
                 f"{prefix}origin is of another meaning than in {self.scaling}; make the quantizer "
                 f"with the form, power_of_two, offset and zero_point of the state dict's"
             )
             return
-        if not self.scaling.kept or found:
-            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
         around = prefix[: prefix.rfind(".", 0, -1) + 1]
-        partial = any(key.startswith(around) for key in missing)
-        if self.scaling.kept and (found or not partial):
-            started = state.get(f"{prefix}started", torch.tensor(False))
-            self.started.copy_(started)
-            self._has_started = not started.is_meta and bool(started)
+        if not self.scaling.kept or any(prefix + name in state for name in SCALE):
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
+        elif not any(key.startswith(around) for key in missing):
+            self.started.zero_()
+        if self.scaling.kept:
+            self._has_started = not self.started.is_meta and bool(self.started)
 
     def _means(self, started: Tensor) -> bool:
         """Return whether what was kept with that mark means what is kept here."""
@@ -388,13 +391,10 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _kept(self) -> Iterable[str]:
         return self._buffers
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        was_meta = self.scaling.kept and self.started.is_meta
-        super()._apply(fn, recurse)
-        if was_meta:
-            self.started.zero_()  # it holds anything
-            self._has_started = False
-        return self
+    def _begin(self) -> None:
+        super()._begin()
+        self._reset()
+        self._has_started = False
 
     def extra_repr(self) -> str:
         return f"{self.grid}, {self.scaling}, {super().extra_repr()}"

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
 from ..core.errors import (
     Number,
+    StraightThroughError,
     apply_mask,
     check_limit,
     check_model,
@@ -21,7 +22,7 @@ from ..core.errors import (
 )
 from ..core.internals import held, transforms_active
 from ..core.mesh import whole
-from ..core.once import before, of_every, runs_again
+from ..core.once import alike, before, runs_again
 from ..core.precision import widest
 from .checked import Checked, Checks, check_fraction
 from .kept import KeptDtypes
@@ -34,8 +35,8 @@ class Schedule(KeptDtypes, Checked, ABC):
     learning-rate schedulers do. The position is a buffer: it is part of the state dict of every
     module that holds the schedule, so a checkpoint resumes where it stopped, and compiled and
     exported code computes the value from it, so a step is no new graph. A checkpoint that is older
-    than the schedule, and so lacks it, loads all the same and puts it at its start. Its numbers may
-    be set later too, and count from the next forward.
+    than the schedule, and lacks it alone, loads all the same and puts it at its start; one that
+    lacks what is before it too leaves it. Numbers may be set later, for the next forward on.
 
     Args:
         start: the value at position 0.
@@ -98,22 +99,13 @@ class Schedule(KeptDtypes, Checked, ABC):
         return math.nan if self.position.is_meta else self.position.item()
 
     def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        *lists: list[str],
+        self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
-        if any(prefix + name in state_dict for name in self._buffers):
-            self._found_by = missing_keys
-            super()._load_from_state_dict(
-                state_dict, prefix, local_metadata, strict, missing_keys, *lists
-            )
-        elif self._found_by is not missing_keys:
-            for buffer in self.buffers(recurse=False):
-                buffer.zero_()
+        if any(prefix + name in state for name in self._buffers):
+            self._found_by = missing
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
+        elif self._found_by is not missing and not missing:
+            self._begin()
 
     def extra_repr(self) -> str:
         return f"{self.start} -> {self.end}, position {self._position()} of {self.steps}"
@@ -126,6 +118,8 @@ class Constant(Schedule):
         >>> st.nn.schedules.Constant(0.5).value
         0.5
     """
+
+    fixed = ("start", "end", "steps")
 
     def __init__(self, value: float) -> None:
         super().__init__(value, value, 0)
@@ -211,18 +205,28 @@ class Delay(Schedule):
         """Whether the steps are done; a bool, which compiled code takes for a constant."""
         if self._readable():
             self._over = self._position() >= self.steps
-        elif not is_compiling() and not self.position.is_meta and transforms_active():
-            self._over = of_every(
-                held(self.position) >= self.steps,
-                "the delay of some is over and that of others is not; step them alike",
-            )
+        elif not (is_compiling() or self.position.is_meta) and transforms_active():
+            over = held(self.position) >= self.steps
+            return alike(over, "some are past their delay and some are not")
         return self._over
+
+    def check_export(self) -> None:
+        """Raise where a graph is exported, which would keep for good that it is not over."""
+        if is_exporting() and not self.over:
+            raise StraightThroughError(
+                f"a delay of {self.steps} steps is not over, and the export would never quantize; "
+                f"train on, set enabled=False, or call an average of models on a batch first"
+            )
 
     def between(self, fraction: Any) -> Any:
         return 0 * fraction
 
     def step(self) -> None:
         super().step()
+        self._over = self._position() >= self.steps
+
+    def _begin(self) -> None:
+        super()._begin()
         self._over = self._position() >= self.steps
 
     def _load_from_state_dict(self, *args: Any) -> None:  # those of a module
@@ -353,10 +357,7 @@ class Answering(Schedule):
 
     @torch.no_grad()
     def see(self, gradient: Tensor, running: Tensor | None = None) -> None:
-        """Move the running mean, or one in its place, by the rows of a gradient `(..., n)`.
-
-        Rows that overflowed, as those of a step that loss scaling skips, do not count.
-        """
+        """Move the running mean, or one in its place, by finite rows of a gradient `(..., n)`."""
         if not gradient.numel():
             return
         rows = whole(gradient)
@@ -370,6 +371,10 @@ class Answering(Schedule):
         """Move the value by `rate`, up or down."""
         moved = self.position + self.rate * (self.target - self.running).sign()
         self.position.copy_(moved.clamp(min=self.rate - self.start))
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.running.fill_(self.target)
 
     def extra_repr(self) -> str:
         return f"{self.value:.3g}, rate={self.rate}, target={self.target}, decay={self.decay}"

@@ -130,8 +130,9 @@ class Learned(Scale):
         best, least = whole, torch.full_like(whole, torch.inf)
         for step in range(1, TRIED + 1):
             scale = whole * step / TRIED
-            off = (grid.nearest(wide / scale) * scale - wide).square()
-            error = torch.where(missing, 0, off).sum(shared, keepdim=True).reshape(whole.shape)
+            off = (grid.nearest(wide / scale) * scale - wide) / whole  # no square is 0 or infinite
+            square = torch.where(missing, 0, off.square())
+            error = square.sum(shared, keepdim=True).reshape(whole.shape)
             best = torch.where(error < least, scale, best)
             least = torch.minimum(error, least)
         return best

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_count, check_positive
+from ..core.errors import ArgumentError, ShapeError, check_count, check_dim, check_positive
 from ..core.precision import compute_dtype
 from ..grids import Grid
 
@@ -41,8 +41,8 @@ class Scale(ABC):
     """Whether the scale is kept from one input to the next, and not measured on each."""
 
     def __post_init__(self) -> None:
-        if self.axis is not None and (isinstance(self.axis, bool) or type(self.axis) is not int):
-            raise ArgumentError(f"axis must be an int, got {self.axis!r}")
+        if self.axis is not None:
+            object.__setattr__(self, "axis", check_dim("axis", self.axis))
         if self.block is not None:
             object.__setattr__(self, "block", check_count("block", self.block))
         if not isinstance(self.token, bool):
@@ -65,6 +65,11 @@ class Scale(ABC):
         A power of two up to 128, which a mean of it and itself is to the bit, as 3 is not.
         """
         return 1
+
+    def check_kept(self, advice: str) -> None:
+        """Raise, with an advice, where the scale is not kept."""
+        if not self.kept:
+            raise ArgumentError(f"{self} is measured on each input; {advice}")
 
     def blocks(self, x: Tensor) -> Tensor:
         """Return `x`, viewed as `(..., blocks, block)` where there are blocks.
@@ -105,6 +110,11 @@ class Scale(ABC):
             return []
         shared = self.shared(x.ndim)
         return [1 if d in shared else size for d, size in enumerate(x.shape)]
+
+    @property
+    def one_for_all(self) -> bool:
+        """Whether a kept scale is one number, and not one a channel or a block."""
+        return self.axis is None and self.block is None
 
     @property
     def shifts(self) -> Shift:

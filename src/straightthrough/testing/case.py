@@ -99,7 +99,9 @@ class Case:
         y, *others = self(*leaves, **overrides)
         assert y.requires_grad, f"{self}: the value of an input that requires grad does not"
         assert y.shape == grad.shape, f"{self}: {tuple(inputs[0].shape)} gave {tuple(y.shape)}"
-        gradients = torch.autograd.grad(y, self.differentiable(leaves), grad, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            y, self.differentiable(leaves), grad, materialize_grads=True
+        )
         return (y.detach(), *others), gradients
 
     def leaves(self, inputs: Tensors) -> tuple[Tensor, ...]:

@@ -118,9 +118,7 @@ def _assert_as_eager(
     torch.manual_seed(data)
     try:
         y, *others = compiled(*leaves)
-        pulled = torch.autograd.grad(
-            y, case.differentiable(leaves), grad, materialize_grads=True
-        )
+        pulled = torch.autograd.grad(y, case.differentiable(leaves), grad, materialize_grads=True)
     except RuntimeError as error:
         raise AssertionError(f"{case}: compiled, seed={seed}: {error}") from error
     case.assert_same([y.detach(), *others], outputs, f"value compiled, seed={seed}")

@@ -274,3 +274,16 @@ def test_a_law_of_another_step_size():
     fraction = due / scale - math.floor(due / scale)
     flips = (codes[1:] != codes[:-1]).float().mean()
     assert flips.item() == pytest.approx(2 * min(fraction, 1 - fraction), abs=0.01)
+
+
+def test_a_copy_with_the_model_watches_the_copy_and_one_alone_is_refused():
+    model = layer(0.0)
+    watch = Oscillations(model, momentum=0.5)
+    for alone in (watch, (watch, model)):
+        with pytest.raises(st.StraightThroughError, match=r"copy\.deepcopy\(\(model, osc"):
+            copy.deepcopy(alone)
+    twin, other = copy.deepcopy((model, watch))
+    twin.weight.data += 1
+    other.step()
+    assert other.weights["weight"].code.item() == 1
+    assert watch.weights["weight"].code.item() == 0

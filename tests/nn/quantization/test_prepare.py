@@ -378,6 +378,9 @@ WRONG = [
     (lambda: Config("w4"), "weight must be a Scheme or None, got 'w4'"),
     (lambda: Config(W4, delay=-1), "delay must be"),
     (lambda: Scheme("int4"), "grid must be one of st.grids"),
+    (lambda: Scheme(Int(4), "max"), "scale must be one of st.scales"),
+    (lambda: Scheme(Int(4), rule="foo"), "rule='foo' is unknown here"),
+    (lambda: Scheme(Int(4), transform="foo"), "transform must be one of tanh"),
 ]
 
 

@@ -16,7 +16,7 @@ import straightthrough as st
 from straightthrough.grids import Int
 from straightthrough.integrations.lightning import Operators
 from straightthrough.nn import CONFIGS, Config, Scheme, param_groups, prepare
-from straightthrough.scales import Learned, Observed
+from straightthrough.scales import AbsMax, Learned, Observed
 
 ZERO = Scheme(Int(4, signed=False), Observed(zero_point=True))
 CASES = {**CONFIGS, "zero points": Config(Scheme(Int(4), Learned(axis=0)), ZERO)}
@@ -101,6 +101,41 @@ def test_an_average_that_was_made_before_the_start_has_started(buffers):
     for _ in range(2):
         average.update_parameters(model)
     assert torch.equal(average.eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("scale", [AbsMax(), Learned(), Observed(zero_point=True)], ids=repr)
+@pytest.mark.parametrize("called", [False, True])
+def test_a_compiled_average_has_the_delay_of_its_buffers(scale, called):
+    """It is moved by no step, and flags of Python said that its delay was not over."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    quantize = st.nn.Quantizer(Int(4), scale, delay=2)
+    model, x = nn.Sequential(nn.Linear(8, 8), quantize), torch.randn(8, 8)
+    average, y = AveragedModel(model).eval(), model[0](x)
+    compiled = torch.compile(average, fullgraph=True, backend="aot_eager")
+    if called:
+        assert torch.equal(compiled(x), y)
+    for _ in range(2):
+        model(x)
+        st.nn.step_schedules(model)
+    average.update_parameters(model)
+    kept = quantize.scaling.kept
+    assert torch.equal(compiled(x), y if kept else quantize.values(y))  # as none has started
+    assert not (kept and average.module[1].started)
+    model(x)
+    average.update_parameters(model)
+    assert torch.equal(compiled(x), model.eval()(x))
+    assert not torch.equal(compiled(x), y)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_delay_that_is_not_over_is_not_exported(training):
+    model = st.nn.Quantizer(Int(4), delay=2).train(training)
+    x = (torch.randn(8),)
+    with pytest.raises(st.StraightThroughError, match="a delay of 2 steps is not over"):
+        torch.export.export(model, x)
+    model.delay = None
+    assert torch.equal(torch.export.export(model, x).module()(*x), model(*x))
 
 
 class Lit(pl.LightningModule):

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ...core.errors import ArgumentError, check_limit
+from ...core.registry import resolve
 from ...estimators import LSQ, GridEstimator
 from ...grids import MX, NVFP4, Grid, Int, Stretched, Ternary
 from ...ops.quantize.arguments import check_grid
 from ...scales import AbsMax, AbsMean, Fixed, Learned, Scale
 from ...surrogates import Identity
+from ..parts import PARTS
 from ..quantizer import Quantizer
 from ..transforms import Transform
 
@@ -25,6 +27,9 @@ class Scheme:
         rule: a `GridEstimator` or its shorthand, or `Identity`.
         transform: as that of a `Quantizer`.
 
+    Raises:
+        ArgumentError: for an unknown grid, scale, rule or transform.
+
     Example:
         >>> quantize = st.nn.Scheme(st.grids.Int(4), st.scales.AbsMax()).quantizer()
         >>> quantize(torch.tensor([7.0, 2.6]))
@@ -38,6 +43,9 @@ class Scheme:
 
     def __post_init__(self) -> None:
         check_grid(self.grid)
+        PARTS["scaling"]({"grid": self.grid}, self.scale)
+        PARTS["transform"]({}, self.transform)
+        resolve("rule", self.rule, GridEstimator, Identity)
 
     def quantizer(self, shape: Sequence[int] | None = None, *, delay: int = 0) -> Quantizer:
         """Return a new quantizer; `shape` is that of its input, where a scale is a channel's."""

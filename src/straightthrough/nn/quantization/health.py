@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import ArgumentError, check_count, check_number
+from ...core.errors import ArgumentError, StraightThroughError, check_count, check_number
 from ...core.precision import compute_dtype
 from ...grids.block import Blocks
 from ..checked import Checked, Checks, check_fraction, check_weight
@@ -46,6 +47,11 @@ class Oscillation(KeptDtypes):
         # NaN before the first code.
         self.register_buffer("average", codes.float() if active else codes / 0)
         self.register_buffer("frozen", torch.zeros_like(codes, dtype=torch.bool))
+
+    @property
+    def module(self) -> nn.Module:
+        """What has the weight."""
+        return self._weight[0].module
 
     @torch.no_grad()
     def step(self, momentum: float, threshold: float | None) -> None:
@@ -153,6 +159,16 @@ class Oscillations(Checked):
                 weight.quantizer.__dict__["oscillation"] = found
         if not self.weights:
             raise ArgumentError("the model has no weight with codes of its own; first prepare it")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if not all(id(weight.module) in memo for weight in self.weights.values()):
+            raise StraightThroughError(
+                "a copy of Oscillations alone would watch a copy of the model that nothing trains; "
+                "copy both, copy.deepcopy((model, oscillations)), or keep the state_dict()"
+            )
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def step(self) -> None:
         """Look at every weight, after a step of the optimizer."""

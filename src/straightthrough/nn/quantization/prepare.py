@@ -230,7 +230,7 @@ def _of_weight(place: Place, scheme: Scheme, weight: Tensor, delay: int) -> Quan
 
 def _made(place: Place, scheme: Scheme, shape: Sequence[int] | None, delay: int) -> Quantizer:
     scale = scheme.scale
-    if shape is None and scale.kept and not (scale.axis is None and scale.block is None):
+    if shape is None and scale.kept and not scale.one_for_all:
         raise ArgumentError(
             f"{place.name!r}: {type(scale).__name__} would keep a scale a channel or a block of an "
             f"input or output, whose shape is not known here; keep one of all, measure them by "

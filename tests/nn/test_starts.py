@@ -1,0 +1,90 @@
+"""What starts a scale that is kept, and what does not."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import straightthrough as st
+from straightthrough.grids import Int
+from straightthrough.nn import Quantizer
+from straightthrough.scales import AbsMax, Learned, Observed, Scale
+
+KEPT = [
+    Learned(),
+    Learned(start="mse"),
+    Learned(start="3sigma"),
+    Learned(zero_point=True),
+    Learned(offset=True),
+    Observed(),
+    Observed(percentile=50),
+]
+
+
+@pytest.mark.parametrize("scaling", KEPT, ids=repr)
+@pytest.mark.parametrize("way", ["forward", "start", "vmap"])
+def test_an_input_without_a_number_starts_nothing(scaling: Scale, way: str) -> None:
+    """Else a learned scale stayed at its floor."""
+    quantize, other = (Quantizer(Int(8, signed=not scaling.shifts), scaling) for _ in range(2))
+    x = torch.tensor([[math.nan], [math.inf]])
+    calls = {"forward": quantize, "start": quantize.start, "vmap": torch.func.vmap(quantize)}
+    calls[way](x)
+    assert not quantize.started
+    x = torch.randn(9)
+    assert torch.equal(quantize(x), other(x))
+
+
+@pytest.mark.parametrize("call", ["start", "start_at"])
+def test_a_scale_that_is_not_kept_starts_nowhere(call: str) -> None:
+    with pytest.raises(st.ArgumentError, match="is measured on each input; "):
+        getattr(Quantizer(Int(4), AbsMax()), call)(torch.ones(3))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("scaling", [Learned(), Learned(offset=True)], ids=repr)
+def test_a_start_leaves_a_parameter_that_others_share(scaling: Scale, compiled: bool) -> None:
+    torch._dynamo.reset()
+    one, other, alone = (Quantizer(Int(4), scaling) for _ in range(3))
+    other.parameter, other.shift = one.parameter, one.shift
+    one(torch.randn(9))
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.add_(0.5)
+    scale, x = one.scale, torch.randn(9)
+    (torch.compile(other, backend="aot_eager", fullgraph=True) if compiled else other)(x)
+    assert torch.equal(one.scale, scale)
+    torch.testing.assert_close(other(x), alone(x))
+    other.start_at(2.0)
+    torch.testing.assert_close(other.scale, torch.tensor(2.0))
+    assert not any(one.parameters())
+
+
+@pytest.mark.parametrize("kept", [["parameter"], ["origin"], ["origin", "parameter"]])
+def test_a_file_of_a_part_of_a_scale_is_loaded_and_says_what_it_lacks(kept: list[str]) -> None:
+    """One of parameters alone was passed over without a word, and the scale started anew."""
+    source, target = (Quantizer(Int(4), Learned(), "lsq") for _ in range(2))
+    for quantize in (source, target):
+        quantize(torch.randn(9))
+    with torch.no_grad():
+        source.parameter.add_(0.5)
+    before = copy.deepcopy(target.state_dict())
+    found = {name: source.state_dict()[name] for name in kept}
+    missing = target.load_state_dict(found, strict=False).missing_keys
+    assert {*missing} == {*before} - {*kept}
+    for name, got in target.state_dict().items():
+        assert torch.equal(got, {**before, **found}[name]), name
+    target(torch.randn(9))
+    assert torch.equal(target.parameter, {**before, **found}["parameter"])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        target.load_state_dict(found)
+
+
+def test_an_axis_and_sizes_may_be_whole_numbers_of_numpy() -> None:
+    quantize = Quantizer(Int(4), Learned(axis=np.int64(1)), shape=[np.int64(3), np.int32(2)])
+    assert quantize.scaling == Learned(axis=1)
+    assert quantize(torch.randn(3, 2)).shape == (3, 2)
+    assert quantize.scale.shape == (1, 2)
