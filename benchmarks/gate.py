@@ -65,4 +65,4 @@ def _pull(case: Case, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], Tenso
     seed = {"seed": SEED} if case.samples else {}
     y = case.function(*leaves, **seed)
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
-    return y.detach(), torch.autograd.grad(y, leaves, grad), grad
+    return y.detach(), torch.autograd.grad(y, leaves, grad, materialize_grads=True), grad
