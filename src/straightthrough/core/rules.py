@@ -169,6 +169,15 @@ class Derivative(Rule):
 class Relaxation(Rule):
     """A rule given by a smooth function of the same shape, differentiated in backward only."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = vars(cls)
+        if "soft" in own and "soft_topk" not in own and cls.soft_topk is not Relaxation.soft_topk:
+            raise TypeError(
+                f"{cls.__name__} overrides soft, and inherits soft_topk, which topk asks; "
+                f"write soft_topk too"
+            )
+
     @abstractmethod
     def soft(self, x: Tensor) -> Tensor:
         """Return the relaxed value of `x`, of an argmax the relaxed one-hot."""

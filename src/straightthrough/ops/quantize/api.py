@@ -263,4 +263,11 @@ def stochastic_round(
 def _resolved(rule: GridEstimator | Identity | str, fields: Mapping[str, Any]) -> GridEstimator:
     """Return the rule that is meant, of a form that knows grids."""
     found = resolve("rule", rule, GridEstimator, Identity, fields=fields)
-    return Through() if isinstance(found, Identity) else found
+    if not isinstance(found, Identity):
+        return found
+    if type(found).derivative is not Identity.derivative:
+        raise ArgumentError(
+            f"rule must be a GridEstimator or Identity itself, got {found}, which has a derivative "
+            f"of its own; write it as the gradient of a GridEstimator"
+        )
+    return Through()
