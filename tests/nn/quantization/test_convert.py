@@ -209,6 +209,17 @@ def test_what_is_frozen_stays_frozen():
     assert learn == [False, False, True, True]
 
 
+@pytest.mark.parametrize("to", ["float", "packed"])
+def test_a_weight_that_modules_quantize_differently_is_another_in_each(to):
+    """Each was prepared by itself, as torchao's `quantize_` does, with a quantizer of its own."""
+    model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)).eval()
+    model[1].weight = model[0].weight
+    prepare(model[0], [("", "w2")])
+    prepare(model[1], [("", "w4")])
+    index = torch.arange(10)
+    assert torch.equal(convert(model, to=to)(index), model(index))
+
+
 def test_a_weight_whose_quantizer_is_off_ships_as_it_is():
     model, x = trained(SCHEMES["int4"][0]), torch.randn(4, 32)
     model[0].weight_quantizer.enabled = False
@@ -241,6 +252,14 @@ def test_a_report_says_what_the_state_dict_takes():
         "all",
         *(f"{n:,}" for n in (report.bytes, report.unpacked)),
     ]
+
+
+def test_a_report_counts_the_bytes_of_tensors_of_torchao():
+    pytest.importorskip("torchao")
+    model = prepare(nn.Sequential(nn.Linear(64, 32, bias=False)), [("0", "w4")]).eval()
+    (row,) = st.nn.size_report(convert(model, to="torchao")).rows
+    codes, scales, zero_points = 32 * 64, 32 * 4, 32
+    assert row == st.nn.Size("0", None, codes + scales + zero_points, 32 * 64 * 4)
 
 
 def test_codes_of_another_grid_are_refused(tmp_path):
