@@ -375,10 +375,11 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             rest[-1].append(f"{prefix}origin is of {other}")
             return
         around = prefix[: prefix.rfind(".", 0, -1) + 1]
-        if not self.scaling.kept or any(prefix + name in state for name in SCALE):
-            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
-        elif not any(key.startswith(around) for key in missing):
+        found = any(prefix + name in state for name in SCALE)
+        if self.scaling.kept and not found and not any(key.startswith(around) for key in missing):
             self.started.zero_()
+        else:
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
         if self.scaling.kept:
             self._has_started = not self.started.is_meta and bool(self.started)
 
