@@ -68,7 +68,7 @@ def test_a_state_dict_of_another_grid_is_refused(tmp_path):
     wide(x)
     torch.save(wide.state_dict(), tmp_path / "saved.pt")
     state = torch.load(tmp_path / "saved.pt", weights_only=True)
-    message = r"0.weight_quantizer.origin is of Int\(bits=8.* the quantizer's grid is Int\(bits=4"
+    message = r"0.weight_quantizer.origin is of Learned and Int\(bits=8.* Learned and Int\(bits=4"
     for assign in (False, True):
         with pytest.raises(RuntimeError, match=message):
             narrow.load_state_dict(state, assign=assign)
@@ -79,6 +79,20 @@ def test_a_state_dict_of_another_grid_is_refused(tmp_path):
     weight = model[0].weight
     assert (narrow[0].quantized_weight() - weight).abs().max() < weight.abs().max() / 7
     assert torch.equal(narrow[0].input_quantizer.scale, wide[0].input_quantizer.scale)
+
+
+LEARNED_OR_SEEN = (Learned(start="max"), Observed())
+
+
+@pytest.mark.parametrize(("of", "into"), [LEARNED_OR_SEEN, LEARNED_OR_SEEN[::-1]])
+def test_a_state_dict_of_another_class_is_refused(of, into):
+    """What is kept of the one is the scale, and of the other what a scale is made of."""
+    source, target = Quantizer(Int(8), of), Quantizer(Int(8), into)
+    source(X)
+    with pytest.raises(RuntimeError, match=f"is of {type(of).__name__} and Int"):
+        target.load_state_dict(source.state_dict(), strict=False)
+    target(2 * X)
+    torch.testing.assert_close(target(X), X, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.95, 0.99, 0.999, 0.9999])

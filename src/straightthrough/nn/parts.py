@@ -34,7 +34,7 @@ def kept_shape(scaling: Scale, shape: Sequence[int] | None) -> list[int]:
 
 def other_meaning(quantizer: Any, started: Tensor | None, metadata: Any) -> str:
     """Return of what else the scale of a state dict is, and what to do; nothing if of the same."""
-    grid, scaling = quantizer.grid, quantizer.scaling
+    scaling = quantizer.scaling
     if not scaling.kept or started is None or started.is_meta or not started:
         return ""
     if int(started) != scaling.mark:
@@ -42,13 +42,20 @@ def other_meaning(quantizer: Any, started: Tensor | None, metadata: Any) -> str:
             f"another meaning than in {scaling}; make the quantizer with the form, power_of_two, "
             f"offset and zero_point of the state dict's"
         )
-    saved = metadata.get("grid", str(grid))
-    if saved != str(grid):
+    own = told(quantizer)
+    saved = {name: metadata.get(name, own[name]) for name in own}
+    if saved != own:
         return (
-            f"{saved}, and the quantizer's grid is {grid}; give the quantizer that grid, or take "
-            f"its tensors out of the state dict, for its scale to start anew"
+            f"{saved['scale']} and {saved['grid']}, and the quantizer has {own['scale']} and "
+            f"{own['grid']}; give the quantizer those, or take its tensors out of the state dict, "
+            f"for its scale to start anew"
         )
     return ""
+
+
+def told(quantizer: Any) -> dict[str, str]:
+    """Return what a state dict's metadata tell of a scale, which its tensors don't."""
+    return {"scale": type(quantizer.scaling).__name__, "grid": str(quantizer.grid)}
 
 
 def _grid(parts: dict[str, Any], given: Any) -> Any:

@@ -35,7 +35,7 @@ from .measured import (
     noted,
     ranks,
 )
-from .parts import PARTS, kept_shape, other_meaning
+from .parts import PARTS, kept_shape, other_meaning, told
 from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
 
@@ -50,8 +50,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     started: the first input starts it, and a loaded one goes on. `eval()` measures nothing that is
     kept, and starts what has not yet been. What a learned scale started from is a buffer, `origin`,
     and `parameter`, which begins at 0, is added to it: so a start is the same on every shard. A
-    state dict in which the scale has another meaning, as of another form or grid, is refused; the
-    grid is in its metadata, which `torch.save` writes and safetensors does not. One without a
+    state dict in which the scale has another meaning, as of another form or grid, is refused; grids
+    are in its metadata, which `torch.save` writes and safetensors does not. One without a
     scale, as that of a model of floats, loads all the same, and the scale starts anew; one that
     lacks what the quantizer is a part of too, as that of a head alone, leaves it.
 
@@ -386,7 +386,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.scaling.kept and hasattr(destination, "_metadata"):
-            destination._metadata[prefix[:-1]]["grid"] = str(self.grid)
+            destination._metadata[prefix[:-1]].update(told(self))
 
     def _kept(self) -> Iterable[str]:
         return self._buffers
