@@ -194,6 +194,16 @@ def test_channels_that_are_last_ship(layer, to):
 
 
 @pytest.mark.parametrize("to", ["float", "packed"])
+def test_what_ships_is_saved_whole(to):
+    layers = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3).to(memory_format=torch.channels_last)
+    model, x = prepare(nn.Sequential(*layers), [("*", "w4a8")]).eval(), torch.randn(2, 3, 6, 6)
+    y, file = model(x), io.BytesIO()
+    torch.save(convert(model, to=to), file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x), y)
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
 def test_a_skeleton_takes_what_ships(to):
     with torch.device("meta"):
         empty = convert(prepare(nn.Sequential(nn.Linear(8, 4)), [("0", "w4")]).eval(), to=to)
