@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 
 import pytest
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 import straightthrough as st
 from straightthrough.grids import Int
-from straightthrough.nn import Quantizer
+from straightthrough.nn import Quantizer, prepare
 from straightthrough.scales import RMS, AbsMean, Learned, Observed
 
 X = torch.tensor([[0.5, -1.0, 2.0, 0.1], [4.0, 0.0, -3.0, 1.0]])
@@ -53,6 +55,44 @@ def test_a_state_dict_that_has_not_started_fits_every_form():
     quantize.load_state_dict(fresh)
     quantize(X)
     assert quantize.started
+
+
+def test_a_state_dict_of_another_grid_is_refused(tmp_path):
+    """At the scale of 8 bits one of 4 would clip nearly everything."""
+    model = nn.Sequential(nn.Linear(16, 8), nn.LSTM(8, 4))
+    wide, narrow = (
+        prepare(copy.deepcopy(model), [("1", "w4"), ("0", name)]) for name in ("w8a8", "w4a8")
+    )
+    x = torch.randn(3, 16)
+    narrow.load_state_dict(wide.state_dict())  # whose scales have not started
+    wide(x)
+    torch.save(wide.state_dict(), tmp_path / "saved.pt")
+    state = torch.load(tmp_path / "saved.pt", weights_only=True)
+    message = r"0.weight_quantizer.origin is of Learned and Int\(bits=8.* Learned and Int\(bits=4"
+    for assign in (False, True):
+        with pytest.raises(RuntimeError, match=message):
+            narrow.load_state_dict(state, assign=assign)
+    for key in [key for key in state if key.startswith("0.weight_quantizer.")]:
+        del state[key]
+    narrow.load_state_dict(state)
+    narrow(x)
+    weight = model[0].weight
+    assert (narrow[0].quantized_weight() - weight).abs().max() < weight.abs().max() / 7
+    assert torch.equal(narrow[0].input_quantizer.scale, wide[0].input_quantizer.scale)
+
+
+LEARNED_OR_SEEN = (Learned(start="max"), Observed())
+
+
+@pytest.mark.parametrize(("of", "into"), [LEARNED_OR_SEEN, LEARNED_OR_SEEN[::-1]])
+def test_a_state_dict_of_another_class_is_refused(of, into):
+    """What is kept of the one is the scale, and of the other what a scale is made of."""
+    source, target = Quantizer(Int(8), of), Quantizer(Int(8), into)
+    source(X)
+    with pytest.raises(RuntimeError, match=f"is of {type(of).__name__} and Int"):
+        target.load_state_dict(source.state_dict(), strict=False)
+    target(2 * X)
+    torch.testing.assert_close(target(X), X, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.95, 0.99, 0.999, 0.9999])

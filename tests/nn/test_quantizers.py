@@ -203,7 +203,7 @@ def test_statistics_are_in_float32_whatever_the_dtype():
     assert model.book.codebook.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("stages", [1, 4])
+@pytest.mark.parametrize("stages", [1, 9])
 def test_the_gradient_of_a_chain_is_the_identity_at_any_depth(stages):
     """The public package's is that times the depth."""
     model = st.nn.ResidualVQ(stages, 16, 4)
@@ -214,7 +214,7 @@ def test_the_gradient_of_a_chain_is_the_identity_at_any_depth(stages):
     assert index.shape == (30, stages)
     model.eval()
     q, index, loss = model(z)
-    torch.testing.assert_close(model.decode(index), q)
+    assert torch.equal(model.decode(index), q), "in the same order, by which sums round"
     whole, due = torch.zeros_like(z), 0.0
     for book, number in zip(model.books, index.unbind(-1), strict=True):
         assert torch.equal(number, st.nearest(z - whole, book.codebook))

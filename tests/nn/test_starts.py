@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import straightthrough as st
 from straightthrough.grids import Int
-from straightthrough.nn import Quantizer
+from straightthrough.nn import Quantizer, prepare
 from straightthrough.scales import AbsMax, Learned, Observed, Scale
 
 KEPT = [
@@ -81,6 +83,29 @@ def test_a_file_of_a_part_of_a_scale_is_loaded_and_says_what_it_lacks(kept: list
     assert torch.equal(target.parameter, {**before, **found}["parameter"])
     with pytest.raises(RuntimeError, match="Missing key"):
         target.load_state_dict(found)
+
+
+def test_what_a_file_of_a_part_of_a_model_lacks_is_said() -> None:
+    """safetensors takes what is neither in its file nor said to be missing for an error."""
+    model = prepare(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5)), [("*", "w4")])
+    model(torch.arange(5))
+    state = copy.deepcopy(model.state_dict())
+    lacks = [key for key in state if key.startswith("1.")]
+    part = {key: tensor for key, tensor in state.items() if key not in lacks}
+    assert {*model.load_state_dict(part, strict=False).missing_keys} == {*lacks}
+    assert all(torch.equal(got, state[key]) for key, got in model.state_dict().items())
+
+
+def test_safetensors_load_a_model_whose_layers_share_a_weight(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    model, x = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5)), torch.arange(5)
+    model[1].weight = model[0].weight
+    prepare(model, [("*", "w4")])
+    fresh, y = copy.deepcopy(model), model(x)
+    safetensors.save_model(model, tmp_path / "model.safetensors")
+    safetensors.load_model(fresh, tmp_path / "model.safetensors")
+    assert all(torch.equal(got, model.state_dict()[k]) for k, got in fresh.state_dict().items())
+    assert torch.equal(fresh(x), y)
 
 
 def test_an_axis_and_sizes_may_be_whole_numbers_of_numpy() -> None:

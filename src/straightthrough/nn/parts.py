@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.errors import ArgumentError, as_int, check_flag, check_limit
 from ..grids import Int
@@ -29,6 +30,32 @@ def kept_shape(scaling: Scale, shape: Sequence[int] | None) -> list[int]:
     if len(sizes) < len(whole):
         raise ArgumentError(f"shape must be the sizes of the input, ints, got {shape!r}")
     return scaling.shape(scaling.blocks(torch.empty(sizes, device="meta")))
+
+
+def other_meaning(quantizer: Any, started: Tensor | None, metadata: Any) -> str:
+    """Return of what else the scale of a state dict is, and what to do; nothing if of the same."""
+    scaling = quantizer.scaling
+    if not scaling.kept or started is None or started.is_meta or not started:
+        return ""
+    if int(started) != scaling.mark:
+        return (
+            f"another meaning than in {scaling}; make the quantizer with the form, power_of_two, "
+            f"offset and zero_point of the state dict's"
+        )
+    own = told(quantizer)
+    saved = {name: metadata.get(name, own[name]) for name in own}
+    if saved != own:
+        return (
+            f"{saved['scale']} and {saved['grid']}, and the quantizer has {own['scale']} and "
+            f"{own['grid']}; give the quantizer those, or take its tensors out of the state dict, "
+            f"for its scale to start anew"
+        )
+    return ""
+
+
+def told(quantizer: Any) -> dict[str, str]:
+    """Return what a state dict's metadata tell of a scale, which its tensors don't."""
+    return {"scale": type(quantizer.scaling).__name__, "grid": str(quantizer.grid)}
 
 
 def _grid(parts: dict[str, Any], given: Any) -> Any:

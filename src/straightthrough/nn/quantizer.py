@@ -35,7 +35,7 @@ from .measured import (
     noted,
     ranks,
 )
-from .parts import PARTS, kept_shape
+from .parts import PARTS, kept_shape, other_meaning, told
 from .schedules import Delay
 from .transforms import TRANSFORMS, Transform
 
@@ -50,7 +50,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     started: the first input starts it, and a loaded one goes on. `eval()` measures nothing that is
     kept, and starts what has not yet been. What a learned scale started from is a buffer, `origin`,
     and `parameter`, which begins at 0, is added to it: so a start is the same on every shard. A
-    state dict in which the scale has another meaning, as of another form, is refused. One without a
+    state dict in which the scale has another meaning, as of another form or grid, is refused; grids
+    are in its metadata, which `torch.save` writes and safetensors does not. One without a
     scale, as that of a model of floats, loads all the same, and the scale starts anew; one that
     lacks what the quantizer is a part of too, as that of a head alone, leaves it.
 
@@ -369,24 +370,23 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
-        found = state.get(f"{prefix}started")
-        if self.scaling.kept and found is not None and not self._means(found):
-            rest[-1].append(
-                f"{prefix}origin is of another meaning than in {self.scaling}; make the quantizer "
-                f"with the form, power_of_two, offset and zero_point of the state dict's"
-            )
+        other = other_meaning(self, state.get(f"{prefix}started"), metadata)
+        if other:
+            rest[-1].append(f"{prefix}origin is of {other}")
             return
         around = prefix[: prefix.rfind(".", 0, -1) + 1]
-        if not self.scaling.kept or any(prefix + name in state for name in SCALE):
-            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
-        elif not any(key.startswith(around) for key in missing):
+        found = any(prefix + name in state for name in SCALE)
+        if self.scaling.kept and not found and not any(key.startswith(around) for key in missing):
             self.started.zero_()
+        else:
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
         if self.scaling.kept:
             self._has_started = not self.started.is_meta and bool(self.started)
 
-    def _means(self, started: Tensor) -> bool:
-        """Return whether what was kept with that mark means what is kept here."""
-        return started.is_meta or int(started) in (0, self.scaling.mark)
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.scaling.kept and hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]].update(told(self))
 
     def _kept(self) -> Iterable[str]:
         return self._buffers

@@ -194,6 +194,16 @@ def test_channels_that_are_last_ship(layer, to):
 
 
 @pytest.mark.parametrize("to", ["float", "packed"])
+def test_what_ships_is_saved_whole(to):
+    layers = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3).to(memory_format=torch.channels_last)
+    model, x = prepare(nn.Sequential(*layers), [("*", "w4a8")]).eval(), torch.randn(2, 3, 6, 6)
+    y, file = model(x), io.BytesIO()
+    torch.save(convert(model, to=to), file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x), y)
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
 def test_a_skeleton_takes_what_ships(to):
     with torch.device("meta"):
         empty = convert(prepare(nn.Sequential(nn.Linear(8, 4)), [("0", "w4")]).eval(), to=to)
@@ -207,6 +217,17 @@ def test_what_is_frozen_stays_frozen():
     model[0].requires_grad_(False)
     learn = [parameter.requires_grad for parameter in convert(model).parameters()]
     assert learn == [False, False, True, True]
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
+def test_a_weight_that_modules_quantize_differently_is_another_in_each(to):
+    """Each was prepared by itself, as torchao's `quantize_` does, with a quantizer of its own."""
+    model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)).eval()
+    model[1].weight = model[0].weight
+    prepare(model[0], [("", "w2")])
+    prepare(model[1], [("", "w4")])
+    index = torch.arange(10)
+    assert torch.equal(convert(model, to=to)(index), model(index))
 
 
 def test_a_weight_whose_quantizer_is_off_ships_as_it_is():
@@ -241,6 +262,14 @@ def test_a_report_says_what_the_state_dict_takes():
         "all",
         *(f"{n:,}" for n in (report.bytes, report.unpacked)),
     ]
+
+
+def test_a_report_counts_the_bytes_of_tensors_of_torchao():
+    pytest.importorskip("torchao")
+    model = prepare(nn.Sequential(nn.Linear(64, 32, bias=False)), [("0", "w4")]).eval()
+    (row,) = st.nn.size_report(convert(model, to="torchao")).rows
+    codes, scales, zero_points = 32 * 64, 32 * 4, 32
+    assert row == st.nn.Size("0", None, codes + scales + zero_points, 32 * 64 * 4)
 
 
 def test_codes_of_another_grid_are_refused(tmp_path):

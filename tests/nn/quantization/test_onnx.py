@@ -135,6 +135,24 @@ class Net(nn.Module):
         return self.head(self.fc(x).relu())
 
 
+def test_a_model_in_float64_is_exported_as_arithmetic():
+    """For which the nodes are not: a graph with them is refused by the runtime."""
+    schemes = [Config(Scheme(Int(4), Learned(axis=0)), A8, Scheme(Ternary(), Learned())), "w8a8"]
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    model = prepare(model, [("0", schemes[0]), ("2", schemes[1])]).eval()
+    x = torch.randn(5, 8, dtype=torch.float64)
+    y = model(x)
+    torch.testing.assert_close(run(exported(model, x), x), y.detach())
+
+
+def test_a_tensor_alone_is_one_argument():
+    """As to `torch.onnx.export`; its rows were taken for the arguments."""
+    model = prepare(nn.Sequential(nn.Linear(8, 4)), [("0", "w4")]).eval()
+    for rows in (1, 3):
+        x = torch.randn(rows, 8)
+        torch.testing.assert_close(run(to_onnx(model, x), x), model(x).detach())
+
+
 def test_a_net_is_the_one_that_was_trained():
     torch.manual_seed(0)
     a4 = Scheme(Int(4, signed=False), Learned(start="mse"), "lsq")

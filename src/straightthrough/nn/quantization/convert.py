@@ -98,13 +98,18 @@ def replaced(
         if parametrize.is_parametrized(module):
             own_class(module)
     weights = [*quantized_weights(model, kind)]
-    ready = {id(w.latent): make(w) for w in weights}  # all first, as weights may be shared
+    ready = {_made_of(w): make(w) for w in weights}  # all first, as weights may be shared
     for weight in weights:
-        _put(weight, *ready[id(weight.latent)])
+        _put(weight, *ready[_made_of(weight)])
     for module in model.modules():
         if isinstance(module, Quantized) and not any(module._modules[slot] for slot in SLOTS):
             _restore(module)
     return model
+
+
+def _made_of(weight: Weight) -> tuple[int, int]:
+    """Return what is one for modules that compute with the same: others may share a weight too."""
+    return id(weight.latent), id(weight.quantizer)
 
 
 def _check_ready(model: nn.Module) -> None:

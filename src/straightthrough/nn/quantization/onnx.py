@@ -20,11 +20,16 @@ from .packed import Packed
 OPSET = 21
 """The first that has integers of 4 bits, of 16 bits, and blocks."""
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What its nodes make integers of, and the other way round."""
+
 NARROW = "straightthrough.bits"
 """A node's property: how many bits its codes take."""
 
 
-def to_onnx(model: nn.Module, args: Sequence[Any], **options: Any) -> torch.onnx.ONNXProgram:
+def to_onnx(
+    model: nn.Module, args: Sequence[Any] | Tensor, **options: Any
+) -> torch.onnx.ONNXProgram:
     """Return a prepared model as an ONNX program: what was trained is what ships.
 
     Weights on grids of equal steps are integers, INT4, INT8 or INT16, with `DequantizeLinear`
@@ -32,11 +37,11 @@ def to_onnx(model: nn.Module, args: Sequence[Any], **options: Any) -> torch.onnx
     values go through `QuantizeLinear` and `DequantizeLinear`, as unsigned integers, which is what
     runtimes have kernels for, of fewer than 8 bits clipped before. What ONNX has no such node for
     (floating formats, blocks with scales of their own; of what is not a weight also grids without a
-    0; a learned offset) is exported as values, or as the arithmetic that it is.
+    0; a learned offset; float64) is exported as values, or as the arithmetic that it is.
 
     Args:
         model: prepared, in `eval()`; stays as it is.
-        args: what its forward takes, as an example.
+        args: what its forward takes, as an example; a tensor alone is one argument.
         options: of `torch.onnx.export`, such as `dynamic_shapes`; `opset_version` is at least 21.
 
     Returns:
@@ -71,7 +76,8 @@ def to_onnx(model: nn.Module, args: Sequence[Any], **options: Any) -> torch.onnx
         if waits and not module.started:
             raise ArgumentError(f"{name!r} has no scale yet; first run the model on an input")
     with intercepted(_with_nodes):
-        program = torch.onnx.export(model, tuple(args), dynamo=True, **options)
+        given = (args,) if isinstance(args, Tensor) else tuple(args)
+        program = torch.onnx.export(model, given, dynamo=True, **options)
     assert program is not None
     _narrow(program.model.graph)
     return program
@@ -100,7 +106,7 @@ class Integers(nn.Module):
 @torch.no_grad()
 def _as_integers(weight: Weight) -> tuple[Tensor, nn.Module | None]:
     quantizer, latent = weight.quantizer, weight.latent
-    steps = _steps(quantizer.grid)
+    steps = _steps(quantizer.grid) if latent.dtype in DTYPES else None
     if steps is None or quantizer.offset is not None or not quantizer.enabled:
         return nn.Parameter(quantizer(latent).clone()), None
     factor, added, parts = steps
@@ -148,7 +154,7 @@ def _laid(kept: Tensor, quantizer: Quantizer, weight: Tensor) -> tuple[Tensor, d
 def _with_nodes(operation: Operation, inputs: Sequence[Tensor]) -> Any:
     """Return the value of an operation in a graph: of integers, by nodes."""
     if type(operation) is FakeQuantize and isinstance(operation.grid, Int | Ternary):
-        place = _along(*inputs[:2])
+        place = _along(*inputs[:2]) if inputs[0].dtype in DTYPES else None
         if place is not None and operation.shift != "offset":
             return _quantized(operation.grid, *place, *inputs)
     with intercepted(None):

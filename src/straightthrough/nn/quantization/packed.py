@@ -13,7 +13,8 @@ from ...grids.block import Blocks
 from ..kept import KeptDtypes
 from ..quantizer import Quantizer
 
-FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+FORMATS = ("contiguous_format", "channels_last", "channels_last_3d")
+"""Names, as `torch.save` can't pickle what they name."""
 
 
 class Packed(KeptDtypes):
@@ -41,8 +42,9 @@ class Packed(KeptDtypes):
         self.grid, self.scaling = quantizer.grid, quantizer.scaling
         self.shape, self.dtype = weight.shape, weight.dtype
         # As the quantizer has it, since another order of channels rounds a convolution otherwise.
-        found = (f for f in FORMATS if quantizer(weight).is_contiguous(memory_format=f))
-        self.format = next(found, torch.contiguous_format)
+        made = quantizer(weight)
+        found = (f for f in FORMATS if made.is_contiguous(memory_format=getattr(torch, f)))
+        self.format = next(found, FORMATS[0])
         least, most = self.grid.code_range
         self.width = (most - least).bit_length()
         self.register_buffer("scale", quantizer.scale_of(weight).detach().clone())
@@ -80,7 +82,8 @@ class Packed(KeptDtypes):
         values = values * self.scale
         if self.offset is not None:
             values = values + self.offset
-        return values.reshape(self.shape).to(self.dtype).contiguous(memory_format=self.format)
+        laid = getattr(torch, self.format)
+        return values.reshape(self.shape).to(self.dtype).contiguous(memory_format=laid)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

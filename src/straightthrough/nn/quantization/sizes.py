@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...core.errors import check_model
+from ...core.mesh import on_mesh
 from .layers import Quantized
 from .packed import Packed
 
@@ -85,7 +87,7 @@ def size_report(model: nn.Module) -> SizeReport:
         bits = max((part.width for part, _ in packs), default=None)
         inside = [t for part, _ in packs for t in _tensors(part, kept)]
         if own or inside:
-            total = sum(tensor.nbytes for tensor in [*own, *inside])
+            total = sum(_bytes(tensor) for tensor in [*own, *inside])
             rows.append(Size(name, bits, total, unpacked))
     return SizeReport(tuple(rows))
 
@@ -98,6 +100,14 @@ def _tensors(module: nn.Module, kept: set[int]) -> list[Tensor]:
             kept.discard(id(tensor))
             found.append(tensor)
     return found
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Return what a tensor takes; one made of others, as those of `torchao`, what these take."""
+    if on_mesh(tensor) or not is_traceable_wrapper_subclass(tensor):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_bytes(getattr(tensor, name)) for name in names)
 
 
 def _packs(module: nn.Module) -> list[tuple[Packed, Tensor]]:
