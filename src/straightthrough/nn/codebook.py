@@ -186,6 +186,8 @@ class Codebook(Checked):
             self.statistics.collect(rows, index.flatten(), self.revive > 0)
             if self.update == "forward":
                 self._update()
+            else:
+                self.statistics.owner.take(rows)
         return q, index
 
     def _begun(self) -> bool:
@@ -220,6 +222,7 @@ class Codebook(Checked):
         if self._begun() and not self.frozen:
             if self.revive and self.learn != "ema":
                 self._check_optimizer(optimizer)
+            self.statistics.owner.give()
             self._update(optimizer)
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
