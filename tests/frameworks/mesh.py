@@ -128,19 +128,28 @@ def try_scales(rank: int) -> None:
     """
     on, x = pair(), torch.arange(24.0).reshape(3, 2, 4).sin()
     scales = torch.arange(1, 25.0).reshape(3, 2, 4).cos().abs() + 0.1
-    for scale in (scales[0, 0, 0], scales[0, 0], scales[:, :1, :1], scales[:1, :, :1], scales[0]):
+    shares = [(0, 0, 0), (0, 0), (slice(None), slice(1), slice(1)), (slice(1), slice(None)), (0,)]
+    for share in shares:
         for placement in (Shard(0), Shard(1), Shard(2), R):
-            leaves = x.clone().requires_grad_(), scale.clone().requires_grad_()
-            parts = [
-                distribute_tensor(each.detach(), on, [where]).requires_grad_()
-                for each, where in zip(leaves, (placement, R), strict=True)
-            ]
-            y, z = (st.fake_quantize(*each, grid=st.grids.Int(4)) for each in (leaves, parts))
-            assert z.placements == (placement,)
-            assert torch.equal(z.full_tensor(), y)
-            y.square().sum().backward(), z.square().sum().backward()
-            for part, leaf in zip(parts, leaves, strict=True):
-                torch.testing.assert_close(part.grad.full_tensor(), leaf.grad)
+            for shift in ("", "zero_point", "offset"):
+                inputs = (x, scales[share], scales.flip(0)[share])[: 3 if shift else 2]
+                leaves = [each.clone().requires_grad_() for each in inputs]
+                parts = [
+                    distribute_tensor(each, on, [placement if each is x else R]).requires_grad_()
+                    for each in inputs
+                ]
+                y, z = (
+                    st.fake_quantize(*each[:2], grid=st.grids.Int(4), **{shift: each[-1]})
+                    if shift
+                    else st.fake_quantize(*each, grid=st.grids.Int(4))
+                    for each in (leaves, parts)
+                )
+                assert z.placements == (placement,)
+                assert torch.equal(z.full_tensor(), y)
+                y.square().sum().backward(), z.square().sum().backward()
+                for part, leaf in zip(parts, leaves, strict=True):
+                    if leaf.grad is not None:  # as that of a zero point
+                        torch.testing.assert_close(part.grad.full_tensor(), leaf.grad)
     quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.AbsMax(axis=0))
     part = distribute_tensor(x, on, [Shard(0)])  # whose scales are sharded as it is
     assert torch.equal(quantize(part).full_tensor(), quantize(x))

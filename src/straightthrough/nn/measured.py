@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
 from ..core.internals import held, transforms_active, unobserved
-from ..core.mesh import whole
+from ..core.mesh import laid_as, whole
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from .statistics import together
@@ -30,6 +30,7 @@ def agreed(measured: Tensor, some: Tensor) -> Tensor:
     """
     if ranks() == 1:
         return measured
+    some = some.reshape(measured.shape)
     total, count = together(torch.stack([torch.where(some, measured, 0), some.to(measured)]))
     return torch.where(count > 0, total / count.clamp(min=1), measured)
 
@@ -109,6 +110,12 @@ def check_scales(shape: Sequence[int], kept: Tensor) -> None:
 def less(value: Tensor, learned: Tensor | None) -> Tensor:
     """Return what a parameter is added to for a value: others may share it, so it stays."""
     return value if learned is None else value - whole(learned.detach())
+
+
+def added(at: Tensor, parameter: Tensor) -> Tensor:
+    """Return a parameter added to what it started from, which is whole on every rank."""
+    # One number, which is cut too, DTensors lay on every rank by themselves.
+    return (at if at.ndim == 1 else laid_as(at, parameter)) + parameter
 
 
 def beside(x: Tensor, scale: Tensor) -> Tensor:

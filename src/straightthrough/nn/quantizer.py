@@ -24,6 +24,7 @@ from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule, detached, waiting
 from .measured import (
+    added,
     agreed,
     beside,
     check_scales,
@@ -160,7 +161,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not isinstance(self.scaling, Learned):
             return self._shaped(self.origin)
         assert self.parameter is not None
-        return self._shaped(self.scaling.scale(self.origin + self.parameter))
+        return self._shaped(self.scaling.scale(added(self.origin, self.parameter)))
 
     @property
     def offset(self) -> Tensor | None:
@@ -274,7 +275,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def _shifted(self) -> Tensor:
         at, moved = self.shift_origin, self.shift
-        return self._shaped(at if moved is None else at + moved)
+        return self._shaped(at if moved is None else added(at, moved))
 
     def _zero(self) -> Tensor | int:
         return 0 if self.zero_point is None else torch.round(self.zero_point.detach())
@@ -329,7 +330,6 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             return
         known, some = found
         scale, shift = self._measured(known), None
-        some = some.reshape(scale.shape)
         if self.scaling.shifts:
             shift = agreed(self.scaling.measure_shift(known, self.grid).reshape(scale.shape), some)
         self._place_scale(agreed(scale, some), shift, anew)
