@@ -121,6 +121,61 @@ def try_refused(rank: int) -> None:
         st.bernoulli(rows, seed=seed)
 
 
+def try_scales(rank: int) -> None:
+    """A scale that broadcasts is cut where it has sizes of its own along what is sharded.
+
+    Of three rows a rank has two, and the other one: of one row alone a scale of three makes three.
+    """
+    on, x = pair(), torch.arange(24.0).reshape(3, 2, 4).sin()
+    scales = torch.arange(1, 25.0).reshape(3, 2, 4).cos().abs() + 0.1
+    shares = [(0, 0, 0), (0, 0), (slice(None), slice(1), slice(1)), (slice(1), slice(None)), (0,)]
+    for share in shares:
+        for placement in (Shard(0), Shard(1), Shard(2), R):
+            for shift in ("", "zero_point", "offset"):
+                inputs = (x, scales[share], scales.flip(0)[share])[: 3 if shift else 2]
+                leaves = [each.clone().requires_grad_() for each in inputs]
+                parts = [
+                    distribute_tensor(each, on, [placement if each is x else R]).requires_grad_()
+                    for each in inputs
+                ]
+                y, z = (
+                    st.fake_quantize(*each[:2], grid=st.grids.Int(4), **{shift: each[-1]})
+                    if shift
+                    else st.fake_quantize(*each, grid=st.grids.Int(4))
+                    for each in (leaves, parts)
+                )
+                assert z.placements == (placement,)
+                assert torch.equal(z.full_tensor(), y)
+                y.square().sum().backward(), z.square().sum().backward()
+                for part, leaf in zip(parts, leaves, strict=True):
+                    if leaf.grad is not None:  # as that of a zero point
+                        torch.testing.assert_close(part.grad.full_tensor(), leaf.grad)
+    quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.AbsMax(axis=0))
+    part = distribute_tensor(x, on, [Shard(0)])  # whose scales are sharded as it is
+    assert torch.equal(quantize(part).full_tensor(), quantize(x))
+
+
+def try_no_gradient(rank: int) -> None:
+    """What a rule sends nothing may lie otherwise than the rest, or be a sum over ranks."""
+    on, z, q = pair(), torch.arange(12.0).reshape(4, 3).sin(), torch.arange(12.0).reshape(4, 3)
+    leaf = z.clone().requires_grad_()
+    st.through(leaf, q, "rotation").square().sum().backward()
+    for placements in ((Shard(0), R), (R, Shard(0)), (R, Shard(1))):
+        parts = [
+            distribute_tensor(each, on, [where]).requires_grad_()
+            for each, where in zip((z, q), placements, strict=True)
+        ]
+        st.through(*parts, "rotation").square().sum().backward()
+        torch.testing.assert_close(parts[0].grad.full_tensor(), leaf.grad)
+        assert parts[1].grad is None or not parts[1].grad.full_tensor().any()
+    quantize = st.nn.Quantizer(st.grids.Int(4), transform="tanh")  # whose maximum gets none
+    leaf, part = z.clone().requires_grad_(), distribute_tensor(z, on, [Shard(0)]).requires_grad_()
+    y, parted = quantize(leaf), quantize(part)
+    torch.testing.assert_close(parted.full_tensor(), y)
+    y.square().sum().backward(), parted.square().sum().backward()
+    torch.testing.assert_close(part.grad.full_tensor(), leaf.grad)
+
+
 def try_seeds(rank: int) -> None:
     """Without `seed=` all ranks draw as the first one would; an offset counts for the whole."""
     on, logits = square(), torch.randn(5, 3, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -124,6 +125,22 @@ def try_start(rank: int) -> None:
     number = st.nearest(whole[:, :WIDTH], start)
     for k in range(CODES):
         torch.testing.assert_close(start[k], whole[number == k, :WIDTH].mean(0))
+
+
+def try_start_in_forward(rank: int) -> None:
+    """What a forward writes to a parameter that is gathered for it is lost, so it raises."""
+    for learn in ("loss", "gradient"):
+        models = [Autoencoder(learn), Autoencoder(learn)]
+        for model in models:
+            model.quantizer = st.nn.VectorQuantizer(CODES, WIDTH, "both", learn=learn)
+            shard(model)
+        with pytest.raises(st.ArgumentError, match=r"lost: call start\(z\) .* before"):
+            models[0](rows_of(1))
+        assert not models[0].quantizer.book.started
+        models[1].quantizer.book.start(rows_of(1)[:, :WIDTH])
+        start = gathered(models[1])["quantizer.book.codebook"]
+        models[1](rows_of(1)).backward()
+        assert torch.equal(gathered(models[1])["quantizer.book.codebook"], start)
 
 
 def try_broadcast(rank: int) -> None:

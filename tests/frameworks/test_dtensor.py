@@ -12,7 +12,13 @@ def name(worker: object) -> str:
     return getattr(worker, "__name__", "")
 
 
-OF_TWO = [mesh.try_every_operator, mesh.try_refused, mesh.try_compiled]
+OF_TWO = [
+    mesh.try_every_operator,
+    mesh.try_scales,
+    mesh.try_no_gradient,
+    mesh.try_refused,
+    mesh.try_compiled,
+]
 OF_FOUR = [mesh.try_two_axes, mesh.try_seeds, mesh.try_the_rest, mesh.try_gates]
 
 

@@ -15,5 +15,9 @@ def test_a_sharded_codebook_starts_at_the_means_of_all_rows() -> None:
     ranks.run(quantizing.try_start, 2)
 
 
+def test_a_sharded_codebook_does_not_start_in_a_forward() -> None:
+    ranks.run(quantizing.try_start_in_forward, 2)
+
+
 def test_scales_that_one_rank_has_loaded_have_started_on_all() -> None:
     ranks.run(quantizing.try_broadcast, 2)

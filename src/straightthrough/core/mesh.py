@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def on_mesh(x: Tensor) -> TypeIs[DTensor]:
     """Whether a tensor is a `DTensor`."""
-    if type(x) is Tensor:
+    if type(x) is Tensor or type(x) is Parameter:
         return False
     module = getattr(torch.distributed, "tensor", None)
     return module is not None and isinstance(x, module.DTensor)

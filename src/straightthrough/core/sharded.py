@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .errors import ArgumentError
 from .mesh import on_mesh
@@ -36,7 +37,7 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
         place = _place(first.shape[:lead], mesh, placements)
         if place is None:  # no map of positions: every rank draws the whole, and keeps its part
             everywhere = _replicated(mesh)
-            whole = [one.redistribute(placements=everywhere) for one in (first, *others)]
+            whole = [_laid(one, everywhere) for one in (first, *others)]
             y = apply_sharded(apply, operation, (*whole, *inputs[len(dims) :]))
             return _mapped(lambda y: y.redistribute(placements=placements), y)
         there = _within(operation.place, place, placements)
@@ -63,11 +64,43 @@ def _summed(operation: Operation, tensors: Sequence[Tensor]) -> list[DTensor]:
     from torch.distributed.tensor import Replicate
 
     return [
-        x.redistribute(placements=[Replicate() if p.is_partial() else p for p in x.placements])
-        if any(p.is_partial() for p in x.placements)
-        else x
-        for x in found
+        _laid(x, tuple(Replicate() if p.is_partial() else p for p in x.placements)) for x in found
     ]
+
+
+def _laid(x: DTensor, placements: Placements) -> DTensor:
+    """Return a DTensor that lies so."""
+    if x.placements == placements:
+        return x
+    x = x.redistribute(placements=placements)
+    # Not in compiled code, whose gradients are all there.
+    return _Zeros.apply(x) if x.requires_grad and not is_compiling() else x
+
+
+class _Zeros(torch.autograd.Function):
+    """The input forward, and backward zeros where a rule has no gradient for it.
+
+    There the backward of torch's `redistribute` would get a plain tensor, and fail.
+    """
+
+    @staticmethod
+    def forward(x: DTensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[DTensor], output: Tensor) -> None:
+        ctx.set_materialize_grads(False)
+        (x,) = inputs
+        ctx.zeros = x.shape, x.dtype, x.device_mesh, x.placements
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Tensor:
+        if grad is not None:
+            return grad
+        from torch.distributed.tensor import zeros
+
+        shape, dtype, mesh, placements = ctx.zeros
+        return zeros(shape, dtype=dtype, device_mesh=mesh, placements=placements)
 
 
 def _replicated(mesh: DeviceMesh) -> Placements:
@@ -95,18 +128,34 @@ def _dim(placement: Any) -> int:
 def _part(x: DTensor, dims: str, first: DTensor) -> Tensor:
     """Return what this rank needs of an input: its own part or, of what rows share, all of it."""
     if dims.startswith("..."):
-        same = x.placements == first.placements
-        return (x if same else x.redistribute(placements=first.placements)).to_local()
-    from torch.distributed.tensor import Partial, Replicate
+        return _laid(x, first.placements).to_local()
+    from torch.distributed.tensor import Partial
 
-    # Ranks with rows of their own each have a part of the gradient.
-    grads = [Replicate() if p.is_replicate() else Partial() for p in first.placements]
-    if not all(p.is_replicate() for p in x.placements):
+    if not dims and 0 < x.ndim < first.ndim:  # it broadcasts
+        x = x.reshape(*[1] * (first.ndim - x.ndim), *x.shape)  # type: ignore[assignment]  # it is one
+    wanted = _along(x, dims, first)
+    if x.placements != wanted and not all(p.is_replicate() for p in x.placements):
         raise ArgumentError(
-            f"a tensor {dims} that all rows share must lie whole on every rank, got placements "
-            f"{x.placements}; use x.redistribute(placements=[Replicate()] * {x.device_mesh.ndim})"
+            f"a tensor {dims or 'that broadcasts'} that all rows share must lie whole on every "
+            f"rank, got placements {x.placements}; use "
+            f"x.redistribute(placements=[Replicate()] * {x.device_mesh.ndim})"
         )
-    return x.to_local(grad_placements=grads)
+    # Ranks with rows of their own each have a part of the gradient.
+    grads = [
+        Partial() if mine.is_replicate() and not p.is_replicate() else mine
+        for mine, p in zip(wanted, first.placements, strict=True)
+    ]
+    return _laid(x, wanted).to_local(grad_placements=grads)
+
+
+def _along(x: DTensor, dims: str, first: DTensor) -> Placements:
+    """Return how what rows share has to lie: whole, or cut where it has sizes of its own to cut."""
+    from torch.distributed.tensor import Replicate
+
+    return tuple(
+        p if not (dims or p.is_replicate()) and x.ndim and x.shape[_dim(p)] > 1 else Replicate()
+        for p in first.placements
+    )
 
 
 def _joined(y: Tensor, first: DTensor, lead: int) -> Tensor:

@@ -17,7 +17,7 @@ from ..core.errors import (
     check_floating,
 )
 from ..core.internals import held, transforms_active
-from ..core.mesh import laid_as, whole
+from ..core.mesh import laid_as, on_mesh, whole
 from ..core.once import before, check_start, has_begun, put, runs_again
 from ..core.precision import compute_dtype
 from ..ops.codebook import api
@@ -63,6 +63,7 @@ class Codebook(Checked):
     """
 
     codebook: Tensor
+    _cut = False
     fixed = ("codes", "width", "learn", "metric")
     checks: ClassVar[Checks] = {
         "codes": check_count,
@@ -110,6 +111,8 @@ class Codebook(Checked):
         if name in ("transform", "update", "revive"):
             self._check_together(name, value)
         super().__setattr__(name, value)
+        if name == "codebook" and on_mesh(value):  # as `fully_shard` assigns it
+            self.__dict__["_cut"] = True
 
     def _check_together(self, name: str, value: Any) -> None:
         """Raise unless a value of that name goes with what the codebook has."""
@@ -183,6 +186,8 @@ class Codebook(Checked):
             self.statistics.collect(rows, index.flatten(), self.revive > 0)
             if self.update == "forward":
                 self._update()
+            else:
+                self.statistics.owner.take(rows)
         return q, index
 
     def _begun(self) -> bool:
@@ -217,6 +222,7 @@ class Codebook(Checked):
         if self._begun() and not self.frozen:
             if self.revive and self.learn != "ema":
                 self._check_optimizer(optimizer)
+            self.statistics.owner.give()
             self._update(optimizer)
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
@@ -262,6 +268,9 @@ class Codebook(Checked):
         The first forward in training does so, unless `k_means=False`; where no vector counts and is
         finite the next one does, but not in compiled code, which can't ask. A parameter that
         `torch.distributed.fsdp.fully_shard` has cut can't be written to there: call this before.
+
+        Raises:
+            ArgumentError: where that is called for.
         """
         self._start(z, mask)
 
@@ -297,6 +306,12 @@ class Codebook(Checked):
 
     @torch.no_grad()
     def _start_at(self, codewords: Tensor, anew: bool = True) -> None:
+        if self._cut and not on_mesh(self.codebook):
+            raise ArgumentError(
+                "the codebook is a parameter that fully_shard has cut, and what is written to it "
+                "while it is gathered for a forward is lost: call start(z) or start_at(codewords) "
+                "of the codebook before the first forward, or make it with k_means=False"
+            )
         step = self.statistics.step
         begun = None if anew else step > 0
         put(self.codebook, laid_as(codewords.to(self.codebook.dtype), self.codebook), begun)

@@ -12,9 +12,10 @@ from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
 from ..core.internals import held, transforms_active, unobserved
-from ..core.mesh import whole
+from ..core.mesh import laid_as, whole
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
+from .statistics import together
 
 
 def ranks() -> int:
@@ -22,12 +23,16 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def agreed(scale: Tensor) -> Tensor:
-    """Return the mean over the ranks of a process group, if there is one."""
-    if ranks() > 1:
-        dist.all_reduce(scale)
-        scale = scale / ranks()
-    return scale
+def agreed(measured: Tensor, some: Tensor) -> Tensor:
+    """Return the mean over those ranks of a process group, if there is one, that measured some.
+
+    Where none did, it is what each of them has.
+    """
+    if ranks() == 1:
+        return measured
+    some = some.reshape(measured.shape)
+    total, count = together(torch.stack([torch.where(some, measured, 0), some.to(measured)]))
+    return torch.where(count > 0, total / count.clamp(min=1), measured)
 
 
 def finite(x: Tensor) -> Tensor:
@@ -35,18 +40,28 @@ def finite(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x, torch.nan)
 
 
-def measurable(x: Tensor, shared: list[int]) -> Tensor | None:
-    """Return the input as `finite` does, but 0 for a scale of which no element is; None for all."""
+def measurable(x: Tensor, shared: list[int]) -> tuple[Tensor, Tensor] | None:
+    """Return the input as `finite` does, and of which scales some element is; None of no scale.
+
+    On no rank, that is. An input is 0 for a scale of which no element is.
+
+    Raises:
+        ArgumentError: if the input is empty, and there is no other rank that may have some.
+    """
+    if not x.numel():
+        if ranks() == 1 or is_compiling():
+            raise ArgumentError("a scale starts from the first input, which is empty; pass some")
+        x = x.new_full([max(size, 1) for size in x.shape], torch.nan)
     x = finite(x)
     some = ~x.isnan().all(shared, keepdim=True)
-    return None if _nowhere(some) else torch.where(some, x, 0)
+    return None if _nowhere(some) else (torch.where(some, x, 0), some)
 
 
 def _nowhere(some: Tensor) -> bool:
     """Whether nothing is true, on no rank; where that can't be asked, False."""
     if is_compiling() or type(some) is not Tensor or some.is_meta:
         return False
-    return not bool(agreed(held(some).any().float()))
+    return not bool(together(held(some).any().float()))
 
 
 def move(buffer: Tensor, measured: Tensor, momentum: Tensor | float) -> None:
@@ -95,6 +110,12 @@ def check_scales(shape: Sequence[int], kept: Tensor) -> None:
 def less(value: Tensor, learned: Tensor | None) -> Tensor:
     """Return what a parameter is added to for a value: others may share it, so it stays."""
     return value if learned is None else value - whole(learned.detach())
+
+
+def added(at: Tensor, parameter: Tensor) -> Tensor:
+    """Return a parameter added to what it started from, which is whole on every rank."""
+    # One number, which is cut too, DTensors lay on every rank by themselves.
+    return (at if at.ndim == 1 else laid_as(at, parameter)) + parameter
 
 
 def beside(x: Tensor, scale: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from ..scales import AbsMax, Learned, Observed, Scale
 from ..surrogates import Identity
 from .base import Number, RuleModule, detached, waiting
 from .measured import (
+    added,
     agreed,
     beside,
     check_scales,
@@ -56,9 +57,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     lacks what the quantizer is a part of too, as that of a head alone, leaves it.
 
     In a distributed process group every rank starts at the mean of what the ranks measure, each on
-    its own input. Of mean sizes (`start="lsq"`), where the inputs are as large, that is what all
-    elements together would give; of a largest size, a percentile, a deviation or a least squared
-    error it is not. What `Observed` sees later, every rank keeps for itself.
+    its own input, if it holds anything finite. Of mean sizes (`start="lsq"`), where the inputs are
+    as large, that is what all elements together would give; of a largest size, a percentile, a
+    deviation or a least squared error it is not. What `Observed` sees later, every rank keeps.
 
     Args:
         grid: one of `st.grids`.
@@ -78,8 +79,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
             is kept means the same, a delay also to an int.
 
     Raises:
-        ArgumentError: for an unknown grid, scale, rule or field, a shape that is missing or holds
-            no sizes, or where a rank's first input is empty.
+        ArgumentError: for an unknown grid, scale, rule or field, or a shape that is missing or
+            holds no sizes; in compiled code, where a rank's first input is empty.
         ShapeError: if an input has other channels or blocks than the shape said.
 
     Edge cases: a scale that is kept is measured on the finite elements alone, stays where there are
@@ -161,7 +162,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if not isinstance(self.scaling, Learned):
             return self._shaped(self.origin)
         assert self.parameter is not None
-        return self._shaped(self.scaling.scale(self.origin + self.parameter))
+        return self._shaped(self.scaling.scale(added(self.origin, self.parameter)))
 
     @property
     def offset(self) -> Tensor | None:
@@ -275,7 +276,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     def _shifted(self) -> Tensor:
         at, moved = self.shift_origin, self.shift
-        return self._shaped(at if moved is None else at + moved)
+        return self._shaped(at if moved is None else added(at, moved))
 
     def _zero(self) -> Tensor | int:
         return 0 if self.zero_point is None else torch.round(self.zero_point.detach())
@@ -320,20 +321,19 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     @torch.no_grad()
     def _start(self, blocks: Tensor, anew: bool = True) -> None:
-        if not blocks.numel():
-            raise ArgumentError("a scale starts from the first input, which is empty; pass some")
         if self.origin.is_meta and not blocks.is_meta:
             raise ArgumentError(
                 "the scale is on the meta device, where none starts; call "
                 "model.to_empty(device=...) before the state dict is loaded"
             )
-        known = measurable(blocks, self.scaling.shared(blocks.ndim))
-        if known is None:
+        found = measurable(blocks, self.scaling.shared(blocks.ndim))
+        if found is None:
             return
-        scale, shift = agreed(self._measured(known)), None
+        known, some = found
+        scale, shift = self._measured(known), None
         if self.scaling.shifts:
-            shift = agreed(self.scaling.measure_shift(known, self.grid)).reshape(scale.shape)
-        self._place_scale(scale, shift, anew)
+            shift = agreed(self.scaling.measure_shift(known, self.grid).reshape(scale.shape), some)
+        self._place_scale(agreed(scale, some), shift, anew)
 
     def _place_scale(self, scale: Tensor, shift: Tensor | None, anew: bool = True) -> None:
         """Set what is kept; unless `anew`, where it has not started by its buffers."""

@@ -25,7 +25,7 @@ from ..ops.subset.api import topk
 from .base import OperatorModule, detached
 from .checked import Checked, Checks, check_weight, one_of
 from .kept import KeptDtypes
-from .statistics import together
+from .statistics import Owner, together
 
 
 @in_files
@@ -125,6 +125,7 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         self.k, self.scores, self.normalize, self.rate = k, scores, normalize, rate
         self.register_buffer("bias", torch.zeros(experts, dtype=torch.float32))
         self.register_buffer("load", torch.zeros(experts, dtype=torch.float32))
+        self.owner = Owner()
 
     def __setattr__(self, name: str, value: Any) -> None:
         experts = self.__dict__.get("experts", value)
@@ -152,6 +153,7 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         counted = torch.where(known, chosen, 0).reshape(-1, self.experts)
         if self.training and not runs_again():
             self.load.copy_(before(self.load) + counted.sum(0))
+            self.owner.take(self.load)
         gates = torch.where(tokens, gates, 0)
         losses = self._losses(wide, counted, known.reshape(-1, 1))
         return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)
@@ -176,6 +178,7 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
     @torch.no_grad()
     def update(self) -> None:
         """Move the bias by what was counted since the last time, over all processes."""
+        self.owner.give()
         load = together(self.load.clone())
         self.bias.add_(self.rate * (load.mean() - load).sign())
         self.load.zero_()

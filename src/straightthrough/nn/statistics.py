@@ -8,7 +8,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
+from ..core.errors import ArgumentError
 from ..core.noise import Noise
 from ..core.once import before, put
 from ..ops.codebook.search import nearest_index
@@ -16,6 +18,48 @@ from .kept import KeptDtypes
 
 SAMPLE = 64
 """Rows a code that k-means looks at, at most."""
+
+
+class Owner(KeptDtypes):
+    """Which rank's own numbers are in buffers that collect some until they are summed and applied.
+
+    `DistributedDataParallel` writes the first rank's buffers over those of the others before a
+    forward, unless the one before was under `no_sync()`.
+    """
+
+    rank: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # One more than the rank; 0 for none, and -1 for several.
+        self.register_buffer("rank", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def take(self, beside: Tensor) -> None:
+        """Note that this rank has added to what is collected, `beside`."""
+        if not spread():
+            return
+        if self.rank.device != beside.device:  # where a state dict, which has none, is assigned
+            self.rank = torch.zeros_like(self.rank, device=beside.device)
+        held, mine = before(self.rank), dist.get_rank() + 1
+        self.rank.copy_(torch.where((held == 0) | (held == mine), mine, -1))
+
+    def give(self) -> None:
+        """Note that what was collected is going to be applied, on all ranks.
+
+        Raises:
+            ArgumentError: if a rank has numbers of another among its own.
+        """
+        if not spread():
+            return
+        others = (self.rank != 0) & (self.rank != dist.get_rank() + 1)
+        if not is_compiling() and together(others.float()) > 0:
+            raise ArgumentError(
+                "what a rank collected in its forwards is lost: before each of them "
+                "DistributedDataParallel writes the buffers of the first rank over those of the "
+                "others; call all forwards of a step but the last under no_sync(), and none in "
+                "between in eval(), or pass it broadcast_buffers=False"
+            )
+        self.rank.zero_()
 
 
 class CodebookStatistics(KeptDtypes):
@@ -36,7 +80,7 @@ class CodebookStatistics(KeptDtypes):
 
     def __init__(self, codes: int, width: int, decay: float) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.owner = decay, Owner()
         wide = torch.float32  # whatever the default is
         self.register_buffer("count", torch.ones(codes, dtype=wide))
         self.register_buffer("total", torch.zeros(codes, width, dtype=wide))
@@ -57,7 +101,7 @@ class CodebookStatistics(KeptDtypes):
         """
         put(self.count, 1, begun)
         put(self.total, codebook, begun)
-        for collected in (self.new_count, self.new_total, self.offered):
+        for collected in (self.new_count, self.new_total, self.offered, self.owner.rank):
             put(collected, 0, begun)
 
     def collect(self, rows: Tensor, index: Tensor, candidates: bool) -> None:

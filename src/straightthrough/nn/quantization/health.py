@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ArgumentError, StraightThroughError, check_count, check_number
+from ...core.mesh import whole
 from ...core.precision import compute_dtype
 from ...grids.block import Blocks
 from ..checked import Checked, Checks, check_fraction, check_weight
@@ -72,7 +73,7 @@ class Oscillation(KeptDtypes):
             now = ~self.frozen & (self.frequency > threshold)
             self.code.copy_(torch.where(now, self.average.round().to(self.code.dtype), self.code))
             self.frozen.logical_or_(now)
-        if bool(self.frozen.any()):
+        if bool(whole(self.frozen.any())):
             self._hold()
 
     def _codes(self) -> Tensor:
@@ -177,8 +178,8 @@ class Oscillations(Checked):
 
     def share(self, frequency: float) -> Tensor:
         """Return the share of all elements that oscillate more often than a frequency."""
-        found = [weight.frequency.flatten() > frequency for weight in self.weights.values()]
-        return torch.cat(found).float().mean()
+        found = [whole(weight.frequency) > frequency for weight in self.weights.values()]
+        return torch.cat([each.flatten() for each in found]).float().mean()
 
 
 def dampening(model: nn.Module) -> Tensor:

@@ -40,9 +40,9 @@ class FakeQuantize(Operation):
 
     @property
     def dims(self) -> tuple[str, ...]:  # type: ignore[override]  # it is the rule's to say
-        """Elements may lie on any rank, where no factor counts those that share a scale."""
-        counted = type(self.rule).factor is not GridEstimator.factor
-        return () if counted or self.shift else ("...", "")
+        """Elements may lie on any rank, where no gradient counts those that share a scale."""
+        counted = torch.is_grad_enabled() and type(self.rule).factor is not GridEstimator.factor
+        return () if counted else ("...", "", "") if self.shift else ("...", "")
 
     def served(self, x: Tensor, *laid: Tensor, grad: Tensor | None = None) -> Served | None:
         """Return the kernels that serve a call, if any do."""
