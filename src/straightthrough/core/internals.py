@@ -223,6 +223,28 @@ def below_autograd(operator: Operator, keyset: Any, *args: Any) -> Any:
         return operator.redispatch(keyset & _after_autograd, *args)
 
 
+_force_keys = private("torch._C:_ForceDispatchKeyGuard", None)
+_FUNCTORCH = (
+    "FuncTorchDynamicLayerFrontMode",
+    "FuncTorchDynamicLayerBackMode",
+    "FuncTorchBatched",
+    "FuncTorchVmapMode",
+    "FuncTorchGradWrapper",
+)
+
+
+def transforms_enabled() -> AbstractContextManager[Any]:
+    """Let transforms begin where a graph is recorded below autograd: torch has turned them off."""
+    if _force_keys is None:
+        return nullcontext()
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for name in _FUNCTORCH:
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, name))
+    guard: AbstractContextManager[Any]
+    guard = _force_keys(torch._C._dispatch_tls_local_include_set(), excluded)
+    return guard
+
+
 _one_level: Callable[[], bool] = required(
     "torch._C:_functorch.get_single_level_autograd_function_allowed"
 )
