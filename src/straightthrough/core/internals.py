@@ -223,25 +223,26 @@ def below_autograd(operator: Operator, keyset: Any, *args: Any) -> Any:
         return operator.redispatch(keyset & _after_autograd, *args)
 
 
-_force_keys = private("torch._C:_ForceDispatchKeyGuard", None)
-_FUNCTORCH = (
-    "FuncTorchDynamicLayerFrontMode",
-    "FuncTorchDynamicLayerBackMode",
-    "FuncTorchBatched",
-    "FuncTorchVmapMode",
-    "FuncTorchGradWrapper",
+_force_keys: Any = private("torch._C:_ForceDispatchKeyGuard", None)
+_included: Any = private("torch._C:_dispatch_tls_local_include_set", None)
+_excluded: Any = private("torch._C:_dispatch_tls_local_exclude_set", None)
+_OF_TRANSFORMS = (
+    private("torch._C:DispatchKey.FuncTorchDynamicLayerFrontMode", None),
+    private("torch._C:DispatchKey.FuncTorchDynamicLayerBackMode", None),
+    private("torch._C:DispatchKey.FuncTorchBatched", None),
+    private("torch._C:DispatchKey.FuncTorchVmapMode", None),
+    private("torch._C:DispatchKey.FuncTorchGradWrapper", None),
 )
 
 
 def transforms_enabled() -> AbstractContextManager[Any]:
     """Let transforms begin where a graph is recorded below autograd: torch has turned them off."""
-    if _force_keys is None:
+    if None in (_force_keys, _included, _excluded, *_OF_TRANSFORMS):
         return nullcontext()
-    excluded = torch._C._dispatch_tls_local_exclude_set()
-    for name in _FUNCTORCH:
-        excluded = excluded.remove(getattr(torch._C.DispatchKey, name))
-    guard: AbstractContextManager[Any]
-    guard = _force_keys(torch._C._dispatch_tls_local_include_set(), excluded)
+    excluded = _excluded()
+    for key in _OF_TRANSFORMS:
+        excluded = excluded.remove(key)
+    guard: AbstractContextManager[Any] = _force_keys(_included(), excluded)
     return guard
 
 
