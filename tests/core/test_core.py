@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import straightthrough as st
+from straightthrough import testing
 from straightthrough.core.errors import FLOATING
+from straightthrough.core.kernels import disabled
 from straightthrough.testing.values import saved_tensors
 
 NAN, INFINITY = math.nan, math.inf
@@ -159,6 +161,19 @@ def test_result_owns_its_memory() -> None:
     broadcast = st.straight_through(torch.tensor(7.0), torch.zeros(3))
     broadcast[0] = 0
     assert broadcast.tolist() == [0, 7, 7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", testing.cases(), ids=str)
+def test_every_value_may_be_written_to(case: testing.Case, dtype: torch.dtype) -> None:
+    """By whatever serves: of a seed with runs there are no kernels."""
+    x = case.leaves(tuple(x.to(dtype) for x in case.input()))
+    for seed in (1, st.Seed(1, run=2, stride=5)):
+        wanted = 2 * case(*x, seed=seed)[0].detach()
+        assert torch.equal(case(*x, seed=seed)[0].mul_(2), wanted)
+        with disabled():
+            wanted = 2 * case(*x, seed=seed)[0].detach()
+            assert torch.equal(case(*x, seed=seed)[0].mul_(2), wanted)
 
 
 def test_saves_nothing() -> None:

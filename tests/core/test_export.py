@@ -138,6 +138,27 @@ def test_an_exported_module_has_eagers_value_and_gradients(name: str, form: str)
         torch.testing.assert_close(got, one)
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize("form", ["strict", "loose", "saved", "decomposed"])
+@pytest.mark.parametrize(
+    "function", [st.sign, lambda x: st.categorical(x, "gumbel", seed=torch.tensor(1))]
+)
+def test_an_exported_vmap_has_eagers_value_and_gradients(
+    function: Callable[[Tensor], Tensor], form: str
+) -> None:
+    model, x = network(Calls(torch.vmap(function))), torch.randn(4, 5)
+    twin = exported(model, form, x)
+    for got, one in zip(value_and_gradients(twin, x), value_and_gradients(model, x), strict=True):
+        torch.testing.assert_close(got, one)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize("form", ["strict", "loose", "decomposed"])
+def test_a_vmap_is_exported_without_a_gradient(form: str) -> None:
+    model, x = Calls(torch.vmap(st.round)), torch.randn(4, 5)
+    assert torch.equal(exported(model, form, x)(x), model(x))
+
+
 def test_an_exported_temperature_moves() -> None:
     tau = st.nn.schedules.Linear(2.0, 0.5, steps=3)
     model, x = network(st.nn.GumbelSoftmax(tau)), torch.randn(4, 5)

@@ -30,6 +30,7 @@ from .internals import (
     outer_levels,
     tracing,
     transforms_active,
+    transforms_enabled,
     unwrap_if_dead,
     without_grad,
 )
@@ -185,6 +186,13 @@ def _forward(
         return [*read(text, numbers or (), integers or ()).forward(*inputs)]
 
 
+def _fake(
+    text: str, numbers: Sequence[Tensor], inputs: Sequence[Tensor], integers: Sequence[int]
+) -> list[Tensor]:
+    with transforms_enabled():  # an operation may be `vmap` of another
+        return _forward(text, numbers, inputs, integers)
+
+
 def _autograd(
     keyset: Any,
     text: str,
@@ -219,4 +227,4 @@ def _autograd(
 
 library.impl("apply", _forward, "CompositeExplicitAutograd")
 library.impl("apply", _autograd, "Autograd", with_keyset=True)
-torch.library.register_fake("straightthrough::apply", _forward, lib=library)
+torch.library.register_fake("straightthrough::apply", _fake, lib=library)

@@ -223,6 +223,29 @@ def below_autograd(operator: Operator, keyset: Any, *args: Any) -> Any:
         return operator.redispatch(keyset & _after_autograd, *args)
 
 
+_force_keys: Any = private("torch._C:_ForceDispatchKeyGuard", None)
+_included: Any = private("torch._C:_dispatch_tls_local_include_set", None)
+_excluded: Any = private("torch._C:_dispatch_tls_local_exclude_set", None)
+_OF_TRANSFORMS = (
+    private("torch._C:DispatchKey.FuncTorchDynamicLayerFrontMode", None),
+    private("torch._C:DispatchKey.FuncTorchDynamicLayerBackMode", None),
+    private("torch._C:DispatchKey.FuncTorchBatched", None),
+    private("torch._C:DispatchKey.FuncTorchVmapMode", None),
+    private("torch._C:DispatchKey.FuncTorchGradWrapper", None),
+)
+
+
+def transforms_enabled() -> AbstractContextManager[Any]:
+    """Let transforms begin where a graph is recorded below autograd: torch has turned them off."""
+    if None in (_force_keys, _included, _excluded, *_OF_TRANSFORMS):
+        return nullcontext()
+    excluded = _excluded()
+    for key in _OF_TRANSFORMS:
+        excluded = excluded.remove(key)
+    guard: AbstractContextManager[Any] = _force_keys(_included(), excluded)
+    return guard
+
+
 _one_level: Callable[[], bool] = required(
     "torch._C:_functorch.get_single_level_autograd_function_allowed"
 )

@@ -38,7 +38,7 @@ class Portable:
 
     label: ClassVar[str]
     fingerprint: ClassVar[str]
-    numbers_move: ClassVar[bool] = True  # whether compiled code takes its floats as tensors
+    numbers_move: ClassVar[bool] = True  # whether compiled code takes them as arguments
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -103,6 +103,8 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
     if not isinstance(x, int) and isinstance(x, _TENSORS):
         numbers.append(torch.as_tensor(x))
         return f"number({len(numbers) - 1})"
+    if not move:
+        return _whole(*{x})
     integers.append(x)  # an int, or one of torch's that stands for a size left open
     return f"integer({len(integers) - 1})"
 
@@ -111,6 +113,11 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
 @constant_in_graphs
 def _digits(x: float) -> str:
     return repr(float(x)).replace("inf", "1e999")
+
+
+@constant_in_graphs
+def _whole(x: int) -> str:
+    return repr(int(x))
 
 
 @constant_in_graphs

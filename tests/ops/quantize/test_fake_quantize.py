@@ -372,6 +372,18 @@ def test_numbers_of_a_grid_stay_constants_where_compiled_code_leaves_numbers_ope
     assert torch.equal(compiled(x), module(x))
 
 
+@pytest.mark.parametrize("grid", [Int(4), HalfInt(4)])
+def test_bits_of_a_grid_stay_constants_where_compiled_code_leaves_numbers_open(grid):
+    torch.compiler.reset()
+
+    def call(x):
+        return st.stochastic_quantize(st.fake_quantize(x, 0.3, grid=grid), 0.7, grid=grid, seed=1)
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=True)
+    x = torch.randn(4, 32)
+    assert torch.equal(compiled(x), call(x))
+
+
 @pytest.mark.parametrize("shape", [(6, 1), (4, 1, 1), (4, 6, 1)])
 def test_scales_beside_sizes_that_compiled_code_leaves_open(shape):
     torch.compiler.reset()

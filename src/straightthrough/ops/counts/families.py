@@ -70,6 +70,8 @@ class Poisson(Family):
 class Binomial(Family):
     """Successes among `total_count` trials, of the probability of one, or its logit."""
 
+    numbers_move = True
+
     @property
     def size(self) -> float:
         return -self.total_count

@@ -181,7 +181,8 @@ def moments(
 def drawn(block: Callable[..., Tensor], x: Tensor, width: int = 1) -> Tensor:
     """Return what `block` draws, in float64 and `width` numbers an element, in the dtype of `x`."""
     flat = x.to(torch.float64).reshape(-1)
-    return in_blocks(block, flat, width=width).reshape(x.shape).to(x.dtype)
+    # A copy, as torch lets nobody write to a value that is a view.
+    return in_blocks(block, flat, width=width).reshape(x.shape).to(x.dtype, copy=True)
 
 
 def within(mean: Tensor, largest: float, count: Tensor) -> Tensor:

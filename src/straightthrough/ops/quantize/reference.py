@@ -60,7 +60,8 @@ def in_range(v: Tensor, zero: Tensor | float, low: Any, high: Any, by_value: boo
 
 def of_rows(q: Tensor, scales: Tensor, x: Tensor) -> Tensor:
     """Return values of the grid in the units of the input, of its shape and dtype."""
-    return (q * scales.reshape(-1, 1)).reshape(x.shape).to(x.dtype)
+    # A copy, as torch lets nobody write to a value that is a view.
+    return (q * scales.reshape(-1, 1)).reshape(x.shape).to(x.dtype, copy=True)
 
 
 def pulled(

@@ -58,4 +58,5 @@ def draw_subset(logits: Tensor, k: int, noise: Noise) -> Tensor:
         chosen = descend(levels, k, uniform)[..., :n].to(logits.dtype)
         return torch.where(valid, chosen, torch.nan)
 
-    return in_blocks(block, logits.reshape(-1, n), width=work(n, k)).reshape(logits.shape)
+    drawn = in_blocks(block, logits.reshape(-1, n), width=work(n, k)).reshape(logits.shape)
+    return drawn.clone()  # as torch lets nobody write to a value that is a view
