@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -139,14 +140,18 @@ def check_lean_forward(case: Case) -> None:
 def _refusing(case: Case, rule: Rule) -> Rule:
     """Return the rule, except that it fails when it is asked for anything."""
 
-    def refuse(self: Rule, *_: object, **__: object) -> Tensor:
-        raise AssertionError(f"{case}: the rule is asked in forward")
+    def refusal(method: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(method)  # with what is marked on it
+        def refuse(self: Rule, *_: object, **__: object) -> Tensor:
+            raise AssertionError(f"{case}: the rule is asked in forward")
+
+        return refuse
 
     kind = type(rule)
-    formulas = {"derivative", "primitive", "soft", "gradient", "binary_gradient"}
+    formulas = {"derivative", "primitive", "soft", "soft_topk", "gradient", "binary_gradient"}
     formulas |= {"scale_gradient", "tangent"}
     asked = formulas | {"backward", "binary_backward", "forward"}
-    methods = dict.fromkeys(asked.intersection(dir(kind)), refuse)
+    methods = {name: refusal(getattr(kind, name)) for name in asked.intersection(dir(kind))}
     twin = copy.copy(rule)
     object.__setattr__(twin, "__class__", type(kind.__name__, (kind,), methods))
     return twin

@@ -20,6 +20,7 @@ from ...core.errors import (
 from ...core.noise import Seed, make_seed
 from ...core.outcomes import GridValue, Neighbour
 from ...core.registry import operator, resolve
+from ...core.rules import Saved
 from ...core.signature import Input
 from ...estimators import STE, GridEstimator
 from ...estimators.ste import Through
@@ -265,7 +266,7 @@ def _resolved(rule: GridEstimator | Identity | str, fields: Mapping[str, Any]) -
     found = resolve("rule", rule, GridEstimator, Identity, fields=fields)
     if not isinstance(found, Identity):
         return found
-    if type(found).derivative is not Identity.derivative:
+    if found.saved is not Saved.NOTHING:
         raise ArgumentError(
             f"rule must be a GridEstimator or Identity itself, got {found}, which has a derivative "
             f"of its own; write it as the gradient of a GridEstimator"
