@@ -25,8 +25,16 @@ from .straight_through import straight_through
 
 P = ParamSpec("P")
 Function = Callable[P, Any]
-FRESH = 3
-"""How many hold a new value where that is asked: a list, a name and `sys.getrefcount`."""
+
+
+def _holders(values: Sequence[Tensor], i: int) -> int:
+    """Return how many hold a value, as this Python counts: versions of it differ."""
+    value = values[i]
+    return sys.getrefcount(value)
+
+
+ALONE = _holders([torch.empty(0)], 0)
+"""How many do where nothing else than the list holds it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +82,7 @@ class _Call:
         if torch.compiler.is_compiling() or value._is_view() or value.requires_grad:
             return value.clone()
         # Whoever else holds it, as a module does its buffer, would find a gradient's graph on it.
-        if sys.getrefcount(value) > FRESH:
+        if _holders(values, i) > ALONE + 1:  # the one is the name `value`
             return value.clone()
         others = (*tensors, *values[:i])
         return value.clone() if any(is_alias(value, other) for other in others) else value

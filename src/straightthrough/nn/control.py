@@ -19,6 +19,7 @@ from ..core.errors import (
 )
 from .checked import Checked, Checks, check_fraction
 from .kept import KeptDtypes
+from .measured import blended
 
 
 class ControlVariate(KeptDtypes, Checked):
@@ -95,9 +96,8 @@ class ControlVariate(KeptDtypes, Checked):
         given = grad.detach().float() * off
         known = given.isfinite()  # what overflowed is of a step that loss scaling skips
         for average, moment in ((product, given), (square, off.square())):
-            counted = torch.where(known, moment, torch.nan)
-            moved = average.lerp(counted.reshape(-1, *average.shape).nanmean(0), 1 - self.decay)
-            average.copy_(torch.where(moved.isnan(), average, moved))
+            counted = torch.where(known, moment, torch.nan).reshape(-1, *average.shape)
+            average.copy_(blended(average, counted.nanmean(0), 1 - self.decay))
         return grad - (b * off).to(grad.dtype)
 
     def extra_repr(self) -> str:

@@ -70,7 +70,12 @@ def move(buffer: Tensor, measured: Tensor, momentum: Tensor | float) -> None:
     old = before(buffer)
     if isinstance(momentum, Tensor):
         momentum = momentum.to(old.dtype)
-    buffer.copy_(torch.where(measured.isnan(), old, old.lerp(measured, momentum)))
+    buffer.copy_(blended(old, measured, momentum))
+
+
+def blended(old: Tensor, new: Tensor, momentum: Tensor | float) -> Tensor:
+    """Return a running mean moved to what is new, where that is a number."""
+    return torch.where(new.isnan(), old, old.lerp(new, momentum))
 
 
 def noted(attributes: dict[str, Any], measured: Tensor) -> bool:

@@ -36,6 +36,13 @@ def commitment(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Raises:
         DtypeError, ShapeError: for arguments other than these.
+
+    Example:
+        >>> z, q = torch.tensor([[1.0, 2.0]], requires_grad=True), torch.tensor([[1.0, 4.0]])
+        >>> loss = st.nn.commitment(z, q)
+        >>> loss.backward()
+        >>> loss.item(), z.grad.tolist()
+        (2.0, [[0.0, -2.0]])
     """
     _check_pair(z, q, mask)
     return _distance(z, detached(q), mask)
@@ -50,6 +57,12 @@ def codebook_loss(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Raises:
         DtypeError, ShapeError: for arguments other than these.
+
+    Example:
+        >>> z, q = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]], requires_grad=True)
+        >>> st.nn.codebook_loss(z, q).backward()
+        >>> q.grad
+        tensor([[0., 2.]])
     """
     _check_pair(z, q, mask)
     return _distance(detached(z), q, mask)
@@ -65,12 +78,9 @@ def _check_pair(z: Tensor, q: Tensor, mask: Tensor | None) -> None:
 
 def _distance(z: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
     wide = compute_dtype(z.dtype)
-    difference = z.to(wide) - q.to(wide)
+    square = (unmasked(z, mask).to(wide) - unmasked(q, mask).to(wide)).square()
     if mask is None:
-        return difference.square().mean()
-    known = mask.unsqueeze(-1)
-    z, q = torch.where(known, z, 0), torch.where(known, q, 0)
-    square = (z.to(wide) - q.to(wide)).square()
+        return square.mean()
     return square.sum() / (mask.sum() * z.shape[-1]).clamp(min=1)
 
 

@@ -26,6 +26,7 @@ from ..core.once import alike, before, runs_again
 from ..core.precision import widest
 from .checked import Checked, Checks, check_fraction
 from .kept import KeptDtypes
+from .measured import blended
 
 
 class Schedule(KeptDtypes, Checked, ABC):
@@ -364,8 +365,7 @@ class Answering(Schedule):
         count = (rows != 0).sum(-1, dtype=torch.float32)
         counted = torch.where(rows.isfinite().all(-1), count, torch.nan).nanmean()
         mean = self.running if running is None else running
-        moved = mean.lerp(counted.to(mean.device), 1 - self.decay)
-        mean.copy_(torch.where(moved.isnan(), mean, moved))
+        mean.copy_(blended(mean, counted.to(mean.device), 1 - self.decay))
 
     def step(self) -> None:
         """Move the value by `rate`, up or down."""
