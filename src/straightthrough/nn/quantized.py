@@ -59,10 +59,10 @@ def codebook_loss(z: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
         DtypeError, ShapeError: for arguments other than these.
 
     Example:
-        >>> z, q = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]], requires_grad=True)
+        >>> z, q = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 4.0]], requires_grad=True)
         >>> st.nn.codebook_loss(z, q).backward()
         >>> q.grad
-        tensor([[0., 2.]])
+        tensor([[1., 2.]])
     """
     _check_pair(z, q, mask)
     return _distance(detached(z), q, mask)
