@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from .cases import Call
 
 SAMPLE = 2e-2
-"""A sample lasts at least about so many seconds; a shorter call is repeated.
+"""A sample lasts at least about so many seconds; a shorter call is repeated."""
 
-The first calls after another way's find neither its data nor its code in the caches; of a compiled
-graph they take twice the time, which samples of a millisecond showed as 100 us a call.
+WARMING = 1 / 8
+"""How many calls, as a share of a sample's, go before it untimed, where it has more than one.
+
+The first calls after another way's find neither its data nor its code in the caches. Of a compiled
+graph the first takes twice the time, and the tenth a twentieth more.
 """
 
 FEWEST, MOST = 5, 200
@@ -53,6 +56,7 @@ def interleave(calls: Mapping[str, Call], budget: float) -> dict[str, list[float
             if done >= FEWEST and time.perf_counter() - start > budget:
                 break
             for name in order:
+                _repeat(calls[name], int(WARMING * repeats[name]))
                 times[name].append(_seconds(calls[name], repeats[name]))
             order.reverse()
     finally:
@@ -70,6 +74,10 @@ def _repeats(call: Call) -> int:
 
 def _seconds(call: Call, repeats: int) -> float:
     start = time.perf_counter()
+    _repeat(call, repeats)
+    return (time.perf_counter() - start) / repeats
+
+
+def _repeat(call: Call, repeats: int) -> None:
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / repeats
