@@ -34,6 +34,7 @@ from straightthrough.nn.schedules import Constant, Linear
         (st.nn.Poisson, "order", 4, "order must be 1, 2 or 3, got 4"),
         (st.nn.Ternary, "threshold", -1, "threshold must be at least 0, got -1"),
         (st.nn.Heaviside, "threshold", float("nan"), "threshold must be a finite number"),
+        (st.nn.Heaviside, "threshold", nn.Parameter(torch.tensor(1.0)), "take it off before"),
         (st.nn.Sign, "surrogate", "reinmax", "surrogate='reinmax' is unknown here"),
         (st.nn.Categorical, "estimator", "tanh", "estimator='tanh' is unknown here"),
         (

@@ -9,6 +9,7 @@ import torch
 
 import straightthrough as st
 from straightthrough.nn import PRESETS, Quantizer, preset
+from straightthrough.scales import AbsMax
 
 GENERATOR = torch.Generator().manual_seed(0)
 W = torch.randn(12, 64, generator=GENERATOR) * 0.3
@@ -251,18 +252,48 @@ def test_dorefa_weights_of_one_bit():
     assert torch.equal(to_w, G)
 
 
+def ternary(x):
+    """Section 2 of the paper, of one filter."""
+    kept = x.abs() > 0.7 * x.abs().mean()
+    return torch.where(kept, x.sign() * x[kept].abs().mean(), 0)
+
+
 def test_twn():
     y, to_w = pulled(preset("twn").weight.quantizer(shape=W.shape), W, G)
     for row, got in zip(W, y, strict=True):
-        kept = row.abs() > 0.7 * row.abs().mean()
-        due = torch.where(kept, row.sign() * row[kept].abs().mean(), 0)
-        torch.testing.assert_close(got, due)
+        torch.testing.assert_close(got, ternary(row))
     assert torch.equal(to_w, G)
     quantize = preset("twn").weight.quantizer()
     assert torch.equal(quantize(torch.zeros(2, 3)), torch.zeros(2, 3))
     codes = quantize.codes(W)
     assert codes.unique().tolist() == [-1, 0, 1]
     assert torch.equal(quantize.decode(codes, quantize.scale_of(W)), y)
+
+
+@pytest.mark.parametrize(
+    ("scale", "rows"),
+    [
+        (AbsMax(), lambda x: x.reshape(1, -1)),
+        (AbsMax(axis=0), lambda x: x),
+        (AbsMax(axis=-1), lambda x: x.mT),
+        (AbsMax(block=16), lambda x: x.reshape(-1, 16)),
+        (AbsMax(token=True), lambda x: x),
+    ],
+    ids=["all", "rows", "columns", "blocks", "tokens"],
+)
+def test_twn_has_one_size_in_what_shares_a_scale(scale, rows):
+    w = W * torch.linspace(0.1, 2, 64)  # a size of something else would be another
+    y, to_w = pulled(Quantizer(st.grids.Ternary(), scale, "identity", transform="twn"), w, G)
+    torch.testing.assert_close(rows(y), torch.stack([ternary(row) for row in rows(w)]))
+    assert torch.equal(to_w, G)
+
+
+def test_twn_of_a_transposed_convolution_has_a_size_an_output_channel():
+    layer = torch.nn.ConvTranspose2d(8, 4, 3)
+    due = torch.stack([ternary(layer.weight[:, channel]) for channel in range(4)], 1)
+    config = st.nn.Config(preset("twn").weight.scheme())
+    layer = st.nn.prepare(torch.nn.Sequential(layer), [("0", config)])[0]
+    torch.testing.assert_close(layer.weight_quantizer(layer.weight), due)
 
 
 def test_twn_of_a_vector_has_one_size():

@@ -83,7 +83,8 @@ class LFQ(Checked, OperatorModule):
     Args:
         bits: D.
         entropy: the weight of the entropies of `st.lfq_entropy`.
-        diversity: that of the entropy of the mean among them.
+        diversity: that of the entropy of the mean among them, taken bit by bit: bits that only go
+            together count as if they were independent.
         commitment: the weight of the mean of `(z - code)^2`.
         inverse_temperature: T of the entropies, > 0.
 

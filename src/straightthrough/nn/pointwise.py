@@ -64,7 +64,7 @@ class Heaviside(Pointwise):
     """
 
     threshold: Number
-    numbers: ClassVar[Checks] = {"threshold": check_number}
+    numbers: ClassVar[Checks] = {"threshold": api.check_threshold}
 
     def __init__(
         self, threshold: Number = 0.0, surrogate: Derivative | str = Sigmoid(), **fields: Number

@@ -38,7 +38,7 @@ from .measured import (
 )
 from .parts import PARTS, kept_shape, other_meaning, told
 from .schedules import Delay
-from .transforms import TRANSFORMS, Transform
+from .transforms import Transform, transformed
 
 SCALE = ("started", "origin", "parameter", "shift_origin", "shift")
 """What there may be of a scale that is kept, in the state dict."""
@@ -68,8 +68,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         shape: that of the input, where a learned scale is one a channel or a block; sizes along
             which a scale is shared don't count.
         transform: what the input goes through first: `"tanh"`, `tanh(x) / max |tanh(x)|`, as in
-            DoReFa-Net; or `"twn"`, 0 below a threshold and one size above it for every entry of the
-            first dimension, or for all that a vector holds, as in ternary weight networks.
+            DoReFa-Net; or `"twn"`, 0 below a threshold and one size above it in what shares a
+            scale, or in all that a vector holds, as in ternary weight networks.
         delay: how many steps of `st.nn.step_schedules` the input first passes as it is.
         fields: numbers or schedules for fields of the rule.
 
@@ -284,7 +284,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
     def _blocks(self, x: Tensor) -> Tensor:
         check_floating("x", x)
         check_not_nested("x", x)
-        return self.scaling.blocks(TRANSFORMS[self.transform](x) if self.transform else x)
+        return self.scaling.blocks(transformed(x, self.transform, self.scaling))
 
     def _scale(self, blocks: Tensor, learn: bool, start: bool = True) -> Tensor:
         some = blocks.numel() > 0

@@ -41,7 +41,8 @@ class AbsMax(Scale):
 class AbsMean(Scale):
     """The mean size on every input, `s = factor mean |x|`.
 
-    It gets no gradient. With `Ternary` it is that of BitNet b1.58, with `Binary` that of XNOR-Net.
+    It gets no gradient. With `Ternary` it is that of BitNet b1.58, with `Binary` that of DoReFa-Net
+    or, for each filter by `axis=0`, that of XNOR-Net.
 
     Args:
         factor: > 0.

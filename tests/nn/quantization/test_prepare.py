@@ -350,6 +350,8 @@ REFUSED = [
     (net, [((nn.GRU, nn.LSTM), "w4")], "nothing that can be quantized is left for the pattern"),
     (net, [("re:(", "w4")], "'re:(' is no regular expression: missing )"),
     (net, [("4", {"bits": 4})], "{'bits': 4} is no configuration; pass a Config, or one of"),
+    (net, [("4", st.nn.preset("lsq"))], "a Preset is no configuration; pass a Config, or one of"),
+    (net, [("4", "lsq")], "is made of its preset, as Config(st.nn.preset('lsq').weight.scheme())"),
     (net, [("4", Config(Scheme(MX(block=8), Learned(block=4))))], "'4': blocks of 8 do not"),
     (net, [("*", Config(Scheme(MX(block=32))))], "'0': blocks of 32 do not divide the last"),
     (

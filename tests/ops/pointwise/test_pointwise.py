@@ -265,6 +265,18 @@ def test_heaviside_threshold(dtype: torch.dtype) -> None:
     assert got.tolist() == pytest.approx(wanted, rel=max(half, 1e-6), abs=3e-8)
 
 
+@pytest.mark.parametrize(
+    ("threshold", "got"),
+    [(torch.ones(4, 1), r"of shape \(4, 1\)"), (torch.ones((), requires_grad=True), "no gradient")],
+)
+def test_a_threshold_of_several_or_that_learns_is_taken_off_before(threshold, got) -> None:
+    x = torch.linspace(-1, 3, 8).expand(4, 8)
+    says = rf"{got}.* take it off before, heaviside\(x - threshold\)"
+    with pytest.raises(st.ArgumentError, match=says):
+        st.heaviside(x, threshold)
+    assert torch.equal(st.heaviside(x - threshold), st.heaviside(x, 1.0))
+
+
 def test_heaviside_threshold_in_half_precision_is_not_rounded_first() -> None:
     """In bf16, 3.984375 - 0.3 would be rounded to 3.6875, which is off by 0.003."""
     x = torch.tensor([3.984375], dtype=torch.bfloat16, requires_grad=True)

@@ -101,8 +101,10 @@ def config(given: Config | str | None) -> Config | None:
     if given is None or isinstance(given, Config):
         return given
     if not isinstance(given, str) or given not in CONFIGS:
+        what = repr(given) if isinstance(given, str | dict) else f"a {type(given).__name__}"
         raise ArgumentError(
-            f"{given!r} is no configuration; pass a Config, or one of {', '.join(CONFIGS)}"
+            f"{what} is no configuration; pass a Config, or one of {', '.join(CONFIGS)}; a paper's "
+            f"is made of its preset, as Config(st.nn.preset('lsq').weight.scheme())"
         )
     return CONFIGS[given]
 

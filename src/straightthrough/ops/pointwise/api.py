@@ -33,6 +33,20 @@ def check_bounds(min: object, max: object) -> tuple[Any, Any]:
     return low, high
 
 
+def check_threshold(name: str, value: object) -> Any:
+    """Return the number that the threshold of a step is."""
+    if type(value) is not float and isinstance(value, Tensor):
+        instead = f"take it off before, heaviside(x - {name})"
+        if value.requires_grad:
+            raise ArgumentError(f"{name} gets no gradient; pass {name}.detach(), or {instead}")
+        if value.ndim:
+            raise ArgumentError(
+                f"{name} must be a number or a 0-d tensor of one, got {value.dtype} of shape "
+                f"{tuple(value.shape)}; {instead}"
+            )
+    return check_number(name, value)
+
+
 def _apply(
     x: Tensor,
     surrogate: Derivative | str,
@@ -143,7 +157,7 @@ def heaviside(
         Neftci, Mostafa, Zenke, "Surrogate gradient learning in spiking neural networks", 2019.
     """
     check_not_rule("threshold", threshold, "surrogate")
-    threshold = check_number("threshold", threshold)
+    threshold = check_threshold("threshold", threshold)
     return _apply(x, surrogate, fields, "heaviside", threshold, centre=threshold)
 
 
