@@ -67,3 +67,26 @@ def test_vmap_asks_what_randomness_is_meant() -> None:
     )
     with pytest.raises(Exception, match="randomness"):
         mapped(torch.ones(3, 20))
+
+
+def test_a_generator_is_asked_outside_of_graphs() -> None:
+    def draw(x: Tensor, generator: torch.Generator) -> Tensor:
+        return 2 * st.categorical(x, generator=generator)
+
+    x = torch.zeros(20, 5)
+    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
+    torch.compiler.reset()
+    compiled = torch.compile(draw, backend="eager")
+    for _ in range(2):
+        assert torch.equal(compiled(x, generators[0]), draw(x, generators[1]))
+        assert torch.equal(*(generator.get_state() for generator in generators))
+    torch.compiler.reset()
+    with pytest.raises(Exception, match="a graph can't draw from a generator"):
+        torch.compile(draw, fullgraph=True, backend="eager")(x, generators[0])
+
+    class Drawn(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return draw(x, generators[0])
+
+    with pytest.raises(st.ArgumentError, match="a graph can't draw from a generator"):
+        torch.export.export(Drawn(), (x,))

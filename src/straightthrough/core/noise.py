@@ -125,6 +125,11 @@ def make_seed(
         value, place = make_seed(None, generator, x.to_local().detach())
         return agreed(value, x), place
     if is_compiling():
+        if generator is not None:
+            raise ArgumentError(
+                "a graph can't draw from a generator; pass seed=, drawn from it outside of what is "
+                "compiled or exported: torch.randint(2**63 - 1, (), generator=generator)"
+            )
         if is_exporting():  # AOTInductor can't pass a list of sizes on that is empty
             return _drawn_seed(_distinct(x.device), (1,)).reshape(()), (0, 0, 0)
         return _drawn_seed(_distinct(x.device), ()), (0, 0, 0)

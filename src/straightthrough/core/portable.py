@@ -15,9 +15,8 @@ import ast
 import dataclasses
 import functools
 import hashlib
-import marshal
-import sys
-from collections.abc import Callable, Iterable, Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -46,34 +45,25 @@ class Portable:
         name = name.removeprefix(f"{PACKAGE.name}.")
         taken = sum(known == name or known.startswith(f"{name}__") for known in _CLASSES)
         cls.label = f"{name}__{taken}" if taken else name
-        cls.fingerprint = _sources(cls.__module__) or _bytecode(cls)
+        cls.fingerprint = _fingerprint(cls.__module__)
         _CLASSES[cls.label] = cls
 
 
 # torch keeps compiled graphs from one process to the next, and doesn't see that the Python behind
-# an operator has changed; a hash of it in the operator's arguments makes that another graph.
-def _sources(module: str) -> str:
-    """Return a hash of the files that a class of `module` computes by; empty if there is none."""
-    if module.partition(".")[0] == PACKAGE.name:
-        return _own_sources()
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return _digest([Path(file).read_bytes()]) if file else ""
+# an operator has changed; a hash of it in the operator's arguments makes that another graph. What a
+# class from elsewhere computes by, its helpers and their constants, has no such hash: it is always
+# another graph. Of that the compiler still knows the kernels, which it keeps by what they compute.
+def _fingerprint(module: str) -> str:
+    """Return what tells a class that is being defined in `module` from all others of its label."""
+    return _own_sources() if module.partition(".")[0] == PACKAGE.name else secrets.token_hex(6)
 
 
 @functools.cache
 def _own_sources() -> str:
-    return _digest(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))
-
-
-def _bytecode(cls: type) -> str:
-    codes = (getattr(member, "__code__", None) for member in vars(cls).values())
-    return _digest(marshal.dumps(code) for code in codes if code)
-
-
-def _digest(parts: Iterable[bytes]) -> str:
+    """Return a hash of the library's files."""
     digest = hashlib.blake2b(digest_size=6)
-    for part in parts:
-        digest.update(part)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -163,6 +163,28 @@ def test_weights_that_are_parametrized_already_ship(to):
         assert type(ready[0]) is nn.Linear
 
 
+class Tripled(nn.Module):
+    def forward(self, x):
+        return 3 * x
+
+
+@pytest.mark.parametrize("to", ["float", "packed"])
+@pytest.mark.parametrize("config", ["w4", "w4a8"])
+@pytest.mark.parametrize("name", ["weight", "bias", "norm"])
+def test_layers_that_are_parametrized_later_ship(to, config, name):
+    """Their weight is made before each call, and quantized then."""
+    torch.manual_seed(0)
+    model = prepare(nn.Sequential(nn.Linear(8, 6)), [("0", config)])
+    if name == "norm":
+        nn.utils.parametrizations.weight_norm(model[0])
+    else:
+        nn.utils.parametrize.register_parametrization(model[0], name, Tripled())
+    x = torch.randn(5, 8)
+    y = model.train()(x)
+    assert torch.equal(convert(model.eval(), to)(x), y)
+    assert torch.equal(model(x), y)
+
+
 @pytest.mark.parametrize("grid", [MX("e2m1", block=8), NVFP4()], ids=repr)
 @pytest.mark.parametrize(
     ("scale", "transform"), [(Learned(offset=True), ""), (Fixed(), "tanh"), (AbsMax(), "twn")]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,3 +336,28 @@ def test_compiled_and_mapped_a_numpy_solver_is_called_whole() -> None:
     assert torch.equal(torch.autograd.grad(compiled(leaf), leaf, grad)[0], due)
     gradient = torch.func.grad(lambda theta, grad: (operator(theta) * grad).sum())
     assert torch.equal(torch.func.vmap(gradient)(theta, grad), due)
+
+
+ELSEWHERE = """
+import sys, torch
+import straightthrough as st
+st.solve(torch.zeros_like, torch.ones(2))
+try:
+    torch.export.load(sys.argv[1]).module()(torch.ones(3, 4))
+except st.StraightThroughError as error:
+    print(error)
+"""
+
+
+def test_an_exported_graph_calls_no_solver_of_another_process(tmp_path: Path) -> None:
+    class Solved(torch.nn.Module):
+        def forward(self, theta: Tensor) -> Tensor:
+            return st.solve(largest, theta)
+
+    theta, file = torch.randn(3, 4), tmp_path / "solved.pt2"
+    program = torch.export.export(Solved(), (theta,))
+    assert torch.equal(program.module()(theta), largest(theta).float())
+    torch.export.save(program, file)
+    command = [sys.executable, "-c", ELSEWHERE, str(file)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "a graph that was exported in another process has none" in said

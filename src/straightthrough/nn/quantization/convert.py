@@ -36,7 +36,7 @@ class Weight:
     @property
     def present(self) -> Tensor:
         """What it is of now: a state dict that is assigned puts other tensors there."""
-        return _latent(self.module, self.name)
+        return _latent(self.module, self.name, self.quantizer)
 
 
 def convert(model: nn.Module, to: Form = "float") -> nn.Module:
@@ -143,17 +143,20 @@ def quantized_weights(model: nn.Module, kind: type[Any] = Quantizer) -> Iterator
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         last = getattr(module, "weight_quantizer", None)
-        if isinstance(module, Quantized) and isinstance(last, kind):
-            yield Weight(f"{prefix}weight", module, "weight", last, _latent(module, "weight"))
+        layer = isinstance(module, Quantized) and isinstance(last, kind)
+        last_of: dict[str, Any] = {"weight": last} if layer else {}
         for name, parts in parametrizations(module).items():
             if isinstance(parts[-1], kind):
-                yield Weight(f"{prefix}{name}", module, name, parts[-1], _latent(module, name))
+                last_of.setdefault(name, parts[-1])
+        for name, quantizer in last_of.items():
+            latent = _latent(module, name, quantizer)
+            yield Weight(f"{prefix}{name}", module, name, quantizer, latent)
 
 
-def _latent(module: nn.Module, name: str) -> Tensor:
-    """Return what the quantizer of a layer, or the last parametrization, gets."""
+def _latent(module: nn.Module, name: str, quantizer: Any) -> Tensor:
+    """Return what the quantizer gets: what parametrizations make, those before it if it is one."""
     parts = parametrizations(module).get(name)
-    if parts is None:
+    if parts is None or parts[-1] is not quantizer:
         plain: Tensor = getattr(module, name)
         return plain
     names = ["original"] if parts.is_tensor else [f"original{n}" for n in range(parts.ntensors)]
@@ -211,4 +214,7 @@ def _restore(layer: Quantized) -> None:
         del layer._modules[slot]
     for key in [key for key, hook in layer._forward_pre_hooks.items() if hook is called]:
         del layer._forward_pre_hooks[key]
-    layer.__class__ = original(layer)  # type: ignore[assignment]  # no longer a Quantized
+    if parametrize.is_parametrized(layer):
+        own_class(layer, original(layer))
+    else:
+        layer.__class__ = original(layer)  # type: ignore[assignment]  # no longer a Quantized

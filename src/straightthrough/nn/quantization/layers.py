@@ -109,7 +109,7 @@ LAYERS: dict[type[nn.Module], type[Quantized]] = {
 
 def original(layer: Quantized) -> type[nn.Module]:
     """Return the class that a quantized layer was of."""
-    return next(plain for plain, quantized in LAYERS.items() if type(layer) is quantized)
+    return next(plain for plain, quantized in LAYERS.items() if isinstance(layer, quantized))
 
 
 def called(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -138,14 +138,15 @@ def parametrized(module: nn.Module, name: str, part: nn.Module) -> None:
         type(module)._flat_weights = property(_current_weights, _keep_nothing)  # type: ignore[assignment]  # a list
 
 
-def own_class(module: nn.Module) -> None:
-    """Give a parametrized module a class of its own.
+def own_class(module: nn.Module, *bases: type) -> None:
+    """Give a parametrized module a class of its own, of other bases if they are given.
 
     Its parameters are properties of its class, which copies share, and lose with one of them.
     """
     shared = type(module)
     members = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, members)
+    bases = bases or shared.__bases__
+    module.__class__ = type(f"Parametrized{bases[0].__name__}", bases, members)
 
 
 def _current_weights(module: Any) -> list[Tensor]:

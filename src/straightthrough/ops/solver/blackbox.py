@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_exporting
 
 from ...core.errors import ArgumentError, ShapeError, StraightThroughError, check_not_onnx
 from ...core.internals import constant_in_graphs, forward_mode
@@ -26,6 +28,9 @@ _recent: deque[Any] = deque(maxlen=64)
 
 _count = itertools.count()
 
+_HERE = f" of {secrets.token_hex(6)}"
+"""What ends the keys of exported graphs, which another process may load: it has other solvers."""
+
 
 @constant_in_graphs
 def key_of(solver: Solver) -> str:
@@ -38,7 +43,7 @@ def key_of(solver: Solver) -> str:
         _solvers[known] = reference
     if not _recent or _recent[-1] is not solver:
         _recent.append(solver)
-    return known
+    return known + _HERE if is_exporting() else known
 
 
 def check_solver(name: str, solver: object) -> Any:
@@ -67,11 +72,12 @@ def _forget() -> None:
 
 def _solved(theta: Tensor, key: str, event_dim: int) -> Tensor:
     """Return the solutions of all problems, in the shape and the dtype of theta."""
-    reference = _solvers.get(key)
+    reference = _solvers.get(key.removesuffix(_HERE))
     solver = reference() if reference is not None else None
     if solver is None:
         raise StraightThroughError(
-            "the solver is gone: keep a reference to it for as long as its graph is used"
+            "the solver is gone: keep a reference to it for as long as its graph is used; a graph "
+            "that was exported in another process has none, so export what comes before it"
         )
     problems = theta.reshape(-1, *theta.shape[theta.ndim - event_dim :])
     if len(problems) == 0:
