@@ -157,7 +157,9 @@ class MX(Blocks):
 
     def of_largest(self, largest: Tensor) -> Tensor:
         mantissa, top = self.of.format.mantissa, self.of.high
-        scale = largest / top if self.mode == "rceil" else largest
+        least = 2.0**-126
+        # Below it a quotient may be 0.
+        scale = (largest / top if self.mode == "rceil" else largest).clamp(min=least)
         power = power_of_two(scale)
         up = scale > power
         if self.mode == "even":
@@ -166,7 +168,7 @@ class MX(Blocks):
             power = power / 2.0 ** (math.frexp(top)[1] - 1)
         if self.mode != "floor":
             power = torch.where(up, 2 * power, power)
-        return power.clamp(min=2.0**-126)
+        return power.clamp(min=least)
 
 
 @dataclass(frozen=True)
