@@ -40,15 +40,16 @@ class BinaryDraw(Draw):
     def backward(
         self, grad: Tensor, x: Tensor, seed: Tensor, outcome: Tensor
     ) -> tuple[Tensor, None]:
-        if isinstance(self.rule, Derivative):
-            return self.rule.backward(x, grad), None
+        rule = self.rule
+        if isinstance(rule, Derivative):
+            return rule.backward(x, grad), None
         noise = Noise(seed, *self.place)
         if not self.of_probs:
-            return self.rule.binary_backward(x, outcome, grad, noise), None
+            return rule.binary_backward(x, outcome, grad, noise), None
 
         def pulled(x: Tensor) -> Tensor:
             logits = as_logits(x, self.of_probs)
-            gradient = self.rule.binary_backward(logits, outcome, grad.to(logits.dtype), noise)
+            gradient = rule.binary_backward(logits, outcome, grad.to(logits.dtype), noise)
             to_probs = gradient * logit_slope(x.to(logits.dtype))
             return narrowed(to_probs, x.dtype, infinite=gradient)
 
