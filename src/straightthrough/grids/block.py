@@ -66,7 +66,9 @@ class Blocks(Grid):
 
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         t = self._spread(v)
-        return self.of.rounded(v / t, 0, rounding) * t
+        # In a second derivative 0 over the NaN of a block would be NaN.
+        by = t.nan_to_num(1) if v.requires_grad else t
+        return self.of.rounded(v / by, 0, rounding) * t
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
         return self.of.inside(v / self._spread(v), zero, what)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import straightthrough as st
-from straightthrough.grids import Float, HalfInt, Int, Ternary
+from straightthrough.grids import MX, Float, HalfInt, Int, Ternary
 
 RULES = ["ste", "lsq", "pact", "tqt", "ewgs", "trust", "poly", "dge", "identity"]
 GRIDS = pytest.mark.parametrize("grid", [Int(4), HalfInt(3), Ternary(), Float("e2m1")], ids=str)
@@ -38,3 +38,9 @@ def test_what_is_nan_spoils_nothing_else(grid, rule):
     assert to_x[:2].isfinite().all()
     assert to_s.isfinite()
     assert to_grad[:2].isfinite().all()
+
+
+@pytest.mark.parametrize("rule", ["ste", "lsq", "pact", "identity"])
+def test_a_block_that_is_nan_spoils_no_other(rule):
+    _, to_s, _ = second([0.3, 0.5, -0.7, 0.2, math.inf, 0.1, 0.2, 0.3], MX(block=4), rule)
+    assert to_s.isfinite()
