@@ -318,6 +318,17 @@ def test_a_soft_function_without_floats_has_no_gradient_to_give() -> None:
         y.sum().backward()
 
 
+def test_a_hard_that_writes_to_what_gets_a_gradient() -> None:
+    """Soft would see what hard made of it; what gets none, as running statistics, may change."""
+    step = st.wrap(lambda x, seen: x.sign() + 0 * seen.add_(1), lambda x, seen: x.tanh())
+    x, seen = torch.tensor([0.5], requires_grad=True), torch.zeros(1)
+    step(x, seen).backward()
+    assert seen == 1
+    writes = st.wrap(lambda x: x.clamp_(0), lambda x: x.tanh())
+    with pytest.raises(st.ArgumentError, match="hard wrote to an argument that gets a gradient"):
+        writes(2 * x)
+
+
 def test_integers_without_a_floating_argument() -> None:
     with pytest.raises(st.DtypeError, match="no argument is floating"):
         st.wrap(lambda x: x + 1, lambda x: x.float())(torch.tensor([1]))

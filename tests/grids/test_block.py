@@ -34,6 +34,15 @@ def test_scales_of_mx_by_hand(mode, largest, due):
     assert MX("e2m1", 4, mode).scales(v).tolist() == [[due]]
 
 
+@pytest.mark.parametrize("mode", ["floor", "ceil", "rceil", "even"])
+def test_the_least_number_has_the_least_scale(mode):
+    """A sixth of it is 0."""
+    v = torch.full((4,), 2.0**-149)
+    grid = MX("e2m1", 4, mode)
+    assert grid.scales(v).tolist() == [2.0**-126]
+    assert st.fake_quantize(v, 1.0, grid=grid, rule="identity").tolist() == [0.0] * 4
+
+
 def test_values_of_mx_by_hand():
     """Two blocks, of scales 2 and 2^-3; 15 saturates at 6 * 2."""
     v = torch.tensor([15.0, 1.0, -5.1, 0.4, 0.7, -0.06, 0.0, 0.03])

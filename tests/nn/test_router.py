@@ -94,6 +94,13 @@ def test_padding_changes_nothing() -> None:
     assert nothing.balance == nothing.z == 0
 
 
+def test_the_index_of_padding_is_that_of_the_first_experts_whatever_the_bias() -> None:
+    router = st.nn.TopKRouter(6, 2)
+    router.bias.copy_(torch.arange(6.0))
+    mask = torch.tensor([True, False])
+    assert router(torch.zeros(2, 6), mask=mask).index.tolist() == [[4, 5], [0, 1]]
+
+
 def test_the_bias_evens_out_the_loads_and_is_in_no_gate() -> None:
     torch.manual_seed(0)
     router = st.nn.TopKRouter(8, 2, scores="sigmoid", rate=0.02)

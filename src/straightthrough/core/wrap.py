@@ -137,7 +137,14 @@ class Wrapped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, structure: list[TreeSpec], *tensors: Tensor) -> Any:
+        learned = [tensor for tensor in tensors if tensor.requires_grad]
+        before = [tensor._version for tensor in learned]
         values, spec = call.forward(tensors)
+        if before != [tensor._version for tensor in learned]:
+            raise ArgumentError(
+                "hard wrote to an argument that gets a gradient, which would be that of what is "
+                "there now; let it return a new tensor, as x.clamp(0) does for x.clamp_(0)"
+            )
         structure.append(spec)
         ctx.call, ctx.structure, ctx.shapes = call, spec, [value.shape for value in values]
         ctx.save_for_backward(*tensors)
@@ -173,10 +180,11 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
 
     Raises:
         DtypeError: in backward, if `soft` returns no floats where a gradient is due (in compiled
-            code, at once).
+            code, at once); if `hard` returns integers and no argument is floating.
         ArgumentError: if `soft` is missing, one of the two is no function or returns something else
             than dense tensors, they put these together in different ways (of dicts, in another
-            order of keys), or no tensor is passed.
+            order of keys), no tensor is passed, or `hard` writes to one that gets a gradient (in
+            compiled code and transforms not seen).
         ShapeError: in backward, if two shapes differ (in compiled code, at once).
 
     Edge cases: the value is that of `hard` bit for bit, NaN and -0.0 included. What `soft` changes

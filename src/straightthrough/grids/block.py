@@ -66,7 +66,9 @@ class Blocks(Grid):
 
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         t = self._spread(v)
-        return self.of.rounded(v / t, 0, rounding) * t
+        # In a second derivative 0 over the NaN of a block would be NaN.
+        by = t.nan_to_num(1) if v.requires_grad else t
+        return self.of.rounded(v / by, 0, rounding) * t
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
         return self.of.inside(v / self._spread(v), zero, what)
@@ -157,7 +159,9 @@ class MX(Blocks):
 
     def of_largest(self, largest: Tensor) -> Tensor:
         mantissa, top = self.of.format.mantissa, self.of.high
-        scale = largest / top if self.mode == "rceil" else largest
+        least = 2.0**-126
+        # Below it a quotient may be 0.
+        scale = (largest / top if self.mode == "rceil" else largest).clamp(min=least)
         power = power_of_two(scale)
         up = scale > power
         if self.mode == "even":
@@ -166,7 +170,7 @@ class MX(Blocks):
             power = power / 2.0 ** (math.frexp(top)[1] - 1)
         if self.mode != "floor":
             power = torch.where(up, 2 * power, power)
-        return power.clamp(min=2.0**-126)
+        return power.clamp(min=least)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,12 @@ class Placed:
     @property
     def error(self) -> Tensor:
         """How far the input lies above the nearest value, in widths of its cell."""
-        return (self.v - self.grid.nearest(self.v, self.zero)) / self.grid.width(self.v)
+        error = (self.v - self.grid.nearest(self.v, self.zero)) / self.grid.width(self.v)
+        if not torch.is_grad_enabled():
+            return error
+        # Of a second derivative, where 0 times an infinite one, beyond the range, would be NaN.
+        most = torch.finfo(error.dtype).max ** 0.5
+        return error.clamp(-most, most)
 
     def sharing(self, batch_dims: int) -> int:
         """Return how many elements share a scale, without the leading `batch_dims` dimensions.

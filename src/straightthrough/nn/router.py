@@ -146,7 +146,7 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         score = wide.softmax(-1) if self.scores == "softmax" else wide.sigmoid()
         least = torch.finfo(score.dtype).min  # a bias may lift no expert that is ruled out
         biased = (score + self.bias.to(score.dtype)).masked_fill(wide == -math.inf, least)
-        chosen = topk(detached(biased), self.k)
+        chosen = torch.where(tokens, topk(detached(biased), self.k), 0)
         gates = self._normalized(wide, chosen) if self.normalize else score * chosen
         _, index = stable_sort(chosen.nan_to_num(0), descending=True)
         known = tokens & (detached(wide).amax(-1, keepdim=True).abs() < math.inf)
@@ -154,7 +154,6 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         if self.training and not runs_again():
             self.load.copy_(before(self.load) + counted.sum(0))
             self.owner.take(self.load)
-        gates = torch.where(tokens, gates, 0)
         losses = self._losses(wide, counted, known.reshape(-1, 1))
         return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)
 

@@ -301,9 +301,9 @@ class Answering(Schedule):
 
     Of `st.nn.Solve` each backward in training moves `c <- decay c + (1 - decay) m`, m the mean
     count of entries of a problem whose gradient is not 0, of those whose gradient is finite.
-    `step()` adds `rate` where c lies below `target`, and takes it away above it; the value stays at
-    `rate` at least. It and c are part of the state dict, and without `torch.distributed` of one
-    process.
+    `step()` adds `rate` where c lies below `target`, and takes it away above it, and leaves the
+    value at `rate` at least. It and c are part of the state dict, and without `torch.distributed`
+    of one process.
 
     Args:
         start: the first value, > 0.

@@ -271,6 +271,17 @@ def test_soft_gates_at_certain_and_invalid_probabilities(gate, dtype, tau) -> No
 
 @DTYPES
 @pytest.mark.parametrize("gate", [st.bernoulli, st.binary_concrete, st.hard_concrete])
+def test_the_second_derivative_to_a_certain_probability_is_0(gate, dtype) -> None:  # type: ignore[no-untyped-def]  # parameters
+    probs = torch.tensor([0.0, 1.0, 0.5], dtype=dtype, requires_grad=True)
+    grad = torch.ones(3, dtype=dtype, requires_grad=True)
+    (first,) = torch.autograd.grad(gate(probs=probs, seed=0), probs, grad, create_graph=True)
+    for second in torch.autograd.grad(first.sum(), (probs, grad)):
+        assert second[:2].tolist() == [0, 0]
+        assert second[2].isfinite()
+
+
+@DTYPES
+@pytest.mark.parametrize("gate", [st.bernoulli, st.binary_concrete, st.hard_concrete])
 def test_gradients_to_tiny_probabilities_are_finite(gate, dtype) -> None:  # type: ignore[no-untyped-def]  # parameters
     """1 / p is beyond the dtype's range, or all but."""
     warm = {"estimator": StraightThrough(100.0)} if gate is st.bernoulli else {"tau": 100.0}

@@ -103,3 +103,18 @@ def test_errors_of_arguments() -> None:
         st.categorical_lookup(logits, torch.zeros(2, 2))
     with pytest.raises(st.DtypeError, match=r"use table\.to\(logits\.dtype\)"):
         st.categorical_lookup(logits, torch.zeros(3, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "reinmax", "gumbel", "mve"])
+def test_a_row_without_an_outcome_is_in_no_second_derivative_of_a_table(estimator: str) -> None:
+    def second(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = logits.double().requires_grad_()
+        table = torch.tensor([[1.0, 2.0], [-3.0, 0.5]], dtype=torch.float64, requires_grad=True)
+        y = st.categorical_lookup(x, table, estimator, seed=3)
+        to_x, to_table = torch.autograd.grad(y, (x, table), torch.ones_like(y), create_graph=True)
+        return torch.autograd.grad(to_x[0, 0] + to_table.square().sum(), (x, table))
+
+    to_x, to_table = second(BAD)
+    due_x, due_table = second(BAD[:1])
+    torch.testing.assert_close(to_x[:1], due_x)
+    torch.testing.assert_close(to_table, due_table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -122,6 +123,15 @@ def test_a_row_that_holds_nan_has_no_number():
             call(z)
     assert st.fsq_decode(torch.tensor([-1]), [3, 3]).isnan().all()
     assert st.bsq_decode(torch.tensor([-1]), 3).isnan().all()
+
+
+def test_a_number_of_no_code_is_none_where_it_can_not_be_refused():
+    number = torch.tensor([7, 8, -2])
+    due = [False, True, True]
+    for decode in (partial(st.fsq_decode, levels=[2, 4]), partial(st.bsq_decode, bits=3)):
+        assert torch.func.vmap(decode)(number).isnan().all(-1).tolist() == due
+        compiled = torch.compile(decode, fullgraph=True, backend="eager")
+        assert compiled(number).isnan().all(-1).tolist() == due
 
 
 def test_entropy_is_that_of_the_whole_table():

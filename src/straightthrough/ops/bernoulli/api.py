@@ -115,11 +115,11 @@ def bernoulli(
         ArgumentError: if not exactly one parameter is given, the estimator or a field is unknown,
             or both `seed` and `generator` are given.
 
-    Edge cases: p = 0 and p = 1 are certain; NaN, and a probability outside [0, 1], have no outcome
-    and give NaN (in `st.strict()` an error).
+    Edge cases: p = 0 and p = 1 are certain, with a gradient of 0 but by a surrogate; NaN, and a
+    probability outside [0, 1], have no outcome and give NaN (in `st.strict()` an error).
 
-    Higher order: double backward differentiates the rule's formula, outcome and noise held;
-    forward mode raises.
+    Higher order: double backward differentiates the rule's formula, outcome and noise held; that to
+    `probs` has an error of some eps / (p (1 - p)). Forward mode raises.
 
     Cost: a sigmoid and a uniform an element; the parameter, one bit an element and the seed are
     saved.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...core.noise import Noise, Place
@@ -39,15 +40,20 @@ class BinaryDraw(Draw):
     def backward(
         self, grad: Tensor, x: Tensor, seed: Tensor, outcome: Tensor
     ) -> tuple[Tensor, None]:
-        if isinstance(self.rule, Derivative):
-            return self.rule.backward(x, grad), None
+        rule = self.rule
+        if isinstance(rule, Derivative):
+            return rule.backward(x, grad), None
         noise = Noise(seed, *self.place)
         if not self.of_probs:
-            return self.rule.binary_backward(x, outcome, grad, noise), None
-        logits = as_logits(x, self.of_probs)
-        gradient = self.rule.binary_backward(logits, outcome, grad.to(logits.dtype), noise)
-        to_probs = gradient * logit_slope(x.to(logits.dtype))
-        return narrowed(to_probs, x.dtype, infinite=gradient), None
+            return rule.binary_backward(x, outcome, grad, noise), None
+
+        def pulled(x: Tensor) -> Tensor:
+            logits = as_logits(x, self.of_probs)
+            gradient = rule.binary_backward(logits, outcome, grad.to(logits.dtype), noise)
+            to_probs = gradient * logit_slope(x.to(logits.dtype))
+            return narrowed(to_probs, x.dtype, infinite=gradient)
+
+        return _but_for_certain(pulled, x), None
 
 
 @dataclass
@@ -70,10 +76,26 @@ class Concrete(Draw):
         return (concrete(x, *self._gate(), Noise(seed, *self.place)),)
 
     def backward(self, grad: Tensor, x: Tensor, seed: Tensor) -> tuple[Tensor, None]:
-        return concrete_backward(x, grad, *self._gate(), Noise(seed, *self.place)), None
+        noise = Noise(seed, *self.place)
+
+        def pulled(x: Tensor) -> Tensor:
+            return concrete_backward(x, grad, *self._gate(), noise)
+
+        return _but_for_certain(pulled, x) if self.of_probs else pulled(x), None
 
     def jvp(self, tangents: Sequence[Tensor], x: Tensor, seed: Tensor) -> Tensor:
         return self.backward(tangents[0], x, seed)[0]
 
     def _gate(self) -> tuple[float, float, float, bool, bool]:
         return self.tau, self.gamma, self.zeta, self.hard, self.of_probs
+
+
+def _but_for_certain(pulled: Callable[[Tensor], Tensor], probs: Tensor) -> Tensor:
+    """Return a gradient to probabilities, 0 at 0 and 1, where their logits have no derivative.
+
+    It is 0 there by itself, and only a second derivative would be NaN.
+    """
+    if not (torch.is_grad_enabled() and probs.requires_grad):
+        return pulled(probs)
+    certain = (probs == 0) | (probs == 1)
+    return pulled(torch.where(certain, 0.5, probs)).masked_fill(certain, 0)

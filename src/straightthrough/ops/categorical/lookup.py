@@ -52,7 +52,13 @@ def by_blocks(
     def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
         with torch.autocast(grad.device.type, enabled=False):
             to_one_hot = grad @ wide.T
-        return estimator.backward(logits, index, to_one_hot, noise.after(first))
+        if not to_one_hot.requires_grad:
+            return estimator.backward(logits, index, to_one_hot, noise.after(first))
+        # Of a second derivative, where 0 times the NaN of a row would reach the table.
+        none = (index < 0).unsqueeze(-1)
+        logits, index = logits.masked_fill(none, 0), index.clamp(min=0)
+        pulled = estimator.backward(logits, index, to_one_hot, noise.after(first))
+        return pulled.masked_fill(none, torch.nan)
 
     to_logits = in_blocks(block, logits.reshape(-1, logits.shape[-1]), rows, given)
     return to_logits.reshape(logits.shape), to_table(table, rows, given)

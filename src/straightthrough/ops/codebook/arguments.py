@@ -70,8 +70,11 @@ def check_code_dtype(dtype: torch.dtype) -> None:
         raise DtypeError(f"dtype must be a floating one, such as torch.float32, got {dtype}")
 
 
-def check_index(index: Tensor, codes: int) -> None:
-    """Raise unless `index` holds int64 numbers of so many codes, or -1 for none."""
+def check_index(index: Tensor, codes: int) -> Tensor:
+    """Raise unless `index` holds int64 numbers of so many codes, or -1 for none, and return it.
+
+    In compiled code and transforms, which can't ask, numbers that are too large become -1.
+    """
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
         raise DtypeError(
@@ -79,9 +82,10 @@ def check_index(index: Tensor, codes: int) -> None:
         )
     check_dense("index", index)
     if torch.compiler.is_compiling() or transforms_active() or index.is_meta:
-        return
+        return torch.where(index > codes - 1, -1, index)
     outside = (index < -1) | (index > codes - 1)
     if bool(outside.any()):
         raise ArgumentError(
             f"index must lie in [0, {codes}), or be -1 for none, got {int(index[outside][0])}"
         )
+    return index

@@ -76,8 +76,9 @@ def fsq(
     Forward: with `t = tanh(z + b)`, of L levels `code = round(h t - o) / floor(L / 2)`,
     `h = 1.001 (L - 1) / 2`, o = 1/2 for an even L, else 0, and `b = atanh(o / h)`; symmetric
     `code = 2 floor((L - 1)(tanh(z) + 1) / 2 + 1/2) / (L - 1) - 1`. Backward:
-    `dL/dz = dL/dcode (1 - t^2) h / floor(L / 2)`, symmetric `dL/dcode (1 - t^2)`. With
-    `bound="sigmoid"` `2 sigmoid(1.6 z) - 1 = tanh(0.8 z)` takes the place of tanh(z).
+    `dL/dz = dL/dcode (1 - t^2) h / floor(L / 2)`, symmetric
+    `dL/dcode (1 - tanh(z)^2)`. With `bound="sigmoid"` 0.8 z takes the place of z, as
+    `2 sigmoid(1.6 z) - 1 = tanh(0.8 z)`, and `dL/dz` has the factor 0.8 too.
 
     Args:
         z: `(..., D)`, floating.
@@ -147,7 +148,8 @@ def fsq_decode(
         DtypeError: if the index is not int64, or the code's dtype not floating.
         ArgumentError: if there is no code of that number, or `levels` is one int.
 
-    Edge cases: -1 gives a NaN row.
+    Edge cases: -1 gives a NaN row; in compiled code and transforms, which can't look at numbers, so
+    does one of no code.
 
     Higher order: there is no gradient.
 
@@ -160,7 +162,7 @@ def fsq_decode(
     """
     check_code_dtype(dtype)
     every = check_levels(levels, None, dtype)
-    check_index(index, math.prod(every))
+    index = check_index(index, math.prod(every))
     symmetric = check_flag("symmetric", symmetric)
     number = torch.tensor(every, device=index.device)
     places = places_of(every, index.device)

@@ -137,7 +137,8 @@ def lfq_decode(index: Tensor, bits: int, *, dtype: torch.dtype = torch.float32) 
         DtypeError: if the index is not int64, or the code's dtype not floating.
         ArgumentError: if `bits` is not from 1 to 63, or there is no code of that number.
 
-    Edge cases: -1 gives a NaN row.
+    Edge cases: -1 gives a NaN row; in compiled code and transforms, which can't look at numbers, so
+    does one of no code.
 
     Higher order: there is no gradient.
 
@@ -167,7 +168,8 @@ def bsq_decode(index: Tensor, bits: int, *, dtype: torch.dtype = torch.float32) 
         DtypeError: if the index is not int64, or the code's dtype not floating.
         ArgumentError: if `bits` is not from 1 to 63, or there is no code of that number.
 
-    Edge cases: -1 gives a NaN row.
+    Edge cases: -1 gives a NaN row; in compiled code and transforms, which can't look at numbers, so
+    does one of no code.
 
     Higher order: there is no gradient.
 
@@ -186,7 +188,7 @@ def _decode(index: Tensor, bits: int, dtype: torch.dtype, *, sphere: bool) -> Te
     if count is None or not 1 <= count <= 63:
         raise ArgumentError(f"bits must be an int from 1 to 63, got {bits!r}")
     bits = count
-    check_index(index, 2**bits)
+    index = check_index(index, 2**bits)
     digits = digits_of(index.clamp(min=0), 2 ** torch.arange(bits, device=index.device), 2)
     signs = 2 * digits.to(compute_dtype(dtype)) - 1
     return decoded(signs * size_of_signs(bits, sphere), index, dtype)

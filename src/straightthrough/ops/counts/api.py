@@ -213,7 +213,8 @@ def binomial(
 
     Edge cases: p = 0 and p = 1 are certain. NaN, and a probability outside [0, 1], give NaN (in
     `st.strict()` an error). One trial has the law of `st.bernoulli`, and by order 2 the
-    gradient of its `ReinMax`; it has two outcomes and no third order, so order 3 is order 2 there.
+    gradient of its `ReinMax` (which to `probs` of 0 and 1 is 0 there, and a half here); it has two
+    outcomes and no third order, so order 3 is order 2 there.
 
     Higher order: double backward and forward mode differentiate the rule's formula, the count
     held.

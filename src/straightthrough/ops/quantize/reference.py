@@ -30,7 +30,12 @@ def pulling(arguments: str) -> str:
 def in_units(x: Tensor, scale: Tensor) -> Tensor:
     """Return `x / scale` in the dtype of `x`, NaN where the scale is not finite or above 0."""
     s = scale.to(x.dtype)
-    return x / torch.where((s > 0) & (s < torch.inf), s, torch.nan)
+    s = torch.where((s > 0) & (s < torch.inf), s, torch.nan)
+    v = x / s
+    if not v.requires_grad:  # it does where a second derivative is due
+        return v
+    far = ~v.isfinite()  # its slope along the scale isn't either, and 0 times that is NaN
+    return torch.where(far, v.detach(), x.masked_fill(far, 0) / s)
 
 
 def in_steps(x: Tensor, scales: Tensor) -> Tensor:
