@@ -55,6 +55,23 @@ def test_probabilities_of_half_precision_are_scored_as_they_are_drawn(ours, dtyp
             assert found.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bits_of_half_precision_that_are_all_but_certain_have_an_entropy(ours, dtype):
+    """Their probability is rounded to 1 in half precision, and all but its logarithm is lost."""
+    logits = torch.tensor([0.5, 7.0, 9.0, -9.0])
+
+    def numbers(dtype):
+        d = ours.Bernoulli(logits=logits.to(dtype).requires_grad_())
+        far = ours.Bernoulli(logits=torch.full((4,), 100.0, dtype=dtype))
+        found = d.entropy(), theirs.kl_divergence(d, far)
+        assert all(each.dtype == dtype for each in found)
+        grads = (torch.autograd.grad(each.sum(), d.logits, retain_graph=True)[0] for each in found)
+        return [each.double() for each in (*found, *grads)]
+
+    for found, exact in zip(numbers(dtype), numbers(torch.float64), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_log_odds_of_infinity_are_certain(ours, dtype):
     logits = torch.tensor([math.inf, -math.inf, 1.0], dtype=dtype, requires_grad=True)

@@ -101,9 +101,20 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         return found.masked_fill(logits.isinf() & (value != (logits > 0)), -math.inf)
 
     def entropy(self) -> Tensor:
-        return F.binary_cross_entropy_with_logits(
-            _finite(self.logits), self.probs, reduction="none"
-        )
+        logits, probs = self._wide()
+        found = F.binary_cross_entropy_with_logits(_finite(logits), probs, reduction="none")
+        return found.to(self.logits.dtype)
+
+    def _wide(self) -> tuple[Tensor, Tensor]:
+        """Return the logits and the probabilities, of half precision in float32.
+
+        In bfloat16 a probability is rounded to 1 from a logit of 6.3 on.
+        """
+        dtype = compute_dtype(self.logits.dtype)
+        if dtype == self.logits.dtype:
+            return self.logits, self.probs
+        logits = self.logits.to(dtype)
+        return logits, self.probs.to(dtype) if self._of_probs else torch.sigmoid(logits)
 
 
 @register_kl(Bernoulli, torch.distributions.Bernoulli)  # type: ignore[untyped-decorator]  # torch's
@@ -112,13 +123,14 @@ def _divergence(p: Bernoulli, q: torch.distributions.Bernoulli) -> Tensor:
 
     It is finite where the other's logits are, and torch's not where these round to certainty.
     """
-    ours, other = _finite(p.logits), _finite(q.logits)
+    logits, probs = p._wide()
+    ours, other = _finite(logits), _finite(q.logits).to(compute_dtype(q.logits.dtype))
     given, zero, one = (q.probs, 0, 1) if of_probs(q) else (q.logits, -math.inf, math.inf)
-    ones = p.probs * (F.softplus(-other) - F.softplus(-ours))
-    zeros = (1 - p.probs) * (F.softplus(other) - F.softplus(ours))
-    ones = ones.masked_fill(given == zero, math.inf).masked_fill(p.probs == 0, 0)
-    zeros = zeros.masked_fill(given == one, math.inf).masked_fill(p.probs == 1, 0)
-    return ones + zeros
+    ones = probs * (F.softplus(-other) - F.softplus(-ours))
+    zeros = (1 - probs) * (F.softplus(other) - F.softplus(ours))
+    ones = ones.masked_fill(given == zero, math.inf).masked_fill(probs == 0, 0)
+    zeros = zeros.masked_fill(given == one, math.inf).masked_fill(probs == 1, 0)
+    return (ones + zeros).to(torch.promote_types(p.logits.dtype, q.logits.dtype))
 
 
 def _finite(logits: Tensor) -> Tensor:
