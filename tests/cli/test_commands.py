@@ -8,6 +8,7 @@ import pytest
 
 import straightthrough as st
 from page_results import Reader
+from straightthrough.cli.console import print_table
 from straightthrough.core import installed, kernels
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.studies.bias import study as bias
@@ -58,6 +59,14 @@ def test_list_shows_every_operator_rule_and_function(cli):
     names = [rule.shorthand for rule in RULES.values()]
     families = {record.family for record in OPERATORS.values()}
     assert {*OPERATORS, *names, *families, *others, "exact"} <= set(words)
+
+
+@pytest.mark.parametrize("columns", ["0", "80"])
+def test_a_table_is_there_where_the_width_is_said_to_be_0(monkeypatch, capsys, columns):
+    """Some shells and containers without a terminal say so."""
+    monkeypatch.setenv("COLUMNS", columns)
+    print_table(["Operator", "Family"], [["argmax", "categorical"]])
+    assert "argmax" in capsys.readouterr().out
 
 
 def test_env_shows_versions_and_what_serves_each_family(cli, monkeypatch):

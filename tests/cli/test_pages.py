@@ -103,6 +103,23 @@ def test_a_result_of_another_version_is_refused(vae):
         pages.render(vae)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("runs", 0, "points"), 3), (("runs", 0, "rule"), None), (("header", "seconds"), "x")],
+)
+def test_a_damaged_result_is_refused_in_one_line(cli, vae, place, value, tmp_path):
+    *above, last = place
+    part = vae
+    for each in above:
+        part = part[each]
+    part[last] = value
+    (tmp_path / "result.json").write_text(json.dumps(vae))
+    code, _, err = cli("report", tmp_path)
+    assert code == 2
+    assert err.startswith(f"error: no page can be made of what is in {tmp_path}")
+    assert err.count("\n") == 1
+
+
 COMMITTED = sorted((Path(__file__).parents[2] / "docs" / "studies" / "results").glob("*.json"))
 
 

@@ -40,6 +40,38 @@ def test_probabilities_of_half_precision_are_drawn_from_as_they_are_given(ours):
     assert torch.equal(z, st.categorical(p.float().log().expand(50_000, -1)).bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_of_half_precision_are_scored_as_they_are_drawn(ours, dtype):
+    """Torch takes what is below the epsilon of half precision for that: 1/128 in bfloat16."""
+    p = torch.tensor([1e-3, 1e-5], dtype=dtype, requires_grad=True)
+    for d in (ours.Bernoulli(p), ours.Bernoulli(p).expand((3, 2))):
+        log_p = d.log_prob(torch.ones(2, dtype=dtype)).double()
+        torch.testing.assert_close(log_p, p.double().log().expand_as(log_p), rtol=1e-2, atol=0)
+    d = ours.OneHotCategorical(torch.full((1000,), 1e-3, dtype=dtype, requires_grad=True))
+    for each in (d, d.expand((3,))):
+        exact = torch.full(each.batch_shape, math.log(1000), dtype=torch.float64)
+        for found in (each.entropy(), -each.log_prob(torch.eye(1000, dtype=dtype)[0])):
+            torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=0)
+            assert found.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bits_of_half_precision_that_are_all_but_certain_have_an_entropy(ours, dtype):
+    """Their probability is rounded to 1 in half precision, and all but its logarithm is lost."""
+    logits = torch.tensor([0.5, 7.0, 9.0, -9.0])
+
+    def numbers(dtype):
+        d = ours.Bernoulli(logits=logits.to(dtype).requires_grad_())
+        far = ours.Bernoulli(logits=torch.full((4,), 100.0, dtype=dtype))
+        found = d.entropy(), theirs.kl_divergence(d, far)
+        assert all(each.dtype == dtype for each in found)
+        grads = (torch.autograd.grad(each.sum(), d.logits, retain_graph=True)[0] for each in found)
+        return [each.double() for each in (*found, *grads)]
+
+    for found, exact in zip(numbers(dtype), numbers(torch.float64), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_log_odds_of_infinity_are_certain(ours, dtype):
     logits = torch.tensor([math.inf, -math.inf, 1.0], dtype=dtype, requires_grad=True)
@@ -80,6 +112,32 @@ def test_what_is_impossible_by_the_other_alone_is_infinitely_far(ours, name):
     p = torch.tensor([0.25, 0.75]).requires_grad_()
     for q in (mine(torch.tensor([0.0, 1.0])), other(torch.tensor([0.0, 1.0]))):
         assert theirs.kl_divergence(mine(p), q).max() == math.inf
+
+
+@pytest.mark.parametrize("name", ["OneHotCategorical", "Bernoulli"])
+def test_the_divergence_from_finite_logits_is_finite(ours, name):
+    """Their probabilities are rounded to 0 and 1, where torch has infinity and no gradient."""
+    mine, other = getattr(ours, name), getattr(theirs, name)
+    q = mine(logits=torch.tensor([0.0, 0.0]))
+    far = torch.tensor([0.0, 200.0])
+    exact = {"Bernoulli": [0.0, 100 - math.log(2)], "OneHotCategorical": 100 - math.log(2)}[name]
+    for made in (mine, other):
+        logits = far.clone().requires_grad_()
+        for p in (made(logits=logits), made(logits=logits).expand(q.batch_shape)):
+            found = theirs.kl_divergence(q, p)
+            torch.testing.assert_close(found, torch.tensor(exact))
+            (grad,) = torch.autograd.grad(found.sum(), logits)
+            assert grad[1] == 0.5
+
+
+@pytest.mark.parametrize("name", ["OneHotCategorical", "Bernoulli"])
+def test_the_divergence_from_a_probability_of_0_is_infinite_however_it_was_asked(ours, name):
+    """An expanded copy of what has had to compute its logits holds them too."""
+    mine = getattr(ours, name)
+    p = mine(torch.tensor([[0.0, 1.0]]))
+    assert p.logits.isfinite().all()
+    q = mine(torch.tensor([[0.5, 0.5]]).expand(3, 2))
+    assert theirs.kl_divergence(q, p.expand((3, *p.batch_shape[1:]))).min() == math.inf
 
 
 def test_a_number_is_a_value_where_nothing_is_validated(ours):

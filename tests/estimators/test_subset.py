@@ -137,6 +137,18 @@ def test_double_backward_is_that_of_the_formula(rule: str) -> None:
     assert torch.autograd.gradcheck(pulled, (x, grad))
 
 
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_its_derivative_is_that_of_few_steps_too(steps: int) -> None:
+    """The variances that the steps begin from move with the logits."""
+    x, rule = logits(6, 0).requires_grad_(), SecondOrder(steps=steps)
+    grad, along = logits(6, 1), logits(6, 2)
+    z = st.sample_subset(x.detach(), 3, seed=3)
+    (found,) = torch.autograd.grad((rule.vjp(x, z, grad) * along).sum(), x)
+    moved = 1e-5 * torch.eye(6, dtype=torch.float64)
+    ahead, behind = (torch.stack([rule.vjp(y, z, grad) for y in x + h]) for h in (moved, -moved))
+    torch.testing.assert_close(found, (ahead - behind) @ along / 2e-5, rtol=1e-6, atol=1e-8)
+
+
 def test_errors() -> None:
     x = torch.zeros(2, 3)
     with pytest.raises(st.ArgumentError, match=r"same number of ones in every row.*got \[0, 1\]"):

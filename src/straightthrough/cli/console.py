@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -79,8 +80,9 @@ def print_table(
         table.add_column(name, justify="right" if numbers and position else "left")
     for row in rows:
         table.add_row(*row)
-    # A pipe has no width; a terminal and the variable COLUMNS have.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    # A pipe has no width; a terminal and the variable COLUMNS have, unless they say 0.
+    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns if wide else PIPE_WIDTH
     Console(markup=False, highlight=False, width=width).print(table)
     print()
 

@@ -38,6 +38,16 @@ class HardSampling(Distribution):
         return new
 
 
+def of_probs(distribution: Any) -> bool:
+    """Whether a distribution, ours or torch's, was given probabilities.
+
+    Else its logits say what is impossible: a probability of theirs may be rounded to 0.
+    """
+    if isinstance(distribution, HardSampling):
+        return distribution._of_probs
+    return distribution._param is not distribution.logits
+
+
 def largest_of(dtype: torch.dtype) -> float:
     """Return what stands for infinity where it is multiplied by 0, and that by what is finite."""
     return math.sqrt(torch.finfo(dtype).max)

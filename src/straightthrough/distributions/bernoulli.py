@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import register_kl
-from torch.distributions.utils import broadcast_all
+from torch.distributions.utils import broadcast_all, lazy_property, probs_to_logits
 
 from ..core.errors import check_floating
+from ..core.precision import compute_dtype
 from ..core.registry import resolve
 from ..core.rules import Derivative
 from ..estimators import CategoricalEstimator
 from ..ops.bernoulli.api import bernoulli
-from .base import HardSampling, largest_of
+from .base import HardSampling, largest_of, of_probs
 
 
 class Bernoulli(HardSampling, torch.distributions.Bernoulli):
@@ -25,7 +26,9 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
     Forward: 0 or 1. Backward: the estimator's, to the parameter that was given. `sample` draws
     the same without a gradient, `expand` keeps the estimator and the hardness, and `log_prob`
     (differentiable in the value too), KL divergences, entropy, moments and enumeration are
-    torch's, but where a logit is infinite: there torch has NaN, or a gradient of NaN.
+    torch's, but where a logit is infinite: there torch has NaN, or a gradient of NaN. The
+    divergence from finite logits is finite, also where these round to certainty, and the logits of
+    probabilities in half precision are computed in float32; torch's stop at 4.8 in bfloat16.
 
     Args:
         probs: any shape; the probability of a 1; exactly one of the two.
@@ -78,6 +81,11 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         new = self._keep(self._get_checked_instance(Bernoulli, _instance))
         return super().expand(batch_shape, _instance=new)
 
+    @lazy_property
+    def logits(self) -> Tensor:
+        wide = self.probs.to(compute_dtype(self.probs.dtype))
+        return probs_to_logits(wide, is_binary=True).to(self.probs.dtype)
+
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         if self._of_probs:
@@ -93,20 +101,36 @@ class Bernoulli(HardSampling, torch.distributions.Bernoulli):
         return found.masked_fill(logits.isinf() & (value != (logits > 0)), -math.inf)
 
     def entropy(self) -> Tensor:
-        return F.binary_cross_entropy_with_logits(
-            _finite(self.logits), self.probs, reduction="none"
-        )
+        logits, probs = self._wide()
+        found = F.binary_cross_entropy_with_logits(_finite(logits), probs, reduction="none")
+        return found.to(self.logits.dtype)
+
+    def _wide(self) -> tuple[Tensor, Tensor]:
+        """Return the logits and the probabilities, of half precision in float32.
+
+        In bfloat16 a probability is rounded to 1 from a logit of 6.3 on.
+        """
+        dtype = compute_dtype(self.logits.dtype)
+        if dtype == self.logits.dtype:
+            return self.logits, self.probs
+        logits = self.logits.to(dtype)
+        return logits, self.probs.to(dtype) if self._of_probs else torch.sigmoid(logits)
 
 
 @register_kl(Bernoulli, torch.distributions.Bernoulli)  # type: ignore[untyped-decorator]  # torch's
 def _divergence(p: Bernoulli, q: torch.distributions.Bernoulli) -> Tensor:
-    """Return torch's, with a gradient of 0 to a logit that is infinite."""
-    ours, other = _finite(p.logits), _finite(q.logits)
-    ones = p.probs * (F.softplus(-other) - F.softplus(-ours))
-    zeros = (1 - p.probs) * (F.softplus(other) - F.softplus(ours))
-    ones = ones.masked_fill(q.probs == 0, math.inf).masked_fill(p.probs == 0, 0)
-    zeros = zeros.masked_fill(q.probs == 1, math.inf).masked_fill(p.probs == 1, 0)
-    return ones + zeros
+    """Return torch's, with a gradient of 0 to a logit that is infinite.
+
+    It is finite where the other's logits are, and torch's not where these round to certainty.
+    """
+    logits, probs = p._wide()
+    ours, other = _finite(logits), _finite(q.logits).to(compute_dtype(q.logits.dtype))
+    given, zero, one = (q.probs, 0, 1) if of_probs(q) else (q.logits, -math.inf, math.inf)
+    ones = probs * (F.softplus(-other) - F.softplus(-ours))
+    zeros = (1 - probs) * (F.softplus(other) - F.softplus(ours))
+    ones = ones.masked_fill(given == zero, math.inf).masked_fill(probs == 0, 0)
+    zeros = zeros.masked_fill(given == one, math.inf).masked_fill(probs == 1, 0)
+    return (ones + zeros).to(torch.promote_types(p.logits.dtype, q.logits.dtype))
 
 
 def _finite(logits: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import register_kl
+from torch.distributions.utils import probs_to_logits
 
 from ..core.errors import check_floating
 from ..core.precision import compute_dtype
 from ..core.registry import resolve
 from ..estimators import CategoricalEstimator
 from ..ops.categorical.api import categorical
-from .base import HardSampling, largest_of
+from .base import HardSampling, largest_of, of_probs
 
 
 class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
@@ -41,8 +42,9 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
         ValueError: if not exactly one parameter is given or, validated, one is NaN.
 
     Edge cases: a class of probability 0 is never drawn; in `probs` its gradient is 0. Half
-    precision is drawn from as it is given, and its logits are normalised in float32, where torch
-    rounds what all share to half.
+    precision is drawn from as it is given, and its logits are computed in float32: torch rounds
+    what all share to half, and takes a probability below 1/128 in bfloat16 for that. The divergence
+    from finite logits is finite, also where their probabilities are rounded to 0.
 
     Higher order: as `st.categorical`.
 
@@ -80,6 +82,9 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
         if logits is not None and compute_dtype(logits.dtype) != logits.dtype and logits.ndim:
             logits = logits.log_softmax(-1).to(logits.dtype)
         super().__init__(probs, logits, validate_args)
+        if probs is not None and compute_dtype(probs.dtype) != probs.dtype:
+            wide = self.probs.to(compute_dtype(probs.dtype))
+            self._categorical.logits = probs_to_logits(wide).to(probs.dtype)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> OneHotCategorical:
         new = self._keep(self._get_checked_instance(OneHotCategorical, _instance))
@@ -105,10 +110,14 @@ class OneHotCategorical(HardSampling, torch.distributions.OneHotCategorical):
 
 @register_kl(OneHotCategorical, torch.distributions.OneHotCategorical)  # type: ignore[untyped-decorator]  # torch's
 def _divergence(p: OneHotCategorical, q: torch.distributions.OneHotCategorical) -> Tensor:
-    """Return torch's, with a gradient of 0 to a logit of -infinity."""
+    """Return torch's, with a gradient of 0 to a logit of -infinity.
+
+    It is finite where the other's logits are, and torch's not where these round to certainty.
+    """
     possible = p.probs > 0
+    never = q.probs == 0 if of_probs(q) else q.logits == -math.inf
     terms = p.probs * torch.where(possible, p.logits - q.logits, 0)
-    return terms.masked_fill(possible & (q.probs == 0), math.inf).sum(-1)
+    return terms.masked_fill(possible & never, math.inf).sum(-1)
 
 
 def _log(probs: Tensor) -> Tensor:

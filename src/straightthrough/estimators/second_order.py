@@ -73,7 +73,7 @@ class SecondOrder(SubsetEstimator):
         d = value - mu
         if k == 1:  # one class: C = diag(mu) - mu mu^T, and C (d / mu) = d
             return _over(d, mu)
-        theta = tilted(logits.detach(), k)[0]
+        theta = tilted(logits, k)[0]
         # d of what is chosen because it must be is the rounding of mu, far above the variance.
         settled = (theta > CERTAIN) & (value > 0)
         variance = torch.where(settled, 0, torch.sigmoid(theta) * torch.sigmoid(-theta))

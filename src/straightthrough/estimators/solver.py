@@ -69,8 +69,8 @@ class SolverIdentity(SolverEstimator):
     What is taken away is what no solution answers to, where a number that is added to all of theta
     changes none, as in assignments, paths of equal length and subsets of a size. `"std"` projects
     what the scale changes too: `(g - mean(g) - u mean(u g)) / s`, `u = (theta - mean) / s`, s the
-    standard deviation of theta, all of the entries above -infinity, and 0 for the others; `"none"`
-    takes nothing away.
+    standard deviation of theta. Both are of the entries above -infinity, and 0 for the others;
+    `"none"` takes nothing away.
 
     Args:
         projection: `"mean"`, `"std"` or `"none"`.
@@ -97,19 +97,20 @@ class SolverIdentity(SolverEstimator):
     ) -> Tensor:
         if self.projection == "none":
             return grad
-        if self.projection == "mean":
-            return grad - grad.mean(-1, keepdim=True)
         known = theta != -torch.inf
         count = known.sum(-1, keepdim=True).clamp(min=1)
 
         def mean(x: Tensor) -> Tensor:
             return torch.where(known, x, 0).sum(-1, keepdim=True) / count
 
+        centred = grad - mean(grad)
+        if self.projection == "mean":
+            return torch.where(known, centred, 0)
         offset = torch.where(known, theta - mean(theta), 0)
         variance = mean(offset.square())
         scale = torch.where(variance > 0, variance, 1).sqrt()
         unit = offset / scale
-        projected = (grad - mean(grad) - unit * mean(unit * grad)) / scale
+        projected = (centred - unit * mean(unit * grad)) / scale
         return torch.where(known, projected, 0)
 
 

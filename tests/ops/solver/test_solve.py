@@ -79,11 +79,12 @@ def test_identity_is_the_negative_identity_of_costs_projected() -> None:
     torch.testing.assert_close(flat, centred[:1])
 
 
-def test_identity_of_the_scale_leaves_out_what_is_ruled_out() -> None:
+@pytest.mark.parametrize("projection", ["mean", "std"])
+def test_identity_leaves_out_what_is_ruled_out(projection: str) -> None:
     theta = torch.cat([THETA, torch.full_like(THETA[:, :1], -torch.inf)], -1)
     grad = torch.cat([GRAD, torch.ones_like(GRAD[:, :1])], -1)
     found, due = (
-        pulled(*given, largest, "identity", projection="std")
+        pulled(*given, largest, "identity", projection=projection)
         for given in ((theta, grad), (THETA, GRAD))
     )
     torch.testing.assert_close(found[:, :-1], due)
