@@ -281,15 +281,22 @@ def has_kernel(x: Tensor, grad: Tensor | None = None, name: str = "") -> bool:
     )
 
 
+_serving: list[tuple[str | None, bool]] = []
+"""What served before the contexts that are open, the first one's first."""
+
+
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Let the reference serve every call inside the context."""
+    """Let the reference serve every call while the context is open, of other threads too."""
     global level
-    serving, level, gpu.enabled = (level, gpu.enabled), None, False
+    _serving.append((level, gpu.enabled))
+    level, gpu.enabled = None, False
     try:
         yield
     finally:
-        level, gpu.enabled = serving
+        serving = _serving.pop()
+        if not _serving:  # threads may leave in any order
+            level, gpu.enabled = serving
 
 
 def choose(asked: str, capability: str, folder: Path) -> dict[str, str]:
