@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -345,5 +346,7 @@ def _load() -> tuple[str | None, str, dict[str, str]]:
 level, reason, states = _load()
 gpu.enabled, gpu.interpreted = os.environ.get(VARIABLE) != "off", level == INTERPRETER
 
-if level is None and gpu.enabled:
+if os.environ.get(VARIABLE, "off") not in ("", "off", INTERPRETER, *LEVELS):
+    warnings.warn(f"{reason}, so there are no CPU kernels", RuntimeWarning, stacklevel=2)
+elif level is None and gpu.enabled:
     installed.warn_once(reason)
