@@ -4,6 +4,8 @@ The broken one must fail the check, and its working twin must pass it.
 """
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
@@ -151,3 +153,12 @@ def test_its_twin_passes(check, case, says):
 
 def test_every_check_has_a_guard():
     assert {check for check, *_ in GUARDS} == set(testing.CHECKS)
+
+
+def test_without_assertions_nothing_passes():
+    checked = (
+        "from straightthrough import surrogates, testing; testing.check_rule(surrogates.Tanh())"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", checked], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "StraightThroughError: checks are assertions, which python -O" in done.stderr

@@ -8,6 +8,7 @@ operator is thus the operator itself, with its gradient, and not what happened t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -45,24 +46,34 @@ Outputs = tuple[Tensor, ...]
 Interceptor = Callable[[Operation, Sequence[Tensor]], Any]
 """Takes an operation and its inputs in the place of `apply`, and returns what that would."""
 
-_interceptor: Interceptor | None = None
+
+class _Taken(threading.local):
+    """By whom calls are taken in a thread: another one may train meanwhile."""
+
+    by: Interceptor | None = None
+
+
+_taken = _Taken()
+_open: list[Interceptor | None] = []
+"""Of the contexts that are open in any thread; it costs the least to ask, and graphs guard it."""
 
 
 @contextmanager
 def intercepted(by: Interceptor | None) -> Iterator[None]:
-    """Have an interceptor take all calls of `apply`, or with None none."""
-    global _interceptor  # a state of the engine, which `apply` looks at
-    before, _interceptor = _interceptor, by
+    """Have an interceptor take all calls of `apply` in this thread, or with None none."""
+    before, _taken.by = _taken.by, by
+    _open.append(by)
     try:
         yield
     finally:
-        _interceptor = before
+        _open.pop()
+        _taken.by = before
 
 
 def apply(operation: Operation, *inputs: Tensor) -> Any:
     """Return the value of `operation`, with its backward; a tuple where it returns more."""
-    if _interceptor is not None:
-        return _interceptor(operation, inputs)
+    if _open and _taken.by is not None:
+        return _taken.by(operation, inputs)
     for tensor in inputs:
         if hasattr(tensor, "device_mesh") and on_mesh(tensor):
             return apply_sharded(apply, operation, inputs)

@@ -147,7 +147,7 @@ def check_number(name: str, value: object) -> Any:
     elif isinstance(value, Tensor):
         return _check_tensor(name, value)
     elif is_compiling() and isinstance(value, np.ndarray):  # what a numpy number is there
-        return _check_tensor(name, torch.as_tensor(value))
+        return _check_tensor(name, torch.as_tensor(value, device="cpu"))
     else:
         number = _plain(value)
     # Comparisons, as compiled code has symbols for numbers that change, and no isfinite for them.

@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -281,15 +282,22 @@ def has_kernel(x: Tensor, grad: Tensor | None = None, name: str = "") -> bool:
     )
 
 
+_serving: list[tuple[str | None, bool]] = []
+"""What served before the contexts that are open, the first one's first."""
+
+
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Let the reference serve every call inside the context."""
+    """Let the reference serve every call while the context is open, of other threads too."""
     global level
-    serving, level, gpu.enabled = (level, gpu.enabled), None, False
+    _serving.append((level, gpu.enabled))
+    level, gpu.enabled = None, False
     try:
         yield
     finally:
-        level, gpu.enabled = serving
+        serving = _serving.pop()
+        if not _serving:  # threads may leave in any order
+            level, gpu.enabled = serving
 
 
 def choose(asked: str, capability: str, folder: Path) -> dict[str, str]:
@@ -338,5 +346,7 @@ def _load() -> tuple[str | None, str, dict[str, str]]:
 level, reason, states = _load()
 gpu.enabled, gpu.interpreted = os.environ.get(VARIABLE) != "off", level == INTERPRETER
 
-if level is None and gpu.enabled:
+if os.environ.get(VARIABLE, "off") not in ("", "off", INTERPRETER, *LEVELS):
+    warnings.warn(f"{reason}, so there are no CPU kernels", RuntimeWarning, stacklevel=2)
+elif level is None and gpu.enabled:
     installed.warn_once(reason)

@@ -55,7 +55,10 @@ def put(kept: Tensor, value: Tensor | float, begun: Tensor | None = None) -> Non
     """
     if begun is not None:
         value = torch.where(laid_as(begun.expand(kept.shape), kept), kept, value)
-    kept.copy_(torch.as_tensor(value))
+    if isinstance(value, Tensor):
+        kept.copy_(value)
+    else:
+        kept.fill_(value)
 
 
 def before(buffer: Tensor) -> Tensor:

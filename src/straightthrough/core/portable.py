@@ -82,7 +82,7 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
         if not (move and is_compiling()):
             return _digits(*{x})
         # A product, as the compiler takes the number for an argument there.
-        numbers.append(torch.ones((), dtype=torch.float64) * x)
+        numbers.append(torch.ones((), dtype=torch.float64, device="cpu") * x)
         return f"number({len(numbers) - 1})"
     if isinstance(x, tuple):
         return "(" + "".join(write(each, numbers, integers, move) + ", " for each in x) + ")"
@@ -91,7 +91,7 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
         parts = [f", {name}={write(getattr(x, name), numbers, integers, move)}" for name in names]
         return f"{start}{''.join(parts)})"
     if not isinstance(x, int) and isinstance(x, _TENSORS):
-        numbers.append(torch.as_tensor(x))
+        numbers.append(x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu"))
         return f"number({len(numbers) - 1})"
     if not move:
         return _whole(*{x})

@@ -30,7 +30,8 @@ class HardSampling(Distribution):
     def _check_probs(self, probs: Any, most: float, validate_args: bool | None) -> None:
         """Raise if a probability lies outside [0, most]; what else is validated, torch does."""
         if probs is not None and (self._validate_args if validate_args is None else validate_args):
-            check_range("probs", torch.as_tensor(probs), most, ", or pass logits=")
+            given = probs if isinstance(probs, Tensor) else torch.as_tensor(probs)
+            check_range("probs", given, most, ", or pass logits=")
 
     def _keep(self, new: _Self) -> _Self:
         """Hand to an expanded copy what torch does not know of."""

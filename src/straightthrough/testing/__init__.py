@@ -101,6 +101,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
     Raises:
         AssertionError: at the first check that fails, naming operator, rule, dtype and values.
         ArgumentError: if no operator takes a rule of this form.
+        StraightThroughError: under `python -O`, which leaves assertions out.
 
     Cost: seconds; each operator is compiled once or twice, by the backend "aot_eager".
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.errors import FLOATING
+from ..core.errors import FLOATING, StraightThroughError
 from ..core.noise import Noise
 from ..core.registry import OPERATORS, OperatorRecord
 from ..core.rules import Rule
@@ -46,6 +46,13 @@ class Case:
     rule: Rule | None = None
     device: str = "cpu"
     soft: bool = False
+
+    def __post_init__(self) -> None:
+        if not __debug__:
+            raise StraightThroughError(
+                "checks are assertions, which python -O and PYTHONOPTIMIZE leave out, so that all "
+                "would pass; run them without"
+            )
 
     def __str__(self) -> str:
         mode = "soft " if self.soft else ""

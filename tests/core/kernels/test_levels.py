@@ -62,16 +62,30 @@ def test_neon_is_there_on_every_arm(tmp_path, monkeypatch):
         assert kernels.choose("", machine, tmp_path) == {"neon": kernels.ACTIVE}
 
 
-def loaded(**variables):
-    """What a new process says of its kernels."""
+def imported(**variables):
+    """A new process that says what there is of kernels."""
     code = "from straightthrough.core import kernels; print(kernels.level, kernels.reason)"
     command = [sys.executable, "-c", code]
-    run = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
-    return run.stdout.strip()
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+
+def loaded(**variables):
+    return imported(**variables).stdout.strip()
 
 
 def test_off_means_off():
     assert loaded(**{kernels.VARIABLE: "off"}) == f"None {ASKED}off"
+
+
+@pytest.mark.parametrize("asked", ["AVX2", "0"])
+def test_an_unknown_level_is_not_silently_none(asked):
+    said = imported(**{kernels.VARIABLE: asked}).stderr
+    assert f"RuntimeWarning: {ASKED}{asked} is none of off" in said
+
+
+@pytest.mark.parametrize("asked", ["", "off", *kernels.LEVELS])
+def test_a_known_level_is_taken_without_a_word(asked):
+    assert "RuntimeWarning" not in imported(**{kernels.VARIABLE: asked}).stderr
 
 
 @pytest.mark.kernels

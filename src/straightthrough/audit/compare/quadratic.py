@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,7 @@ def quadratic(size: int, seed: int) -> tuple[Loss, Tensor]:
         Hooper, Shekhovtsov, "Generalized and optimal straight-through estimators", 2026.
     """
     generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(size, size, generator=generator)
-    b = torch.randn(size, generator=generator)
-    eta = torch.randn(size, generator=generator)
+    normal = functools.partial(torch.randn, generator=generator, device="cpu")
+    q, b, eta = normal(size, size), normal(size), normal(size)
     a, b = (q.T @ q).double(), b.double()
     return lambda z: ((z @ a) * z).sum(-1) + z @ b, eta.double()

@@ -93,9 +93,9 @@ class SampledTally:
         products = torch.stack([mean @ mean.T, mean @ reference.T, reference @ reference.T]).cpu()
         found = _moments(products, variance)
         bias_squared, spread, cosine, _ = _numbers(found, rescale)
-        others = [torch.arange(GROUPS) != group for group in range(GROUPS)]
+        others = [torch.arange(GROUPS, device="cpu") != group for group in range(GROUPS)]
         each = [_numbers(_moments(products[:, i][..., i], variance[i]), rescale) for i in others]
-        left = torch.tensor(each, dtype=torch.float64)
+        left = torch.tensor(each, dtype=torch.float64, device="cpu")
         errors = StandardErrors(*((GROUPS - 1) * left.var(0, correction=0)).sqrt().tolist())
         less = GROUPS * cosine - (GROUPS - 1) * float(left[:, 2].mean())
         if not math.isnan(less):

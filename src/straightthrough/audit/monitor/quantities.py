@@ -169,7 +169,8 @@ def sample(tensor: Tensor, size: int) -> Tensor:
 def places(count: int, size: int, device: torch.device) -> Tensor:
     """Return `size` numbers below `count`, the same ones always, from a generator of their own."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(count, (size,), generator=generator).sort().values.to(device)
+    drawn = torch.randint(count, (size,), generator=generator, device="cpu")
+    return drawn.sort().values.to(device)
 
 
 def usage(counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ class Reader:
         if books:
             seen["dead_codes"] = float(sum(book.dead_codes for book in books))
         for name, value in seen.items():
-            self._found[name].append(torch.tensor(value))
+            self._found[name].append(torch.tensor(value, device="cpu"))
         size = max(1, self._elements // y.quantized.shape[-1])
         self._compare(sample(rows.unsqueeze(0), size))
         if y.quantized.requires_grad and x.requires_grad:
