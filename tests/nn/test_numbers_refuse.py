@@ -83,6 +83,17 @@ def test_assignment_is_checked_and_leaves_what_was_there(
     assert (repr(module), getattr(module, name, None)) == before
 
 
+@pytest.mark.parametrize("tau", [0.5, torch.tensor(0.5), st.nn.schedules.Linear(1, 2, steps=3)])
+@pytest.mark.parametrize("name", ["tau", "hard"])
+def test_a_number_is_not_deleted(tau: Any, name: str) -> None:
+    module = st.nn.GumbelSoftmax(tau)
+    with pytest.raises(st.ArgumentError, match=f"{name} of GumbelSoftmax can't be deleted"):
+        delattr(module, name)
+    assert module.tau is tau
+    module.note = "of the user"
+    del module.note
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

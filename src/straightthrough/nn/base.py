@@ -93,8 +93,17 @@ class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
 
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """Show the schedules what a forward in training chooses from, once."""
+        for schedule in self._schedules():
+            schedule.observe(logits, dim, mask)
+
+    def _schedules(self) -> list[Schedule]:
+        """Return its schedules, once that which several of its numbers share."""
+        found: list[Schedule] = []
         for name in self._scheduled:
-            getattr(self, name).observe(logits, dim, mask)
+            schedule = getattr(self, name)
+            if not any(schedule is other for other in found):
+                found.append(schedule)
+        return found
 
     def __setattr__(self, name: str, value: Any) -> None:
         rule = self.__dict__.get("_rule")
@@ -114,6 +123,14 @@ class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
             super().__setattr__(name, value)
         else:
             raise ArgumentError(f"{type(self).__name__} has no {name}: {_described(rule)}")
+
+    def __delattr__(self, name: str) -> None:
+        if name in _names(self.__dict__.get("_rule")) or name in self.numbers:
+            raise ArgumentError(
+                f"{name} of {type(self).__name__} can't be deleted, as every forward takes it; "
+                f"assign another"
+            )
+        super().__delattr__(name)
 
     def _give(self, given: R | str, fields: Mapping[str, Any]) -> None:
         """Take a rule, and numbers for its fields in the place of its own."""

@@ -187,7 +187,8 @@ class HardConcreteGate(RuleModule[GumbelST]):
 
     def reset_parameters(self) -> None:
         """Put every gate back to the probability it started with."""
-        nn.init.constant_(self.logits, math.log(self.probs) - math.log1p(-self.probs))
+        probs = self.number("probs")
+        nn.init.constant_(self.logits, math.log(probs) - math.log1p(-probs))
 
     def forward(self) -> Tensor:
         if not self.training:
