@@ -83,6 +83,20 @@ def test_assignment_is_checked_and_leaves_what_was_there(
     assert (repr(module), getattr(module, name, None)) == before
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "own"),
+    [
+        (lambda: st.nn.Quantizer(st.grids.Int(4)), "estimator", "rule"),
+        (lambda: st.nn.Sign(), "estimator", "surrogate"),
+        (lambda: st.nn.Categorical(), "relaxation", "estimator"),
+        (lambda: st.nn.TopK(2), "surrogate", "relaxation"),
+    ],
+)
+def test_a_rule_by_the_name_of_another_says_its_own(make: Any, name: str, own: str) -> None:
+    with pytest.raises(st.ArgumentError, match=f"has no {name}; assign its {own}$"):
+        setattr(make(), name, "ste")
+
+
 @pytest.mark.parametrize("tau", [0.5, torch.tensor(0.5), st.nn.schedules.Linear(1, 2, steps=3)])
 @pytest.mark.parametrize("name", ["tau", "hard"])
 def test_a_number_is_not_deleted(tau: Any, name: str) -> None:
