@@ -199,3 +199,14 @@ def test_a_step_that_answers_is_that_of_the_buffers_that_are_given() -> None:
     assert lam.running == 1
     assert twin.module.lam.running != 1
     assert torch.equal(buffers["module.lam.running"], twin.module.lam.running)
+
+
+def test_a_quantizer_of_a_bent_weight_has_derivatives_of_every_mode() -> None:
+    quantize = st.nn.Quantizer(st.grids.Int(4), transform="tanh")
+    x, along = numbers()[:6], numbers(1)[:6]
+    slope = (1 - x.tanh().square()) / x.tanh().abs().max()  # the largest is held
+    _, tangent = torch.func.jvp(quantize, (x,), (along,))
+    assert torch.allclose(tangent, slope * along)
+    second = torch.func.hessian(lambda x: quantize(x).sum())(x)
+    bend = (-2 * x.tanh() * slope).flatten()
+    assert torch.allclose(second.reshape(x.numel(), x.numel()), torch.diag(bend), atol=1e-6)

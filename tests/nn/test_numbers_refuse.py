@@ -84,6 +84,31 @@ def test_assignment_is_checked_and_leaves_what_was_there(
 
 
 @pytest.mark.parametrize(
+    ("make", "name", "own"),
+    [
+        (lambda: st.nn.Quantizer(st.grids.Int(4)), "estimator", "rule"),
+        (lambda: st.nn.Sign(), "estimator", "surrogate"),
+        (lambda: st.nn.Categorical(), "relaxation", "estimator"),
+        (lambda: st.nn.TopK(2), "surrogate", "relaxation"),
+    ],
+)
+def test_a_rule_by_the_name_of_another_says_its_own(make: Any, name: str, own: str) -> None:
+    with pytest.raises(st.ArgumentError, match=f"has no {name}; assign its {own}$"):
+        setattr(make(), name, "ste")
+
+
+@pytest.mark.parametrize("tau", [0.5, torch.tensor(0.5), st.nn.schedules.Linear(1, 2, steps=3)])
+@pytest.mark.parametrize("name", ["tau", "hard"])
+def test_a_number_is_not_deleted(tau: Any, name: str) -> None:
+    module = st.nn.GumbelSoftmax(tau)
+    with pytest.raises(st.ArgumentError, match=f"{name} of GumbelSoftmax can't be deleted"):
+        delattr(module, name)
+    assert module.tau is tau
+    module.note = "of the user"
+    del module.note
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: st.nn.Solve(3), "solver must be a function"),

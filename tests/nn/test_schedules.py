@@ -258,6 +258,30 @@ def test_confidence_is_in_the_state_dict_and_survives_another_dtype():
     assert source.tau.position == 0.3125
 
 
+def test_a_count_of_failures_moves_with_a_schedule():
+    module = st.nn.NegativeBinomial(Linear(2.0, 4.0, 2)).eval()
+    means = []
+    for _ in range(3):
+        means.append(module(torch.zeros(1)).item())  # r e^0
+        st.nn.step_schedules(module)
+    assert means == [2.0, 3.0, 4.0]
+
+
+def test_gates_start_at_the_value_of_a_schedule():
+    gate = st.nn.HardConcreteGate(3, probs=Linear(0.2, 0.4, 1))
+    assert torch.allclose(gate.logits.sigmoid(), torch.tensor(0.2))
+    st.nn.step_schedules(gate)
+    gate.reset_parameters()
+    assert torch.allclose(gate.logits.sigmoid(), torch.tensor(0.4))
+
+
+def test_confidence_of_two_numbers_of_a_module_sees_a_forward_once():
+    tau = Confidence(decay=0.5)
+    module = st.nn.Categorical("decoupled", tau_forward=tau, tau_backward=tau)
+    module(LOGITS)
+    assert tau.running == 0.3125
+
+
 def test_confidence_leaves_the_errors_of_its_module_as_they_are():
     with pytest.raises(st.ShapeError, match="dim must lie in"):
         st.nn.Argmax(Confidence(), dim=2)(LOGITS)

@@ -22,6 +22,8 @@ from .checked import Checks
 from .kept import KeptDtypes
 from .schedules import Schedule
 
+KEYWORDS = ("surrogate", "estimator", "relaxation")
+"""What operators call their rules."""
 Number = float | Tensor | Schedule
 R = TypeVar("R", bound=Rule)
 
@@ -93,8 +95,17 @@ class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
 
     def observe(self, logits: Tensor, dim: int, mask: Tensor | None) -> None:
         """Show the schedules what a forward in training chooses from, once."""
+        for schedule in self._schedules():
+            schedule.observe(logits, dim, mask)
+
+    def _schedules(self) -> list[Schedule]:
+        """Return its schedules, once that which several of its numbers share."""
+        found: list[Schedule] = []
         for name in self._scheduled:
-            getattr(self, name).observe(logits, dim, mask)
+            schedule = getattr(self, name)
+            if not any(schedule is other for other in found):
+                found.append(schedule)
+        return found
 
     def __setattr__(self, name: str, value: Any) -> None:
         rule = self.__dict__.get("_rule")
@@ -113,7 +124,17 @@ class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
         elif name in self.__dict__ or hasattr(type(self), name) or not self._misleads(name):
             super().__setattr__(name, value)
         else:
-            raise ArgumentError(f"{type(self).__name__} has no {name}: {_described(rule)}")
+            renamed = name in KEYWORDS and hasattr(type(self), self._keyword)
+            instead = f"; assign its {self._keyword}" if renamed else f": {_described(rule)}"
+            raise ArgumentError(f"{type(self).__name__} has no {name}{instead}")
+
+    def __delattr__(self, name: str) -> None:
+        if name in _names(self.__dict__.get("_rule")) or name in self.numbers:
+            raise ArgumentError(
+                f"{name} of {type(self).__name__} can't be deleted, as every forward takes it; "
+                f"assign another"
+            )
+        super().__delattr__(name)
 
     def _give(self, given: R | str, fields: Mapping[str, Any]) -> None:
         """Take a rule, and numbers for its fields in the place of its own."""
@@ -155,8 +176,7 @@ class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
     def _misleads(self, name: str) -> bool:
         """Whether setting `name` would be taken for setting a field of the rule, or the rule."""
         fitting = (record.type for record in RULES.values() if issubclass(record.type, self._fits))
-        keywords = ("surrogate", "estimator", "relaxation")
-        return name in keywords or any(name in _names(rule) for rule in fitting)
+        return name in KEYWORDS or any(name in _names(rule) for rule in fitting)
 
     def _kept(self) -> Iterable[str]:
         return (*_names(self._rule), *self.numbers)

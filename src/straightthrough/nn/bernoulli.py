@@ -20,6 +20,7 @@ from ..core.errors import (
 )
 from ..core.precision import compute_dtype, in_compute_dtype
 from ..core.rules import Derivative
+from ..core.straight_through import straight_through
 from ..estimators import CategoricalEstimator, GumbelST
 from ..ops.bernoulli import api
 from ..ops.bernoulli.reference import logit
@@ -59,7 +60,8 @@ class BinaryConcrete(RuleModule[GumbelST]):
     """`st.binary_concrete` as a module.
 
     In `eval()` it is `sigmoid(logits / tau)`, with `hard=True` 1 where the probability is above
-    1/2. In eager code on the CPU a probability outside [0, 1] raises; elsewhere it gives NaN.
+    1/2, with the gradient of that sigmoid. In eager code on the CPU a probability outside [0, 1]
+    raises; elsewhere it gives NaN.
 
     Args:
         tau: temperature, a number or a schedule.
@@ -83,12 +85,13 @@ class BinaryConcrete(RuleModule[GumbelST]):
         tau = self.rule.tau
         if self.training:
             return api.binary_concrete(logits, probs=probs, tau=tau, hard=self.hard)
-        if self.hard:
-            return _likelier("binary_concrete", logits, probs)
         x, of_probs = api.parameter(logits, probs)
         y = in_compute_dtype(_relaxed_probability if of_probs else _relaxed, x, tau)
         check_outcomes("binary_concrete", lambda: y.isnan(), NO_PROBABILITY)
-        return y
+        if not self.hard:
+            return y
+        likely = (x > (0.5 if of_probs else 0)).to(y.dtype)
+        return straight_through(torch.where(y.isnan(), y, likely), y)
 
     def extra_repr(self) -> str:
         return f"tau={self.rule.tau}, hard={self.hard}"
@@ -187,7 +190,8 @@ class HardConcreteGate(RuleModule[GumbelST]):
 
     def reset_parameters(self) -> None:
         """Put every gate back to the probability it started with."""
-        nn.init.constant_(self.logits, math.log(self.probs) - math.log1p(-self.probs))
+        probs = self.number("probs")
+        nn.init.constant_(self.logits, math.log(probs) - math.log1p(-probs))
 
     def forward(self) -> Tensor:
         if not self.training:

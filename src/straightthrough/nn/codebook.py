@@ -354,4 +354,8 @@ class Codebook(Checked):
             self._start_at(whole(self.codebook.detach()))
 
     def extra_repr(self) -> str:
-        return f"{self.codes}, {self.width}, learn={self.learn!r}"
+        return (
+            f"{self.codes}, {self.width}, learn={self.learn!r}, decay={self.decay}, "
+            f"commitment={self.commitment}, revive={self.revive}, update={self.update!r}, "
+            f"metric={self.metric!r}{', frozen' * self.frozen}"
+        )

@@ -150,7 +150,10 @@ class LFQ(Checked, OperatorModule):
         return signs.lfq_decode(index, self.bits, dtype=dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.bits}, entropy={self.entropy}, diversity={self.diversity}"
+        return (
+            f"{self.bits}, entropy={self.entropy}, diversity={self.diversity}, "
+            f"commitment={self.commitment}, inverse_temperature={self.inverse_temperature}"
+        )
 
 
 def _masked(code: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

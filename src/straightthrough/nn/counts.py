@@ -105,7 +105,7 @@ class NegativeBinomial(Count):
     In eager code on the CPU a probability outside [0, 1) raises; elsewhere it gives NaN.
 
     Args:
-        total_count: the number of failures, > 0.
+        total_count: the number of failures, > 0, a number or, but in compiled code, a schedule.
         estimator: a `Fini`, or `"fini"`.
         fields: its `order`.
 
@@ -114,18 +114,18 @@ class NegativeBinomial(Count):
         tensor([2., 5.])
     """
 
-    total_count: float
+    total_count: Number
     numbers: ClassVar[Checks] = {"total_count": check_positive}
 
     def __init__(
-        self, total_count: float, estimator: CountEstimator | str = "fini", **fields: Number
+        self, total_count: Number, estimator: CountEstimator | str = "fini", **fields: Number
     ) -> None:
         super().__init__(estimator, **fields)
         self.total_count = total_count
 
     def forward(self, logits: Tensor | None = None, *, probs: Tensor | None = None) -> Tensor:
         check_parameter("probs", probs, "logits", logits, most=1, without=1)
-        count, rule = self.total_count, self.rule
+        count, rule = self.number("total_count"), self.rule
         if self.training:
             return api.negative_binomial(logits, probs=probs, total_count=count, estimator=rule)
         return _rounded_mean(

@@ -58,6 +58,12 @@ def told(quantizer: Any) -> dict[str, str]:
     return {"scale": type(quantizer.scaling).__name__, "grid": str(quantizer.grid)}
 
 
+def aside(quantizer: Any) -> str:
+    """Return what the repr of a quantizer adds to its grid, scale and rule, where it has some."""
+    bent = f", transform={quantizer.transform!r}" if quantizer.transform else ""
+    return bent if quantizer.enabled else f"{bent}, enabled=False"
+
+
 def _grid(parts: dict[str, Any], given: Any) -> Any:
     check_grid(given)
     _check_zero_point({**parts, "grid": given})

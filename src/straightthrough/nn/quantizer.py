@@ -36,7 +36,7 @@ from .measured import (
     noted,
     ranks,
 )
-from .parts import PARTS, kept_shape, other_meaning, told
+from .parts import PARTS, aside, kept_shape, other_meaning, told
 from .schedules import Delay
 from .transforms import Transform, transformed
 
@@ -397,4 +397,4 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         self._has_started = False
 
     def extra_repr(self) -> str:
-        return f"{self.grid}, {self.scaling}, {super().extra_repr()}"
+        return f"{self.grid}, {self.scaling}, {super().extra_repr()}{aside(self)}"

@@ -165,6 +165,9 @@ class ResidualVQ(OfCodebooks):
         """Apply what was collected, as `st.nn.Codebook` says; for `update="manual"`."""
         _update(self.books, optimizer)
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dropout={self.dropout}"
+
 
 class GroupedVQ(OfCodebooks):
     """A codebook for each of G parts of a vector.

@@ -53,8 +53,7 @@ class Solve(EstimatorModule[SolverEstimator]):
     def forward(self, theta: Tensor) -> Tensor:
         if not self.training:
             return api.solve(self.solver, theta, SolverIdentity(), event_dim=self.event_dim)
-        seeing = [getattr(self, name) for name in self._scheduled]
-        seeing = [schedule for schedule in seeing if isinstance(schedule, Answering)]
+        seeing = [each for each in self._schedules() if isinstance(each, Answering)]
         if seeing and is_exporting():
             raise StraightThroughError(
                 "an exported graph can't hold an Answering schedule, whose mean moves in backward; "

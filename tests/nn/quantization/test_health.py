@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -232,6 +233,30 @@ def test_the_monitor_sees_them():
     )
     assert seen["frozen", 2] == 0
     assert seen["flip_rate", 2] < 0.1, "scales move all values, and no code"
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda all: pickle.loads(pickle.dumps(all))])
+def test_a_pull_that_is_copied_with_its_optimizer_pulls_there(duplicate):
+    model = layer(0.7, 2.2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pull = CAGE(optimizer, model, steps=1, strength=1.0, start=0.0)
+    twin, other, copied = duplicate((model, optimizer, pull))
+    twin.weight.grad = torch.zeros_like(twin.weight)
+    other.step()
+    assert (int(pull.position), int(copied.position)) == (0, 1)
+    wanted = model.weight - 0.1 * (model.weight - model.weight.round())
+    torch.testing.assert_close(twin.weight, wanted)
+    copied.remove()
+    twin, other, copied = duplicate((twin, other, copied))
+    other.step()
+    assert int(copied.position) == 1
+
+
+def test_what_watches_and_pulls_shows_its_settings():
+    model = layer(0.7, 2.2)
+    assert "momentum=0.5, threshold=None" in repr(Oscillations(model, momentum=0.5))
+    shown = "CAGE(strength=2.0, start=0.8, position 0 of 7)"
+    assert repr(pulled(model, steps=7, strength=2.0)) == shown
 
 
 def pulled(model, **options):

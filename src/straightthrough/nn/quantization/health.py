@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ...core.errors import ArgumentError, StraightThroughError, check_count, check_number
 from ...core.mesh import whole
@@ -176,6 +177,9 @@ class Oscillations(Checked):
         for weight in self.weights.values():
             weight.step(self.momentum, self.threshold)
 
+    def extra_repr(self) -> str:
+        return f"momentum={self.momentum}, threshold={self.threshold}"
+
     def share(self, frequency: float) -> Tensor:
         """Return the share of all elements that oscillate more often than a frequency."""
         found = [whole(weight.frequency) > frequency for weight in self.weights.values()]
@@ -270,6 +274,7 @@ class CAGE(Checked):
     ) -> None:
         super().__init__()
         self.steps, self.strength, self.start = steps, strength, start
+        self._optimizer = optimizer
         self._weights = {id(weight.latent): weight for weight in _parameters(model)}
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         if not any(id(parameter) in self._weights for parameter in parameters):
@@ -277,8 +282,19 @@ class CAGE(Checked):
                 "the optimizer has no weight of the model that is quantized as it is; first "
                 "prepare the model, and make the optimizer of its parameters"
             )
-        self._handle = optimizer.register_step_post_hook(self._pull)
+        self._handle: RemovableHandle | None = optimizer.register_step_post_hook(self._pull)
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None, "_works": self._handle is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be at work in a copy too, on the optimizer and the weights that were copied with it."""
+        works = state.pop("_works")
+        super().__setstate__(state)
+        self._weights = {id(weight.latent): weight for weight in self._weights.values()}
+        if works:
+            self._handle = self._optimizer.register_step_post_hook(self._pull)
 
     @property
     def strength_now(self) -> float:
@@ -286,9 +302,15 @@ class CAGE(Checked):
         done = min(self.position.item() / self.steps, 1.0)
         return self.strength * max(0.0, (done - self.start) / (1 - self.start))
 
+    def extra_repr(self) -> str:
+        done = "nan" if self.position.is_meta else self.position.item()
+        return f"strength={self.strength}, start={self.start}, position {done} of {self.steps}"
+
     def remove(self) -> None:
         """Take the hook off the optimizer."""
-        self._handle.remove()
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
 
     @torch.no_grad()
     def _pull(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -240,8 +240,8 @@ class Hold(Operation):
     def backward(self, grad: Tensor) -> tuple[None]:
         return (None,)
 
-    def jvp(self, tangents: Sequence[Tensor]) -> None:
-        return None
+    def jvp(self, tangents: Sequence[Tensor]) -> Tensor:
+        return torch.zeros_like(tangents[0])  # as None torch takes for a tangent that is no number
 
 
 @dataclass
