@@ -45,6 +45,8 @@ def test_an_input_of_zeros_alone_starts_nothing(scaling: Scale) -> None:
     quantize, other = (Quantizer(Int(8, signed=not scaling.shifts), scaling) for _ in range(2))
     assert quantize(torch.zeros(2, 9)).abs().max() < 1e-4
     assert not quantize.started
+    quantize(torch.tensor([[0.0], [math.nan]]))
+    assert not quantize.started
     x = torch.randn(9)
     assert torch.equal(quantize(x), other(x))
     assert quantize.started
