@@ -330,7 +330,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if self.scaling.shifts:
             shift = agreed(self.scaling.measure_shift(known, self.grid).reshape(scale.shape), some)
         self._place_scale(agreed(scale, some), shift, anew)
-        if nowhere(known.abs() > 0):  # at its floor a learned scale would stay, as all else is beyond
+        if nowhere(known.abs() > 0):  # a learned scale would stay at its floor
             self.started.zero_()
             self._has_started = False
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import straightthrough as st
 from straightthrough.grids import Int
@@ -77,12 +77,19 @@ def test_a_layer_with_an_assigned_forward_computes_with_a_quantized_weight():
         lambda: nn.utils.weight_norm(nn.Bilinear(3, 3, 4)),
         lambda: nn.utils.weight_norm(nn.LSTM(3, 4), "weight_hh_l0"),
         lambda: nn.utils.spectral_norm(nn.Bilinear(3, 3, 4)),
+        lambda: prune.l1_unstructured(nn.MultiheadAttention(4, 2), "in_proj_weight", 0.5),
     ],
 )
 def test_what_a_hook_makes_a_weight_of_is_not_quantized_for_it(make):
     model = nn.Sequential(make())
     with pytest.raises(st.ArgumentError, match="of '0' is no parameter, but made before each call"):
         prepare(model, [("*", "w4")])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_model_is_refused():
+    with pytest.raises(st.ArgumentError, match="prepare the model before RecursiveScriptModule"):
+        prepare(torch.jit.script(nn.Sequential(nn.Linear(3, 3))), [("*", "w4")])
 
 
 class Complex(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -112,7 +113,7 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
             output of a module that is not one of the layers above; modules that share a weight and
             have different configurations; a weight that is not of floats, or that a hook makes; an
             embedding with `max_norm` or sparse gradients; and for a model that is no module, lazy,
-            prepared already, replicated or sharded.
+            prepared already, scripted, replicated or sharded.
         ShapeError: where a scale or a grid can't be laid over a weight.
 
     Example:
@@ -318,11 +319,11 @@ def _leave_fast_path(module: nn.Module) -> None:
 def _check_fresh(model: nn.Module) -> None:
     check_model(model)
     for name, module in model.named_modules():
+        if isinstance(module, _takers()):
+            raise ArgumentError(f"prepare the model before {type(module).__name__} takes it")
         parts = (part for parts in parametrizations(module).values() for part in parts)
         if isinstance(module, Quantized) or any(isinstance(part, Quantizer) for part in parts):
             raise ArgumentError(f"{name!r} is prepared already; prepare a model once")
-        if isinstance(module, _replicas()):
-            raise ArgumentError(f"prepare the model before {type(module).__name__} takes it")
     for name, parameter in model.named_parameters():
         if on_mesh(parameter):
             raise ArgumentError(f"{name!r} is sharded; prepare the model before it is")
@@ -332,7 +333,8 @@ def _check_module(place: Place, own: Config) -> None:
     module, shown = place.module, repr(place.name)
     if any(is_lazy(weight) for weight in place.weights.values()):
         raise ArgumentError(f"{shown} is lazy and has no weight yet; first run it on an input")
-    made = any(isinstance(h, WeightNorm | SpectralNorm) for h in module._forward_pre_hooks.values())
+    makers = WeightNorm | SpectralNorm | BasePruningMethod
+    made = any(isinstance(hook, makers) for hook in module._forward_pre_hooks.values())
     if made or (place.is_layer and "weight" not in module._parameters):
         raise ArgumentError(
             f"the weight of {shown} is no parameter, but made before each call; use what makes it "
@@ -359,8 +361,8 @@ def _check_module(place: Place, own: Config) -> None:
         )
 
 
-def _replicas() -> tuple[type[nn.Module], ...]:
+def _takers() -> tuple[type[nn.Module], ...]:
     """Return the classes that take a whole model; what is not imported has no instance."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     sharded = () if fsdp is None else (fsdp.FullyShardedDataParallel,)
-    return nn.parallel.DistributedDataParallel, *sharded
+    return nn.parallel.DistributedDataParallel, torch.jit.ScriptModule, *sharded
