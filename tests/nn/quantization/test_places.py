@@ -15,6 +15,7 @@ from straightthrough.nn import CONFIGS, Config, Quantizer, Scheme, convert, prep
 from straightthrough.scales import AbsMax
 
 W4 = Config(Scheme(Int(4), AbsMax(axis=0)))
+A8 = Scheme(Int(8), AbsMax())
 NORMED = "ignore:.*weight_norm:FutureWarning"
 
 
@@ -103,6 +104,13 @@ def test_a_parameter_that_is_not_of_floats_is_refused():
     with pytest.raises(st.ArgumentError, match=r"'turn' of 'turn' is of torch\.complex64"):
         prepare(model, [("*", "w4")])
     prepare(model, [("turn", None), ("*", "w4")])
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_table_has_no_input_to_quantize(kind):
+    model = prepare(nn.Sequential(kind(5, 4), nn.Linear(4, 3)), [("*", Config(W4.weight, A8))])
+    assert sum(isinstance(module, Quantizer) for module in model.modules()) == 3
+    assert on_grid(model[0](torch.arange(5).unsqueeze(1)).reshape(5, 4))
 
 
 class Shared(nn.Module):

@@ -34,6 +34,9 @@ from .layers import (
 
 Pattern = str | type[nn.Module] | tuple[type[nn.Module], ...]
 
+TABLES = nn.Embedding | nn.EmbeddingBag
+"""Their input is numbers of rows, which no quantizer takes."""
+
 
 @dataclass
 class Place:
@@ -259,7 +262,7 @@ def _quantizers(place: Place, made: dict[int, Quantizer]) -> dict[str, Quantizer
                 made[id(weight)] = _of_weight(place, own.weight, weight, own.delay)
             found["weight_quantizer" if place.is_layer else name] = made[id(weight)]
     for slot, scheme in (("input_quantizer", own.input), ("output_quantizer", own.output)):
-        if scheme is not None and not (slot[0] == "i" and isinstance(module, nn.Embedding)):
+        if scheme is not None and not (slot[0] == "i" and isinstance(module, TABLES)):
             found[slot] = _placed(_made(place, scheme, None, own.delay), module)
     return found
 
@@ -346,15 +349,15 @@ def _check_module(place: Place, own: Config) -> None:
                 f"the parameter {name!r} of {shown} is of {weight.dtype}, and only floats can be "
                 f"quantized; leave the module alone by a pair of its name and None, in front"
             )
-    if not place.is_layer and (own.input or own.output):
+    asked = own.output or (own.input and not isinstance(module, TABLES))
+    if not place.is_layer and asked:
         forward = " with a forward of its own" * place.has_own_forward
         raise ArgumentError(
             f"{shown} is a {type(module).__name__}{forward}, of which only weights can be "
             f"quantized; give it a Config of a weight alone, and put a Quantizer before or behind "
             f"it"
         )
-    table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-    if table and (module.max_norm is not None or module.sparse):
+    if isinstance(module, TABLES) and (module.max_norm is not None or module.sparse):
         raise ArgumentError(
             f"{shown} has max_norm or sparse gradients, which a quantizer does not pass; make it "
             f"without them"
