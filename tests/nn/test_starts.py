@@ -40,6 +40,36 @@ def test_an_input_without_a_number_starts_nothing(scaling: Scale, way: str) -> N
     assert torch.equal(quantize(x), other(x))
 
 
+@pytest.mark.parametrize("scaling", KEPT, ids=repr)
+def test_an_input_of_zeros_alone_starts_nothing(scaling: Scale) -> None:
+    quantize, other = (Quantizer(Int(8, signed=not scaling.shifts), scaling) for _ in range(2))
+    assert quantize(torch.zeros(2, 9)).abs().max() < 1e-4
+    assert not quantize.started
+    quantize(torch.tensor([[0.0], [math.nan]]))
+    assert not quantize.started
+    x = torch.randn(9)
+    assert torch.equal(quantize(x), other(x))
+    assert quantize.started
+
+
+@pytest.mark.parametrize("name", ["w4", "w2", "w4a8"])
+def test_a_layer_that_begins_at_zero_trains(name: str) -> None:
+    """As the second matrix of LoRA does: its scale stayed at the floor, and its gradient was 0."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(8, 4, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    st.nn.prepare(layer, [("", name)])
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
+    x, w = torch.randn(64, 8), torch.randn(8, 4)
+    losses = []
+    for _ in range(200):
+        losses.append((layer(x) - x @ w).square().mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.2 * losses[0]
+
+
 @pytest.mark.parametrize("call", ["start", "start_at"])
 def test_a_scale_that_is_not_kept_starts_nowhere(call: str) -> None:
     with pytest.raises(st.ArgumentError, match="is measured on each input; "):

@@ -40,24 +40,30 @@ def finite(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x, torch.nan)
 
 
-def measurable(x: Tensor, shared: list[int]) -> tuple[Tensor, Tensor] | None:
+def measurable(x: Tensor, shared: list[int], kept: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return the input as `finite` does, and of which scales some element is; None of no scale.
 
     On no rank, that is. An input is 0 for a scale of which no element is.
 
     Raises:
-        ArgumentError: if the input is empty, and there is no other rank that may have some.
+        ArgumentError: if the input is empty, and there is no other rank that may have some; if what
+            is kept is on the meta device alone.
     """
+    if kept.is_meta and not x.is_meta:
+        raise ArgumentError(
+            "the scale is on the meta device, where none starts; call "
+            "model.to_empty(device=...) before the state dict is loaded"
+        )
     if not x.numel():
         if ranks() == 1 or is_compiling():
             raise ArgumentError("a scale starts from the first input, which is empty; pass some")
         x = x.new_full([max(size, 1) for size in x.shape], torch.nan)
     x = finite(x)
     some = ~x.isnan().all(shared, keepdim=True)
-    return None if _nowhere(some) else (torch.where(some, x, 0), some)
+    return None if nowhere(some) else (torch.where(some, x, 0), some)
 
 
-def _nowhere(some: Tensor) -> bool:
+def nowhere(some: Tensor) -> bool:
     """Whether nothing is true, on no rank; where that can't be asked, False."""
     if is_compiling() or type(some) is not Tensor or some.is_meta:
         return False

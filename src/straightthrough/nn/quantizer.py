@@ -34,6 +34,7 @@ from .measured import (
     measurable,
     move,
     noted,
+    nowhere,
     ranks,
 )
 from .parts import PARTS, aside, kept_shape, other_meaning, told
@@ -84,8 +85,8 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         ShapeError: if an input has other channels or blocks than the shape said.
 
     Edge cases: a scale that is kept is measured on the finite elements alone, stays where there are
-    none, and starts with the first input that has some, in compiled code with the first that is not
-    empty; an empty input passes. NaN stays NaN.
+    none, and starts with the first input that has some, not all 0, in compiled code with the first
+    that is not empty; an empty input passes. NaN stays NaN.
 
     Example:
         >>> quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.Learned(start="max"), "lsq")
@@ -321,12 +322,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
 
     @torch.no_grad()
     def _start(self, blocks: Tensor, anew: bool = True) -> None:
-        if self.origin.is_meta and not blocks.is_meta:
-            raise ArgumentError(
-                "the scale is on the meta device, where none starts; call "
-                "model.to_empty(device=...) before the state dict is loaded"
-            )
-        found = measurable(blocks, self.scaling.shared(blocks.ndim))
+        found = measurable(blocks, self.scaling.shared(blocks.ndim), self.origin)
         if found is None:
             return
         known, some = found
@@ -334,6 +330,9 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         if self.scaling.shifts:
             shift = agreed(self.scaling.measure_shift(known, self.grid).reshape(scale.shape), some)
         self._place_scale(agreed(scale, some), shift, anew)
+        if nowhere(known.abs() > 0):  # a learned scale would stay at its floor
+            self.started.zero_()
+            self._has_started = False
 
     def _place_scale(self, scale: Tensor, shift: Tensor | None, anew: bool = True) -> None:
         """Set what is kept; unless `anew`, where it has not started by its buffers."""

@@ -161,6 +161,26 @@ def test_dampening_is_summed_in_float32(dtype):
     assert layers[0].weight.grad.unique().tolist() == [1.0]
 
 
+class Dampened(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self):
+        return dampening(self.model)
+
+
+def test_dampening_draws_what_a_functional_call_puts_in_the_place_of_parameters():
+    loss = Dampened(prepare(nn.Linear(3, 2), [("", "w4")]))
+    loss()  # which starts the scale
+    state = {name: p.detach() + 0.01 for name, p in loss.named_parameters()}
+    grads = torch.func.grad(lambda s: torch.func.functional_call(loss, s, ()))(state)
+    loss.load_state_dict(state, strict=False)
+    loss().backward()
+    assert grads["model.weight"].abs().sum() > 0
+    torch.testing.assert_close(grads["model.weight"], loss.model.weight.grad)
+
+
 @pytest.mark.parametrize("why", ["delay", "switch"])
 def test_what_does_not_quantize_is_left_alone(why):
     model = layer(0.25, 0.75, config=Config(STEPS.weight, delay=3 if why == "delay" else 0))

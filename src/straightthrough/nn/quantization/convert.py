@@ -42,7 +42,9 @@ class Weight:
 def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     """Return a copy of a prepared model that holds what was trained, for inference.
 
-    In `eval()` the model and the copy compute the same. `"float"` has the quantized values as
+    In `eval()` the model and the copy compute the same: bit for bit, but where `torch` orders a
+    product by whether its weight requires a gradient, as in an attention with `batch_first`, whose
+    copy agrees to rounding. `"float"` has the quantized values as
     weights: layers whose input and output are not quantized are of their own class again.
     `"packed"` holds codes of as many bits as their grid has, one after the other, in the state dict
     under the weight's name, with scales under `weight_quantizer`, and computes the weight from them

@@ -333,7 +333,9 @@ def _parameters(model: nn.Module) -> Iterator[Weight]:
     """
     seen: set[int] = set()
     for weight in quantized_weights(model):
-        plain = isinstance(weight.latent, nn.Parameter) and not weight.quantizer.transform
+        # By what they are, since `torch.func.functional_call` puts tensors in their place.
+        stored = any(weight.latent is each for each in weight.module.parameters())
+        plain = stored and not weight.quantizer.transform
         if plain and id(weight.latent) not in seen:
             seen.add(id(weight.latent))
             yield weight

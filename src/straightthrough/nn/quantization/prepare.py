@@ -7,12 +7,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ...core.errors import ArgumentError, ShapeError, check_model
 from ...core.mesh import on_mesh
@@ -30,28 +34,52 @@ from .layers import (
 
 Pattern = str | type[nn.Module] | tuple[type[nn.Module], ...]
 
+TABLES = nn.Embedding | nn.EmbeddingBag
+"""Their input is numbers of rows, which no quantizer takes."""
+
 
 @dataclass
 class Place:
-    """A module that can be quantized, by name, and what is to become of it."""
+    """A module that can be quantized, and what is to become of it.
 
-    name: str
+    Attributes:
+        names: what patterns may call it by: its own, and those of the attention that computes with
+            its weight.
+        modules: likewise whose classes patterns may have: it, and that attention.
+    """
+
     module: nn.Module
+    names: list[str]
+    modules: list[nn.Module]
     config: Config | None = None
+
+    @property
+    def name(self) -> str:
+        """The first of its own."""
+        return self.names[0]
 
     @property
     def is_layer(self) -> bool:
         """Whether the library has a class for it, so that its input can be quantized too."""
-        return type(self.module) in LAYERS
+        return type(self.module) in LAYERS and not self.has_own_forward
 
     @property
+    def has_own_forward(self) -> bool:
+        """Whether the forward of its class is not what is called."""
+        return "forward" in vars(self.module)
+
+    @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Its tensors that are quantized: the weight of a layer, else all parameters of rows."""
+        """Its tensors that are quantized: the weight of a layer, else all parameters of rows.
+
+        They are told apart by their ids, so those that are computed are kept.
+        """
         if self.is_layer:
             return {"weight": self.module.weight}  # type: ignore[dict-item]  # all layers' is a tensor
         own: dict[str, Tensor | None] = {**self.module._parameters}
         for name, parts in parametrizations(self.module).items():
-            own[name] = parts.original if parts.is_tensor else getattr(self.module, name)
+            stored = parts.is_tensor and parts.original.ndim > 1
+            own[name] = parts.original if stored else getattr(self.module, name)
         return {n: p for n, p in own.items() if p is not None and (is_lazy(p) or p.ndim > 1)}
 
 
@@ -63,13 +91,15 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
     Their parameters keep their names: a state dict of the model of floats loads, and scales that
     are kept start from the first input after it. Of any other module, also of a subclass of these,
     every parameter of two or more dimensions is quantized by `torch.nn.utils.parametrize`, with
-    which `weight` becomes `parametrizations.weight.original`. Modules that share a weight share its
+    which `weight` becomes `parametrizations.weight.original`; so is the weight of a layer whose
+    `forward` was assigned, as wrappers do. Modules that share a weight share its
     quantizer. A layer's weight that code reads itself, as in `F.linear(x, self.embed.weight)`, is
     that of floats, and after `convert` another: give such code a layer that shares the weight.
 
     A pattern is a class, or a tuple of them, of which a module is an instance; or the name of a
     module, in which `*` stands for anything, dots too; or `re:` and an expression that the whole
-    name matches. The first pattern that a module fits says what becomes of it.
+    name matches. The first pattern that a module fits says what becomes of it, by whichever of its
+    names if it has several. What fits a `MultiheadAttention` fits its `out_proj`, too.
 
     Prepare before the model is compiled, replicated or sharded, and before the optimizer is made.
 
@@ -84,8 +114,9 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
     Raises:
         ArgumentError: for an unknown configuration; a pattern that nothing is left for; an input or
             output of a module that is not one of the layers above; modules that share a weight and
-            have different configurations; an embedding with `max_norm` or sparse gradients; and for
-            a model that is no module, lazy, prepared already, replicated or sharded.
+            have different configurations; a weight that is not of floats, or that a hook makes; an
+            embedding with `max_norm` or sparse gradients; and for a model that is no module, lazy,
+            prepared already, scripted, replicated or sharded.
         ShapeError: where a scale or a grid can't be laid over a weight.
 
     Example:
@@ -157,8 +188,17 @@ def _pair(given: object) -> tuple[Pattern, Config | None]:
 
 def _places(model: nn.Module) -> Iterator[Place]:
     """Yield what can be quantized; what quantizes or parametrizes can't."""
-    for name, module in model.named_modules():
-        place = Place(name, module)
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    owners = {
+        module._modules.get("out_proj"): module
+        for module in names
+        if isinstance(module, nn.MultiheadAttention)
+    }
+    for module in names:
+        modules = [module, *([owners[module]] if module in owners else [])]
+        place = Place(module, [name for each in modules for name in names[each]], modules)
         if not isinstance(module, Quantizer | ParametrizationList) and place.weights:
             yield place
 
@@ -181,13 +221,13 @@ def _choose(places: Sequence[Place], configs: Sequence[tuple[Pattern, Config | N
 
 def _fits(pattern: Pattern, place: Place) -> bool:
     if not isinstance(pattern, str):
-        return isinstance(place.module, pattern)
+        return any(isinstance(module, pattern) for module in place.modules)
     if pattern.startswith("re:"):
         try:
-            return re.fullmatch(pattern[3:], place.name) is not None
+            return any(re.fullmatch(pattern[3:], name) for name in place.names)
         except re.error as error:
             raise ArgumentError(f"{pattern!r} is no regular expression: {error}") from error
-    return place.name == pattern or fnmatchcase(place.name, pattern)
+    return pattern in place.names or any(fnmatchcase(name, pattern) for name in place.names)
 
 
 def _check_shared(places: Sequence[Place]) -> None:
@@ -196,12 +236,18 @@ def _check_shared(places: Sequence[Place]) -> None:
     for place in places:
         for weight in place.weights.values():
             other = first.setdefault(id(weight), place)
-            schemes = [each.config and each.config.weight for each in (other, place)]
-            if schemes[0] != schemes[1]:
+            configs = (other.config, place.config)
+            due = [(own.weight, own.delay) if own and own.weight else None for own in configs]
+            if due[0] != due[1]:
                 raise ArgumentError(
                     f"{other.name!r} and {place.name!r} share a weight, but would quantize it "
-                    f"differently: {schemes[0]} and {schemes[1]}; give both the same"
+                    f"differently: {_told(other)} and {_told(place)}; give both the same"
                 )
+
+
+def _told(place: Place) -> str:
+    own = place.config
+    return f"{own.weight} with a delay of {own.delay}" if own and own.weight else "None"
 
 
 def _quantizers(place: Place, made: dict[int, Quantizer]) -> dict[str, Quantizer]:
@@ -216,7 +262,7 @@ def _quantizers(place: Place, made: dict[int, Quantizer]) -> dict[str, Quantizer
                 made[id(weight)] = _of_weight(place, own.weight, weight, own.delay)
             found["weight_quantizer" if place.is_layer else name] = made[id(weight)]
     for slot, scheme in (("input_quantizer", own.input), ("output_quantizer", own.output)):
-        if scheme is not None and not (slot[0] == "i" and isinstance(module, nn.Embedding)):
+        if scheme is not None and not (slot[0] == "i" and isinstance(module, TABLES)):
             found[slot] = _placed(_made(place, scheme, None, own.delay), module)
     return found
 
@@ -276,11 +322,11 @@ def _leave_fast_path(module: nn.Module) -> None:
 def _check_fresh(model: nn.Module) -> None:
     check_model(model)
     for name, module in model.named_modules():
+        if isinstance(module, _takers()):
+            raise ArgumentError(f"prepare the model before {type(module).__name__} takes it")
         parts = (part for parts in parametrizations(module).values() for part in parts)
         if isinstance(module, Quantized) or any(isinstance(part, Quantizer) for part in parts):
             raise ArgumentError(f"{name!r} is prepared already; prepare a model once")
-        if isinstance(module, _replicas()):
-            raise ArgumentError(f"prepare the model before {type(module).__name__} takes it")
     for name, parameter in model.named_parameters():
         if on_mesh(parameter):
             raise ArgumentError(f"{name!r} is sharded; prepare the model before it is")
@@ -290,26 +336,36 @@ def _check_module(place: Place, own: Config) -> None:
     module, shown = place.module, repr(place.name)
     if any(is_lazy(weight) for weight in place.weights.values()):
         raise ArgumentError(f"{shown} is lazy and has no weight yet; first run it on an input")
-    if place.is_layer and "weight" not in module._parameters:
+    makers = WeightNorm | SpectralNorm | BasePruningMethod
+    made = any(isinstance(hook, makers) for hook in module._forward_pre_hooks.values())
+    if made or (place.is_layer and "weight" not in module._parameters):
         raise ArgumentError(
             f"the weight of {shown} is no parameter, but made before each call; use what makes it "
             f"from torch.nn.utils.parametrizations, or prune the layer when it is prepared"
         )
-    if not place.is_layer and (own.input or own.output):
+    for name, weight in place.weights.items():
+        if own.weight is not None and not weight.is_floating_point():
+            raise ArgumentError(
+                f"the parameter {name!r} of {shown} is of {weight.dtype}, and only floats can be "
+                f"quantized; leave the module alone by a pair of its name and None, in front"
+            )
+    asked = own.output or (own.input and not isinstance(module, TABLES))
+    if not place.is_layer and asked:
+        forward = " with a forward of its own" * place.has_own_forward
         raise ArgumentError(
-            f"{shown} is a {type(module).__name__}, of which only weights can be quantized; give "
-            f"it a Config of a weight alone, and put a Quantizer before or behind it"
+            f"{shown} is a {type(module).__name__}{forward}, of which only weights can be "
+            f"quantized; give it a Config of a weight alone, and put a Quantizer before or behind "
+            f"it"
         )
-    table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-    if table and (module.max_norm is not None or module.sparse):
+    if isinstance(module, TABLES) and (module.max_norm is not None or module.sparse):
         raise ArgumentError(
             f"{shown} has max_norm or sparse gradients, which a quantizer does not pass; make it "
             f"without them"
         )
 
 
-def _replicas() -> tuple[type[nn.Module], ...]:
+def _takers() -> tuple[type[nn.Module], ...]:
     """Return the classes that take a whole model; what is not imported has no instance."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     sharded = () if fsdp is None else (fsdp.FullyShardedDataParallel,)
-    return nn.parallel.DistributedDataParallel, *sharded
+    return nn.parallel.DistributedDataParallel, torch.jit.ScriptModule, *sharded
