@@ -42,16 +42,16 @@ class Weight:
 def convert(model: nn.Module, to: Form = "float") -> nn.Module:
     """Return a copy of a prepared model that holds what was trained, for inference.
 
-    In `eval()` the model and the copy compute the same: bit for bit, but where `torch` orders a
-    product by whether its weight requires a gradient, as in an attention with `batch_first`, whose
-    copy agrees to rounding. `"float"` has the quantized values as
-    weights: layers whose input and output are not quantized are of their own class again.
-    `"packed"` holds codes of as many bits as their grid has, one after the other, in the state dict
-    under the weight's name, with scales under `weight_quantizer`, and computes the weight from them
-    at each call; the state dict loads into another model that was prepared and converted the same
-    way. `"torchao"` has tensors of `torchao` with the codes and scales that were trained, where it
-    has some: of `Linear` and `Embedding`, but in float64, with integers of at most 8 bits or three
-    values, and one scale, one a row or one a block; what else there is, it has as `"float"` does.
+    In `eval()` the model and the copy compute the same, bit for bit, but where torch orders a
+    product by whether its weight requires a gradient: an attention with `batch_first` agrees to
+    rounding. `"float"` has the quantized values as weights: layers whose input and output are not
+    quantized are of their own class again. `"packed"` holds codes of as many bits as their grid
+    has, one after the other, in the state dict under the weight's name, with scales under
+    `weight_quantizer`, and computes the weight from them at each call; the state dict loads into
+    another model that was prepared and converted the same way. `"torchao"` has tensors of `torchao`
+    with the codes and scales that were trained, where it has some: of `Linear` and `Embedding`, but
+    in float64, with integers of at most 8 bits or three values, and one scale, one a row or one a
+    block; what else there is, it has as `"float"` does.
 
     Quantizers of inputs and outputs stay; so do weights whose quantizer is not `enabled`. A packed
     model can be converted too: in the other two forms its weights are the values. Products of whole
