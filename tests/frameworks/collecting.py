@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -66,3 +67,20 @@ def try_lost(rank: int) -> None:
         for update in (model.router.update, model.quantizer.update_codebook):
             with pytest.raises(st.ArgumentError, match=r"lost: .* no_sync\(\).*broadcast_buffers"):
                 update()
+
+
+def try_one_codebook(rank: int) -> None:
+    """100 steps of unequal batches, with revival, leave one codebook to the bit."""
+    torch.manual_seed(0)
+    quantizer = st.nn.VectorQuantizer(32, 4, revive=0.5)
+    encoder = DistributedDataParallel(nn.Linear(4, 4))
+    torch.manual_seed(rank)
+    for step in range(100):
+        q, _, loss = quantizer(encoder(torch.randn(10 + 7 * rank + step % 3, 4)))
+        (q.square().mean() + loss).backward()
+    state = quantizer.state_dict()
+    for name in ("book.codebook", "book.statistics.count", "book.statistics.total"):
+        kept = [torch.empty_like(state[name]) for _ in range(2)]
+        dist.all_gather(kept, state[name])
+        assert torch.equal(*kept), name
+    assert state["book.statistics.step"] == 101  # the start, and the steps

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from scipy.cluster.vq import kmeans2
 from torch import nn
 
@@ -320,29 +318,6 @@ def test_a_run_that_is_resumed_is_the_same_to_the_bit(tmp_path):
     for batch in batches[3:]:
         resumed(batch)
     assert torch.equal(resumed.book.codebook, straight.book.codebook)
-
-
-def train(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = st.nn.VectorQuantizer(32, 4, revive=0.5)
-    encoder = nn.parallel.DistributedDataParallel(nn.Linear(4, 4))
-    torch.manual_seed(rank)
-    for step in range(100):
-        q, _, loss = model(encoder(torch.randn(10 + 7 * rank + step % 3, 4)))
-        (q.square().mean() + loss).backward()
-    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_have_one_codebook_to_the_bit(tmp_path: Path):
-    """100 steps of unequal batches, with revival."""
-    torch.multiprocessing.spawn(train, (str(tmp_path),), nprocs=2)
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for name in ("book.codebook", "book.statistics.count", "book.statistics.total"):
-        assert torch.equal(one[name], other[name]), name
-    assert one["book.statistics.step"] == 101  # the start, and the steps
 
 
 def test_what_learns_nothing_returns_what_the_function_does():
