@@ -42,7 +42,7 @@ def test_probabilities_are_checked_where_they_lie() -> None:
     with torch.device("meta"):
         assert st.distributions.Bernoulli(probs=probs).rsample().tolist() == [0, 1]
         with pytest.raises(st.ArgumentError, match=r"got 1.5 at \(0,\)"):
-            st.distributions.Bernoulli(probs=beyond)
+            st.distributions.Bernoulli(probs=beyond, validate_args=True)
 
 
 def test_a_number_that_moves_in_compiled_code() -> None:
