@@ -295,9 +295,7 @@ def disabled() -> Iterator[None]:
     try:
         yield
     finally:
-        serving = _serving.pop()
-        if not _serving:  # threads may leave in any order
-            level, gpu.enabled = serving
+        level, gpu.enabled = _serving.pop()  # the first one's is the last, whoever leaves when
 
 
 def choose(asked: str, capability: str, folder: Path) -> dict[str, str]:
