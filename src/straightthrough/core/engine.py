@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling, is_exporting
 from torch.nn import Parameter
 
@@ -90,14 +90,15 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         if dual_level():
             outputs = _enter(operation, operation.forward_and_save, *map(unwrap_if_dead, inputs))
             return outputs[operation.returned]
-        if not torch.is_grad_enabled():
+        if not is_grad_enabled():
             return operation.forward(*inputs)[operation.returned]
         alive = [*map(unwrap_if_dead, inputs)]
         for tensor in alive:
             if tensor.requires_grad:
-                carrier = operation.carrier(*alive)
-                if carrier is not None and _small(carrier, alive):
-                    return _carried(carrier, operation, alive)
+                if operation.carrier is not None:
+                    carrier = operation.carrier(*alive)
+                    if carrier is not None and _small(carrier, alive):
+                        return _carried(carrier, operation, alive)
                 return _enter(operation, None, *alive)
         return without_grad(operation.forward, alive)[operation.returned]
     except RuntimeError:
@@ -150,10 +151,8 @@ class Node(torch.autograd.Function):
         ctx: Any, operation: Operation, call: Callable[..., Any] | None, *inputs: Tensor
     ) -> Tensor | Outputs:
         ctx.operation = operation
-        ctx.set_materialize_grads(False)
         if call is None:
-            outputs, saved = operation.forward_and_save(*inputs)
-            ctx.save_for_backward(*saved)
+            outputs, ctx.to_save = operation.forward_and_save(*inputs)
             seen = outputs[operation.returned]
             if type(seen) is not tuple:
                 return seen
@@ -163,6 +162,7 @@ class Node(torch.autograd.Function):
             ctx.save_for_backward(*saved)
             if forward_mode():
                 ctx.save_for_forward(*saved)
+        ctx.materialize_grads = False
         ctx.without_tangent = len(outputs) - 1
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs
@@ -217,7 +217,7 @@ def _autograd(
     def below() -> Outputs:
         return tuple(below_autograd(_overload, keyset, text, numbers, inputs, integers))
 
-    due = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    due = is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if not due and not forward_mode():
         # A graph to be run has the kernels in it; one to be exported, the operator.
         if tracing() and not is_exporting() and not transforms_active():

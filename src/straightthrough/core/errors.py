@@ -122,6 +122,8 @@ Number = float | Tensor
 
 def check_positive(name: str, value: object) -> Any:
     """Return the finite number above 0 that `value` is, as `check_number` does."""
+    if type(value) is float and 0 < value <= LARGEST:  # nearly always, in a third of the time
+        return value
     number = check_number(name, value)
     if not isinstance(number, Tensor) and not number > 0:
         raise ArgumentError(f"{name} must be above 0, got {value}")

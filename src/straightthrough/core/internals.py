@@ -200,10 +200,13 @@ def without_grad(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
 
 
 def entry(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """Return what `function.apply` calls in the end.
+    """Return what `function.apply` calls in the end, and have its node call `backward` at once.
 
-    What it asks before, the engine knows; asking it again takes 3 us.
+    What the two ask before, the engine knows; asking it again takes 3 us, and .3 us in backward.
     """
+    node = getattr(function, "_backward_cls", None)
+    if node is not None:
+        node.apply = function.backward
     enter: Callable[..., Any]
     enter = getattr(super(torch.autograd.Function, function), "apply", function.apply)
     return enter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -26,11 +26,14 @@ class Operation(Portable, ABC):
         name: what the user called, for errors.
         dims: the dimensions of every input but a seed, as those of a signature's `Input`: which of
             them a DTensor may be sharded along. The outputs have the first one's leading ones.
+        carrier: a method that returns the input to which backward gives the value's gradient
+            unchanged, if it does no more; that input has the value's shape and dtype.
     """
 
     returned: ClassVar[int | slice] = 0
     name: ClassVar[str] = "this operation"
     dims: ClassVar[tuple[str, ...]] = ()
+    carrier: ClassVar[Callable[..., Tensor | None] | None] = None
 
     @abstractmethod
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
@@ -50,13 +53,6 @@ class Operation(Portable, ABC):
         """Return what `forward` does, and what is saved: what `residuals` chooses, or less."""
         outputs = self.forward(*inputs)
         return outputs, self.residuals(inputs, outputs)
-
-    def carrier(self, *inputs: Any) -> Tensor | None:
-        """Return the input that backward gives the value's gradient unchanged, if it does no more.
-
-        It has the value's shape and dtype.
-        """
-        return None
 
     @abstractmethod
     def backward(self, grad: Tensor, *saved: Any, **_: Any) -> tuple[Tensor | None, ...]:

@@ -83,10 +83,13 @@ struct Row {
   }
 };
 
-// Without INLINE_CALLS compilers leave calls in the innermost loops, at half the speed.
+// Without INLINE_CALLS compilers leave calls in the innermost loops, at half the speed; and a field
+// behind a reference might be what a formula has just written, and is read again.
 template <class T, bool Across, class S, class Formula>
 INLINE_CALLS void apply(const Formula& formula, const Row<T, Across, S>& row) {
-  formula(row);
+  const Formula f = formula;
+  const Row<T, Across, S> r = row;
+  f(r);
 }
 
 // Rows `begin` to `end`. A formula says whether it reads logits (which -infinity pads) and a grad.

@@ -83,14 +83,17 @@ class Tile {
     if constexpr (!Across) row.fetch(i * lanes<T>);
   }
 
+  // In these walks `n` is a copy, as `n_` might be what an f has just written, and is read again.
+
   // The largest f(i) over the classes; a NaN may be passed over, and is found by a sum.
   template <class F>
   ALWAYS_INLINE Vec<T> highest(const F& f) const {
+    const int64_t n = n_;
     Vec<T> top[4] = {f(0), f(0), f(0), f(0)};
     int64_t i = 0;
-    for (; i + 4 <= n_; i += 4)
+    for (; i + 4 <= n; i += 4)
       for (int k = 0; k < 4; ++k) top[k] = max(f(i + k), top[k]);
-    for (; i < n_; ++i) top[0] = max(f(i), top[0]);
+    for (; i < n; ++i) top[0] = max(f(i), top[0]);
     const Vec<T> all = max(max(top[0], top[1]), max(top[2], top[3]));
     if constexpr (Across) return all;
     return broadcast(largest(all));
@@ -99,13 +102,14 @@ class Tile {
   // The sums of the K vectors that f(i) returns, over the classes.
   template <size_t K, class F>
   ALWAYS_INLINE std::array<Vec<T>, K> sums(const F& f) const {
+    const int64_t n = n_;
     Sum<T, Across> sum[K];
     int64_t i = 0;
-    for (; i + 4 <= n_; i += 4) {
+    for (; i + 4 <= n; i += 4) {
       const std::array<Vec<T>, K> a = f(i), b = f(i + 1), c = f(i + 2), d = f(i + 3);
       for (size_t k = 0; k < K; ++k) sum[k].add((a[k] + b[k]) + (c[k] + d[k]));
     }
-    for (; i < n_; ++i) {
+    for (; i < n; ++i) {
       const std::array<Vec<T>, K> a = f(i);
       for (size_t k = 0; k < K; ++k) sum[k].add(a[k]);
     }
@@ -152,8 +156,9 @@ class Tile {
   // `first`.
   template <class F>
   ALWAYS_INLINE void with_uniforms(uint64_t seed, int64_t first, uint32_t tag, const F& f) const {
+    const int64_t n = n_;
     constexpr int64_t width = philox::per_block<T>, each = Across ? width : 4;
-    for (int64_t i = 0; i < n_; i += philox::kAtOnce * each) {
+    for (int64_t i = 0; i < n; i += philox::kAtOnce * each) {
       philox::Blocks counters;
       for (int k = 0; k < philox::kAtOnce; ++k) {
         const auto group = static_cast<uint32_t>((i + k * each) * (Across ? 1 : lanes<T>) / width);
@@ -163,7 +168,7 @@ class Tile {
       const philox::Blocks drawn = philox::blocks(seed, counters);
 #pragma GCC unroll 2
       for (int k = 0; k < philox::kAtOnce; ++k) {
-        const int64_t from = i + k * each, count = std::min(each, n_ - from);
+        const int64_t from = i + k * each, count = std::min(each, n - from);
         const auto u = Across ? philox::columns<T>(drawn[k]) : philox::uniforms<T>(drawn[k]);
         if (count == each)
           for (int64_t j = 0; j < each; ++j) f(from + j, u[j]);

@@ -129,8 +129,7 @@ class GumbelSoftmax(Draw):
         return (gumbel_softmax(logits, self.tau, Noise(seed, *self.place)),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        dtype = outputs[0].dtype
-        return outputs if dtype == compute_dtype(dtype) else inputs
+        return outputs if outputs[0].itemsize > 2 else inputs
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, None]:
         wide = compute_dtype(grad.dtype)

@@ -72,7 +72,7 @@ _COMMON = {
 
 
 @operator(expected=reference.sign, default=Clipped(), **_COMMON)
-def sign(x: Tensor, surrogate: Derivative | str = Clipped(), **fields: Number) -> Tensor:
+def sign(x: Tensor, surrogate: Derivative | str = "clipped", **fields: Number) -> Tensor:
     """The sign, +1 or -1, with a surrogate gradient.
 
     Forward: `y = +1 where x >= 0, -1 where x < 0`.
@@ -119,7 +119,7 @@ def sign(x: Tensor, surrogate: Derivative | str = Clipped(), **fields: Number) -
     **_COMMON | {"gradient": specification.gradient_at_threshold},
 )
 def heaviside(
-    x: Tensor, threshold: float = 0.0, surrogate: Derivative | str = Sigmoid(), **fields: Number
+    x: Tensor, threshold: float = 0.0, surrogate: Derivative | str = "sigmoid", **fields: Number
 ) -> Tensor:
     """The step, 1 above a threshold and 0 elsewhere, with a surrogate gradient.
 
@@ -162,7 +162,7 @@ def heaviside(
 
 
 @operator(expected=torch.round, default=Identity(), **_COMMON)
-def round(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) -> Tensor:
+def round(x: Tensor, surrogate: Derivative | str = "identity", **fields: Number) -> Tensor:
     """Rounding to the nearest integer, half to even, with a surrogate gradient.
 
     Forward: `y = round(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
@@ -197,7 +197,7 @@ def round(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number)
 
 
 @operator(expected=torch.floor, default=Identity(), **_COMMON)
-def floor(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) -> Tensor:
+def floor(x: Tensor, surrogate: Derivative | str = "identity", **fields: Number) -> Tensor:
     """Rounding down, with a surrogate gradient.
 
     Forward: `y = floor(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
@@ -229,7 +229,7 @@ def floor(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number)
 
 
 @operator(expected=torch.ceil, default=Identity(), **_COMMON)
-def ceil(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) -> Tensor:
+def ceil(x: Tensor, surrogate: Derivative | str = "identity", **fields: Number) -> Tensor:
     """Rounding up, with a surrogate gradient.
 
     Forward: `y = ceil(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
@@ -261,7 +261,7 @@ def ceil(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) 
 
 
 @operator(expected=torch.trunc, default=Identity(), **_COMMON)
-def trunc(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number) -> Tensor:
+def trunc(x: Tensor, surrogate: Derivative | str = "identity", **fields: Number) -> Tensor:
     """Rounding towards 0, with a surrogate gradient.
 
     Forward: `y = trunc(x)`. Backward: `dL/dx = dL/dy surrogate.derivative(x)`.
@@ -294,7 +294,7 @@ def trunc(x: Tensor, surrogate: Derivative | str = Identity(), **fields: Number)
 
 @operator(expected=torch.clamp, default=Identity(), arguments={"min": -1.0, "max": 1.0}, **_COMMON)
 def clamp(
-    x: Tensor, min: float, max: float, surrogate: Derivative | str = Identity(), **fields: Number
+    x: Tensor, min: float, max: float, surrogate: Derivative | str = "identity", **fields: Number
 ) -> Tensor:
     """Clamping to a range, with a gradient that does not die outside it.
 
@@ -337,7 +337,7 @@ def clamp(
 
 @operator(expected=reference.ternary, default=Clipped(), arguments={"threshold": 0.5}, **_COMMON)
 def ternary(
-    x: Tensor, threshold: float, surrogate: Derivative | str = Clipped(), **fields: Number
+    x: Tensor, threshold: float, surrogate: Derivative | str = "clipped", **fields: Number
 ) -> Tensor:
     """The sign with a dead zone, -1, 0 or +1, with a surrogate gradient.
 
