@@ -151,6 +151,7 @@ class Node(torch.autograd.Function):
         ctx: Any, operation: Operation, call: Callable[..., Any] | None, *inputs: Tensor
     ) -> Tensor | Outputs:
         ctx.operation = operation
+        ctx.materialize_grads = False
         if call is None:
             outputs, ctx.to_save = operation.forward_and_save(*inputs)
             seen = outputs[operation.returned]
@@ -162,7 +163,6 @@ class Node(torch.autograd.Function):
             ctx.save_for_backward(*saved)
             if forward_mode():
                 ctx.save_for_forward(*saved)
-        ctx.materialize_grads = False
         ctx.without_tangent = len(outputs) - 1
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs

@@ -45,13 +45,13 @@ class Rule(Portable, ABC):  # abstract by its forms
 
     def settled(self) -> Self:
         """Return the rule with the numbers that it has now, where a field may change: a tensor."""
+        if is_compiling():
+            return self
         fields = vars(self)
         for value in fields.values():
             if type(value) not in _FIXED:
                 break
         else:
-            return self
-        if is_compiling():
             return self
         read = {name: check_number(name, v) for name, v in fields.items() if type(v) not in _FIXED}
         return dataclasses.replace(self, **read)  # type: ignore[type-var]  # all are dataclasses
