@@ -111,13 +111,16 @@ FEW = 2**14
 
 
 def _small(carrier: Tensor, inputs: Sequence[Tensor]) -> bool:
-    if observed() or not carrier.requires_grad or carrier.numel() > FEW:
+    if carrier.numel() > FEW or not carrier.requires_grad or observed():
         return False
     for tensor in inputs:  # the value may be of any of their types, and on any of their devices
-        known = type(tensor) is Tensor or type(tensor) is Parameter
-        if not known or not tensor.is_cpu:
+        plain = type(tensor) in _PLAIN and tensor.is_cpu
+        if not plain:
             return False
     return True
+
+
+_PLAIN = (Tensor, Parameter)
 
 
 def _carried(carrier: Tensor, operation: Operation, inputs: Sequence[Tensor]) -> Any:
@@ -126,9 +129,8 @@ def _carried(carrier: Tensor, operation: Operation, inputs: Sequence[Tensor]) ->
     Torch's own node of a copy passes the gradient on, in less time than a Function of Python's.
     """
     value = carrier.clone()
-    outputs = without_grad(operation.forward, inputs)
-    value.data = outputs[0]
-    return (value, *outputs[1:])[operation.returned]
+    others = without_grad(operation.fill, (value, *inputs))
+    return (value, *others)[operation.returned] if others else value
 
 
 def through_operator(operation: Operation, inputs: Sequence[Tensor]) -> list[Tensor]:

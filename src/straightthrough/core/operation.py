@@ -54,6 +54,12 @@ class Operation(Portable, ABC):
         outputs = self.forward(*inputs)
         return outputs, self.residuals(inputs, outputs)
 
+    def fill(self, copy: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        """Give a copy of the carrier the value; return what `forward` does beside it."""
+        outputs = self.forward(*inputs)
+        copy.data = outputs[0]
+        return outputs[1:]
+
     @abstractmethod
     def backward(self, grad: Tensor, *saved: Any, **_: Any) -> tuple[Tensor | None, ...]:
         """Return one gradient an input, out of differentiable operations."""

@@ -42,10 +42,10 @@ def cast(number: Any, dtype: torch.dtype) -> Any:
 
 def in_range(number: Any, dtype: torch.dtype) -> Any:
     """Return a number as `cast` does, or the infinity that it is beyond the range of `dtype`."""
+    if type(number) is float and -65504 <= number <= 65504:  # in the range of all
+        return number
     if isinstance(number, Tensor):
         return cast(number, dtype)
-    if -65504 <= number <= 65504:  # in the range of all
-        return float(number)
     largest = torch.finfo(dtype).max
     return float(number) if -largest <= number <= largest else math.copysign(math.inf, number)
 

@@ -37,6 +37,10 @@ class Substitute(Operation):
     def carrier(self, hard: Tensor, soft: Tensor) -> Tensor:
         return soft
 
+    def fill(self, copy: Tensor, hard: Tensor, soft: Tensor) -> tuple[()]:
+        copy.copy_(hard)
+        return ()
+
     def backward(self, grad: Tensor) -> tuple[None, Tensor]:
         return None, grad
 

@@ -73,21 +73,20 @@ class Concrete(Draw):
     place: Place
 
     def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor]:
-        return (concrete(x, *self._gate(), Noise(seed, *self.place)),)
+        return (concrete(x, *self._gate(seed)),)
 
     def backward(self, grad: Tensor, x: Tensor, seed: Tensor) -> tuple[Tensor, None]:
-        noise = Noise(seed, *self.place)
-
-        def pulled(x: Tensor) -> Tensor:
-            return concrete_backward(x, grad, *self._gate(), noise)
-
-        return _but_for_certain(pulled, x) if self.of_probs else pulled(x), None
+        gate = self._gate(seed)
+        if not self.of_probs:
+            return concrete_backward(x, grad, *gate), None
+        return _but_for_certain(lambda x: concrete_backward(x, grad, *gate), x), None
 
     def jvp(self, tangents: Sequence[Tensor], x: Tensor, seed: Tensor) -> Tensor:
         return self.backward(tangents[0], x, seed)[0]
 
-    def _gate(self) -> tuple[float, float, float, bool, bool]:
-        return self.tau, self.gamma, self.zeta, self.hard, self.of_probs
+    def _gate(self, seed: Tensor) -> tuple[float, float, float, bool, bool, Noise]:
+        noise = Noise(seed, *self.place)
+        return self.tau, self.gamma, self.zeta, self.hard, self.of_probs, noise
 
 
 def _but_for_certain(pulled: Callable[[Tensor], Tensor], probs: Tensor) -> Tensor:

@@ -101,6 +101,10 @@ class Through(Operation):
         passes = type(self.rule).gradient is PairSTE.gradient  # a subclass may have its own
         return z if passes else None
 
+    def fill(self, copy: Tensor, z: Tensor, q: Tensor) -> tuple[()]:
+        copy.copy_(q)
+        return ()
+
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.rule.backward(grad, *saved)
 

@@ -17,13 +17,22 @@ from ...surrogates.window import centred, window_bits, window_gradient
 from .reference import heaviside, sign, sign_and_window, ternary
 
 
-def clamp(x: Tensor, min: float, max: float) -> Tensor:
+def clamp(x: Tensor, min: Any, max: Any) -> Tensor:
     """`torch.clamp`."""
+    return torch.clamp(x, *_bounds(x, min, max))
+
+
+def clamp_(x: Tensor, min: Any, max: Any) -> Tensor:
+    """The same over its input."""
+    return torch.clamp_(x, *_bounds(x, min, max))
+
+
+def _bounds(x: Tensor, min: Any, max: Any) -> tuple[Any, Any]:
     if not isinstance(min, Tensor) and not isinstance(max, Tensor):
-        return torch.clamp(x, in_range(min, x.dtype), in_range(max, x.dtype))
-    # It takes two numbers or two tensors.
+        return in_range(min, x.dtype), in_range(max, x.dtype)
+    # Torch takes two numbers or two tensors.
     low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (min, max))
-    return torch.clamp(x, low, high)
+    return low, high
 
 
 HARD: dict[str, Callable[..., Tensor]] = {
@@ -37,6 +46,15 @@ HARD: dict[str, Callable[..., Tensor]] = {
     "trunc": torch.trunc,
 }
 """Every hard function of this family by its name."""
+
+IN_PLACE: dict[str, Callable[..., Tensor]] = {
+    "round": Tensor.round_,
+    "floor": Tensor.floor_,
+    "ceil": Tensor.ceil_,
+    "trunc": Tensor.trunc_,
+    "clamp": clamp_,
+}
+"""Those that torch writes over their input."""
 
 WITH_WINDOW = {"sign": sign_and_window}
 """Those that have the bits of a window in the same pass."""
@@ -76,6 +94,13 @@ class Pointwise(Operation):
 
     def carrier(self, x: Tensor) -> Tensor | None:
         return x if self.surrogate.saved is Saved.NOTHING else None
+
+    def fill(self, copy: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        in_place = IN_PLACE.get(self.hard)
+        if in_place is None:
+            return super().fill(copy, x)
+        in_place(copy, *self.arguments)
+        return ()
 
     def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor]:
         if not saved:
