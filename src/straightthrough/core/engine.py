@@ -111,7 +111,7 @@ FEW = 2**14
 
 
 def _small(carrier: Tensor, inputs: Sequence[Tensor]) -> bool:
-    if carrier.numel() > FEW or not carrier.requires_grad or observed():
+    if observed() or not carrier.requires_grad or carrier.numel() > FEW:
         return False
     for tensor in inputs:  # the value may be of any of their types, and on any of their devices
         plain = type(tensor) in _PLAIN and tensor.is_cpu

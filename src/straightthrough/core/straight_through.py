@@ -37,7 +37,9 @@ class Substitute(Operation):
     def carrier(self, hard: Tensor, soft: Tensor) -> Tensor:
         return soft
 
-    def fill(self, copy: Tensor, hard: Tensor, soft: Tensor) -> tuple[()]:
+    def fill(self, copy: Tensor, hard: Tensor, soft: Tensor) -> tuple[Tensor, ...]:
+        if copy.stride() != hard.stride():
+            return super().fill(copy, hard, soft)
         copy.copy_(hard)
         return ()
 

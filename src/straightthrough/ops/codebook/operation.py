@@ -101,7 +101,9 @@ class Through(Operation):
         passes = type(self.rule).gradient is PairSTE.gradient  # a subclass may have its own
         return z if passes else None
 
-    def fill(self, copy: Tensor, z: Tensor, q: Tensor) -> tuple[()]:
+    def fill(self, copy: Tensor, z: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+        if copy.stride() != q.stride():
+            return super().fill(copy, z, q)
         copy.copy_(q)
         return ()
 
