@@ -182,6 +182,10 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         self.bias.add_(self.rate * (load.mean() - load).sign())
         self.load.zero_()
 
+    def _load_from_state_dict(self, *args: Any) -> None:  # those of a module
+        super()._load_from_state_dict(*args)
+        self.owner.move(self.load)
+
     def extra_repr(self) -> str:
         return (
             f"experts={self.experts}, k={self.k}, scores={self.scores!r}, "

@@ -38,10 +38,14 @@ class Owner(KeptDtypes):
         """Note that this rank has added to what is collected, `beside`."""
         if not spread():
             return
-        if self.rank.device != beside.device:  # where a state dict, which has none, is assigned
-            self.rank = torch.zeros_like(self.rank, device=beside.device)
+        self.move(beside)
         held, mine = before(self.rank), dist.get_rank() + 1
         self.rank.copy_(torch.where((held == 0) | (held == mine), mine, -1))
+
+    def move(self, beside: Tensor) -> None:
+        """Lie where what is collected does: a state dict that is assigned holds that alone."""
+        if self.rank.device != beside.device:
+            self.rank = torch.zeros_like(self.rank, device=beside.device)
 
     def give(self) -> None:
         """Note that what was collected is going to be applied, on all ranks.
@@ -191,6 +195,7 @@ class CodebookStatistics(KeptDtypes):
             buffer = getattr(self, name)
             if buffer.device != self.count.device:
                 self._buffers[name] = torch.zeros_like(buffer, device=self.count.device)
+        self.owner.move(self.count)
 
 
 def sums(rows: Tensor, index: Tensor, codes: int) -> tuple[Tensor, Tensor]:
