@@ -31,13 +31,20 @@ def whole(x: Tensor) -> Tensor:
 
 def laid_as(x: Tensor, like: Tensor) -> Tensor:
     """Return a tensor that is whole on every rank as it lies where `like` does, if on a mesh."""
-    if not on_mesh(like):
+    return everywhere(x, like).redistribute(placements=like.placements) if on_mesh(like) else x
+
+
+def everywhere(x: Tensor, like: DTensor) -> DTensor:
+    """Return a tensor that is whole on every rank as one of the mesh on which `like` lies.
+
+    Its gradient is summed over the ranks.
+    """
+    if on_mesh(x):
         return x
     from torch.distributed.tensor import DTensor, Replicate
 
-    everywhere = (Replicate(),) * like.device_mesh.ndim
-    held = DTensor.from_local(x, like.device_mesh, everywhere, run_check=False)
-    return held.redistribute(placements=like.placements)
+    placements = (Replicate(),) * like.device_mesh.ndim
+    return DTensor.from_local(x, like.device_mesh, placements, run_check=False)
 
 
 def agreed(seed: Tensor, x: DTensor) -> Tensor:

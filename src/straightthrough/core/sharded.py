@@ -50,10 +50,7 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
 def _summed(operation: Operation, tensors: Sequence[Tensor]) -> list[DTensor]:
     """Return the tensors, all on one mesh; those that are sums over ranks are summed."""
     if not tensors:
-        raise ArgumentError(
-            f"{type(operation).__name__} does not say how its inputs may be sharded: set its "
-            f"`dims`, or pass .full_tensor()"
-        )
+        raise ArgumentError(f"{operation.unsharded}, or pass .full_tensor()")
     found = [x for x in tensors if on_mesh(x)]
     if len(found) < len(tensors) or any(x.device_mesh != found[0].device_mesh for x in found):
         raise ArgumentError(
