@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -89,3 +92,69 @@ def try_counted(rank: int) -> None:
     model = cut(network(st.nn.Quantizer(st.grids.Int(4), Learned(), "lsq")), middle_too=False)
     with pytest.raises(st.ArgumentError, match=r"use a rule that counts none, as 'ste', or pass"):
         model(rows(0))
+
+
+CODEBOOKS: list[Callable[[], nn.Module]] = [
+    lambda: st.nn.VectorQuantizer(3, 4, revive=0.9),
+    lambda: st.nn.VectorQuantizer(3, 4, revive=0.9, update="manual", k_means=False),
+    lambda: st.nn.VectorQuantizer(3, 4, learn="loss"),
+    lambda: st.nn.VectorQuantizer(3, 4, metric="cosine"),
+    lambda: st.nn.ResidualVQ(2, 3, 4),
+    lambda: st.nn.GroupedVQ(2, 3, 4),
+]
+
+
+def try_codebooks(rank: int) -> None:
+    """A rank counts the rows of a DTensor that it holds, of what both hold the first one all."""
+    mesh, z = init_device_mesh("cpu", (2,)), rows(2).reshape(2, 3, 4).repeat(1, 2, 1)
+    z += 0.1 * torch.arange(48.0).reshape(2, 6, 4).cos()
+    for make in CODEBOOKS:
+        for placement in (Shard(1), Replicate()):
+            torch.manual_seed(0)
+            model = make()
+            alone = copy.deepcopy(model)
+            own = z.chunk(2, 1)[rank] if placement == Shard(1) else z[:, : 6 * (rank == 0)]
+            for _ in range(3):
+                found, due = model(distribute_tensor(z, mesh, [placement])), alone(own)
+                if due.loss.requires_grad:
+                    (2 * found.loss).backward()
+                    due.loss.backward()
+                for each in (model, alone):
+                    each.update_codebook()
+            if placement == Shard(1):
+                torch.testing.assert_close(found.quantized.to_local(), due.quantized)
+                assert torch.equal(found.index.to_local(), due.index)
+                for p, q in zip(model.parameters(), alone.parameters(), strict=True):
+                    dist.all_reduce(q.grad)
+                    torch.testing.assert_close(p.grad, q.grad)
+            for (name, got), wanted in zip(model.named_buffers(), alone.buffers(), strict=True):
+                if "candidates" not in name:
+                    torch.testing.assert_close(got, wanted, msg=name)
+
+
+def try_routers(rank: int) -> None:
+    """The bias of a router left alone, or with buffers on the mesh, is that of all tokens."""
+    mesh, logits = init_device_mesh("cpu", (2,)), rows(3).reshape(2, 3, 4).repeat(1, 2, 1)
+    for placement in (Shard(1), Replicate()):
+        for on_it in (False, True):
+            model, alone = st.nn.TopKRouter(4, 2, rate=0.1), st.nn.TopKRouter(4, 2, rate=0.1)
+            if on_it:
+                parallelize_module(model, mesh, SequenceParallel(use_local_output=False))
+            for _ in range(3):
+                found, due = model(distribute_tensor(logits, mesh, [placement])), alone(logits)
+                for got, wanted in zip(found, due, strict=True):
+                    torch.testing.assert_close(whole(got), wanted)
+                model.update(), alone.update()
+            assert torch.equal(whole(model.bias), alone.bias)
+            assert alone.bias.any()
+
+
+def try_refused(rank: int) -> None:
+    """What can't be counted, or was laid on a mesh, says what to do."""
+    mesh, z = init_device_mesh("cpu", (2,)), rows(4)
+    model = st.nn.VectorQuantizer(3, 4)
+    with pytest.raises(st.ArgumentError, match="all classes of a row must lie on one rank"):
+        model(distribute_tensor(z, mesh, [Shard(1)]))
+    parallelize_module(model, mesh, SequenceParallel(sequence_dim=0))
+    with pytest.raises(st.ArgumentError, match="leave the quantizer out of the plan"):
+        model(distribute_tensor(z, mesh, [Shard(0)]))

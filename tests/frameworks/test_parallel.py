@@ -9,7 +9,13 @@ import pytest
 import ranks
 from frameworks import parallel
 
-WORKERS = (parallel.try_kept_scales, parallel.try_counted)
+WORKERS = (
+    parallel.try_kept_scales,
+    parallel.try_counted,
+    parallel.try_codebooks,
+    parallel.try_routers,
+    parallel.try_refused,
+)
 
 
 @pytest.mark.parametrize("worker", WORKERS, ids=lambda worker: worker.__name__)

@@ -47,6 +47,22 @@ def everywhere(x: Tensor, like: DTensor) -> DTensor:
     return DTensor.from_local(x, like.device_mesh, placements, run_check=False)
 
 
+def own(x: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor, with any dimensions in front.
+
+    Of what several ranks hold the first one has all, and the others have nothing.
+    """
+    if not on_mesh(x):
+        return x
+    from torch.distributed.tensor import Replicate
+
+    x = x.redistribute(placements=[Replicate() if p.is_partial() else p for p in x.placements])
+    rank = x.device_mesh.get_coordinate() or ()
+    again = any(at and p.is_replicate() for at, p in zip(rank, x.placements, strict=False))
+    held: Tensor = x.to_local()
+    return held.unsqueeze(0)[:0] if again else held
+
+
 def agreed(seed: Tensor, x: DTensor) -> Tensor:
     """Return the first rank's seed on every rank of the mesh that `x` lies on."""
     from torch.distributed.tensor import DTensor, Partial, Replicate

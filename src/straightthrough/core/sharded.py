@@ -32,7 +32,7 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
     dims = operation.dims
     first, *others = _summed(operation, inputs[: len(dims)])
     mesh, placements, lead = first.device_mesh, first.placements, first.ndim - len(names(dims[0]))
-    _check_rows(first, lead)
+    check_rows_whole(first, lead)
     if isinstance(operation, Draw):
         place = _place(first.shape[:lead], mesh, placements)
         if place is None:  # no map of positions: every rank draws the whole, and keeps its part
@@ -106,7 +106,8 @@ def _replicated(mesh: DeviceMesh) -> Placements:
     return tuple(Replicate() for _ in range(mesh.ndim))
 
 
-def _check_rows(x: DTensor, lead: int) -> None:
+def check_rows_whole(x: DTensor, lead: int) -> None:
+    """Raise where a dimension of the rows, those from `lead` on, is cut."""
     for axis, placement in enumerate(x.placements):
         if not placement.is_replicate() and _dim(placement) >= lead:
             raise ArgumentError(

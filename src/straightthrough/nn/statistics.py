@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError
+from ..core.mesh import laid_as, on_mesh, whole
 from ..core.noise import Noise
 from ..core.once import before, put
 from ..ops.codebook.search import nearest_index
@@ -214,6 +215,10 @@ def spread() -> bool:
 
 def together(x: Tensor) -> Tensor:
     """Return the sum of `x` over all processes."""
+    if spread() and on_mesh(x):
+        held = whole(x)
+        first = not any(x.device_mesh.get_coordinate() or ())
+        return laid_as(together(held if first else torch.zeros_like(held)), x)
     if spread():
         dist.all_reduce(x)
     return x
