@@ -150,7 +150,7 @@ def try_routers(rank: int) -> None:
 
 
 def try_refused(rank: int) -> None:
-    """What can't be counted, or was laid on a mesh, says what to do."""
+    """What can't be counted or cut, or was laid on a mesh, says what to do."""
     mesh, z = init_device_mesh("cpu", (2,)), rows(4)
     model = st.nn.VectorQuantizer(3, 4)
     with pytest.raises(st.ArgumentError, match="all classes of a row must lie on one rank"):
@@ -158,3 +158,6 @@ def try_refused(rank: int) -> None:
     parallelize_module(model, mesh, SequenceParallel(sequence_dim=0))
     with pytest.raises(st.ArgumentError, match="leave the quantizer out of the plan"):
         model(distribute_tensor(z, mesh, [Shard(0)]))
+    layer = st.nn.prepare(nn.Linear(4, 4), [("", "w4a8")])
+    with pytest.raises(st.ArgumentError, match=r"leave it out of the plan, or shard the model by"):
+        parallelize_module(layer, mesh, ColwiseParallel())
