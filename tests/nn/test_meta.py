@@ -96,3 +96,17 @@ def test_a_gate_whose_temperature_moves_is_printed() -> None:
     with torch.device("meta"):
         gate = st.nn.HardConcreteGate(3, tau=st.nn.schedules.Linear(1, 0.5, steps=10))
     assert "HardConcreteGate(\n  (3,), tau=tensor(..., device='meta'" in repr(gate)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: st.nn.VectorQuantizer(4, 3), lambda: st.nn.TopKRouter(3, 2)]
+)
+def test_a_state_dict_that_is_assigned_leaves_nothing_on_meta(
+    make: Callable[[], nn.Module],
+) -> None:
+    """Else `.to(device)` is refused, and told to use `to_empty`, which forgets what was loaded."""
+    with torch.device("meta"):
+        model = make()
+    model.load_state_dict(make().state_dict(), assign=True)
+    assert not [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    model.to("cpu")

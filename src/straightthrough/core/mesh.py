@@ -31,13 +31,36 @@ def whole(x: Tensor) -> Tensor:
 
 def laid_as(x: Tensor, like: Tensor) -> Tensor:
     """Return a tensor that is whole on every rank as it lies where `like` does, if on a mesh."""
-    if not on_mesh(like):
+    return everywhere(x, like).redistribute(placements=like.placements) if on_mesh(like) else x
+
+
+def everywhere(x: Tensor, like: DTensor) -> DTensor:
+    """Return a tensor that is whole on every rank as one of the mesh on which `like` lies.
+
+    Its gradient is summed over the ranks.
+    """
+    if on_mesh(x):
         return x
     from torch.distributed.tensor import DTensor, Replicate
 
-    everywhere = (Replicate(),) * like.device_mesh.ndim
-    held = DTensor.from_local(x, like.device_mesh, everywhere, run_check=False)
-    return held.redistribute(placements=like.placements)
+    placements = (Replicate(),) * like.device_mesh.ndim
+    return DTensor.from_local(x, like.device_mesh, placements, run_check=False)
+
+
+def own(x: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor, with any dimensions in front.
+
+    Of what several ranks hold the first one has all, and the others have nothing.
+    """
+    if not on_mesh(x):
+        return x
+    from torch.distributed.tensor import Replicate
+
+    x = x.redistribute(placements=[Replicate() if p.is_partial() else p for p in x.placements])
+    rank = x.device_mesh.get_coordinate() or ()
+    again = any(at and p.is_replicate() for at, p in zip(rank, x.placements, strict=False))
+    held: Tensor = x.to_local()
+    return held.unsqueeze(0)[:0] if again else held
 
 
 def agreed(seed: Tensor, x: DTensor) -> Tensor:

@@ -56,7 +56,7 @@ def put(kept: Tensor, value: Tensor | float, begun: Tensor | None = None) -> Non
     if begun is not None:
         value = torch.where(laid_as(begun.expand(kept.shape), kept), kept, value)
     if isinstance(value, Tensor):
-        kept.copy_(value)
+        kept.copy_(laid_as(value, kept))
     else:
         kept.fill_(value)
 

@@ -35,6 +35,11 @@ class Operation(Portable, ABC):
     dims: ClassVar[tuple[str, ...]] = ()
     carrier: ClassVar[Callable[..., Tensor | None] | None] = None
 
+    @property
+    def unsharded(self) -> str:
+        """Why a DTensor may not be sharded along any dimension, where there are no `dims`."""
+        return f"{type(self).__name__} does not say how its inputs may be sharded: set its `dims`"
+
     @abstractmethod
     def forward(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the hard value, then what else is returned, then what backward needs."""

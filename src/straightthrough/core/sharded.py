@@ -32,7 +32,7 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
     dims = operation.dims
     first, *others = _summed(operation, inputs[: len(dims)])
     mesh, placements, lead = first.device_mesh, first.placements, first.ndim - len(names(dims[0]))
-    _check_rows(first, lead)
+    check_rows_whole(first, lead)
     if isinstance(operation, Draw):
         place = _place(first.shape[:lead], mesh, placements)
         if place is None:  # no map of positions: every rank draws the whole, and keeps its part
@@ -50,10 +50,7 @@ def apply_sharded(apply: Callable[..., Any], operation: Operation, inputs: Seque
 def _summed(operation: Operation, tensors: Sequence[Tensor]) -> list[DTensor]:
     """Return the tensors, all on one mesh; those that are sums over ranks are summed."""
     if not tensors:
-        raise ArgumentError(
-            f"{type(operation).__name__} does not say how its inputs may be sharded: set its "
-            f"`dims`, or pass .full_tensor()"
-        )
+        raise ArgumentError(f"{operation.unsharded}, or pass .full_tensor()")
     found = [x for x in tensors if on_mesh(x)]
     if len(found) < len(tensors) or any(x.device_mesh != found[0].device_mesh for x in found):
         raise ArgumentError(
@@ -109,7 +106,8 @@ def _replicated(mesh: DeviceMesh) -> Placements:
     return tuple(Replicate() for _ in range(mesh.ndim))
 
 
-def _check_rows(x: DTensor, lead: int) -> None:
+def check_rows_whole(x: DTensor, lead: int) -> None:
+    """Raise where a dimension of the rows, those from `lead` on, is cut."""
     for axis, placement in enumerate(x.placements):
         if not placement.is_replicate() and _dim(placement) >= lead:
             raise ArgumentError(

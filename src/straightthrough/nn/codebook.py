@@ -17,9 +17,10 @@ from ..core.errors import (
     check_floating,
 )
 from ..core.internals import held, transforms_active
-from ..core.mesh import laid_as, on_mesh, whole
+from ..core.mesh import everywhere, laid_as, on_mesh, own, whole
 from ..core.once import before, check_start, has_begun, put, runs_again
 from ..core.precision import compute_dtype
+from ..core.sharded import check_rows_whole
 from ..ops.codebook import api
 from ..ops.codebook.arguments import check_index
 from .base import detached
@@ -159,6 +160,9 @@ class Codebook(Checked):
         In training, what was chosen counts. Where `mask` is False the codeword is 0, the number -1.
         """
         learning = self.training and not self.frozen
+        if on_mesh(z):
+            check_rows_whole(z, z.ndim - 1)
+            self._check_statistics()
         if learning and not self._begun() and (z.numel() or spread()):
             check_start()
             self._start(z.detach(), mask, anew=not is_compiling())
@@ -170,6 +174,8 @@ class Codebook(Checked):
         moves = learning and self.learn == "ema" and self.update == "forward"
         if moves:
             codebook = before(codebook)
+        if on_mesh(z):
+            codebook = everywhere(codebook, z)
         if again and moves:
             raise ArgumentError(
                 "this forward runs again in backward, as torch.utils.checkpoint has it, and the "
@@ -182,13 +188,21 @@ class Codebook(Checked):
             index = torch.where(mask, index, -1)
             q = torch.where(mask.unsqueeze(-1), q, 0)
         if learning and not again:
-            rows = detached(z).reshape(-1, self.width)
-            self.statistics.collect(rows, index.flatten(), self.revive > 0)
+            rows = own(detached(z)).reshape(-1, self.width)
+            self.statistics.collect(rows, own(index).flatten(), self.revive > 0)
             if self.update == "forward":
                 self._update()
             else:
                 self.statistics.owner.take(rows)
         return q, index
+
+    def _check_statistics(self) -> None:
+        if on_mesh(self.statistics.count):
+            raise ArgumentError(
+                "the statistics of a codebook are summed over all processes, and lie on no mesh: "
+                "leave the quantizer out of the plan of parallelize_module and of "
+                "distribute_module; it takes DTensors all the same"
+            )
 
     def _begun(self) -> bool:
         """Whether it has started: its buffers say so, which may be those of another for a while.
@@ -277,9 +291,9 @@ class Codebook(Checked):
     @torch.no_grad()
     def _start(self, z: Tensor, mask: Tensor | None, anew: bool = True) -> None:
         """Do so; unless `anew`, where it has not started by its buffers."""
-        rows = z.reshape(-1, self.width)
+        rows = own(z).reshape(-1, self.width)
         valid = rows.isfinite().all(-1)
-        valid = valid if mask is None else valid & mask.flatten()
+        valid = valid if mask is None else valid & own(mask).flatten()
         if not is_compiling() and not held(together(valid.sum())).any():
             return
         means = self.statistics.k_means(whole(self.codebook), rows, valid)

@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError, ShapeError, check_floating, check_number, check_positive
 from ..core.internals import held, transforms_active, unobserved
-from ..core.mesh import laid_as, whole
+from ..core.mesh import everywhere, laid_as, on_mesh, whole
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from .statistics import together
@@ -30,7 +30,7 @@ def agreed(measured: Tensor, some: Tensor) -> Tensor:
     """
     if ranks() == 1:
         return measured
-    some = some.reshape(measured.shape)
+    measured, some = whole(measured), whole(some).reshape(measured.shape)
     total, count = together(torch.stack([torch.where(some, measured, 0), some.to(measured)]))
     return torch.where(count > 0, total / count.clamp(min=1), measured)
 
@@ -65,14 +65,14 @@ def measurable(x: Tensor, shared: list[int], kept: Tensor) -> tuple[Tensor, Tens
 
 def nowhere(some: Tensor) -> bool:
     """Whether nothing is true, on no rank; where that can't be asked, False."""
-    if is_compiling() or type(some) is not Tensor or some.is_meta:
+    if is_compiling() or not (type(some) is Tensor or on_mesh(some)) or some.is_meta:
         return False
-    return not bool(together(held(some).any().float()))
+    return not bool(together(held(whole(some)).any().float()))
 
 
 def move(buffer: Tensor, measured: Tensor, momentum: Tensor | float) -> None:
     """Move a running mean to what was measured, where that is a number."""
-    measured = measured.to(buffer.dtype).reshape(buffer.shape)
+    measured = laid_as(whole(measured).to(buffer.dtype).reshape(buffer.shape), buffer)
     old = before(buffer)
     if isinstance(momentum, Tensor):
         momentum = momentum.to(old.dtype)
@@ -130,7 +130,9 @@ def added(at: Tensor, parameter: Tensor) -> Tensor:
 
 
 def beside(x: Tensor, scale: Tensor) -> Tensor:
-    """Return a scale or an offset in a dtype that it may have beside `x`."""
+    """Return a scale or an offset in a dtype that it may have beside `x`, and on its mesh."""
+    if on_mesh(x):
+        scale = everywhere(scale, x)
     wide = compute_dtype(x.dtype)
     return scale if scale.dtype in (x.dtype, wide) else scale.to(wide)
 

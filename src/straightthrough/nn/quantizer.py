@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 from ..core.engine import apply
 from ..core.errors import ArgumentError, check_floating, check_not_nested
 from ..core.internals import transforms_active
+from ..core.mesh import whole
 from ..core.once import check_start, has_begun, put
 from ..core.precision import compute_dtype
 from ..estimators import GridEstimator
@@ -364,7 +365,7 @@ class Quantizer(RuleModule[GridEstimator | Identity]):
         measured = self.scaling.measure(blocks, self.grid)
         if measured.ndim:
             check_scales(measured.shape, self.origin)
-        return measured.reshape(self.origin.shape)
+        return whole(measured.reshape(self.origin.shape))
 
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any

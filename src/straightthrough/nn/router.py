@@ -18,6 +18,7 @@ from ..core.errors import (
     check_rows,
 )
 from ..core.internals import in_files
+from ..core.mesh import everywhere, on_mesh, own
 from ..core.once import before, runs_again
 from ..core.precision import compute_dtype
 from ..core.sorts import stable_sort
@@ -145,14 +146,16 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         wide = torch.where(tokens, logits, 0).to(compute_dtype(logits.dtype))
         score = wide.softmax(-1) if self.scores == "softmax" else wide.sigmoid()
         least = torch.finfo(score.dtype).min  # a bias may lift no expert that is ruled out
-        biased = (score + self.bias.to(score.dtype)).masked_fill(wide == -math.inf, least)
+        bias = everywhere(self.bias, score) if on_mesh(score) else self.bias
+        biased = (score + bias.to(score.dtype)).masked_fill(wide == -math.inf, least)
         chosen = torch.where(tokens, topk(detached(biased), self.k), 0)
         gates = self._normalized(wide, chosen) if self.normalize else score * chosen
         _, index = stable_sort(chosen.nan_to_num(0), descending=True)
         known = tokens & (detached(wide).amax(-1, keepdim=True).abs() < math.inf)
         counted = torch.where(known, chosen, 0).reshape(-1, self.experts)
         if self.training and not runs_again():
-            self.load.copy_(before(self.load) + counted.sum(0))
+            mine = counted if on_mesh(self.load) else own(counted).reshape(-1, self.experts)
+            self.load.copy_(before(self.load) + mine.sum(0))
             self.owner.take(self.load)
         losses = self._losses(wide, counted, known.reshape(-1, 1))
         return Routing(gates.to(logits.dtype), index[..., : self.k], *losses)
@@ -181,6 +184,10 @@ class TopKRouter(KeptDtypes, Checked, OperatorModule):
         load = together(self.load.clone())
         self.bias.add_(self.rate * (load.mean() - load).sign())
         self.load.zero_()
+
+    def _load_from_state_dict(self, *args: Any) -> None:  # those of a module
+        super()._load_from_state_dict(*args)
+        self.owner.move(self.load)
 
     def extra_repr(self) -> str:
         return (

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ..core.errors import ArgumentError
+from ..core.mesh import laid_as, on_mesh, whole
 from ..core.noise import Noise
 from ..core.once import before, put
 from ..ops.codebook.search import nearest_index
@@ -38,10 +39,14 @@ class Owner(KeptDtypes):
         """Note that this rank has added to what is collected, `beside`."""
         if not spread():
             return
-        if self.rank.device != beside.device:  # where a state dict, which has none, is assigned
-            self.rank = torch.zeros_like(self.rank, device=beside.device)
+        self.move(beside)
         held, mine = before(self.rank), dist.get_rank() + 1
         self.rank.copy_(torch.where((held == 0) | (held == mine), mine, -1))
+
+    def move(self, beside: Tensor) -> None:
+        """Lie where what is collected does: a state dict that is assigned holds that alone."""
+        if self.rank.device != beside.device:
+            self.rank = torch.zeros_like(self.rank, device=beside.device)
 
     def give(self) -> None:
         """Note that what was collected is going to be applied, on all ranks.
@@ -191,6 +196,7 @@ class CodebookStatistics(KeptDtypes):
             buffer = getattr(self, name)
             if buffer.device != self.count.device:
                 self._buffers[name] = torch.zeros_like(buffer, device=self.count.device)
+        self.owner.move(self.count)
 
 
 def sums(rows: Tensor, index: Tensor, codes: int) -> tuple[Tensor, Tensor]:
@@ -209,6 +215,10 @@ def spread() -> bool:
 
 def together(x: Tensor) -> Tensor:
     """Return the sum of `x` over all processes."""
+    if spread() and on_mesh(x):
+        held = whole(x)
+        first = not any(x.device_mesh.get_coordinate() or ())
+        return laid_as(together(held if first else torch.zeros_like(held)), x)
     if spread():
         dist.all_reduce(x)
     return x

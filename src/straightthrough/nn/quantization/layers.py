@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ...core.errors import ArgumentError
+
 SLOTS = ("weight_quantizer", "input_quantizer", "output_quantizer")
 
 
@@ -21,6 +23,15 @@ class Quantized(nn.Module):
     weight_quantizer: nn.Module | None
     input_quantizer: nn.Module | None
     output_quantizer: nn.Module | None
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if "." in name:  # as torch.distributed.tensor.parallel has it, of all that lie below
+            raise ArgumentError(
+                f"a prepared layer, here a {type(self).__name__} with {name}, can't be cut by the "
+                f"styles of torch.distributed.tensor.parallel; leave it out of the plan, or shard "
+                f"the model by torch.distributed.fsdp.fully_shard"
+            )
+        super().register_parameter(name, param)
 
     def quantized_weight(self) -> Tensor:
         """Return the weight as the layer computes with it."""

@@ -44,6 +44,13 @@ class FakeQuantize(Operation):
         counted = torch.is_grad_enabled() and type(self.rule).factor is not GridEstimator.factor
         return () if counted else ("...", "", "") if self.shift else ("...", "")
 
+    @property
+    def unsharded(self) -> str:
+        return (
+            f"the gradient of {self.rule} counts the elements that share a scale, of which a rank "
+            f"knows its own: use a rule that counts none, as 'ste'"
+        )
+
     def served(self, x: Tensor, *laid: Tensor, grad: Tensor | None = None) -> Served | None:
         """Return the kernels that serve a call, if any do."""
         kernels = kernels_of(self.grid, self.shift, self.draws)
