@@ -129,7 +129,11 @@ class _Call:
             soft, of_soft = self.values(self.soft, tensors)
         shapes = [value.shape for value in hard]
         _check_alike(of_soft, structure, [value.shape for value in soft], shapes)
-        return tree_unflatten([*map(straight_through, hard, soft)], structure)
+        for value in soft:
+            _check_soft(value)
+        pairs = zip(hard, soft, strict=True)
+        joined = [straight_through(value, smooth.to(value.dtype)) for value, smooth in pairs]
+        return tree_unflatten(joined, structure)
 
 
 class Wrapped(torch.autograd.Function):
