@@ -129,6 +129,14 @@ class TwiceTooSteep(Sigmoid):
 
 
 @dataclass(frozen=True)
+class ByNeighbours(Tanh):
+    """A derivative that is none of a function of one number."""
+
+    def derivative(self, x):
+        return x.softmax(-1)
+
+
+@dataclass(frozen=True)
 class NarrowVjp(Sigmoid):
     """A rule that computes in the dtype it is given."""
 

@@ -77,6 +77,11 @@ GUARDS = [
         r"\(2 of 2\)",
     ),
     (
+        testing.check_alone,
+        replaced("round", None, broken.ByNeighbours()),
+        "gradient of number 0 alone",
+    ),
+    (
         testing.check_primitive,
         replaced("heaviside", None, broken.TwiceTooSteep()),
         "the primitive's slope",

@@ -23,6 +23,7 @@ from .contracts import (
 )
 from .gradients import (
     assert_gradient,
+    check_alone,
     check_double_backward,
     check_gradient,
     check_jvp,
@@ -55,6 +56,7 @@ __all__ = [
     "assert_value",
     "cases",
     "check_aliasing",
+    "check_alone",
     "check_autocast",
     "check_compiled",
     "check_default_seed",
