@@ -82,6 +82,11 @@ GUARDS = [
         "gradient of number 0 alone",
     ),
     (
+        testing.check_defined,
+        replaced("sign", None, broken.NaiveSigmoid()),
+        r"derivative NaN at \[-",
+    ),
+    (
         testing.check_primitive,
         replaced("heaviside", None, broken.TwiceTooSteep()),
         "the primitive's slope",

@@ -24,6 +24,7 @@ from .contracts import (
 from .gradients import (
     assert_gradient,
     check_alone,
+    check_defined,
     check_double_backward,
     check_gradient,
     check_jvp,
@@ -60,6 +61,7 @@ __all__ = [
     "check_autocast",
     "check_compiled",
     "check_default_seed",
+    "check_defined",
     "check_dim",
     "check_double_backward",
     "check_errors",

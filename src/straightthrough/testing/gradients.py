@@ -72,6 +72,17 @@ def check_alone(case: Case) -> None:
 
 
 @check(lambda case: isinstance(case.rule, Derivative))
+def check_defined(case: Case) -> None:
+    """A surrogate's derivative is a number at every finite one: 0 / 0 is none, nor inf / inf."""
+    assert isinstance(case.rule, Derivative)
+    for dtype in (torch.float32, torch.float64):
+        x = case.special(dtype)[0]
+        wrong = case.rule.derivative(x).isnan() & x.isfinite()
+        about = f"{case}: derivative NaN at {x[wrong][:4].tolist()}, {dtype}"
+        assert not bool(wrong.any()), about
+
+
+@check(lambda case: isinstance(case.rule, Derivative))
 def check_primitive(case: Case) -> None:
     """A surrogate's derivative is its primitive's slope, by central differences in float64.
 
