@@ -1,6 +1,7 @@
 """Gradients beyond the range of half precision: its largest number, unless they are infinite."""
 
 import contextlib
+import dataclasses
 import math
 
 import pytest
@@ -55,3 +56,24 @@ def test_the_largest_gradient_stays_finite_and_an_infinite_one_shows(case, by):
         shown = zip(finite, case.backward(inputs, largest * math.inf)[1], strict=True)
         # Some rules have a gradient of 0 to one of the inputs, whatever comes.
         assert not any(infinite.isfinite().any() for held, infinite in shown if held.any())
+
+
+@dataclasses.dataclass(frozen=True)
+class Narrow(st.estimators.CategoricalEstimator):
+    """A third party's rule that is of one dtype, whatever it gets."""
+
+    dtype: str
+
+    def gradient(self, logits, index, grad, noise):
+        return grad.to(getattr(torch, self.dtype))
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"), [(torch.float64, "float32"), (torch.float32, "bfloat16")]
+)
+def test_a_formula_that_computes_in_less_is_told_so(given, dtype):
+    logits = torch.zeros(2, 3, dtype=given, requires_grad=True)
+    says = rf"must return {given}, which it got, and returned torch\.{dtype}"
+    with pytest.raises(st.DtypeError, match=says):
+        st.categorical(logits, Narrow(dtype)).sum().backward()
+    st.categorical(logits.detach().half().requires_grad_(), Narrow("float32")).sum().backward()

@@ -126,6 +126,33 @@ def test_both_functions_see_the_same_random_state() -> None:
     assert torch.equal(torch.rand(3), after)
 
 
+@pytest.mark.parametrize("default", [False, True])
+def test_a_generator_among_the_arguments_draws_the_same_noise_again(default: bool) -> None:
+    generator = torch.default_generator if default else torch.Generator()
+    gate = st.wrap(
+        lambda x, generator: torch.rand(3, generator=generator) < x,
+        lambda x, generator: x * torch.rand(3, generator=generator),
+    )
+    drawn, then = torch.rand(2, 3, generator=generator.manual_seed(5))
+    x = torch.full((3,), 0.5, requires_grad=True)
+    y = gate(x, generator.manual_seed(5))
+    (found,) = torch.autograd.grad(y.sum(), x)
+    assert y.tolist() == (drawn < 0.5).tolist()
+    assert torch.equal(found, drawn)
+    assert torch.equal(torch.rand(3, generator=generator), then)
+    generator.manual_seed(5)
+    assert torch.equal(torch.func.grad(lambda x: gate(x, generator).sum())(x.detach()), drawn)
+
+
+def test_on_the_meta_device() -> None:
+    x = torch.empty(3, device="meta", requires_grad=True)
+    y = st.wrap(lambda x: x > 0, torch.sigmoid)(x)
+    y.sum().backward()
+    assert y.is_meta
+    assert x.grad is not None
+    assert x.grad.is_meta
+
+
 def test_random_state_is_put_back_when_soft_raises() -> None:
     def broken(x: Tensor) -> Tensor:
         torch.rand(1)
@@ -327,6 +354,20 @@ def test_a_hard_that_writes_to_what_gets_a_gradient() -> None:
     writes = st.wrap(lambda x: x.clamp_(0), lambda x: x.tanh())
     with pytest.raises(st.ArgumentError, match="hard wrote to an argument that gets a gradient"):
         writes(2 * x)
+
+
+def test_a_complex_value_is_refused_and_not_cut_to_its_real_part() -> None:
+    operator = st.wrap(lambda x: torch.complex(x.round(), x), lambda x: torch.complex(x, x))
+    for run in (operator, torch.func.vmap(operator)):
+        with pytest.raises(
+            st.DtypeError, match=r"must be real, got torch\.complex64; return torch"
+        ):
+            run(torch.ones(2))
+
+
+def test_traced_without_values_it_says_what_to_use() -> None:
+    with pytest.raises(st.StraightThroughError, match=r"symbolic_trace.*torch\.export"):
+        torch.fx.symbolic_trace(lambda x: st.wrap(torch.sign, torch.tanh)(x))
 
 
 def test_integers_without_a_floating_argument() -> None:

@@ -235,6 +235,31 @@ def test_soft_runs_without_the_autocast_of_the_backward() -> None:
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("soft", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("hard", [torch.float64, torch.float32, torch.bfloat16, torch.bool])
+def test_the_value_has_hards_dtype_wherever_soft_runs(hard: torch.dtype, soft: torch.dtype) -> None:
+    operator = st.wrap(lambda x: x.sign().to(hard), lambda x: (2 * x).to(soft))
+    due = torch.float32 if hard is torch.bool else hard
+    x, ones = torch.tensor([0.5, -2.0]), torch.ones(2)
+    torch._dynamo.reset()
+    compiled = torch.compile(operator, fullgraph=True, backend="aot_eager")
+    for run in (operator, compiled):
+        leaf = x.clone().requires_grad_()
+        y = run(leaf)
+        assert y.dtype == due
+        assert torch.autograd.grad(y.sum(), leaf)[0].tolist() == [2, 2]
+    assert torch.func.vmap(operator)(x).dtype == due
+    assert torch.func.grad(lambda x: operator(x).sum())(x).tolist() == [2, 2]
+    y, tangent = torch.func.jvp(operator, (x,), (ones,))
+    assert y.dtype == tangent.dtype == due
+    assert tangent.tolist() == [2, 2]
+
+
+def test_a_soft_function_without_floats_is_refused_under_transforms() -> None:
+    with pytest.raises(st.DtypeError, match=r"the value of soft must be .* got torch\.bool"):
+        torch.func.grad(lambda x: st.wrap(torch.sigmoid, lambda x: x > 0)(x).sum())(torch.ones(3))
+
+
 def test_a_value_that_is_not_dense_is_refused() -> None:
     with pytest.raises(st.ArgumentError, match=r"must be a dense tensor.*torch.sparse_coo"):
         st.wrap(lambda x: x.to_sparse(), torch.tanh)(torch.eye(3))

@@ -209,14 +209,40 @@ class Darn(CategoricalEstimator):
 
 
 @dataclass(frozen=True)
+class Blend(Derivative):
+    """A third party's surrogate, made of others."""
+
+    parts: tuple[Derivative, ...] = (st.surrogates.Tanh(), st.surrogates.Atan(alpha=3.0))
+    weights: tuple[float, ...] = (0.25, 0.75)
+    width: float | None = None
+
+    def derivative(self, x):
+        pairs = zip(self.weights, self.parts, strict=True)
+        slope = sum(weight * part.derivative(x) for weight, part in pairs)
+        return slope if self.width is None else torch.where(x.abs() < self.width, slope, 0)
+
+
+@dataclass(frozen=True)
 class Shapeless(Rule):
     """A rule of no known form."""
 
 
-@pytest.mark.parametrize("rule", [Cosine(), SquaredSoftmax(), Darn()], ids=name)
+@pytest.mark.parametrize("rule", [Cosine(), SquaredSoftmax(), Darn(), Blend()], ids=name)
 def test_third_party_rules_pass(rule):
     assert type(rule) not in {record.type for record in RULES.values()}
     testing.check_rule(rule)
+
+
+def test_numbers_inside_a_field_count_as_they_are_at_the_call():
+    slope = torch.tensor(2.0)
+    x = torch.linspace(-2, 2, 5, requires_grad=True)
+    y = st.sign(x, Blend((st.surrogates.Tanh(slope), Cosine()), (slope, 0), width=1.5))
+    slope.fill_(7)
+    found = torch.autograd.grad(y.sum(), x)[0]
+    due = 4 * (1 - torch.tanh(2 * x) ** 2) * (x.abs() < 1.5)
+    torch.testing.assert_close(found, due.detach())
+    with pytest.raises(st.ArgumentError, match=r"weights must be a finite number, got \[1\.0\]"):
+        st.sign(x, Blend(weights=([1.0], 1.0)))
 
 
 def test_a_rule_that_no_operator_takes_is_refused():

@@ -77,6 +77,16 @@ GUARDS = [
         r"\(2 of 2\)",
     ),
     (
+        testing.check_alone,
+        replaced("round", None, broken.ByNeighbours()),
+        "gradient of number 0 alone",
+    ),
+    (
+        testing.check_defined,
+        replaced("sign", None, broken.NaiveSigmoid()),
+        r"derivative NaN at \[-",
+    ),
+    (
         testing.check_primitive,
         replaced("heaviside", None, broken.TwiceTooSteep()),
         "the primitive's slope",

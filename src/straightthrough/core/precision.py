@@ -98,7 +98,13 @@ def in_compute_dtype(formula: Callable[..., Tensor], x: Tensor, *rest: Any) -> T
         value.to(wide) if isinstance(value, Tensor) and value.is_floating_point() else value
         for value in rest
     )
-    return narrowed(formula(x.to(wide), *floating), x.dtype)
+    found = formula(x.to(wide), *floating)
+    if found.dtype != wide and torch.finfo(found.dtype).bits < torch.finfo(wide).bits:
+        raise DtypeError(
+            f"the formula of a rule must return {wide}, which it got, and returned {found.dtype}; "
+            f"make what it computes with of its arguments' dtype, as by torch.ones_like"
+        )
+    return narrowed(found, x.dtype)
 
 
 def widened(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:

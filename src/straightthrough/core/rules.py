@@ -27,8 +27,9 @@ from .precision import cast, compute_dtype, in_compute_dtype
 class Rule(Portable, ABC):  # abstract by its forms
     """What a gradient pretends the hard forward was.
 
-    Its numbers are Python's or, in compiled code, 0-d tensors: formulas use torch's functions on
-    them, and don't branch on them.
+    Its fields are numbers, strings, None, other rules, and tuples of these. Numbers are Python's
+    or, in compiled code, 0-d tensors: formulas use torch's functions on them, and don't branch on
+    them.
     """
 
     draws_noise: ClassVar[bool] = False  # of its own, in backward
@@ -53,7 +54,7 @@ class Rule(Portable, ABC):  # abstract by its forms
                 break
         else:
             return self
-        read = {name: check_number(name, v) for name, v in fields.items() if type(v) not in _FIXED}
+        read = {name: _settled(name, v) for name, v in fields.items() if type(v) not in _FIXED}
         return dataclasses.replace(self, **read)  # type: ignore[type-var]  # all are dataclasses
 
     def in_dtype(self, dtype: torch.dtype) -> Self:
@@ -68,6 +69,17 @@ class Rule(Portable, ABC):  # abstract by its forms
 
 
 _FIXED = (float, int, str, bool)
+
+
+def _settled(name: str, value: object) -> Any:
+    """Return what a field holds, the numbers in it as they are now."""
+    if value is None or type(value) in _FIXED:
+        return value
+    if isinstance(value, tuple):
+        return tuple(_settled(name, each) for each in value)
+    if isinstance(value, Portable):
+        return value.settled() if isinstance(value, Rule) else value
+    return check_number(name, value)
 
 
 def without_graph(function: Callable[..., Tensor], *args: Any) -> Tensor:

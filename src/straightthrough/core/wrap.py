@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .errors import FLOATING, STRIDED, ArgumentError, DtypeError, ShapeError, check_dense
+from .errors import (
+    FLOATING,
+    STRIDED,
+    ArgumentError,
+    DtypeError,
+    ShapeError,
+    check_dense,
+    check_not_traced,
+)
 from .internals import (
     autocast_enabled,
     dual_level,
@@ -25,6 +33,8 @@ from .straight_through import straight_through
 
 P = ParamSpec("P")
 Function = Callable[P, Any]
+RandomState = dict[torch.device | torch.Generator, Tensor]
+"""Of the default generators of devices, and of generators that are arguments."""
 
 
 def _holders(values: Sequence[Tensor], i: int) -> int:
@@ -46,7 +56,7 @@ class _Call:
     tree: TreeSpec
     leaves: tuple[Any, ...]
     positions: tuple[int, ...]
-    random_state: dict[torch.device, Tensor]
+    random_state: RandomState
     autocast: dict[str, torch.dtype]
 
     def values(
@@ -77,6 +87,11 @@ class _Call:
     def _own(self, i: int, values: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
         value = values[i]
         if not value.is_floating_point():
+            if value.is_complex():
+                raise DtypeError(
+                    f"the value of hard must be real, got {value.dtype}; "
+                    f"return torch.view_as_real(...) of it, and from soft too"
+                )
             return value.to(_result_dtype(tensors))
         # Compiled code can't ask whether a tensor is a view; there a copy is fused away.
         if torch.compiler.is_compiling() or value._is_view() or value.requires_grad:
@@ -129,7 +144,11 @@ class _Call:
             soft, of_soft = self.values(self.soft, tensors)
         shapes = [value.shape for value in hard]
         _check_alike(of_soft, structure, [value.shape for value in soft], shapes)
-        return tree_unflatten([*map(straight_through, hard, soft)], structure)
+        for value in soft:
+            _check_soft(value)
+        pairs = zip(hard, soft, strict=True)
+        joined = [straight_through(value, smooth.to(value.dtype)) for value, smooth in pairs]
+        return tree_unflatten(joined, structure)
 
 
 class Wrapped(torch.autograd.Function):
@@ -165,7 +184,8 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
     """Make an operator out of two functions of the same arguments.
 
     Forward runs `hard` alone. `soft` is run first in backward, under the random state that
-    forward saw, so that both draw the same noise. Also a decorator: `@st.wrap(soft=soft_fn)`.
+    forward saw (torch's, and that of each `torch.Generator` among the arguments), so that both
+    draw the same noise. Also a decorator: `@st.wrap(soft=soft_fn)`.
 
     Args:
         hard: returns a tensor, or a tuple, list or dict of them; bool and integer ones are cast
@@ -180,7 +200,8 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
 
     Raises:
         DtypeError: in backward, if `soft` returns no floats where a gradient is due (in compiled
-            code, at once); if `hard` returns integers and no argument is floating.
+            code, at once); if `hard` returns complex numbers, or integers where no argument is
+            floating.
         ArgumentError: if `soft` is missing, one of the two is no function or returns something else
             than dense tensors, they put these together in different ways (of dicts, in another
             order of keys), no tensor is passed, or `hard` writes to one that gets a gradient (in
@@ -222,19 +243,21 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         leaves, tree = tree_flatten((args, kwargs))
         positions = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
         if not positions:
+            for leaf in leaves:
+                check_not_traced(leaf)
             raise ArgumentError("a wrapped operator needs at least one tensor among its arguments")
         tensors = [leaves[i] for i in positions]
         rest = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         call = functools.partial(_Call, hard, soft, tree, rest, positions)
         if torch.compiler.is_compiling() or transforms_active() or dual_level():
-            return call(_read_random_state(tensors), {}).at_once(tensors)
+            return call(_read_random_state(leaves), {}).at_once(tensors)
         tensors = [*map(unwrap_if_dead, tensors)]
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
             with torch.no_grad():
                 values, structure = call({}, {}).forward(tensors)
             return tree_unflatten(values, structure)
         structures: list[TreeSpec] = []
-        surrounded = call(_read_random_state(tensors), _read_autocast(tensors))
+        surrounded = call(_read_random_state(leaves), _read_autocast(tensors))
         values = Wrapped.apply(surrounded, structures, *tensors)
         return tree_unflatten(values, structures[0])
 
@@ -280,14 +303,16 @@ def _result_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     return functools.reduce(torch.promote_types, floating)
 
 
-def _read_random_state(tensors: Sequence[Tensor]) -> dict[torch.device, Tensor]:
+def _read_random_state(leaves: Sequence[Any]) -> RandomState:
     if torch.compiler.is_compiling():
         return {}
-    state = {torch.device("cpu"): torch.get_rng_state()}
-    for tensor in tensors:
-        if tensor.device.type != "cpu" and tensor.device not in state:
-            module = torch.get_device_module(tensor.device)
-            state[tensor.device] = module.get_rng_state(tensor.device)
+    state: RandomState = {torch.device("cpu"): torch.get_rng_state()}
+    for leaf in leaves:
+        if isinstance(leaf, torch.Generator):
+            state[leaf] = leaf.get_state()
+        elif isinstance(leaf, Tensor) and leaf.device.type not in ("cpu", "meta"):
+            module = torch.get_device_module(leaf.device)
+            state[leaf.device] = module.get_rng_state(leaf.device)
     return state
 
 
@@ -300,14 +325,14 @@ def _read_autocast(tensors: Sequence[Tensor]) -> dict[str, torch.dtype]:
 
 
 @contextmanager
-def _random_state(state: dict[torch.device, Tensor]) -> Iterator[None]:
+def _random_state(state: RandomState) -> Iterator[None]:
     """Run a block under saved random states, and put the present ones back after it."""
-    present = {device: _swap(device, saved) for device, saved in state.items()}
+    present = [(source, _swap(source, saved)) for source, saved in state.items()]
     try:
         yield
     finally:
-        for device, saved in present.items():
-            _swap(device, saved)
+        for source, saved in reversed(present):  # an argument may be a default generator
+            _swap(source, saved)
 
 
 @contextmanager
@@ -324,12 +349,16 @@ def _autocast(saved: dict[str, torch.dtype], tensors: Sequence[Tensor]) -> Itera
         yield
 
 
-def _swap(device: torch.device, state: Tensor) -> Tensor:
-    if device.type == "cpu":
+def _swap(source: torch.device | torch.Generator, state: Tensor) -> Tensor:
+    if isinstance(source, torch.Generator):
+        before = source.get_state()
+        source.set_state(state)
+        return before
+    if source.type == "cpu":
         before = torch.get_rng_state()
         torch.set_rng_state(state)
         return before
-    module = torch.get_device_module(device)
-    before = module.get_rng_state(device)
-    module.set_rng_state(state, device)
+    module = torch.get_device_module(source)
+    before = module.get_rng_state(source)
+    module.set_rng_state(state, source)
     return before

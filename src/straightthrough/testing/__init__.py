@@ -23,6 +23,8 @@ from .contracts import (
 )
 from .gradients import (
     assert_gradient,
+    check_alone,
+    check_defined,
     check_double_backward,
     check_gradient,
     check_jvp,
@@ -55,9 +57,11 @@ __all__ = [
     "assert_value",
     "cases",
     "check_aliasing",
+    "check_alone",
     "check_autocast",
     "check_compiled",
     "check_default_seed",
+    "check_defined",
     "check_dim",
     "check_double_backward",
     "check_errors",

@@ -174,7 +174,7 @@ def check_rule_object(case: Case) -> None:
     copiers: dict[str, Callable[[Rule], object]] = {
         "pickle": lambda rule: pickle.loads(pickle.dumps(rule)),
         "deepcopy": copy.deepcopy,
-        "repr": lambda rule: eval(repr(rule), {type(rule).__name__: type(rule)}),
+        "repr": lambda rule: eval(repr(rule), _classes(rule)),
     }
     for how, copier in copiers.items():
         try:
@@ -188,3 +188,13 @@ def check_rule_object(case: Case) -> None:
     except AttributeError:
         return
     raise AssertionError(f"{case}: not frozen; declare it with @dataclass(frozen=True)")
+
+
+def _classes(value: object) -> dict[str, type]:
+    """Return the classes of a rule and of those in its fields, by their names."""
+    if isinstance(value, Rule):
+        found = {type(value).__name__: type(value)}
+        return found | _classes(tuple(vars(value).values()))
+    if not isinstance(value, tuple):
+        return {}
+    return {name: cls for each in value for name, cls in _classes(each).items()}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from ..core.errors import ArgumentError, StraightThroughError
+from ..core.noise import Seed
 from ..core.rules import Derivative
-from .case import DTYPES, Case, Tensors, check
+from .case import DTYPES, SEED, Case, Tensors, check
 from .compare import assert_bits, assert_close
 
 
@@ -49,6 +51,35 @@ def assert_gradient(case: Case, *inputs: Tensor) -> None:
 
 def _moderate(x: Tensor) -> Tensor:
     return x.masked_fill(x.isfinite() & (x.abs() > 1e3), 1.0)
+
+
+@check()
+def check_alone(case: Case) -> None:
+    """An element, or of an operator on rows a row, has alone what it has among others."""
+    lead = 2 if case.record.inputs[0].named else 3
+    inputs = case.map(case.input(2, dtype=torch.float64), lambda x: x.flatten(0, lead - 1))
+    grad = case.incoming(inputs)
+    outputs, gradients = case.backward(inputs, grad)
+    batched = [one.batched for one in case.differentiable(case.record.inputs)]
+    for i in (0, len(grad) // 2, len(grad) - 1):
+        part, seed = slice(i, i + 1), Seed(SEED, i)
+        one = case.map(inputs, itemgetter(part))
+        values, alone = case.backward(one, grad[part], seed=seed)
+        case.assert_same(values, [y[part] for y in outputs], f"value of number {i} alone")
+        got = [gradient for gradient, yes in zip(alone, batched, strict=True) if yes]
+        due = [gradient[part] for gradient, yes in zip(gradients, batched, strict=True) if yes]
+        assert_close(got, due, f"{case}: gradient of number {i} alone", float(grad.abs().max()))
+
+
+@check(lambda case: isinstance(case.rule, Derivative))
+def check_defined(case: Case) -> None:
+    """A surrogate's derivative is a number at every finite one: 0 / 0 is none, nor inf / inf."""
+    assert isinstance(case.rule, Derivative)
+    for dtype in (torch.float32, torch.float64):
+        x = case.special(dtype)[0]
+        wrong = case.rule.derivative(x).isnan() & x.isfinite()
+        about = f"{case}: derivative NaN at {x[wrong][:4].tolist()}, {dtype}"
+        assert not bool(wrong.any()), about
 
 
 @check(lambda case: isinstance(case.rule, Derivative))
