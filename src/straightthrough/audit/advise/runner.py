@@ -98,8 +98,8 @@ class Runner:
     def interval(self) -> tuple[float, float]:
         """95% confidence limits of the relative squared bias, out of the scatter of the audits.
 
-        Draws that by chance agree say that it is surely below 0, which no square is. NaN where there
-        is no such number, as of a gradient of 0.
+        Draws that by chance agree may say that it is surely below 0, which no square is. NaN where
+        there is no such number, as of a gradient of 0.
         """
         if self.exact:
             return (self.rows[0].relative_squared_bias,) * 2

@@ -93,9 +93,9 @@ def compare(
     never drawn are in no estimate and no error.
 
     Cost: the loss twice and its gradient once at C**L outcomes (and once more at one), each rule
-    once (with noise `samples` times) an outcome; past `limit` all of it once at `samples` outcomes (and once more at one);
-    so for each `tau_forward`. About 2^18 elements are worked on at once. Rules are computed in
-    float64.
+    once (with noise `samples` times) an outcome; past `limit` all of it once at `samples` outcomes
+    (and once more at one); so for each `tau_forward`. About 2^18 elements are worked on at once.
+    Rules are computed in float64.
 
     Example:
         >>> loss = lambda z: (z @ torch.tensor([1.0, 2.0, 4.0])) ** 2

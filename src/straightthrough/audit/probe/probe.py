@@ -211,8 +211,8 @@ def _rows_of(example: int, total: int, site: Site) -> slice:
     if next((size for size in site.shape[:-1] if size > 1), rows) % total:
         raise ArgumentError(
             f"the draw must have the {total} examples of the batch in the first dimension; it has "
-            f"logits of shape {tuple(site.shape)}, where the rows of an example don't lie together: "
-            f"draw from logits.movedim(dim, 0), or probe a batch of one example"
+            f"logits of shape {tuple(site.shape)}, where the rows of one don't lie together: draw "
+            f"from logits.movedim(dim, 0), or probe a batch of one example"
         )
     if example >= total:
         raise ArgumentError(f"example must lie in [0, {total - 1}], got {example}")
