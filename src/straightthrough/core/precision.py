@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from .errors import DtypeError, StraightThroughError, check_dense, check_floating
+from .errors import DtypeError, ShapeError, StraightThroughError, check_dense, check_floating
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -98,7 +99,20 @@ def in_compute_dtype(formula: Callable[..., Tensor], x: Tensor, *rest: Any) -> T
         value.to(wide) if isinstance(value, Tensor) and value.is_floating_point() else value
         for value in rest
     )
-    return narrowed(formula(x.to(wide), *floating), x.dtype)
+    return narrowed(in_shape_of(x, formula(x.to(wide), *floating)), x.dtype)
+
+
+def in_shape_of(x: Tensor, found: Tensor) -> Tensor:
+    """Return what a formula found, or raise unless it has the shape of `x`.
+
+    Of a gradient that is larger torch would take sums.
+    """
+    if not is_compiling() and found.shape != x.shape:
+        raise ShapeError(
+            f"a rule's formula must return the shape {tuple(x.shape)} of what its gradient is to, "
+            f"got {tuple(found.shape)}; mend what it broadcasts, as by keepdim=True"
+        )
+    return found
 
 
 def widened(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -81,8 +81,7 @@ def compare(
         DtypeError, ShapeError: for logits or a loss as in `exact_gradient`.
         ArgumentError: if an estimator is unknown, there is none, `samples` or k is not at least 1,
             there are more than `limit` subsets, or the loss is not differentiable or finite at an
-            outcome or another one, by far, beside other outcomes (where they are drawn, for another
-            reason than noise of its own).
+            outcome, or is another one, by far, beside other outcomes (drawn ones may have noise).
 
     Edge cases: an unbiased estimate of a small squared bias may fall below 0, and one of a cosine
     outside [-1, 1]. The cosine and the factor of `rescale` are ratios, which have a bias where they
