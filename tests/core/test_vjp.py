@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +14,13 @@ from straightthrough.core import kernels
 from straightthrough.core.noise import Noise
 from straightthrough.core.registry import RULES
 from straightthrough.core.rules import Derivative, Relaxation, Rule
-from straightthrough.estimators import CategoricalEstimator, Fini, ReinMax
+from straightthrough.estimators import (
+    CategoricalEstimator,
+    CountEstimator,
+    Fini,
+    ReinMax,
+    SubsetEstimator,
+)
 from straightthrough.relaxations import Softmax
 
 RULES_OF_TENSORS = [
@@ -140,3 +149,50 @@ def test_compiled_code_has_the_kernel_whole(rule: Derivative) -> None:
     torch.compiler.reset()
     compiled = torch.compile(rule.vjp, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x, grad), rule.vjp(x, grad))
+
+
+@dataclass(frozen=True)
+class Stacked(CategoricalEstimator):
+    """A formula that returns what it should, four times."""
+
+    def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
+        return grad.expand(4, *grad.shape)
+
+
+@dataclass(frozen=True)
+class Slope(Derivative):
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.ones(4, *x.shape)
+
+
+@dataclass(frozen=True)
+class Counted(CountEstimator):
+    def gradient(
+        self, mean: Tensor, dispersion: Tensor, size: float, count: Tensor, grad: Tensor
+    ) -> Tensor:
+        return grad.expand(4, *grad.shape)
+
+
+@dataclass(frozen=True)
+class Chosen(SubsetEstimator):
+    def gradient(self, logits: Tensor, k: int, value: Tensor, grad: Tensor) -> Tensor:
+        return grad.expand(4, *grad.shape)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: st.categorical(x, Stacked()),
+        lambda x: st.bernoulli(x, Stacked()),
+        lambda x: st.audit.compare(lambda z: z.sum((-2, -1)), x, [Stacked()]),
+        lambda x: st.sign(x, surrogate=Slope()),
+        lambda x: st.bernoulli(x, Slope()),
+        lambda x: st.poisson(x, Counted()),
+        lambda x: st.sample_subset(x, 2, Chosen()),
+    ],
+)
+def test_a_formula_of_another_shape_is_no_gradient(draw: Any) -> None:
+    """Torch sums over what is too much, so that gradients were four times as long."""
+    given = torch.rand(3, 5, requires_grad=True)
+    with pytest.raises(st.ShapeError, match=r"\(.*3, 5\) .*, got \(4, .*3, 5\)"):
+        draw(given).sum().backward()

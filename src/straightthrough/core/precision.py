@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from .errors import DtypeError, StraightThroughError, check_dense, check_floating
+from .errors import DtypeError, ShapeError, StraightThroughError, check_dense, check_floating
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -98,13 +99,27 @@ def in_compute_dtype(formula: Callable[..., Tensor], x: Tensor, *rest: Any) -> T
         value.to(wide) if isinstance(value, Tensor) and value.is_floating_point() else value
         for value in rest
     )
-    found = formula(x.to(wide), *floating)
-    if found.dtype != wide and torch.finfo(found.dtype).bits < torch.finfo(wide).bits:
+    return narrowed(as_due(formula(x.to(wide), *floating), x, wide), x.dtype)
+
+
+def as_due(found: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what a rule's formula found; raise unless it has the shape of `x`, and this precision.
+
+    Of a gradient that is larger torch would take sums. Compiled code does not check.
+    """
+    if is_compiling():
+        return found
+    if found.shape != x.shape:
+        raise ShapeError(
+            f"a rule's formula must return the shape {tuple(x.shape)} of what its gradient is to, "
+            f"got {tuple(found.shape)}; mend what it broadcasts, as by keepdim=True"
+        )
+    if found.dtype != dtype and torch.finfo(found.dtype).bits < torch.finfo(dtype).bits:
         raise DtypeError(
-            f"the formula of a rule must return {wide}, which it got, and returned {found.dtype}; "
+            f"the formula of a rule must return {dtype}, which it got, and returned {found.dtype}; "
             f"make what it computes with of its arguments' dtype, as by torch.ones_like"
         )
-    return narrowed(found, x.dtype)
+    return found
 
 
 def widened(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -17,6 +17,7 @@ from straightthrough.estimators import (
     GumbelRao,
     GumbelST,
     ReinMax,
+    ReinMaxCV,
     StraightThrough,
 )
 
@@ -121,6 +122,20 @@ def test_intervals_cover_what_a_long_run_says(limit, seeds):
     # Fewer hits than this have a probability of 1e-4 at 90%, a little below the nominal 95%.
     assert covered >= stats.binom.ppf(1e-4, total, 0.9)
     assert covered < total  # an interval that is always right is too wide
+
+
+def test_a_squared_bias_below_zero_is_no_less_than_one_of_zero():
+    """Draws that by chance agree told of the noisier rule that it has less bias than none."""
+    torch.manual_seed(0)
+    weight, logits = torch.randn(3, 4, 3, 4), torch.randn(3, 4)
+    noisy = ReinMaxCV(0.25)  # which has the mean of the other, unbiased for a quadratic
+
+    def loss(z):
+        return torch.einsum("nlc,lcmd,nmd->n", z, weight, z)
+
+    advice = advise(loss, logits, estimators=[noisy, ReinMax()])
+    assert tried(advice) == [ReinMax(), noisy]
+    assert all(row.interval[1] >= 0 for row in advice.rows)
 
 
 def test_few_draws_and_much_noise_leave_a_scaled_mean_its_bias():

@@ -103,3 +103,13 @@ def test_errors() -> None:
         st.audit.compare(loss, x, ["reinmax"], k=2)
     with pytest.raises(st.ArgumentError, match="estimators='simple' is unknown here"):
         st.audit.compare(loss, x[:4], ["simple"])
+
+
+@pytest.mark.parametrize("large", [1e30, 1e9])
+def test_a_class_that_is_certain_leaves_the_others_their_law(large: float) -> None:
+    x = logits(4)
+    x[0] = large
+    cost = torch.tensor([3.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+    found = st.audit.exact_gradient(lambda z: z @ cost, x, k=2)
+    others = st.audit.exact_gradient(lambda z: z @ cost[1:], x[1:])
+    torch.testing.assert_close(found, torch.cat([torch.zeros_like(x[:1]), others]))

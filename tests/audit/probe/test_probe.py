@@ -198,6 +198,30 @@ def test_every_kind_of_draw(kind):
         torch.testing.assert_close(logits, model.encoder(x).unflatten(-1, (L, C))[0])
 
 
+@pytest.mark.parametrize("length", [2, 3])
+def test_logits_without_the_examples_first_are_refused(length):
+    """Of `(T, B, C)` the rows of one time were taken for those of one example."""
+    encoder = nn.Linear(PIXELS, length * C).double()
+
+    def loss(model, x):
+        return st.categorical(model(x).unflatten(-1, (length, C)).movedim(1, 0)).sum()
+
+    message = rf"logits of shape \({length}, 4, 3\), .* logits.movedim"
+    with pytest.raises(st.ArgumentError, match=message):
+        probe(encoder, loss, images(4))
+    assert probe(encoder, loss, images(1))[1].shape == (length, C)
+
+
+@pytest.mark.parametrize("shape", [(12, C), (1, 4, 3, C), (4, 3, 1, C)])
+def test_rows_of_logits_may_be_laid_out_otherwise_behind_the_examples(shape):
+    encoder = nn.Linear(PIXELS, 3 * C).double()
+    x = images(4)
+    _, logits = probe(
+        encoder, lambda model, x: st.categorical(model(x).reshape(shape)).sum(), x, example=2
+    )
+    torch.testing.assert_close(logits, encoder(x)[2].unflatten(-1, (3, C)))
+
+
 class Two(nn.Module):
     def __init__(self):
         super().__init__()

@@ -98,13 +98,14 @@ class Runner:
     def interval(self) -> tuple[float, float]:
         """95% confidence limits of the relative squared bias, out of the scatter of the audits.
 
-        NaN where there is no such number, as of a gradient of 0.
+        Draws that by chance agree may say that it is surely below 0, which no square is. NaN where
+        there is no such number, as of a gradient of 0.
         """
         if self.exact:
             return (self.rows[0].relative_squared_bias,) * 2
         ratio, error = relative_squared_bias(self._moments, self._rescale)
         half = student(len(self.rows) - 1) * error
-        return ratio - half, ratio + half
+        return ratio - half, max(ratio + half, 0.0)
 
     def candidate(self) -> Candidate:
         """Return what there is to say about it."""

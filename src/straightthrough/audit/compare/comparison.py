@@ -17,6 +17,7 @@ from .exact import (
     LIMIT,
     Loss,
     Outcomes,
+    check_alone,
     check_finite,
     count_outcomes,
     enumerate_outcomes,
@@ -80,7 +81,7 @@ def compare(
         DtypeError, ShapeError: for logits or a loss as in `exact_gradient`.
         ArgumentError: if an estimator is unknown, there is none, `samples` or k is not at least 1,
             there are more than `limit` subsets, or the loss is not differentiable or finite at an
-            outcome or, where they are enumerated, another one, by far, beside other outcomes.
+            outcome, or is another one, by far, beside other outcomes (drawn ones may have noise).
 
     Edge cases: an unbiased estimate of a small squared bias may fall below 0, and one of a cosine
     outside [-1, 1]. The cosine and the factor of `rescale` are ratios, which have a bias where they
@@ -91,9 +92,9 @@ def compare(
     never drawn are in no estimate and no error.
 
     Cost: the loss twice and its gradient once at C**L outcomes (and once more at one), each rule
-    once (with noise `samples` times) an outcome; past `limit` all of it once at `samples` outcomes;
-    so for each `tau_forward`. About 2^18 elements are worked on at once. Rules are computed in
-    float64.
+    once (with noise `samples` times) an outcome; past `limit` all of it once at `samples` outcomes
+    (and once more at one); so for each `tau_forward`. About 2^18 elements are worked on at once.
+    Rules are computed in float64.
 
     Example:
         >>> loss = lambda z: (z @ torch.tensor([1.0, 2.0, 4.0])) ** 2
@@ -163,6 +164,8 @@ def _sampled(
     wide = logits.reshape(-1, logits.shape[-1]).to(torch.float64)
     for outcomes in draw_outcomes(logits, size * GROUPS, seed, tau):
         value, grad = loss_and_gradient(loss, outcomes, logits)
+        if outcomes.first == 0:
+            check_alone(loss, outcomes.one_hot, value, logits, noise=True)
         reference.add(outcomes, value)
         for tally in tallies:
             tally.add(wide, outcomes, grad, seed)

@@ -93,7 +93,7 @@ def losses(loss: Loss, one_hot: Tensor, logits: Tensor) -> Tensor:
     """
     if not callable(loss):
         raise ArgumentError(f"loss must be a function of one-hots, got {loss!r}")
-    value = loss(one_hot.reshape(-1, *logits.shape))
+    value = loss(one_hot.reshape(-1, *logits.shape).clone())  # which it may write into
     if not isinstance(value, Tensor) or value.shape != one_hot.shape[:1]:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ShapeError(
@@ -106,17 +106,33 @@ def losses(loss: Loss, one_hot: Tensor, logits: Tensor) -> Tensor:
     return value
 
 
-def check_alone(loss: Loss, outcomes: Outcomes, value: Tensor, logits: Tensor) -> None:
-    """Raise where the last outcome has another loss, by far, beside the others than by itself."""
-    last = outcomes.one_hot[-1:]
+def check_alone(
+    loss: Loss, one_hot: Tensor, value: Tensor, logits: Tensor, *, noise: bool = False
+) -> None:
+    """Raise where the last outcome has another loss, by far, beside the others than by itself.
+
+    With `noise`, the loss may draw some: copies of an outcome then have different losses.
+    """
+    last = one_hot[-1:].detach()
     beside = value[-1].item()
-    alone = losses(loss, last.repeat(2, 1, 1), logits)[0].item()
-    if abs(alone - beside) > SAME * max(abs(alone), float(value.abs().max())):
-        raise ArgumentError(
-            f"an outcome's loss must be a function of that outcome alone; of the same one it is "
-            f"{beside:.4g} in a batch of {len(value)} and {alone:.4g} in one of its own: let it "
-            f"mix no outcomes (as BatchNorm in training does) and draw no noise (as dropout does)"
-        )
+    alone = losses(loss, _copies(last, 2), logits)[0].item()
+    least = SAME * max(abs(alone), float(value.abs().max()))
+    if abs(alone - beside) <= least:
+        return
+    if noise:
+        copies = losses(loss, _copies(last, 64), logits)
+        if float(copies.max() - copies.min()) > least:
+            return
+    raise ArgumentError(
+        f"an outcome's loss must be a function of that outcome alone; of the same one it is "
+        f"{beside:.4g} in a batch of {len(value)} and {alone:.4g} in one of its own: let it mix no "
+        f"outcomes (as BatchNorm in training does)"
+        f"{'' if noise else ' and draw no noise (as dropout does)'}"
+    )
+
+
+def _copies(one_hot: Tensor, count: int) -> Tensor:
+    return one_hot.expand(count, *one_hot.shape[1:])
 
 
 def check_finite(name: str, value: Tensor, one_hot: Tensor) -> None:

@@ -107,7 +107,7 @@ def _gradient(loss: Loss, logits: Tensor, all: Iterable[Outcomes], mean: Tensor)
     for outcomes in all:
         value = losses(loss, outcomes.one_hot, logits).to(torch.float64)
         if shared is None:
-            check_alone(loss, outcomes, value, logits)
+            check_alone(loss, outcomes.one_hot, value, logits)
             shared = value[0]
         weighted = outcomes.weight * (value - shared)
         at_outcomes += torch.einsum("n,nlc->lc", weighted, outcomes.one_hot.to(torch.float64))

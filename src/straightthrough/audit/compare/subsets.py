@@ -15,6 +15,7 @@ from ...core.errors import ArgumentError, check_count
 from ...core.noise import Seed
 from ...core.rules import Relaxation
 from ...estimators import SubsetEstimator
+from ...ops.subset.law import centred
 from .exact import Outcomes, check_logits, enumerate_outcomes
 
 Rule = SubsetEstimator | Relaxation
@@ -64,7 +65,7 @@ def subsets_of(logits: Tensor, k: int) -> Subsets:
     chosen = torch.tensor([*combinations(range(classes), k)], device=logits.device)
     hot = torch.zeros(len(chosen), classes, dtype=torch.float64, device=logits.device)
     hot.scatter_(-1, chosen, 1)
-    rows = logits.detach().reshape(-1, 1, classes).double()
+    rows, _ = centred(logits.detach().reshape(-1, 1, classes), k)
     return Subsets(hot, torch.where(hot > 0, rows, 0).sum(-1), logits.shape)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core.errors import ArgumentError, ShapeError, check_floating
 from ...core.noise import Noise, Seed
-from .exact import CHUNK, Loss, count_outcomes, losses
+from .exact import CHUNK, Loss, check_alone, count_outcomes, losses
 from .groups import GROUPS, LeaveOneOut, Sums, draw_outcomes, group_size
 
 
@@ -59,14 +59,15 @@ def reinforce(loss: Loss, logits: Tensor, *, samples: int = 1024, seed: int = 0)
         DtypeError: if the logits are not floating, or the loss is complex.
         ShapeError: if the logits are not `(C,)` or `(L, C)`, or the loss does not return `(N,)`.
         ArgumentError: if `samples` is not at least 1, a row of logits has no outcome, or the loss
-            is not finite at a draw.
+            is not finite at a draw, or is another one, by far, beside others and draws no noise.
 
     Edge cases: a class of probability 0 is never drawn, and its gradient is 0. A rare outcome
     that decides the gradient and was never drawn is in neither the estimate nor its error.
 
     Higher order: none; the result is detached.
 
-    Cost: the loss at `samples` outcomes, in chunks of about 2^18 elements of one-hots.
+    Cost: the loss at `samples` outcomes, in chunks of about 2^18 elements of one-hots, and once
+    more at one.
 
     Example:
         >>> cost = torch.tensor([1.0, 2.0, 4.0])
@@ -82,7 +83,10 @@ def reinforce(loss: Loss, logits: Tensor, *, samples: int = 1024, seed: int = 0)
     size = group_size(samples, 2)
     groups = LeaveOneOut(size, logits)
     for outcomes in draw_outcomes(logits, size * GROUPS, seed):
-        groups.add(outcomes, losses(loss, outcomes.one_hot, logits))
+        value = losses(loss, outcomes.one_hot, logits)
+        if outcomes.first == 0:
+            check_alone(loss, outcomes.one_hot, value, logits, noise=True)
+        groups.add(outcomes, value)
     return _estimate(groups.estimates(), logits, size * GROUPS)
 
 
@@ -109,14 +113,15 @@ def disarm(loss: Loss, logits: Tensor, *, samples: int = 1024, seed: int = 0) ->
         DtypeError: if the logits are not floating, or the loss is complex.
         ShapeError: if the logits are not `(L,)`, or the loss does not return `(N,)`.
         ArgumentError: if `samples` is not at least 1, a logit is NaN, or the loss is not finite
-            at a draw.
+            at a draw, or is another one, by far, beside others and draws no noise.
 
     Edge cases: an infinite logit is certain, and its gradient is 0. A rare outcome that decides
     the gradient and was never drawn is in neither the estimate nor its error.
 
     Higher order: none; the result is detached.
 
-    Cost: the loss at twice `samples` outcomes, in chunks of about 2^18 elements.
+    Cost: the loss at twice `samples` outcomes, in chunks of about 2^18 elements, and once more at
+    one.
 
     Example:
         >>> cost = torch.tensor([1.0, 2.0, 4.0])
@@ -143,15 +148,18 @@ def disarm(loss: Loss, logits: Tensor, *, samples: int = 1024, seed: int = 0) ->
     for first in range(0, size * GROUPS, step):
         count = min(step, size * GROUPS - first) * variables
         u = Noise(value, first * variables).elements(count, torch.float64)
-        sums.add(first, antithetic(loss, logits, u.reshape(-1, variables)))
+        sums.add(first, antithetic(loss, logits, u.reshape(-1, variables), check=first == 0))
     return _estimate(sums.mean(), logits, size * GROUPS)
 
 
-def antithetic(loss: Loss, logits: Tensor, u: Tensor) -> Tensor:
+def antithetic(loss: Loss, logits: Tensor, u: Tensor, *, check: bool = False) -> Tensor:
     """Return DisARM's estimate for each pair, `(N, L)`, out of uniforms of that shape."""
     wide = logits.to(torch.float64)
     one, other = 1 - u < wide.sigmoid(), u < wide.sigmoid()
-    value = losses(loss, torch.cat([one, other]).to(logits.dtype), logits).to(torch.float64)
+    both = torch.cat([one, other]).to(logits.dtype)
+    value = losses(loss, both, logits).to(torch.float64)
+    if check:
+        check_alone(loss, both, value, logits, noise=True)
     half_difference = (value[: len(u)] - value[len(u) :])[:, None] / 2
     sign = one.to(torch.float64) - other.to(torch.float64)
     return half_difference * sign * wide.abs().sigmoid()

@@ -24,10 +24,11 @@ ROWS = 2**10
 
 @dataclass(frozen=True)
 class Site:
-    """A draw that was seen: its kind, its logits as `(R, C)`, and what it returned."""
+    """A draw that was seen: its kind, its logits as `(R, C)`, their shape, and what it returned."""
 
     draw: Draw
     logits: Tensor
+    shape: torch.Size
     value: Tensor
 
     def at(self, one_hot: Tensor, rows: slice, inputs: Sequence[Tensor]) -> Tensor:
@@ -74,7 +75,7 @@ def probe(
 
     Raises:
         ArgumentError: if there is no such draw in the model, or several and no `name`, or the
-            rows of logits are no multiple of the batch.
+            rows of logits are no multiple of the batch, or don't have its examples first.
 
     Edge cases: random state, buffers and `.grad` stay as they are. Logits of -infinity, as those
     that a mask rules out, are never drawn. A model that `torch.func.vmap` can't map (BatchNorm in
@@ -159,7 +160,8 @@ def _sites(trace: Tracer) -> tuple[dict[str, Site], list[str]]:
             return None
         logits = draw.logits(operation, inputs).detach()
         value: Tensor = apply(operation, *inputs)
-        sites[name] = Site(draw, logits.reshape(-1, logits.shape[-1]), value.detach())
+        rows = logits.reshape(-1, logits.shape[-1])
+        sites[name] = Site(draw, rows, logits.shape, value.detach())
         return value
 
     with trace.undisturbed():
@@ -205,6 +207,12 @@ def _rows_of(example: int, total: int, site: Site) -> slice:
         raise ArgumentError(
             f"batch must have its examples in the first dimension of its first tensor; it has "
             f"{total} there, and the draw has {rows} rows of logits, no multiple"
+        )
+    if next((size for size in site.shape[:-1] if size > 1), rows) % total:
+        raise ArgumentError(
+            f"the draw must have the {total} examples of the batch in the first dimension; it has "
+            f"logits of shape {tuple(site.shape)}, where the rows of one don't lie together: draw "
+            f"from logits.movedim(dim, 0), or probe a batch of one example"
         )
     if example >= total:
         raise ArgumentError(f"example must lie in [0, {total - 1}], got {example}")

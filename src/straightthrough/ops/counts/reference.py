@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.kernels import kernel
 from ...core.noise import Noise, in_blocks
-from ...core.precision import compute_dtype, narrowed
+from ...core.precision import as_due, compute_dtype, narrowed
 from ...core.sums import summed
 from ...estimators import CountEstimator, Fini
 from ..bernoulli.reference import logit
@@ -153,7 +153,7 @@ def pulled(
         exact = torch.where(count == torch.full_like(count, -size), -size, exact)
     # The slope may be as small as the rule's weight is large.
     gradient = rule.gradient(mean, dispersion, size, exact, grad.to(wide) * slope)
-    return narrowed(gradient.masked_fill(count.isnan(), torch.nan), x.dtype)
+    return narrowed(as_due(gradient, x, wide).masked_fill(count.isnan(), torch.nan), x.dtype)
 
 
 def moments(

@@ -109,7 +109,7 @@ def subset_log_prob(
     if k is None:
         k = count_of(logits.movedim(dim, -1), value.movedim(dim, -1))
     rows, k, dim = subset_rows("logits", logits, k, dim, mask)
-    near, beyond = _centred(rows, k)
+    near, beyond = centred(rows, k)
     z = value.movedim(dim, -1)
     # 0 times -infinity is NaN. That is the gradient to the value, which is scaled on its way.
     least = -math.sqrt(torch.finfo(value.dtype).max)
@@ -151,14 +151,14 @@ def subset_entropy(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | None
         tensor(6.)
     """
     rows, k, _ = subset_rows("logits", logits, k, dim, mask)
-    near, _ = _centred(rows, k)
+    near, _ = centred(rows, k)
     mu, total = apply(Cumulant(k), near), apply(LogPartition(k), near)
     found: Tensor = (total - (mu * near.masked_fill(near.isinf(), 0)).sum(-1)).to(logits.dtype)
     check_outcomes("subset_entropy", found.isnan)
     return found
 
 
-def _centred(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def centred(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the rows in float64, less their k-th largest, cut off at `FAR`; and what was cut off.
 
     The law is the same, and what all logits of a row share, as the -1e30 of a row of padding,
