@@ -148,6 +148,20 @@ def test_dampening_draws_to_the_value_but_not_from_beyond():
     assert dampening(nn.Linear(2, 2)).item() == 0
 
 
+@pytest.mark.parametrize("size", [1 / 64, 1.0, 64.0])
+def test_dampening_knows_what_a_block_reaches(size):
+    """7.5 is beyond the 6 of its block, and 0.3 draws to 0.5; of any power of two times these."""
+    config = Config(Scheme(MX(block=4), Fixed(), "identity"))
+    model = layer(7.5 * size, 0.3 * size, 5.0 * size, -6.5 * size, config=config)
+    values = model.quantized_weight().tolist()
+    assert values == [[6.0 * size, 0.5 * size, 4.0 * size, -6.0 * size]]
+    loss = dampening(model)
+    loss.backward()
+    assert loss.item() == pytest.approx((0.2**2 + 1) * size**2)
+    due = torch.tensor([[0.0, -0.4, 2.0, 0.0]]) * size
+    torch.testing.assert_close(model.weight.grad, due)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_dampening_is_summed_in_float32(dtype):
     """400 layers of 1,024 weights, each 1/2 off: in float16 the sum would be infinite."""

@@ -342,7 +342,12 @@ def _parameters(model: nn.Module) -> Iterator[Weight]:
 
 
 def _beyond(quantizer: Quantizer, x: Tensor) -> Tensor:
-    """Return which elements lie beyond the least and the largest value of the grid."""
+    """Return which elements lie beyond the least and the largest value of the grid.
+
+    Where blocks have scales of their own, of what an element reaches in its block.
+    """
     grid, zero, v = quantizer.grid, quantizer.zero_point, quantizer.in_steps(x)
     v = v if zero is None else v + zero.round()
+    if isinstance(grid, Blocks):
+        v, grid = grid.elements(v), grid.of
     return ((v < grid.low) | (v > grid.high)).reshape(x.shape)
