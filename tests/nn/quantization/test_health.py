@@ -175,6 +175,33 @@ def test_dampening_is_summed_in_float32(dtype):
     assert layers[0].weight.grad.unique().tolist() == [1.0]
 
 
+def test_dampening_draws_what_a_weight_is_computed_of():
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(2, 1, bias=False))
+    length, direction = model.parameters()
+    with torch.no_grad():
+        length.fill_(5.0), direction.copy_(torch.tensor([[0.6, 0.8]]) * 2)  # a weight of (3, 4)
+        length.add_(0.5)
+    prepare(model, [("", STEPS)])
+    loss = dampening(model)
+    loss.backward()
+    off = torch.tensor([0.3, 0.4])  # of (3.3, 4.4)
+    assert loss.item() == pytest.approx(0.25)
+    assert length.grad.item() == pytest.approx(2 * (off @ torch.tensor([0.6, 0.8])).item())
+
+
+def test_dampening_draws_what_is_left_of_a_pruned_weight():
+    model = layer(0.7, 1.2, 3.4)
+    nn.utils.prune.custom_from_mask(model, "weight", torch.tensor([[1.0, 1.0, 0.0]]))
+    for _ in range(2):
+        model.weight_orig.grad = None
+        model(torch.ones(1, 3))
+        loss = dampening(model)
+        loss.backward()
+        assert loss.item() == pytest.approx(0.3**2 + 0.2**2)
+        due = torch.tensor([[-0.6, 0.4, 0.0]])
+        torch.testing.assert_close(model.weight_orig.grad, due)
+
+
 class Dampened(nn.Module):
     def __init__(self, model):
         super().__init__()
