@@ -189,6 +189,16 @@ def test_dampening_draws_what_a_weight_is_computed_of():
     assert length.grad.item() == pytest.approx(2 * (off @ torch.tensor([0.6, 0.8])).item())
 
 
+def test_dampening_moves_no_spectral_norm():
+    model = prepare(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), [("", STEPS)])
+    before = {name: each.clone() for name, each in model.named_buffers()}
+    dampening(model).backward()
+    assert model.parametrizations.weight[0].training
+    assert model.parametrizations.weight.original.grad.any()
+    for name, each in model.named_buffers():
+        assert torch.equal(each, before[name]), name
+
+
 def test_dampening_draws_what_is_left_of_a_pruned_weight():
     model = layer(0.7, 1.2, 3.4)
     nn.utils.prune.custom_from_mask(model, "weight", torch.tensor([[1.0, 1.0, 0.0]]))
