@@ -64,6 +64,10 @@ class Blocks(Grid):
         found = self.of_largest(torch.where(largest > 0, largest, 1))
         return torch.where(largest.isfinite(), found, torch.nan)
 
+    def elements(self, v: Tensor) -> Tensor:
+        """Return `v` in units of the scales of its blocks: what elements are made of."""
+        return v / self._spread(v)
+
     def rounded(self, v: Tensor, zero: Zero = 0, rounding: Rounding = torch.round) -> Tensor:
         t = self._spread(v)
         # In a second derivative 0 over the NaN of a block would be NaN.
@@ -71,7 +75,7 @@ class Blocks(Grid):
         return self.of.rounded(v / by, 0, rounding) * t
 
     def inside(self, v: Tensor, zero: Zero = 0, what: Inside = "code") -> Tensor:
-        return self.of.inside(v / self._spread(v), zero, what)
+        return self.of.inside(self.elements(v), zero, what)
 
     def width(self, v: Tensor) -> Tensor:
         t = self._spread(v)
@@ -79,7 +83,7 @@ class Blocks(Grid):
 
     def codes(self, v: Tensor, zero: Zero = 0) -> Tensor:
         """Return the codes of the elements; `scales` has those of the blocks."""
-        return self.of.codes(v / self._spread(v))
+        return self.of.codes(self.elements(v))
 
     def decode(self, codes: Tensor, zero: Zero = 0) -> Tensor:
         """Return the values of the elements, before they are multiplied by `scales`."""

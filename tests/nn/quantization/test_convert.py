@@ -261,6 +261,15 @@ def test_a_weight_whose_quantizer_is_off_ships_as_it_is():
         assert torch.equal(ready[0].weight, model[0].weight)
 
 
+@pytest.mark.parametrize("name", ["w8a8", "w4"])
+def test_a_batch_norm_is_not_folded_into_bytes(name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    packed = convert(prepare(model, [("0", name)]).eval(), to="packed")
+    folded = nn.utils.fuse_conv_bn_eval(*packed)
+    with pytest.raises(st.ShapeError, match="before the model is prepared"):
+        folded(torch.randn(1, 3, 5, 5))
+
+
 def test_a_packed_model_moves_to_another_dtype():
     model, x = trained(SCHEMES["int8 rows"][0]), torch.randn(4, 32)
     packed = convert(model, to="packed").to(torch.bfloat16)

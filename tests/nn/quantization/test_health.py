@@ -148,6 +148,20 @@ def test_dampening_draws_to_the_value_but_not_from_beyond():
     assert dampening(nn.Linear(2, 2)).item() == 0
 
 
+@pytest.mark.parametrize("size", [1 / 64, 1.0, 64.0])
+def test_dampening_knows_what_a_block_reaches(size):
+    """7.5 is beyond the 6 of its block, and 0.3 draws to 0.5; of any power of two times these."""
+    config = Config(Scheme(MX(block=4), Fixed(), "identity"))
+    model = layer(7.5 * size, 0.3 * size, 5.0 * size, -6.5 * size, config=config)
+    values = model.quantized_weight().tolist()
+    assert values == [[6.0 * size, 0.5 * size, 4.0 * size, -6.0 * size]]
+    loss = dampening(model)
+    loss.backward()
+    assert loss.item() == pytest.approx((0.2**2 + 1) * size**2)
+    due = torch.tensor([[0.0, -0.4, 2.0, 0.0]]) * size
+    torch.testing.assert_close(model.weight.grad, due)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_dampening_is_summed_in_float32(dtype):
     """400 layers of 1,024 weights, each 1/2 off: in float16 the sum would be infinite."""
@@ -159,6 +173,43 @@ def test_dampening_is_summed_in_float32(dtype):
     assert loss.item() == 400 * 1024 / 4
     loss.backward()
     assert layers[0].weight.grad.unique().tolist() == [1.0]
+
+
+def test_dampening_draws_what_a_weight_is_computed_of():
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(2, 1, bias=False))
+    length, direction = model.parameters()
+    with torch.no_grad():
+        length.fill_(5.0), direction.copy_(torch.tensor([[0.6, 0.8]]) * 2)  # a weight of (3, 4)
+        length.add_(0.5)
+    prepare(model, [("", STEPS)])
+    loss = dampening(model)
+    loss.backward()
+    off = torch.tensor([0.3, 0.4])  # of (3.3, 4.4)
+    assert loss.item() == pytest.approx(0.25)
+    assert length.grad.item() == pytest.approx(2 * (off @ torch.tensor([0.6, 0.8])).item())
+
+
+def test_dampening_moves_no_spectral_norm():
+    model = prepare(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), [("", STEPS)])
+    before = {name: each.clone() for name, each in model.named_buffers()}
+    dampening(model).backward()
+    assert model.parametrizations.weight[0].training
+    assert model.parametrizations.weight.original.grad.any()
+    for name, each in model.named_buffers():
+        assert torch.equal(each, before[name]), name
+
+
+def test_dampening_draws_what_is_left_of_a_pruned_weight():
+    model = layer(0.7, 1.2, 3.4)
+    nn.utils.prune.custom_from_mask(model, "weight", torch.tensor([[1.0, 1.0, 0.0]]))
+    for _ in range(2):
+        model.weight_orig.grad = None
+        model(torch.ones(1, 3))
+        loss = dampening(model)
+        loss.backward()
+        assert loss.item() == pytest.approx(0.3**2 + 0.2**2)
+        due = torch.tensor([[-0.6, 0.4, 0.0]])
+        torch.testing.assert_close(model.weight_orig.grad, due)
 
 
 class Dampened(nn.Module):

@@ -164,8 +164,20 @@ def _latent(module: nn.Module, name: str, quantizer: Any) -> Tensor:
     names = ["original"] if parts.is_tensor else [f"original{n}" for n in range(parts.ntensors)]
     given: list[Tensor] = [getattr(parts, name) for name in names]
     for part in [*parts][:-1]:
-        given = [part(*given)]
+        given = [_read(part, given)]
     return given[0]
+
+
+def _read(part: nn.Module, given: list[Tensor]) -> Tensor:
+    """Return what a module computes, as in `eval()`: in training that of spectral norm moves."""
+    modes = {module: module.training for module in part.modules()}
+    part.eval()
+    try:
+        computed: Tensor = part(*given)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return computed
 
 
 @torch.no_grad()

@@ -111,8 +111,10 @@ class Oscillations(Checked):
     Call `step()` after each step of the optimizer. The state dict has all it knows, so a training
     that goes on with it goes on the same. `st.audit.Monitor` shows the mean frequency and the share
     that is frozen. Weights whose grid's blocks have scales of their own (`MX`, `NVFP4`) are left
-    out, as their codes move with their neighbours. What does not quantize, as its delay is not over
-    or it is not `enabled`, is neither looked at nor frozen until it does.
+    out, as their codes move with their neighbours; so are those that others make, as those of
+    weight norm do, or that a `transform` changes first, as no value can be set. What does not
+    quantize, as its delay is not over or it is not `enabled`, is neither looked at nor frozen until
+    it does.
 
     Args:
         model: prepared; scales of weights that have not started do.
@@ -160,7 +162,10 @@ class Oscillations(Checked):
                 self.add_module(weight.path.replace(".", "/"), found)
                 weight.quantizer.__dict__["oscillation"] = found
         if not self.weights:
-            raise ArgumentError("the model has no weight with codes of its own; first prepare it")
+            raise ArgumentError(
+                "the model has no weight with codes of its own; first prepare it. One that is made "
+                "by others is left out: of torch.nn.utils.prune, call prune.remove(layer, 'weight')"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         if not all(id(weight.module) in memo for weight in self.weights.values()):
@@ -191,8 +196,10 @@ def dampening(model: nn.Module) -> Tensor:
 
     The sum of `(q(w) - clip(w))^2` over all quantized weights, `q(w)` held and the clip that to the
     ends of the grid: what lies beyond is not drawn, nor is what does not quantize, as its delay is
-    not over or it is not `enabled`. Add it, times a number that grows with training
-    (the paper: a cosine from 0 to 0.1), to the loss.
+    not over or it is not `enabled`, or what a `transform` changes first. A weight that others make,
+    as those of weight norm do, draws these; one that a hook makes, as in `torch.nn.utils.prune`, is
+    that of the last forward, so call this behind it. Add it, times a number that grows with
+    training (the paper: a cosine from 0 to 0.1), to the loss.
 
     Args:
         model: prepared.
@@ -210,7 +217,7 @@ def dampening(model: nn.Module) -> Tensor:
         Nagel et al., "Overcoming oscillations in quantization-aware training", 2022, section 4.2.
     """
     total: Tensor | None = None
-    for weight in _parameters(model):
+    for weight in _weights(model):
         quantizer, latent = weight.quantizer, weight.latent
         if not quantizer.active:
             continue
@@ -229,7 +236,8 @@ class CAGE(Checked):
 
     `w <- w - lr l (w - q(w))` after the step, lr that of the weight's group. l is 0 for the first
     part of the steps and then grows linearly to the strength: decoupled, as weight decay is. What
-    does not quantize, as its delay is not over or it is not `enabled`, is left alone.
+    does not quantize, as its delay is not over or it is not `enabled`, is left alone, and so is a
+    weight that others make, as those of weight norm do, or that a `transform` changes first.
 
     Args:
         optimizer: of the model's parameters.
@@ -326,23 +334,33 @@ class CAGE(Checked):
                     parameter.sub_(off, alpha=float(group["lr"]) * strength)
 
 
-def _parameters(model: nn.Module) -> Iterator[Weight]:
-    """Yield the quantized weights that are parameters, each of those that are shared once.
+def _weights(model: nn.Module) -> Iterator[Weight]:
+    """Yield the quantized weights, each of those that are shared once.
 
     Not those that are transformed first, whose values lie elsewhere than they do.
     """
-    seen: set[int] = set()
+    seen: dict[int, Tensor] = {}  # which keeps those that are computed, and their ids
     for weight in quantized_weights(model):
+        if not weight.quantizer.transform and id(weight.latent) not in seen:
+            seen[id(weight.latent)] = weight.latent
+            yield weight
+
+
+def _parameters(model: nn.Module) -> Iterator[Weight]:
+    """Yield those of them that are parameters, which can be set."""
+    for weight in _weights(model):
         # By what they are, since `torch.func.functional_call` puts tensors in their place.
-        stored = any(weight.latent is each for each in weight.module.parameters())
-        plain = stored and not weight.quantizer.transform
-        if plain and id(weight.latent) not in seen:
-            seen.add(id(weight.latent))
+        if any(weight.latent is each for each in weight.module.parameters()):
             yield weight
 
 
 def _beyond(quantizer: Quantizer, x: Tensor) -> Tensor:
-    """Return which elements lie beyond the least and the largest value of the grid."""
+    """Return which elements lie beyond the least and the largest value of the grid.
+
+    Where blocks have scales of their own, of what an element reaches in its block.
+    """
     grid, zero, v = quantizer.grid, quantizer.zero_point, quantizer.in_steps(x)
     v = v if zero is None else v + zero.round()
+    if isinstance(grid, Blocks):
+        v, grid = grid.elements(v), grid.of
     return ((v < grid.low) | (v > grid.high)).reshape(x.shape)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.bits import pack_numbers, unpack_numbers
+from ...core.errors import ShapeError
 from ...grids.block import Blocks
 from ..kept import KeptDtypes
 from ..quantizer import Quantizer
@@ -66,6 +67,13 @@ class Packed(KeptDtypes):
 
     def codes(self, packed: Tensor) -> Tensor:
         """Return the codes, int32, of the weight's shape."""
+        due = -(-self.shape.numel() * self.width // 8)
+        if packed.shape != (due,):
+            raise ShapeError(
+                f"the bytes of a packed weight of shape {tuple(self.shape)} must be of shape "
+                f"({due},), got {tuple(packed.shape)}; change a weight, as to fold a batch norm "
+                f"into it, before the model is prepared"
+            )
         return unpack_numbers(packed, self.width, self.shape) + self.grid.code_range[0]
 
     def forward(self, packed: Tensor) -> Tensor:

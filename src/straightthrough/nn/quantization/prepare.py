@@ -101,7 +101,9 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
     name matches. The first pattern that a module fits says what becomes of it, by whichever of its
     names if it has several. What fits a `MultiheadAttention` fits its `out_proj`, too.
 
-    Prepare before the model is compiled, replicated or sharded, and before the optimizer is made.
+    Prepare before the model is compiled, replicated or sharded, and before the optimizer is made;
+    but fold batch norms first, as `torch.nn.utils.fuse_conv_bn_eval` does: it changes the weights,
+    and scales that are kept stay.
 
     Args:
         model: is changed.
