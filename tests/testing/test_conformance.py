@@ -252,5 +252,14 @@ def test_a_rule_that_no_operator_takes_is_refused():
     assert all(form in str(caught.value) for form in forms)
 
 
+def test_a_rule_that_may_change_is_refused():
+    class Mutable(Derivative):
+        def derivative(self, x):
+            return x
+
+    with pytest.raises(st.ArgumentError, match=r"^Mutable must be a frozen dataclass"):
+        testing.check_rule(Mutable())
+
+
 def test_an_operator_is_checked_with_its_rules():
     testing.check_operator(OPERATORS["topk"])

@@ -8,7 +8,7 @@ to an operator with each of its rules. Each `check_*` takes a `Case` and raises 
 from __future__ import annotations
 
 from ..core.errors import ArgumentError
-from ..core.registry import OPERATORS, OperatorRecord
+from ..core.registry import OPERATORS, OperatorRecord, resolve
 from ..core.rules import Rule
 from .case import CHECKS, CLASSES, DTYPES, Case, applicable, cases
 from .compare import assert_bits, assert_close
@@ -104,7 +104,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
 
     Raises:
         AssertionError: at the first check that fails, naming operator, rule, dtype and values.
-        ArgumentError: if no operator takes a rule of this form.
+        ArgumentError: if no operator takes a rule of this form, or it is no frozen dataclass.
         StraightThroughError: under `python -O`, which leaves assertions out.
 
     Cost: seconds; each operator is compiled once or twice, by the backend "aot_eager".
@@ -122,6 +122,7 @@ def check_rule(rule: Rule, *, device: str = "cpu") -> None:
             f"a rule is a Derivative, a Relaxation, or a CategoricalEstimator, CountEstimator, "
             f"GridEstimator, PairEstimator, SolverEstimator or SubsetEstimator"
         )
+    resolve("rule", rule, *takers[0].fits)
     for record in takers:
         _check(Case(record, rule, device))
 
