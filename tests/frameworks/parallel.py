@@ -20,6 +20,7 @@ from torch.distributed.tensor.parallel import (
 
 import straightthrough as st
 from frameworks.training import whole
+from straightthrough.nn.statistics import together
 from straightthrough.scales import Learned, Observed, Scale
 
 WIDTH = 8
@@ -147,6 +148,13 @@ def try_routers(rank: int) -> None:
                 model.update(), alone.update()
             assert torch.equal(whole(model.bias), alone.bias)
             assert alone.bias.any()
+
+
+def try_sums(rank: int) -> None:
+    mesh = init_device_mesh("cpu", (2,))
+    for placement in (Replicate(), Shard(0)):
+        laid = distribute_tensor(torch.tensor([1.0, 2.0]), mesh, [placement])
+        assert whole(together(laid)).tolist() == [1.0, 2.0]  # each rank has it, and it counts once
 
 
 def try_refused(rank: int) -> None:

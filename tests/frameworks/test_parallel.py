@@ -14,6 +14,7 @@ WORKERS = (
     parallel.try_counted,
     parallel.try_codebooks,
     parallel.try_routers,
+    parallel.try_sums,
     parallel.try_refused,
 )
 
