@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling, is_exporting
-from torch.nn import Parameter
 
 from .errors import check_not_nested
 from .internals import (
@@ -35,7 +34,7 @@ from .internals import (
     unwrap_if_dead,
     without_grad,
 )
-from .kernels import disabled
+from .kernels import PLAIN, disabled
 from .library import library
 from .mesh import on_mesh
 from .operation import Operation
@@ -114,13 +113,10 @@ def _small(carrier: Tensor, inputs: Sequence[Tensor]) -> bool:
     if observed() or not carrier.requires_grad or carrier.numel() > FEW:
         return False
     for tensor in inputs:  # the value may be of any of their types, and on any of their devices
-        plain = type(tensor) in _PLAIN and tensor.is_cpu
+        plain = type(tensor) in PLAIN and tensor.is_cpu
         if not plain:
             return False
     return True
-
-
-_PLAIN = (Tensor, Parameter)
 
 
 def _carried(carrier: Tensor, operation: Operation, inputs: Sequence[Tensor]) -> Any:

@@ -175,12 +175,12 @@ def _with_noise(
     return call
 
 
-_PLAIN = (Tensor, Parameter)
+PLAIN = (Tensor, Parameter)
 
 
 def known(x: Tensor) -> bool:
     """Whether a tensor is a plain one, or stands for one in a graph: of no other subclass."""
-    return type(x) in _PLAIN or isinstance(x, RECORDED)
+    return type(x) in PLAIN or isinstance(x, RECORDED)
 
 
 _REFERENCE, _DIRECT, _RECORDED = range(3)
@@ -203,9 +203,9 @@ def _chooser(name: str, others: list[int], floats: list[int]) -> Callable[..., i
         if is_grad_enabled() or transforms_active():
             return _REFERENCE
         for i in others:
-            if type(rest[i]) not in _PLAIN and not known(rest[i]):
+            if type(rest[i]) not in PLAIN and not known(rest[i]):
                 return _REFERENCE
-        if type(x) not in _PLAIN:
+        if type(x) not in PLAIN:
             return _RECORDED if isinstance(x, RECORDED) else _REFERENCE
         return _RECORDED if is_compiling() or (not cpu and moving(rest)) else _DIRECT
 
@@ -216,7 +216,7 @@ def in_a_graph(x: Tensor) -> bool:
     """Whether a call on `x` is recorded; a plain tensor tells at once that it is not."""
     if is_compiling():
         return True
-    return type(x) not in _PLAIN and tracing()
+    return type(x) not in PLAIN and tracing()
 
 
 def _record(
