@@ -158,7 +158,7 @@ def test_kernels_are_in_the_files_that_are_compiled() -> None:
 def test_operations_and_references_have_a_file_each(module: Path) -> None:
     for node in ast.parse(module.read_text(encoding="utf-8")).body:
         bases = {*map(ast.unparse, node.bases)} if isinstance(node, ast.ClassDef) else set()
-        if bases & {"Operation", "Draw"}:
+        if bases & {"Operation", "Draw", "RuledDraw"}:
             assert module.name == "operation.py", node.name
         elif isinstance(node, ast.FunctionDef):
             decorators = [ast.unparse(each) for each in node.decorator_list]

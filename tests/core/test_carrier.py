@@ -27,6 +27,7 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "through": lambda x: st.through(x, x.detach().sign()),
     "through, laid otherwise": lambda x: st.through(x, x.detach().sign().contiguous()),
     "lfq": lambda x: st.lfq(x)[0],
+    "bernoulli": lambda x: st.bernoulli(x, "identity", seed=7),
 }
 
 

@@ -178,7 +178,7 @@ class Node(torch.autograd.Function):
         return (tangent, *(None,) * ctx.without_tangent) if ctx.without_tangent else tangent
 
 
-_enter = entry(Node)
+_enter = entry(Node, "operation", "without_tangent")
 
 # ---- the operator ----
 

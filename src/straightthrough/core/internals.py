@@ -199,14 +199,16 @@ def without_grad(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
         _set_grad_enabled(True)
 
 
-def entry(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def entry(function: type[torch.autograd.Function], *attributes: str) -> Callable[..., Any]:
     """Return what `function.apply` calls in the end, and have its node call `backward` at once.
 
     What the two ask before, the engine knows; asking it again takes 3 us, and .3 us in backward.
+    The node has slots for the attributes that `forward` sets, as a dictionary takes .1 us.
     """
-    node = getattr(function, "_backward_cls", None)
+    node: Any = getattr(function, "_backward_cls", None)
     if node is not None:
-        node.apply = function.backward
+        own = {"apply": function.backward, "__slots__": attributes}
+        function._backward_cls = type(node.__name__, (node,), own)
     enter: Callable[..., Any]
     enter = getattr(super(torch.autograd.Function, function), "apply", function.apply)
     return enter

@@ -5,14 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_exporting
 
-from .errors import ArgumentError, DtypeError, ShapeError, check_not_onnx
+from .errors import (
+    ArgumentError,
+    DtypeError,
+    ShapeError,
+    StraightThroughError,
+    check_not_onnx,
+)
 from .internals import Operator, constant_in_graphs, tracing, transforms_active
 from .library import library
 from .mesh import agreed, on_mesh
@@ -240,6 +246,21 @@ class Noise(NamedTuple):
     ) -> Tensor:
         """Return one uniform an element, `(count,)`, all in (0, 1)."""
         return element_uniforms(self.seed, self.place, count, dtype, stream + 256 * sample)
+
+
+class _Noiseless:
+    def after(self, count: int) -> Self:
+        return self
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise StraightThroughError(
+            "a rule asks for noise in backward and does not say that it draws any: write "
+            "draws_noise = True in its class"
+        )
+
+
+NOISELESS = cast(Noise, _Noiseless())
+"""What a rule gets that does not say that it draws noise; asking it for some raises."""
 
 
 def exponential(uniform: Tensor) -> Tensor:

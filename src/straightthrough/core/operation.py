@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .errors import StraightThroughError
-from .noise import Place
+from .noise import NOISELESS, Noise, Place
 from .portable import Portable
+from .rules import Rule
 
 
 class Operation(Portable, ABC):
@@ -84,3 +85,20 @@ class Draw(Operation):
     """
 
     place: Place
+
+
+class RuledDraw(Draw):
+    """A draw whose rule, a field, may draw noise of its own in backward: else no seed is saved.
+
+    Backward takes the inputs but the seed, what forward returned beside the value, then the seed.
+    """
+
+    rule: Rule
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        kept = (*inputs[:-1], *outputs[1:])
+        return (*kept, inputs[-1]) if self.rule.draws_noise else kept
+
+    def noise(self, seed: Sequence[Tensor]) -> Noise:
+        """Return where the rule's own noise comes from, given what was saved of the seed."""
+        return Noise(seed[0], *self.place) if seed else NOISELESS

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.bits import unpack
 from ..core.errors import ArgumentError, DtypeError, ShapeError, check_floating, check_rows
-from ..core.noise import Noise, Seed, make_seed
+from ..core.noise import NOISELESS, Noise, Seed, make_seed
 from ..core.precision import compute_dtype, in_compute_dtype
 from ..core.rules import Rule, without_graph
 
@@ -43,7 +43,8 @@ class CategoricalEstimator(Rule):
             logits: `(..., C)`, float32 or float64.
             index: the outcome, `(...)` int64 in [0, C).
             grad: the gradient to the one-hot, `(..., C)`, of the logits' dtype.
-            noise: where the rule's own comes from, if it draws any.
+            noise: where the rule's own comes from, if its class says `draws_noise = True`; of any
+                other rule asking it raises.
         """
 
     def binary_gradient(self, x: Tensor, outcome: Tensor, grad: Tensor, noise: Noise) -> Tensor:
@@ -89,9 +90,11 @@ class CategoricalEstimator(Rule):
         outside = index[(index < 0) | (index >= classes)]
         if len(outside):
             raise ArgumentError(f"index must lie in [0, {classes - 1}], got {int(outside[0])}")
-        value, place = make_seed(seed if self.draws_noise else 0, None, logits)
-        rule = self.settled()
-        return without_graph(rule.backward, logits, index, grad, Noise(value, *place))
+        rule, noise = self.settled(), NOISELESS
+        if self.draws_noise:
+            value, place = make_seed(seed, None, logits)
+            noise = Noise(value, *place)
+        return without_graph(rule.backward, logits, index, grad, noise)
 
     def backward(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Noise) -> Tensor:
         """Return `gradient` in the logits' dtype, half precision computed in float32.

@@ -6,6 +6,7 @@ import torch
 import straightthrough as st
 from devices import Device
 from straightthrough.core import gpu, kernels
+from straightthrough.core.noise import NOISELESS
 from straightthrough.estimators import ReinMax, StraightThrough
 from straightthrough.ops.categorical import lookup
 
@@ -36,7 +37,7 @@ def arguments(rows, classes, depth, dtype):
 def exact(rule, tau, x, table, index, grad):
     x, table, grad = (value.double() for value in (x, table, grad))
     with kernels.disabled():
-        return lookup.by_blocks(rule(tau), x, table, index, grad, lookup.NOISELESS)
+        return lookup.by_blocks(rule(tau), x, table, index, grad, NOISELESS)
 
 
 @EVERY
@@ -109,7 +110,7 @@ def test_a_subclass_with_a_formula_of_its_own_keeps_it(launches):
     x, table, index, grad = given
     with torch.no_grad():
         whole, half = (
-            lookup.lookup_backward(rule, x, table, index, grad, lookup.NOISELESS)[0]
+            lookup.lookup_backward(rule, x, table, index, grad, NOISELESS)[0]
             for rule in (ReinMax(), Half())
         )
     torch.testing.assert_close(half[3:], whole[3:] / 2)

@@ -24,11 +24,11 @@ from ...core.noise import Seed, make_seed
 from ...core.outcomes import Binary
 from ...core.precision import cast, compute_dtype
 from ...core.registry import operator, resolve
-from ...core.rules import Derivative
+from ...core.rules import Derivative, Rule, Saved
 from ...core.signature import Input
 from ...estimators import CategoricalEstimator, ReinMax
 from . import reference, specification
-from .operation import BinaryDraw, Concrete
+from .operation import BinaryDraw, Concrete, SurrogateDraw
 
 
 def parameter(
@@ -54,8 +54,10 @@ def check_stretch(gamma: object, zeta: object) -> tuple[Any, Any]:
     return low, high
 
 
-def _input_and_outcome(rule: object, logits: Tensor) -> int:
-    return logits.nbytes + (logits.numel() + 7) // 8 + 8
+def _what_the_rule_needs(rule: Rule, logits: Tensor) -> int:
+    if isinstance(rule, Derivative):
+        return 0 if rule.saved is Saved.NOTHING else logits.nbytes
+    return logits.nbytes + (logits.numel() + 7) // 8 + 8 * rule.draws_noise
 
 
 def _input_and_seed(rule: object, logits: Tensor) -> int:
@@ -75,7 +77,7 @@ _COMMON = {
     rule="estimator",
     fits=(CategoricalEstimator, Derivative),
     default=ReinMax(),
-    saved_bytes=_input_and_outcome,
+    saved_bytes=_what_the_rule_needs,
     forward_mode=False,
     **_COMMON,
 )
@@ -121,8 +123,8 @@ def bernoulli(
     Higher order: double backward differentiates the rule's formula, outcome and noise held; that to
     `probs` has an error of some eps / (p (1 - p)). Forward mode raises.
 
-    Cost: a sigmoid and a uniform an element; the parameter, one bit an element and the seed are
-    saved.
+    Cost: a sigmoid and a uniform an element; the parameter and one bit an element are saved, and
+    the seed if the rule draws noise; for a surrogate the parameter alone, for `"identity"` nothing.
 
     Example:
         >>> st.bernoulli(probs=torch.tensor([0.0, 1.0]), estimator="identity", seed=0)
@@ -135,7 +137,8 @@ def bernoulli(
     x, of_probs = parameter(logits, probs)
     rule = resolve("estimator", estimator, CategoricalEstimator, Derivative, fields=fields)
     value, place = make_seed(seed, generator, x)
-    y = apply(BinaryDraw(rule, place, of_probs), x, value)
+    operation = SurrogateDraw if isinstance(rule, Derivative) else BinaryDraw
+    y = apply(operation(rule, place, of_probs), x, value)
     check_outcomes("bernoulli", lambda: y.isnan(), NO_PROBABILITY)
     return y
 

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from ...core.noise import Noise, Place
-from ...core.operation import Draw
+from ...core.operation import Draw, RuledDraw
 from ...core.precision import cast, narrowed
-from ...core.rules import Derivative
+from ...core.rules import Derivative, Saved
 from ...estimators.categorical import CategoricalEstimator
 from ...relaxations.jacobian import is_one
 from .reference import as_logits, binary_draw, concrete, concrete_backward, logit_slope
 
 
 @dataclass
-class BinaryDraw(Draw):
-    """A 0/1 draw forward, the rule backward; `x` is a probability or its logit."""
+class BinaryDraw(RuledDraw):
+    """A 0/1 draw forward, the estimator backward; `x` is a probability or its logit."""
 
     name = "st.bernoulli"
     dims = ("...",)
 
-    rule: CategoricalEstimator | Derivative
+    rule: CategoricalEstimator
     place: Place
     of_probs: bool
 
@@ -38,12 +38,9 @@ class BinaryDraw(Draw):
         return y.to(x.dtype), outcome
 
     def backward(
-        self, grad: Tensor, x: Tensor, seed: Tensor, outcome: Tensor
+        self, grad: Tensor, x: Tensor, outcome: Tensor, *seed: Tensor
     ) -> tuple[Tensor, None]:
-        rule = self.rule
-        if isinstance(rule, Derivative):
-            return rule.backward(x, grad), None
-        noise = Noise(seed, *self.place)
+        rule, noise = self.rule, self.noise(seed)
         if not self.of_probs:
             return rule.binary_backward(x, outcome, grad, noise), None
 
@@ -54,6 +51,30 @@ class BinaryDraw(Draw):
             return narrowed(to_probs, x.dtype, infinite=gradient)
 
         return _but_for_certain(pulled, x), None
+
+
+@dataclass
+class SurrogateDraw(Draw):
+    """The same draw forward, a surrogate's derivative at the parameter backward."""
+
+    name = "st.bernoulli"
+    dims = ("...",)
+
+    rule: Derivative
+    place: Place
+    of_probs: bool
+
+    def forward(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        return binary_draw(x, self.of_probs, Noise(seed, *self.place))
+
+    def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return () if self.rule.saved is Saved.NOTHING else inputs[:1]
+
+    def carrier(self, x: Tensor, seed: Tensor) -> Tensor | None:
+        return x if self.rule.saved is Saved.NOTHING else None
+
+    def backward(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, None]:
+        return self.rule.backward(saved[0], grad) if saved else grad, None
 
 
 @dataclass

@@ -22,6 +22,7 @@ from ...core.noise import Seed, make_seed
 from ...core.outcomes import ClassNumber, OneHot, TableRow
 from ...core.precision import in_dtype_of
 from ...core.registry import operator, resolve
+from ...core.rules import Rule
 from ...core.signature import Input
 from ...estimators import CategoricalEstimator, GumbelST, MVEInteger, ReinMax
 from ...relaxations import Softmax
@@ -56,8 +57,8 @@ def check_holds_numbers(logits: Tensor, classes: int) -> None:
         )
 
 
-def _logits_and_index(rule: object, logits: Tensor) -> int:
-    return logits.nbytes + 8 * logits.shape[:-1].numel() + 8
+def _logits_and_index(rule: Rule, logits: Tensor) -> int:
+    return logits.nbytes + 8 * logits.shape[:-1].numel() + 8 * rule.draws_noise
 
 
 _LOGITS = Input("logits", "... C")
@@ -112,9 +113,9 @@ def categorical(
     Higher order: double backward differentiates the estimator's formula, the outcome and the
     noise held; forward mode raises.
 
-    Cost: an exponential, a float64 prefix sum and a scatter; the logits, one index a row and
-    the seed are saved. No noise a class is drawn before backward, and none at all by most
-    estimators.
+    Cost: an exponential, a float64 prefix sum and a scatter; the logits and one index a row are
+    saved, and the seed if the estimator draws noise. No noise a class is drawn before backward,
+    and none at all by most estimators.
 
     Example:
         >>> logits = torch.tensor([[0.0, 1.0, 2.0]], requires_grad=True)
@@ -183,7 +184,7 @@ def categorical_integer(
     Higher order: as `st.categorical`.
 
     Cost: forward writes one number a row; backward is one pass more than the estimator's own. The
-    logits, one index a row and the seed are saved.
+    logits and one index a row are saved, and the seed if the estimator draws noise.
 
     Example:
         >>> logits = torch.tensor([[0.0, 0.0, 9.0], [9.0, 0.0, 0.0]], requires_grad=True)
@@ -381,7 +382,7 @@ def categorical_lookup(
 
     Cost: forward writes no tensor of the logits' size beyond the draw's own; backward is one
     matrix product and the estimator, by blocks of rows, and writes the gradients alone. Logits,
-    table, one index a row and the seed are saved.
+    table and one index a row are saved, and the seed if the estimator draws noise.
 
     Example:
         >>> table = torch.arange(6.0).reshape(3, 2)

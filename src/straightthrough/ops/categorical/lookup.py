@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from ...core.gpu import on_gpus
-from ...core.noise import Noise, in_blocks
+from ...core.noise import NOISELESS, Noise, in_blocks
 from ...core.precision import compute_dtype, narrowed
 from ...estimators.categorical import CategoricalEstimator
 from ...estimators.reinmax import ReinMax
 from ...estimators.straight_through import StraightThrough
-
-NOISELESS = Noise(torch.zeros((), dtype=torch.int64))
-"""Where rules that draw none have theirs from."""
 
 
 def lookup_backward(

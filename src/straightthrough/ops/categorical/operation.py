@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.noise import Noise, Place
-from ...core.operation import Draw, Operation
+from ...core.operation import Draw, Operation, RuledDraw
 from ...core.precision import cast, compute_dtype, narrowed
 from ...core.rules import Relaxation
 from ...estimators.categorical import CategoricalEstimator
@@ -27,71 +27,71 @@ def forward_logits(logits: Tensor, estimator: CategoricalEstimator) -> Tensor:
 
 
 @dataclass
-class OneHotDraw(Draw):
+class OneHotDraw(RuledDraw):
     """A one-hot drawn from softmax(logits) forward, the estimator backward."""
 
     name = "st.categorical"
     dims = ("... C",)
 
-    estimator: CategoricalEstimator
+    rule: CategoricalEstimator
     place: Place
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         noise = Noise(seed, *self.place)
-        if is_one(self.estimator.tau_forward):
+        if is_one(self.rule.tau_forward):
             return draw(logits, noise)
-        y, index = draw(forward_logits(logits, self.estimator), noise)
+        y, index = draw(forward_logits(logits, self.rule), noise)
         return y.to(logits.dtype), index
 
     def backward(
-        self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
+        self, grad: Tensor, logits: Tensor, index: Tensor, *seed: Tensor
     ) -> tuple[Tensor, None]:
-        return self.estimator.backward(logits, index, grad, Noise(seed, *self.place)), None
+        return self.rule.backward(logits, index, grad, self.noise(seed)), None
 
 
 @dataclass
-class Lookup(Draw):
+class Lookup(RuledDraw):
     """The row of a table that a draw names, without the one-hot."""
 
     name = "st.categorical_lookup"
     dims = ("... C", "C D")
 
-    estimator: CategoricalEstimator
+    rule: CategoricalEstimator
     place: Place
 
     def forward(self, logits: Tensor, table: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(forward_logits(logits, self.estimator), Noise(seed, *self.place))
+        index = draw_index(forward_logits(logits, self.rule), Noise(seed, *self.place))
         value = table[index.clamp(min=0)]
         return torch.where((index < 0).unsqueeze(-1), torch.nan, value), index
 
     def backward(
-        self, grad: Tensor, logits: Tensor, table: Tensor, seed: Tensor, index: Tensor
+        self, grad: Tensor, logits: Tensor, table: Tensor, index: Tensor, *seed: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        noise = Noise(seed, *self.place)
-        return *lookup_backward(self.estimator, logits, table, index, grad, noise), None
+        noise = self.noise(seed)
+        return *lookup_backward(self.rule, logits, table, index, grad, noise), None
 
 
 @dataclass
-class NumberDraw(Draw):
+class NumberDraw(RuledDraw):
     """The number of a drawn class forward; backward that of its one-hot times (0, ..., C - 1)."""
 
     name = "st.categorical_integer"
     dims = ("... C",)
 
-    estimator: CategoricalEstimator
+    rule: CategoricalEstimator
     place: Place
 
     def forward(self, logits: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = draw_index(forward_logits(logits, self.estimator), Noise(seed, *self.place))
+        index = draw_index(forward_logits(logits, self.rule), Noise(seed, *self.place))
         return torch.where(index < 0, torch.nan, index.to(logits.dtype)), index
 
     def backward(
-        self, grad: Tensor, logits: Tensor, seed: Tensor, index: Tensor
+        self, grad: Tensor, logits: Tensor, index: Tensor, *seed: Tensor
     ) -> tuple[Tensor, None]:
         wide = compute_dtype(logits.dtype)
         number = torch.arange(logits.shape[-1], dtype=wide, device=logits.device)
         to_one_hot = grad.to(wide).unsqueeze(-1) * number
-        return self.estimator.backward(logits, index, to_one_hot, Noise(seed, *self.place)), None
+        return self.rule.backward(logits, index, to_one_hot, self.noise(seed)), None
 
 
 @dataclass

@@ -7,11 +7,12 @@ import triton.language as tl
 from ...core.gpu import implement
 from ...core.native import rows, stored
 from ...core.native.arguments import check_index, check_rows, described, refuse
+from ...core.noise import NOISELESS
 from ...core.precision import narrowed
 from ...estimators.reinmax import ReinMax
 from ...estimators.straight_through import StraightThrough
 from ...estimators.triton import reinmax_of, straight_through_of
-from .lookup import NOISELESS, by_blocks, to_table
+from .lookup import by_blocks, to_table
 
 LONGEST = 512
 """Classes of a row whose gradient stays in registers.

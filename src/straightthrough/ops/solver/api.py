@@ -39,7 +39,7 @@ NO_SOLUTION = "a NaN or +infinity, or the solver returned NaN"
     rule="estimator",
     fits=(SolverEstimator,),
     default=IMLE(),
-    saved_bytes=lambda rule, theta: 2 * theta.nbytes + 8,
+    saved_bytes=lambda rule, theta: 2 * theta.nbytes + 8 * rule.draws_noise,
     arguments={"solver": specification.largest},
     forward_mode=False,
 )
@@ -92,7 +92,8 @@ def solve(
     Higher order: the solutions are held; forward mode raises.
 
     Cost: one call of the solver forward, with all problems; backward as many as the estimator says.
-    Theta, the solutions and a seed are saved. Compiled code calls it whole, where it stands.
+    Theta and the solutions are saved, and the seed if the rule draws noise. Compiled code calls it
+    whole, where it stands.
 
     Example:
         >>> def cheapest(theta):  # two of four, as a knapsack of equal weights

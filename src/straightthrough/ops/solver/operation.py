@@ -9,20 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.noise import Noise, Place
-from ...core.operation import Draw
+from ...core.noise import Place
+from ...core.operation import RuledDraw
 from ...core.precision import compute_dtype, narrowed
 from ...estimators.solver import SolverEstimator
 from .blackbox import held, solved
 
 
 @dataclass
-class Solve(Draw):
+class Solve(RuledDraw):
     """The solution of a problem forward, a rule that may solve others backward."""
 
     name = "st.solve"
 
-    estimator: SolverEstimator
+    rule: SolverEstimator
     place: Place
     solver: str
     event_dim: int
@@ -33,24 +33,26 @@ class Solve(Draw):
 
     def forward(self, theta: Tensor, seed: Tensor) -> tuple[Tensor]:
         wide = theta.to(compute_dtype(theta.dtype))
-        rule = self.estimator.in_dtype(wide.dtype)
-        point = rule.point(self._rows(wide), Noise(seed, *self.place)).reshape(theta.shape)
-        z = solved(point.detach(), self.solver, self.event_dim)
+        rule = self.rule.in_dtype(wide.dtype)
+        point = rule.point(self._rows(wide), self.noise((seed,) if rule.draws_noise else ()))
+        z = solved(point.reshape(theta.shape).detach(), self.solver, self.event_dim)
         invalid = self._any(theta.isnan() | theta.isposinf())
         return (torch.where(invalid, torch.nan, z).to(theta.dtype),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return (*inputs, outputs[0])
+        return (outputs[0], *super().residuals(inputs, outputs))
 
-    def backward(self, grad: Tensor, theta: Tensor, seed: Tensor, z: Tensor) -> tuple[Tensor, None]:
+    def backward(
+        self, grad: Tensor, z: Tensor, theta: Tensor, *seed: Tensor
+    ) -> tuple[Tensor, None]:
         wide = compute_dtype(theta.dtype)
         rows, at, to_z = (self._rows(x.to(wide)) for x in (theta, z.detach(), grad))
 
         def solve(rows: Tensor) -> Tensor:
             return self._rows(held(rows.reshape(theta.shape), self.solver, self.event_dim))
 
-        rule = self.estimator.in_dtype(wide)
-        gradient = rule.gradient(rows, at, to_z, solve, Noise(seed, *self.place))
+        rule = self.rule.in_dtype(wide)
+        gradient = rule.gradient(rows, at, to_z, solve, self.noise(seed))
         gradient = gradient.reshape(theta.shape)
         # A solver may answer to an infinite gradient by a finite one, which would hide it.
         unknown = self._any(~(z.isfinite() & grad.isfinite()))
