@@ -73,9 +73,12 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
     """Return the value of `operation`, with its backward; a tuple where it returns more."""
     if _open and _taken.by is not None:
         return _taken.by(operation, inputs)
+    plain = True
     for tensor in inputs:
-        if hasattr(tensor, "device_mesh") and on_mesh(tensor):
-            return apply_sharded(apply, operation, inputs)
+        if type(tensor) not in PLAIN:
+            plain = False
+            if on_mesh(tensor):
+                return apply_sharded(apply, operation, inputs)
     if is_compiling() or transforms_active():
         if is_exporting():
             if torch.onnx.is_in_onnx_export():
@@ -91,13 +94,13 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
             return outputs[operation.returned]
         if not is_grad_enabled():
             return operation.forward(*inputs)[operation.returned]
+        if plain and operation.carrier is not None:
+            value = _carried(operation, operation.carrier(*inputs), inputs)
+            if value is not None:
+                return value
         alive = [*map(unwrap_if_dead, inputs)]
         for tensor in alive:
             if tensor.requires_grad:
-                if operation.carrier is not None:
-                    carrier = operation.carrier(*alive)
-                    if carrier is not None and _small(carrier, alive):
-                        return _carried(carrier, operation, alive)
                 return _enter(operation, None, *alive)
         return without_grad(operation.forward, alive)[operation.returned]
     except RuntimeError:
@@ -109,21 +112,16 @@ FEW = 2**14
 """Entries that are copied in less time than a Function takes."""
 
 
-def _small(carrier: Tensor, inputs: Sequence[Tensor]) -> bool:
-    if observed() or not carrier.requires_grad or carrier.numel() > FEW:
-        return False
-    for tensor in inputs:  # the value may be of any of their types, and on any of their devices
-        plain = type(tensor) in PLAIN and tensor.is_cpu
-        if not plain:
-            return False
-    return True
+def _carried(operation: Operation, carrier: Tensor | None, inputs: Sequence[Tensor]) -> Any:
+    """Return what `apply` does, the value in the place of a copy of `carrier`, if that will do.
 
-
-def _carried(carrier: Tensor, operation: Operation, inputs: Sequence[Tensor]) -> Any:
-    """Return what `apply` does, the value in the place of a copy of `carrier`.
-
-    Torch's own node of a copy passes the gradient on, in less time than a Function of Python's.
+    Else None. Torch's own node of a copy passes the gradient on, in less time than a Function of Python's.
     """
+    if carrier is None or not carrier.requires_grad or observed() or carrier.numel() > FEW:
+        return None
+    for tensor in inputs:  # the value may be on any of their devices
+        if not tensor.is_cpu:
+            return None
     value = carrier.clone()
     others = without_grad(operation.fill, (value, *inputs))
     return (value, *others)[operation.returned] if others else value

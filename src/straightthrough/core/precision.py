@@ -65,7 +65,7 @@ def in_dtype_of(name: str, x: Tensor, other_name: str, other: Tensor) -> Tensor:
     check_floating(other_name, other)
     if other.is_nested:
         check_dense(other_name, other)
-    if other.dtype == x.dtype:
+    if other.dtype is x.dtype:
         return other
     autocast = torch.is_autocast_enabled(other.device.type)
     if not autocast or torch.float64 in (other.dtype, x.dtype):

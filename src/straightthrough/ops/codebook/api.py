@@ -130,10 +130,10 @@ def through(
         ([0.0, 1.0], [0.0, 2.0])
     """
     rule = resolve("estimator", estimator, PairEstimator, fields=fields)
-    check_vectors(z)
+    shape = check_vectors(z)
     q = in_dtype_of("z", z, "q", q)
-    if q.shape != z.shape:
-        raise ShapeError(f"q must have the shape {tuple(z.shape)} of z, got {tuple(q.shape)}")
+    if q.shape != shape:
+        raise ShapeError(f"q must have the shape {tuple(shape)} of z, got {tuple(q.shape)}")
     y: Tensor = apply(Through(rule), z, q)
     return y
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.errors import ArgumentError, DtypeError, ShapeError, check_dense, check_floating
+from ...core.errors import (
+    ArgumentError,
+    DtypeError,
+    ShapeError,
+    check_dense,
+    check_floating,
+    check_not_nested,
+)
 from ...core.internals import transforms_active
 from ...core.mesh import on_mesh
 from ...core.precision import in_dtype_of
@@ -14,13 +21,17 @@ MOST = 2**63
 """How many codes int64 has numbers for."""
 
 
-def check_vectors(z: Tensor) -> None:
-    """Raise unless `z` is `(..., D)` of a floating dtype, D at least 1."""
+def check_vectors(z: Tensor) -> torch.Size:
+    """Return the shape of `z`, `(..., D)` of a floating dtype, D at least 1."""
     check_floating("z", z)
-    if z.is_nested:
-        check_dense("z", z)
-    if z.ndim == 0 or z.shape[-1] == 0:
-        raise ShapeError(f"z must be (..., D) with D at least 1, got {tuple(z.shape)}")
+    try:
+        shape = z.shape
+    except RuntimeError:
+        check_not_nested("z", z)
+        raise
+    if not shape or shape[-1] == 0:
+        raise ShapeError(f"z must be (..., D) with D at least 1, got {tuple(shape)}")
+    return shape
 
 
 def check_codebook(z: Tensor, codebook: Tensor) -> Tensor:
