@@ -113,9 +113,10 @@ FEW = 2**14
 
 
 def _carried(operation: Operation, carrier: Tensor | None, inputs: Sequence[Tensor]) -> Any:
-    """Return what `apply` does, the value in the place of a copy of `carrier`, if that will do.
+    """Return what `apply` does, the value in the place of a copy of `carrier`; or None.
 
-    Else None. Torch's own node of a copy passes the gradient on, in less time than a Function of Python's.
+    Torch's own node of a copy passes the gradient on, in less time than a Function of Python's.
+    Where the value may be laid, typed or placed otherwise, a Function has to serve.
     """
     if carrier is None or not carrier.requires_grad or observed() or carrier.numel() > FEW:
         return None
