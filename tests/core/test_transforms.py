@@ -240,18 +240,32 @@ def test_arguments_of_the_wrong_kind() -> None:
         st.categorical(torch.zeros(2), generator=5)  # type: ignore[arg-type]  # on purpose
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("name", OPERATORS)
-def test_a_tensor_that_outlived_its_transform(name: str) -> None:
+def test_a_tensor_that_outlived_its_transforms(name: str, depth: int) -> None:
     weight, leaked = example().requires_grad_(), []
 
     def leak(x: Tensor) -> Tensor:
-        leaked.append(2 * weight)
+        leaked.append(2 * weight + x)
         return x.sum()
 
-    torch.func.grad(leak)(torch.zeros(1))
+    for _ in range(depth):
+        leak = func.grad(leak)
+    leak(torch.zeros(()))
     (got,) = torch.autograd.grad(OPERATORS[name](leaked[0])[..., 0].sum(), weight)
     (wanted,) = torch.autograd.grad(OPERATORS[name](2 * weight)[..., 0].sum(), weight)
     assert wanted.abs().max() > 0.01
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("name", FORWARD_MODE)
+def test_such_a_tensor_inside_a_dual_level(name: str) -> None:
+    weight, leaked = example().requires_grad_(), []
+    func.grad(func.grad(lambda x: (leaked.append(2 * weight + x), x)[1]))(torch.zeros(()))
+    with fwd.dual_level():
+        loss = OPERATORS[name](leaked[0])[..., 0].sum()
+    (got,) = torch.autograd.grad(loss, weight)
+    (wanted,) = torch.autograd.grad(OPERATORS[name](2 * weight)[..., 0].sum(), weight)
     assert torch.equal(got, wanted)
 
 

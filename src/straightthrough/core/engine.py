@@ -28,6 +28,7 @@ from .internals import (
     observed,
     one_level,
     outer_levels,
+    outlived,
     tracing,
     transforms_active,
     transforms_enabled,
@@ -90,7 +91,7 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
         return tuple(through_operator(operation, inputs))[operation.returned]
     try:
         if dual_level():
-            outputs = _enter(operation, operation.forward_and_save, *map(unwrap_if_dead, inputs))
+            outputs = _enter(operation, operation.forward_and_save, *map(outlived, inputs))
             return outputs[operation.returned]
         if not is_grad_enabled():
             return operation.forward(*inputs)[operation.returned]
@@ -98,11 +99,15 @@ def apply(operation: Operation, *inputs: Tensor) -> Any:
             value = _carried(operation, operation.carrier(*inputs), inputs)
             if value is not None:
                 return value
-        alive = [*map(unwrap_if_dead, inputs)]
-        for tensor in alive:
+        due = False
+        for tensor in inputs:
+            if unwrap_if_dead(tensor) is not tensor:
+                return apply(operation, *map(outlived, inputs))
             if tensor.requires_grad:
-                return _enter(operation, None, *alive)
-        return without_grad(operation.forward, alive)[operation.returned]
+                due = True
+        if due:
+            return _enter(operation, None, *inputs)
+        return without_grad(operation.forward, inputs)[operation.returned]
     except RuntimeError:
         check_not_nested("an argument", *inputs)
         raise

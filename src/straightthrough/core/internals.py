@@ -93,6 +93,14 @@ def tracing() -> bool:
 unwrap_if_dead: Callable[[Tensor], Tensor] = private("torch._C:_functorch.unwrap_if_dead", _same)
 """What a transform's wrapper holds, if the tensor has outlived the transform."""
 
+
+def outlived(tensor: Tensor) -> Tensor:
+    """Return what is left of a tensor that may have outlived some transforms, one in another."""
+    while (inner := unwrap_if_dead(tensor)) is not tensor:
+        tensor = inner
+    return tensor
+
+
 is_alias: Callable[[Tensor, Tensor], bool] = private("torch._C:_is_alias_of", _yes)
 """Whether two tensors lie in one memory; yes is the careful answer."""
 

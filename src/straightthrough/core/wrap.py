@@ -26,8 +26,8 @@ from .internals import (
     autocast_enabled,
     dual_level,
     is_alias,
+    outlived,
     transforms_active,
-    unwrap_if_dead,
 )
 from .straight_through import straight_through
 
@@ -251,7 +251,7 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         call = functools.partial(_Call, hard, soft, tree, rest, positions)
         if torch.compiler.is_compiling() or transforms_active() or dual_level():
             return call(_read_random_state(leaves), {}).at_once(tensors)
-        tensors = [*map(unwrap_if_dead, tensors)]
+        tensors = [*map(outlived, tensors)]
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
             with torch.no_grad():
                 values, structure = call({}, {}).forward(tensors)
