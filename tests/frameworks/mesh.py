@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -153,6 +154,27 @@ def try_scales(rank: int) -> None:
     quantize = st.nn.Quantizer(st.grids.Int(4), st.scales.AbsMax(axis=0))
     part = distribute_tensor(x, on, [Shard(0)])  # whose scales are sharded as it is
     assert torch.equal(quantize(part).full_tensor(), quantize(x))
+
+
+def try_numbers(rank: int) -> None:
+    """A scale, a zero point or an offset that is a number lies beside any DTensor."""
+    on, x, signed = pair(), torch.arange(64.0).reshape(2, 32).sin(), st.grids.Int(4)
+    codes = st.grids.Int(4, signed=False)
+    operators: list[Callable[[Tensor], Tensor]] = [
+        lambda x: st.fake_quantize(x, 0.1, grid=signed),
+        lambda x: st.fake_quantize(x, 0.1, grid=codes, zero_point=3),
+        lambda x: st.fake_quantize(x, 0.1, grid=codes, offset=-0.2),
+        lambda x: st.stochastic_quantize(x, 0.1, grid=signed, seed=3),
+        st.nn.Quantizer(signed, st.scales.Fixed(value=0.1)),
+        st.nn.Quantizer(st.grids.MX("e2m1"), st.scales.Fixed()),
+    ]
+    for operator in operators:
+        leaf = x.clone().requires_grad_()
+        part = distribute_tensor(x, on, [Shard(0)]).requires_grad_()
+        y, z = operator(leaf), operator(part)
+        assert torch.equal(z.full_tensor(), y)
+        y.square().sum().backward(), z.square().sum().backward()
+        assert torch.equal(part.grad.full_tensor(), leaf.grad)
 
 
 def try_no_gradient(rank: int) -> None:

@@ -15,6 +15,7 @@ def name(worker: object) -> str:
 OF_TWO = [
     mesh.try_every_operator,
     mesh.try_scales,
+    mesh.try_numbers,
     mesh.try_no_gradient,
     mesh.try_refused,
     mesh.try_compiled,

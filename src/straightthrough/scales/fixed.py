@@ -117,7 +117,7 @@ class Fixed(Scale):
         check_positive("value", self.value)
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
-        return torch.full((), self.value, dtype=compute_dtype(x.dtype), device=x.device)
+        return x.new_full((), self.value, dtype=compute_dtype(x.dtype))
 
 
 @dataclass(frozen=True)

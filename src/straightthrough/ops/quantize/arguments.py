@@ -40,7 +40,7 @@ def laid(name: str, given: Tensor | float, x: Tensor, check: Callable[[str, Any]
         # A positive number may be 0 there.
         if abs(number) > info.max or 0 < number < info.smallest_normal * info.eps:
             raise ArgumentError(f"{name} is beyond the range of {wide}, got {number}")
-        return torch.full((), number, dtype=wide, device=x.device)
+        return x.new_full((), number, dtype=wide)  # on the mesh that x lies on, too
     check_floating(name, given)
     if given.dtype not in (x.dtype, compute_dtype(x.dtype)):
         wanted = " or ".join(dict.fromkeys(map(str, (x.dtype, compute_dtype(x.dtype)))))
@@ -70,7 +70,7 @@ def zero_as_tensor(given: Tensor | int, x: Tensor, grid: Grid) -> Tensor:
             f"zero_point must be a tensor or a whole number in [{grid.least}, {grid.most}], got "
             f"{given!r}"
         )
-    return torch.full((), given, dtype=compute_dtype(x.dtype), device=x.device)
+    return x.new_full((), given, dtype=compute_dtype(x.dtype))
 
 
 def beside(name: str, given: Tensor, x: Tensor) -> Tensor:
