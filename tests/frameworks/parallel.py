@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -166,6 +166,30 @@ def try_refused(rank: int) -> None:
     parallelize_module(model, mesh, SequenceParallel(sequence_dim=0))
     with pytest.raises(st.ArgumentError, match="leave the quantizer out of the plan"):
         model(distribute_tensor(z, mesh, [Shard(0)]))
-    layer = st.nn.prepare(nn.Linear(4, 4), [("", "w4a8")])
-    with pytest.raises(st.ArgumentError, match=r"leave it out of the plan, or shard the model by"):
-        parallelize_module(layer, mesh, ColwiseParallel())
+    by_columns, by_rows = ColwiseParallel(), RowwiseParallel()
+    for config, style in (("w4a8", by_columns), ("w4a8", by_rows), ("bitnet", by_rows)):
+        layer = st.nn.prepare(nn.Linear(4, 4), [("", config)])
+        with pytest.raises(st.ArgumentError, match=r"leave it out of the plan, or shard the model"):
+            parallelize_module(layer, mesh, style)
+
+
+def try_quantized(rank: int) -> None:
+    """A prepared layer that keeps no scale can be cut by columns, or by a function of ours."""
+    mesh, x = init_device_mesh("cpu", (2,)), torch.randn(4, 64)
+    dist.broadcast(x, 0)
+
+    def by_rows(name: str, module: nn.Module, mesh: DeviceMesh) -> None:
+        if not name:
+            module.weight = nn.Parameter(distribute_tensor(module.weight, mesh, [Shard(1)]))
+
+    for config in ("bitnet", "mxfp4", "nvfp4"):
+        alone = st.nn.prepare(nn.Linear(64, 64), [("", config)])
+        for parameter in alone.parameters():
+            dist.broadcast(parameter.data, 0)
+        columns, rows = copy.deepcopy(alone), copy.deepcopy(alone)
+        parallelize_module(columns, mesh, ColwiseParallel(use_local_output=False))
+        distribute_module(rows, mesh, by_rows)
+        due = step(alone, x)
+        for layer, laid in ((columns, Replicate()), (rows, Shard(1))):
+            torch.testing.assert_close(step(layer, distribute_tensor(x, mesh, [laid])), due)
+            assert_alike(layer, alone)

@@ -16,6 +16,7 @@ WORKERS = (
     parallel.try_routers,
     parallel.try_sums,
     parallel.try_refused,
+    parallel.try_quantized,
 )
 
 
