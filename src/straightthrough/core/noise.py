@@ -254,8 +254,8 @@ class _Noiseless:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise StraightThroughError(
-            "a rule asks for noise in backward and does not say that it draws any: write "
-            "draws_noise = True in its class"
+            "a rule asks for noise and does not say that it draws any: write draws_noise = True in "
+            "its class"
         )
 
 
