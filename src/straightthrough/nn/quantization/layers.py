@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ...core.errors import ArgumentError
-from ...core.mesh import on_mesh
 
 SLOTS = ("weight_quantizer", "input_quantizer", "output_quantizer")
 
@@ -27,8 +25,7 @@ class Quantized(nn.Module):
     output_quantizer: nn.Module | None
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        # A style of torch.distributed.tensor.parallel may cut all that lies below, by such a name.
-        if "." in name or (isinstance(self, nn.Linear) and _cut_by_rows(self, param)):
+        if "." in name:  # as torch.distributed.tensor.parallel has it, of all that lie below
             raise ArgumentError(
                 f"a prepared layer, here a {type(self).__name__} with {name}, can't be cut by the "
                 f"styles of torch.distributed.tensor.parallel; leave it out of the plan, or shard "
@@ -169,14 +166,6 @@ def _current_weights(module: Any) -> list[Tensor]:
 
 def _keep_nothing(module: Any, weights: list[Tensor]) -> None:
     """Take a list of weights that is made again whenever it is read."""
-
-
-def _cut_by_rows(layer: nn.Module, param: nn.Parameter | None) -> bool:
-    """Whether `RowwiseParallel` registers this, which then asks quantizers for weights, too."""
-    if param is None or not on_mesh(param) or not any(layer.children()):
-        return False
-    style = sys._getframe(2).f_locals.get("self")
-    return type(style).__name__ == "RowwiseParallel"
 
 
 def _through(module: nn.Module | None, x: Tensor) -> Tensor:
