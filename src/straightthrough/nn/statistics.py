@@ -135,13 +135,15 @@ class CodebookStatistics(KeptDtypes):
         return torch.where(some.unsqueeze(-1), chosen.float(), 0), some.sum()
 
     def apply_collected(self) -> None:
-        """Move the averages towards what was collected, over all processes."""
+        """Move the averages towards what was collected, over all processes, if anything was."""
         new = together(torch.cat([self.new_count.unsqueeze(-1), self.new_total], -1))
-        self.count.mul_(self.decay).add_(new[:, 0], alpha=1 - self.decay)
-        self.total.mul_(self.decay).add_(new[:, 1:], alpha=1 - self.decay)
+        some = (new[:, 0] > 0).any()
+        decay = torch.where(some, self.decay, 1.0)
+        self.count.mul_(decay).add_(new[:, 0], alpha=1 - self.decay)
+        self.total.mul_(decay).add_(new[:, 1:], alpha=1 - self.decay)
         self.new_count.zero_()
         self.new_total.zero_()
-        self.step.add_(1)
+        self.step.add_(some)
 
     def means(self, codebook: Tensor) -> Tensor:
         """Return the codebook that the averages make; codes long unused stay where they are.
