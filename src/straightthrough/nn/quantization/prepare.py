@@ -97,9 +97,10 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
     are kept start from the first input after it. Of any other module, also of a subclass of these,
     every parameter of two or more dimensions is quantized by `torch.nn.utils.parametrize`, with
     which `weight` becomes `parametrizations.weight.original`; so is the weight of a layer whose
-    `forward` was assigned, as wrappers do. A codebook is no weight, and stays as it is. Modules that share a weight share its
-    quantizer. A layer's weight that code reads itself, as in `F.linear(x, self.embed.weight)`, is
-    that of floats, and after `convert` another: give such code a layer that shares the weight.
+    `forward` was assigned, as wrappers do. A codebook is no weight, and stays as it is. Modules
+    that share a weight share its quantizer. A layer's weight that code reads itself, as in
+    `F.linear(x, self.embed.weight)`, is that of floats, and after `convert` another: give such code
+    a layer that shares the weight.
 
     A pattern is a class, or a tuple of them, of which a module is an instance; or the name of a
     module, in which `*` stands for anything, dots too; or `re:` and an expression that the whole
