@@ -198,3 +198,13 @@ def test_a_batch_without_rows_leaves_the_state_as_it_is(update, rows):
         model.update_codebook()
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_batch_without_rows_leaves_those_that_revive():
+    """Codes stayed dead where the last of several forwards had no row."""
+    model = st.nn.VectorQuantizer(8, 2, revive=0.5, decay=0.0, update="manual", k_means=False)
+    model.book.start_at(torch.full((8, 2), 100.0))
+    model(torch.randn(50, 2))
+    model(torch.randn(5, 2), mask=torch.zeros(5, dtype=torch.bool))
+    model.update_codebook()
+    assert (model.book.codebook.abs() < 10).all()

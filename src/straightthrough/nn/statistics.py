@@ -92,8 +92,8 @@ class CodebookStatistics(KeptDtypes):
         self.register_buffer("new_count", torch.zeros(codes, dtype=wide))
         self.register_buffer("new_total", torch.zeros(codes, width, dtype=wide))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        # Rows of the last forward, which differ from process to process, and how many there are; no
-        # bools of which are, as torch's AveragedModel takes no means of these.
+        # Rows of the last forward that had some, which differ from process to process, and how many
+        # there are; no bools of which are, as torch's AveragedModel takes no means of these.
         candidates = torch.zeros(codes, width, dtype=wide)
         self.register_buffer("candidates", candidates, persistent=False)
         offered = torch.zeros((), dtype=torch.int64)
@@ -119,8 +119,9 @@ class CodebookStatistics(KeptDtypes):
         self.new_total.add_(total)
         if candidates:
             chosen, offered = self.sample(rows, index >= 0)
-            self.candidates.copy_(chosen)
-            self.offered.copy_(offered)
+            none = offered == 0  # those of the forward before stay
+            put(self.candidates, chosen, none)
+            put(self.offered, offered, none)
 
     def sample(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return as many distinct rows as there are codes, and how many of them are rows."""
