@@ -154,3 +154,24 @@ def test_a_value_may_be_whole_numbers_or_bools(ours, dtype):
         (ours.OneHotCategorical(torch.tensor([0.2, 0.3, 0.5])), torch.eye(3)),
     ):
         assert torch.equal(d.log_prob(value.to(dtype)), d.log_prob(value))
+
+
+def test_probabilities_are_validated_under_vmap(ours):
+    """Torch's are; ours raised of control flow that depends on data, at right ones too."""
+    p = torch.rand(3, 4)
+    means = torch.vmap(lambda row: ours.Bernoulli(row, validate_args=True).mean)(p)
+    assert torch.equal(means, p)
+    one_hots = torch.vmap(
+        lambda row: ours.OneHotCategorical(row, validate_args=True).sample(),
+        randomness="different",
+    )(p)
+    assert torch.equal(one_hots.sum(-1), torch.ones(3))
+    p[2, 1] = 1.5
+    with pytest.raises(st.ArgumentError, match=r"probs must lie in \[0, 1\], got 1.5 at \(2, 1\)"):
+        torch.vmap(lambda row: ours.Bernoulli(row, validate_args=True).mean)(p)
+
+
+def test_a_probability_that_is_barely_outside_is_shown_so(ours):
+    """It said: must lie in [0, 1], got 1."""
+    with pytest.raises(st.ArgumentError, match=r"got 1\.00000095\d+ at \(1,\)"):
+        ours.Bernoulli(torch.tensor([0.5, 1 + 2**-20]), validate_args=True)

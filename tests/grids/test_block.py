@@ -119,3 +119,17 @@ def test_scales_of_blocks_are_bytes():
     scales = e4m3.view(torch.float8_e4m3fn).float()
     assert torch.equal(NVFP4().scale_codes(scales), e4m3)
     assert torch.equal(NVFP4().decode_scales(e4m3), scales)
+
+
+def test_the_byte_of_a_scale_that_is_nan_is_the_standards():
+    codes = MX("e2m1").scale_codes(torch.tensor([math.nan, 2.0**-127]))
+    assert codes.tolist() == [255, 0]
+    decoded = MX("e2m1").decode_scales(codes)
+    assert decoded[0].isnan()
+    assert decoded[1] == 2.0**-127
+
+
+@pytest.mark.parametrize("scale", [2.0**-128, 2.0**-149, 2.0**128, 3.0, -1.0, 0.0, math.inf])
+def test_a_scale_that_has_no_byte_is_refused(scale):
+    with pytest.raises(st.ArgumentError, match=r"power of two from 2\^-127 to 2\^127, got"):
+        MX("e2m1").scale_codes(torch.tensor([1.0, scale], dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -181,3 +182,29 @@ def test_compiled_code_starts_no_codebook_whose_buffers_come_from_another_model(
         torch.testing.assert_close(compiled(z), copy(z))
     torch.testing.assert_close(found.state_dict(), copy.state_dict())
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("update", ["forward", "manual"])
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_batch_without_rows_leaves_the_state_as_it_is(update, rows):
+    """Its averages decayed, and the number of steps went on."""
+    model = st.nn.VectorQuantizer(4, 2, decay=0.5, revive=0.5, update=update)
+    model(torch.randn(50, 2))
+    model.update_codebook()
+    before = copy.deepcopy(model.state_dict())
+    z = torch.randn(rows, 2)
+    model(z, mask=torch.zeros(rows, dtype=torch.bool))
+    if update == "manual":
+        model.update_codebook()
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_batch_without_rows_leaves_those_that_revive():
+    """Codes stayed dead where the last of several forwards had no row."""
+    model = st.nn.VectorQuantizer(8, 2, revive=0.5, decay=0.0, update="manual", k_means=False)
+    model.book.start_at(torch.full((8, 2), 100.0))
+    model(torch.randn(50, 2))
+    model(torch.randn(5, 2), mask=torch.zeros(5, dtype=torch.bool))
+    model.update_codebook()
+    assert (model.book.codebook.abs() < 10).all()

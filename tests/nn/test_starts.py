@@ -143,3 +143,11 @@ def test_an_axis_and_sizes_may_be_whole_numbers_of_numpy() -> None:
     assert quantize.scaling == Learned(axis=1)
     assert quantize(torch.randn(3, 2)).shape == (3, 2)
     assert quantize.scale.shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["scale", "offset", "zero_point"])
+@pytest.mark.parametrize("scaling", [st.scales.Learned(), st.scales.AbsMax()])
+def test_what_is_computed_of_a_scale_is_set_by_start_at(name, scaling):
+    quantizer = st.nn.Quantizer(st.grids.Int(4), scaling)
+    with pytest.raises(st.ArgumentError, match="start_at"):
+        setattr(quantizer, name, torch.ones(()))

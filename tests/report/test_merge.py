@@ -63,6 +63,13 @@ def test_parts_merge_into_the_whole(whole, parts):
     assert merge(parts[:1]) == parts[0]
 
 
+def test_measured_times_are_the_firsts_and_keep_nothing_apart(whole, parts):
+    """No two results of the mask study were merged, as each has times of its own."""
+    for milliseconds, each in enumerate([whole, *parts[1:], parts[0]]):
+        each["costs"] = [{"name": "no mask", "milliseconds": milliseconds, "share": 0.0}]
+    assert merge(parts) == {**whole, "costs": parts[0]["costs"]}
+
+
 def test_the_whole_is_complete_if_its_parts_are(parts):
     parts[1]["header"]["complete"] = False
     assert not merge(parts)["header"]["complete"]

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 import straightthrough as st
 from straightthrough.studies.data import Data, load
@@ -216,6 +217,10 @@ def broken_state(folder):
     (folder / "state.pt").write_bytes(b"PK")
 
 
+def state_of_nothing(folder):
+    torch.save({"weights": []}, folder / "state.pt")
+
+
 BROKEN = {
     other_settings: r"got settings\.epochs 4 and 5; leave it out, or choose another --output",
     other_machine: r"got environment\.torch '0\.1' and",
@@ -223,6 +228,7 @@ BROKEN = {
     another_study: r"result\.json is not a result of this study as this version writes it",
     no_json: r"result\.json is not a result of this study",
     broken_state: r"state\.pt cannot be read \(\w+\); delete it, and --resume begins the run",
+    state_of_nothing: r"state\.pt cannot be read \(KeyError\); delete it",
 }
 
 
@@ -235,6 +241,16 @@ def test_what_cannot_be_resumed_is_said_and_left_alone(breakage, tmp_path):
     with pytest.raises(st.ArgumentError, match=BROKEN[breakage]):
         mask.run(settings, journal=Journal(tmp_path, resume=True))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_state_of_another_version_is_named(tmp_path):
+    """It was a KeyError with its traceback, which told nobody what to delete."""
+    settings = mask.Settings(epochs=4)
+    mask.run(settings, stop_at(1, mask), Journal(tmp_path))
+    state = torch.load(tmp_path / "state.pt")
+    torch.save({**state, "weights": state["weights"][:1]}, tmp_path / "state.pt")
+    with pytest.raises(st.ArgumentError, match=r"state\.pt cannot be read .* delete it"):
+        mask.run(settings, journal=Journal(tmp_path, resume=True))
 
 
 @pytest.mark.parametrize("study", [vae, mask, qat])

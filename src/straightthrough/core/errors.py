@@ -304,9 +304,10 @@ def check_range(
         place = tuple(outside.nonzero()[0].tolist())
         first, last = "(" if without == 0 else "[", ")" if without == most else "]"
         allowed = f"lie in {first}0, {most:g}{last}" if most < inf else "be at least 0"
-        raise ArgumentError(
-            f"{name} must {allowed}, got {given[place].item():g} at {place}; clamp it{mend}"
-        )
+        value = given[place].item()
+        rounded = f"{value:g}"
+        shown = repr(value) if 0 <= float(rounded) <= most else rounded  # by less than it shows
+        raise ArgumentError(f"{name} must {allowed}, got {shown} at {place}; clamp it{mend}")
 
 
 _strict: ContextVar[bool] = ContextVar("straightthrough_strict", default=False)

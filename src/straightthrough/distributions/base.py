@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
 from ..core.errors import check_range
+from ..core.internals import held
 from ..core.rules import Rule
 
 _Self = TypeVar("_Self", bound="HardSampling")
@@ -29,8 +31,9 @@ class HardSampling(Distribution):
 
     def _check_probs(self, probs: Any, most: float, validate_args: bool | None) -> None:
         """Raise if a probability lies outside [0, most]; what else is validated, torch does."""
-        if probs is not None and (self._validate_args if validate_args is None else validate_args):
-            given = probs if isinstance(probs, Tensor) else torch.as_tensor(probs)
+        validated = self._validate_args if validate_args is None else validate_args
+        if probs is not None and validated and not is_compiling():
+            given = held(probs) if isinstance(probs, Tensor) else torch.as_tensor(probs)
             check_range("probs", given, most, ", or pass logits=")
 
     def _keep(self, new: _Self) -> _Self:

@@ -154,12 +154,26 @@ class MX(Blocks):
         return self.of.high
 
     def scale_codes(self, scales: Tensor) -> Tensor:
-        """The exponent and 127, the standard's E8M0."""
-        return (torch.frexp(scales).exponent + 126).to(torch.uint8)
+        """The exponent and 127, the standard's E8M0, and 255 for NaN.
+
+        Raises:
+            ArgumentError: for another scale than a power of two from 2^-127 to 2^127.
+        """
+        mantissa, exponent = torch.frexp(scales)
+        codes = torch.where(scales.isnan(), 255, exponent + 126)
+        other = (mantissa != 0.5) | (codes < 0) | (codes > 254)
+        other &= ~scales.isnan()
+        if not scales.is_meta and other.any():
+            raise ArgumentError(
+                f"the scale of an MX block must be a power of two from 2^-127 to 2^127, got "
+                f"{scales[other][0].item()}; divide what is quantized by a scale of its own first"
+            )
+        return codes.to(torch.uint8)
 
     def decode_scales(self, codes: Tensor) -> Tensor:
         ones = torch.ones_like(codes, dtype=torch.float32)
-        return torch.ldexp(ones, codes.to(torch.int32) - 127)
+        scales = torch.ldexp(ones, codes.to(torch.int32) - 127)
+        return torch.where(codes == 255, torch.nan, scales)
 
     def of_largest(self, largest: Tensor) -> Tensor:
         mantissa, top = self.of.format.mantissa, self.of.high

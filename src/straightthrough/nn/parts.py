@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -102,14 +102,23 @@ def _delay(parts: dict[str, Any], given: Any) -> Delay | None:
     return delay if delay.steps else None
 
 
+def _measured(parts: dict[str, Any], given: Any) -> NoReturn:
+    raise ArgumentError(
+        f"the scale, the offset and the zero point can't be assigned, got {given!r}: they are "
+        f"computed of what is kept; start_at(scale, shift) sets that, and scaling= says where a "
+        f"scale comes from"
+    )
+
+
 PARTS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "grid": _grid,
     "scaling": _scaling,
     "transform": _transform,
     "enabled": _enabled,
     "delay": _delay,
+    **dict.fromkeys(("scale", "offset", "zero_point"), _measured),
 }
-"""What returns a part that may be assigned, beside those that are there, by its name."""
+"""What returns a part that may be assigned, beside those that are there, or raises, by its name."""
 
 
 def _kept(scale: Scale) -> tuple[Any, ...]:

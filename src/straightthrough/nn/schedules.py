@@ -241,8 +241,9 @@ class Confidence(Schedule):
     The temperature of CAGE: wide while the choices are open, sharp when they are made. Of a module
     that chooses along `dim` (`Argmax` in the original, `Categorical`, `TopK`, ...) each forward in
     training moves `c <- decay c + (1 - decay) mean(max(softmax(logits)))`; after `step()` forwards
-    take the value at that c; modules without `dim`, as `Bernoulli`, move none. Nothing waits for
-    the device. c begins at 0, and is part of the state dict. Replicas of a model have their own.
+    take the value at that c; modules without `dim`, as `Bernoulli`, move none. Classes that are not
+    last, as an image's channels, want the module's `dim=1`: else c is that of another dimension.
+    Nothing waits for the device. c begins at 0, and is in the state dict; replicas have their own.
 
     Args:
         start: the value where c is 0.

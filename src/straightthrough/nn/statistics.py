@@ -92,8 +92,8 @@ class CodebookStatistics(KeptDtypes):
         self.register_buffer("new_count", torch.zeros(codes, dtype=wide))
         self.register_buffer("new_total", torch.zeros(codes, width, dtype=wide))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        # Rows of the last forward, which differ from process to process, and how many there are; no
-        # bools of which are, as torch's AveragedModel takes no means of these.
+        # Rows of the last forward that had some, which differ from process to process, and how many
+        # there are; no bools of which are, as torch's AveragedModel takes no means of these.
         candidates = torch.zeros(codes, width, dtype=wide)
         self.register_buffer("candidates", candidates, persistent=False)
         offered = torch.zeros((), dtype=torch.int64)
@@ -119,8 +119,9 @@ class CodebookStatistics(KeptDtypes):
         self.new_total.add_(total)
         if candidates:
             chosen, offered = self.sample(rows, index >= 0)
-            self.candidates.copy_(chosen)
-            self.offered.copy_(offered)
+            none = offered == 0  # those of the forward before stay
+            put(self.candidates, chosen, none)
+            put(self.offered, offered, none)
 
     def sample(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return as many distinct rows as there are codes, and how many of them are rows."""
@@ -135,13 +136,15 @@ class CodebookStatistics(KeptDtypes):
         return torch.where(some.unsqueeze(-1), chosen.float(), 0), some.sum()
 
     def apply_collected(self) -> None:
-        """Move the averages towards what was collected, over all processes."""
+        """Move the averages towards what was collected, over all processes, if anything was."""
         new = together(torch.cat([self.new_count.unsqueeze(-1), self.new_total], -1))
-        self.count.mul_(self.decay).add_(new[:, 0], alpha=1 - self.decay)
-        self.total.mul_(self.decay).add_(new[:, 1:], alpha=1 - self.decay)
+        some = (new[:, 0] > 0).any()
+        decay = new.new_full((), self.decay).masked_fill_(~some, 1)
+        self.count.mul_(decay).add_(new[:, 0], alpha=1 - self.decay)
+        self.total.mul_(decay).add_(new[:, 1:], alpha=1 - self.decay)
         self.new_count.zero_()
         self.new_total.zero_()
-        self.step.add_(1)
+        self.step.add_(some)
 
     def means(self, codebook: Tensor) -> Tensor:
         """Return the codebook that the averages make; codes long unused stay where they are.

@@ -8,6 +8,9 @@ from typing import Any
 from ..core.errors import ArgumentError
 from .runs import identity
 
+OWN = ("header", "runs", "costs")
+"""What each result has of its own; of the costs, times that it measured, the first's stay."""
+
 
 def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the first result with the runs of all, in order.
@@ -57,7 +60,7 @@ def _fixed(result: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same in all results."""
     settings = result["settings"].items()
     return {
-        **{key: value for key, value in result.items() if key not in ("header", "runs")},
+        **{key: value for key, value in result.items() if key not in OWN},
         "settings": {key: value for key, value in settings if not isinstance(value, list)},
         "environment": result["header"]["environment"],
     }

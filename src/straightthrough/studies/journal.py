@@ -77,18 +77,31 @@ class Journal:
         """Return what an interrupted run goes on from, if it is the run of that label."""
         return self.kept if self.kept and self.kept["label"] == label else None
 
+    @contextmanager
+    def blaming_state(self) -> Iterator[None]:
+        """Blame the file of the state for what is raised: it is broken, or of another version.
+
+        Raises:
+            ArgumentError: where something is.
+        """
+        try:
+            yield
+        except Exception as error:  # torch has no error of its own for a file that is broken
+            assert self.folder, NO_FOLDER
+            raise ArgumentError(
+                f"{self.folder / STATE} cannot be read ({type(error).__name__}); delete it, and "
+                f"--resume begins the run that was under way again"
+            ) from error
+
     def _state(self) -> dict[str, Any] | None:
         assert self.folder, NO_FOLDER
         path = self.folder / STATE
         if not path.exists():
             return None
-        try:
-            return dict(torch.load(path, weights_only=True))
-        except Exception as error:  # torch has no error of its own for a file that is broken
-            raise ArgumentError(
-                f"{path} cannot be read ({type(error).__name__}); delete it, and --resume begins "
-                f"the run that was under way again"
-            ) from error
+        with self.blaming_state():
+            state = dict(torch.load(path, weights_only=True))
+            state["label"]
+            return state
 
     def _before(self) -> Any:
         assert self.folder, NO_FOLDER

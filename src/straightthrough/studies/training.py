@@ -94,7 +94,8 @@ def train(
     if all(run.points and run.points[-1].epoch == epochs for run in trainer.runs):
         return
     if saved := journal.state(trainer.label):
-        trainer.load(saved)
+        with journal.blaming_state():
+            trainer.load(saved)
     for run in trainer.runs:
         # Those of an interrupt lie beside the even ones.
         run.points = [p for p in run.points if p.epoch < trainer.done and p.epoch % every == 0]

@@ -160,3 +160,15 @@ def test_modules_that_share_a_weight_begin_with_it_at_once():
     late = Config(W4.weight, delay=9)
     with pytest.raises(st.ArgumentError, match=r"a delay of 9 and .* a delay of 0;"):
         prepare(model, [("embed", late), ("*", W4)])
+
+
+@pytest.mark.parametrize("pattern", ["1.book", st.nn.Codebook, "1.*"])
+def test_a_codebook_is_no_weight_to_quantize(pattern):
+    """It was computed of a parameter that no longer was a codebook: where it starts was lost."""
+    quantizer = st.nn.VectorQuantizer(8, 4, learn="loss")
+    model = nn.Sequential(nn.Linear(4, 4), quantizer)
+    with pytest.raises(st.ArgumentError, match="nothing that can be quantized is left"):
+        prepare(model, [(pattern, W4)])
+    prepare(model, [("*", W4)])
+    quantizer.book.start_at(torch.ones(8, 4))
+    assert torch.equal(quantizer.book.codebook, torch.ones(8, 4))

@@ -20,6 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ...core.errors import ArgumentError, ShapeError, check_model
 from ...core.mesh import on_mesh
+from ..codebook import Codebook
 from ..quantizer import Quantizer
 from .config import Config, Scheme, config
 from .layers import (
@@ -36,6 +37,10 @@ Pattern = str | type[nn.Module] | tuple[type[nn.Module], ...]
 
 TABLES = nn.Embedding | nn.EmbeddingBag
 """Their input is numbers of rows, which no quantizer takes."""
+
+
+NO_PLACE = Quantizer | Codebook | ParametrizationList
+"""What has no weight: a codebook is set to vectors, and one that is computed would lose them."""
 
 
 @dataclass
@@ -92,9 +97,10 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
     are kept start from the first input after it. Of any other module, also of a subclass of these,
     every parameter of two or more dimensions is quantized by `torch.nn.utils.parametrize`, with
     which `weight` becomes `parametrizations.weight.original`; so is the weight of a layer whose
-    `forward` was assigned, as wrappers do. Modules that share a weight share its
-    quantizer. A layer's weight that code reads itself, as in `F.linear(x, self.embed.weight)`, is
-    that of floats, and after `convert` another: give such code a layer that shares the weight.
+    `forward` was assigned, as wrappers do. A codebook is no weight, and stays as it is. Modules
+    that share a weight share its quantizer. A layer's weight that code reads itself, as in
+    `F.linear(x, self.embed.weight)`, is that of floats, and after `convert` another: give such code
+    a layer that shares the weight.
 
     A pattern is a class, or a tuple of them, of which a module is an instance; or the name of a
     module, in which `*` stands for anything, dots too; or `re:` and an expression that the whole
@@ -189,7 +195,7 @@ def _pair(given: object) -> tuple[Pattern, Config | None]:
 
 
 def _places(model: nn.Module) -> Iterator[Place]:
-    """Yield what can be quantized; what quantizes or parametrizes can't."""
+    """Yield what can be quantized; what quantizes or parametrizes itself can't."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
@@ -201,7 +207,7 @@ def _places(model: nn.Module) -> Iterator[Place]:
     for module in names:
         modules = [module, *([owners[module]] if module in owners else [])]
         place = Place(module, [name for each in modules for name in names[each]], modules)
-        if not isinstance(module, Quantizer | ParametrizationList) and place.weights:
+        if not isinstance(module, NO_PLACE) and place.weights:
             yield place
 
 
