@@ -1,6 +1,7 @@
 """What the monitor observes, every quantity by hand."""
 
 import inspect
+import itertools
 import math
 import re
 from statistics import fmean
@@ -167,6 +168,23 @@ def test_binary_entropy_by_hand(module, keyword):
     entropies = math.log(2), math.log(4) - 0.75 * math.log(3)
     assert seen["entropy"] == pytest.approx(sum(entropies) / 2)
     assert seen["sparsity"] == (y == 0).float().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_entropy_of_drawn_subsets_is_that_of_the_whole_subset(dtype):
+    """By enumeration, in float64; the second row allows 3 classes, of which 2 are drawn."""
+    logits = torch.tensor([[0.0, 1.0, -2.0, 0.5], [0.25, 1.0, -1.0, 3.0]], dtype=dtype)
+    mask = torch.tensor([[True] * 4, [True, True, True, False]])
+    entropies = []
+    for row, allowed in zip(logits.double(), mask, strict=True):
+        pairs = list(itertools.combinations(row[allowed].tolist(), 2))
+        p = torch.tensor([sum(pair) for pair in pairs], dtype=torch.float64).softmax(0)
+        entropies.append(-(p * p.log()).sum().item())
+    with Monitor(draw := st.nn.SampleSubset(2), every=1) as monitor:
+        draw(logits, mask=mask)
+        monitor.step()
+    seen = {row.quantity: row.value for row in monitor.observations}
+    assert seen["entropy"] == pytest.approx(sum(entropies) / 2, rel=1e-5)
 
 
 def test_gates_by_hand():
