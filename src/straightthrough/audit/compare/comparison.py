@@ -83,7 +83,8 @@ def compare(
             there are more than `limit` subsets, or the loss is not differentiable or finite at an
             outcome, or is another one, by far, beside other outcomes (drawn ones may have noise).
 
-    Edge cases: an unbiased estimate of a small squared bias may fall below 0, and one of a cosine
+    Edge cases: where a rule's own gradient is not finite at an outcome, its row is NaN, and the
+    table and the row's `flaw` say at which. An unbiased estimate of a small squared bias may fall below 0, and one of a cosine
     outside [-1, 1]. The cosine and the factor of `rescale` are ratios, which have a bias where they
     are of draws. Of drawn outcomes the jackknife takes that off the cosine and the scaled squared
     bias, up to a rest that falls as 1 over the square of `samples`. Of a rule's noise at enumerated
