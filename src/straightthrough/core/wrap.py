@@ -289,10 +289,7 @@ class Operator:
 
 
 def _is_decorated(hard: Callable[..., Any]) -> bool:
-    """Whether a function is not found by its name, which a decorator gives to the operator.
-
-    Such an operator is a function itself, which is pickled by that name.
-    """
+    """Whether a function is not found by its name: a decorator gives that to the operator."""
     if not isinstance(hard, types.FunctionType):
         return False
     found: Any = sys.modules.get(hard.__module__)

@@ -144,8 +144,8 @@ def check_finite(name: str, value: Tensor, one_hot: Tensor) -> None:
     bad = ~value.detach().isfinite().reshape(len(value), -1).all(-1)
     if bad.any():
         raise ArgumentError(
-            f"{name} is not finite at the outcome with classes {_classes(one_hot[bad][0])}, whose probability is above "
-            f"0; rule it out with logits of -inf, or mend the loss there"
+            f"{name} is not finite at the outcome with classes {_classes(one_hot[bad][0])}, whose "
+            f"probability is above 0; rule it out with logits of -inf, or mend the loss there"
         )
 
 
