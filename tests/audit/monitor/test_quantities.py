@@ -172,10 +172,9 @@ def test_binary_entropy_by_hand(module, keyword):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_entropy_of_drawn_subsets_is_that_of_the_whole_subset(dtype):
-    """By enumeration, in float64; the second row allows 3 classes, of which 2 are drawn."""
     logits = torch.tensor([[0.0, 1.0, -2.0, 0.5], [0.25, 1.0, -1.0, 3.0]], dtype=dtype)
     entropies = []
-    for row in (logits[0], logits[1, :3]):
+    for row in (logits[0], logits[1, :3]):  # the last class of the second is never drawn
         pairs = itertools.combinations(row.tolist(), 2)
         p = torch.tensor([sum(pair) for pair in pairs], dtype=torch.float64).softmax(0)
         entropies.append(-(p * p.log()).sum().item())
