@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -204,10 +206,17 @@ def test_a_rule_without_a_default_shows_how_to_make_it() -> None:
 
 
 def test_a_name_is_that_of_the_rule_that_was_registered_last() -> None:
+    def cell() -> type[ReinMax]:  # of a notebook, which is run again
+        @dataclasses.dataclass(frozen=True)
+        class Late(ReinMax):
+            pass
+
+        return Late
+
     try:
-        for form in (StraightThrough, ReinMax):  # as in a cell of a notebook that is run again
+        for form in (cell(), cell()):
             registry.rule("late")(form)
-            assert resolve("estimator", "late", CategoricalEstimator) == form()
+            assert type(resolve("estimator", "late", CategoricalEstimator)) is form
     finally:
         del RULES["late"]
 
@@ -217,16 +226,91 @@ def test_compiled_code_takes_the_rule_that_was_registered_last(
 ) -> None:
     torch.compiler.reset()
     monkeypatch.setattr(registry, "RULES", dict(RULES))
+    late = [
+        dataclasses.make_dataclass("Late", [], bases=(base,), frozen=True)
+        for base in (st.surrogates.Tanh, st.surrogates.Identity)
+    ]
+    registry.rule("late")(late[0])
     x = torch.tensor([0.5], requires_grad=True)
-    sign = torch.compile(lambda x: st.sign(x, "tanh"), backend="aot_eager", fullgraph=True)
+    sign = torch.compile(lambda x: st.sign(x, "late"), backend="aot_eager", fullgraph=True)
 
     def slope() -> Tensor:
         return torch.autograd.grad(sign(x).sum(), x)[0]
 
     torch.testing.assert_close(slope(), 1 - x.tanh().square())
-    registry.rule("tanh")(st.surrogates.Identity)
+    registry.rule("late")(late[1])
     assert slope() == 1
     registry._ready.cache_clear()
+
+
+@pytest.mark.parametrize("shorthand", ["", "reinmax"])
+def test_a_rule_of_ones_own_does_not_take_a_name_of_the_librarys(
+    shorthand: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "RULES", dict(RULES))
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(CategoricalEstimator):
+        def gradient(self, logits: Tensor, index: Tensor, grad: Tensor, noise: Any) -> Tensor:
+            return grad
+
+    message = "'reinmax' is ReinMax of the library, .*; register Mine under another name"
+    with pytest.raises(st.ArgumentError, match=message):
+        registry.rule("mine" if shorthand else "reinmax", shorthand=shorthand)(Mine)
+    assert resolve("estimator", "reinmax", CategoricalEstimator) == ReinMax()
+    with pytest.raises(st.ArgumentError, match="register ReinMax under another name"):
+        registry.rule("reinmax", tau=2.0)(ReinMax)  # nor do other numbers of the library's
+    registry.rule("mine", shorthand="tanh")(Mine)  # which is one of another form
+    assert resolve("estimator", "tanh", CategoricalEstimator) == Mine()
+    registry._ready.cache_clear()
+
+
+def test_a_module_of_the_library_that_is_loaded_again_registers_its_rules_again() -> None:
+    again = dataclasses.make_dataclass("ReinMax", [], bases=(ReinMax,), frozen=True)
+    again.__module__, again.__qualname__ = ReinMax.__module__, ReinMax.__qualname__
+    record = RULES["reinmax"]
+    try:
+        registry.rule("reinmax")(again)
+        assert RULES["reinmax"].type is again
+    finally:
+        RULES["reinmax"] = record
+        registry._ready.cache_clear()
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["__post_init__", "none"])
+@pytest.mark.parametrize(
+    "given", [[1.0, 2.0], (1.0, [2.0]), {1.0: 2.0}, range(2), torch.ones(2), np.ones(2)], ids=repr
+)
+def test_a_field_that_holds_a_list_is_refused_by_its_name(given: object, own: bool) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Late(Derivative):  # which checks nothing as it is made
+        levels: Any
+
+        def derivative(self, x: Tensor) -> Tensor:
+            return x * self.levels[0]
+
+        def __post_init__(self) -> None:
+            pass
+
+    @dataclasses.dataclass(frozen=True)
+    class Soon(Derivative):
+        levels: Any
+
+        def derivative(self, x: Tensor) -> Tensor:
+            return x * self.levels[0]
+
+    message = "levels must be a number, a string, None, a rule, or a tuple of these, got .* a tuple"
+    if not own:
+        with pytest.raises(st.ArgumentError, match=message):
+            Soon(given)
+        return
+    rule, x = Late(given), torch.ones(2)
+    with pytest.raises(st.ArgumentError, match=message):
+        st.sign(x, rule)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="levels must be a number, a string"):
+        torch.compile(lambda x: st.sign(x, rule), backend="eager", fullgraph=True)(x)
+    with pytest.raises(st.ArgumentError, match=message):
+        torch.compile(lambda x: st.sign(x, rule), backend="eager")(x)
 
 
 def test_a_rule_that_is_registered_is_a_frozen_dataclass() -> None:

@@ -17,6 +17,7 @@ from torch.compiler import is_compiling
 from .errors import ArgumentError
 from .internals import constant_in_graphs
 from .outcomes import Outcome
+from .portable import PACKAGE
 from .rules import Rule
 from .signature import Input, shaped, sizes
 
@@ -155,7 +156,12 @@ def operator(**record: Any) -> Callable[[_Function], _Function]:
 def rule(name: str, *, shorthand: str = "", **fields: Any) -> Callable[[_Rule], _Rule]:
     """Register the decorated class as a rule; its shorthand is the name unless one is given.
 
-    A class may be registered under several names, each with `fields` of its own.
+    A class may be registered under several names, each with `fields` of its own. Of one's own
+    classes a name is that of the last.
+
+    Raises:
+        ArgumentError: if the class is no frozen dataclass, or the name or the shorthand is that of
+            another rule, of the library, which operators use.
     """
 
     def register(cls: _Rule) -> _Rule:
@@ -164,11 +170,35 @@ def rule(name: str, *, shorthand: str = "", **fields: Any) -> Callable[[_Rule], 
             ready = cls(**fields)
         except TypeError:  # a field has no default
             ready = None
-        RULES[name] = RuleRecord(name, cls, shorthand or name, fields, ready)
+        made = RuleRecord(name, cls, shorthand or name, fields, ready)
+        _check_free(made)
+        RULES[name] = made
         _ready.cache_clear()
         return cls
 
     return register
+
+
+def _check_free(made: RuleRecord) -> None:
+    """Raise if its name, or its shorthand among rules of its form, is that of a library's rule."""
+    forms = {*made.type.__mro__}.difference(Rule.__mro__)
+    for known in RULES.values():
+        named = known.name == made.name
+        if not named and (
+            known.shorthand != made.shorthand or forms.isdisjoint(known.type.__mro__)
+        ):
+            continue
+        if known.type.__module__.startswith(f"{PACKAGE.name}.") and not _again(known, made):
+            raise ArgumentError(
+                f"{(known.name if named else known.shorthand)!r} is {known.type.__name__} of the "
+                f"library, which operators use; register {made.type.__name__} under another name"
+            )
+
+
+def _again(known: RuleRecord, made: RuleRecord) -> bool:
+    """Whether a rule is one that is known, its module being run again."""
+    of = [(one.type.__module__, one.type.__qualname__, one.fields) for one in (known, made)]
+    return of[0] == of[1]
 
 
 def shorthands(*fits: type[Rule]) -> dict[str, RuleRecord]:

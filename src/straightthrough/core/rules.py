@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -44,11 +45,17 @@ class Rule(Portable, ABC):  # abstract by its forms
                 f"asks; write the formula instead: derivative, soft or gradient"
             )
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _check_field(name, value)
+
     def settled(self) -> Self:
         """Return the rule with the numbers that it has now, where a field may change: a tensor."""
-        if is_compiling():
-            return self
         fields = vars(self)
+        if is_compiling():
+            for name, value in fields.items():
+                _check_field(name, value)
+            return self
         for value in fields.values():
             if type(value) not in _FIXED:
                 break
@@ -69,6 +76,8 @@ class Rule(Portable, ABC):  # abstract by its forms
 
 
 _FIXED = (float, int, str, bool)
+_SEVERAL = (list, dict, set, frozenset, range)
+_ARRAYS = (Tensor, np.ndarray)
 
 
 def _settled(name: str, value: object) -> Any:
@@ -79,7 +88,20 @@ def _settled(name: str, value: object) -> Any:
         return tuple(_settled(name, each) for each in value)
     if isinstance(value, Portable):
         return value.settled() if isinstance(value, Rule) else value
+    _check_field(name, value)
     return check_number(name, value)
+
+
+def _check_field(name: str, value: object) -> None:
+    """Raise if a field holds what may change, or what several numbers are in but a tuple."""
+    if isinstance(value, tuple):
+        for each in value:
+            _check_field(name, each)
+    elif isinstance(value, _SEVERAL) or (isinstance(value, _ARRAYS) and value.ndim):
+        raise ArgumentError(
+            f"{name} must be a number, a string, None, a rule, or a tuple of these, got "
+            f"{type(value).__name__}; write a tuple"
+        )
 
 
 def without_graph(function: Callable[..., Tensor], *args: Any) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -211,7 +212,8 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
     Edge cases: the value is that of `hard` bit for bit, NaN and -0.0 included. What `soft` changes
     besides, such as the running statistics of a `BatchNorm`, changes in backward, once a backward,
     and not at all without one. A module that both functions call is called twice a step, and its
-    statistics move twice; call it outside, and pass its value in.
+    statistics move twice; call it outside, and pass its value in. An operator can be pickled where
+    `hard` and `soft` can, by decorator too: functions of torch and of modules, not lambdas.
 
     Higher order: that of `soft`; forward mode works. Backward is ordinary autograd, so `soft` may
     hold any `autograd.Function`, `torch.utils.checkpoint` (with `use_reentrant=False`) and
@@ -261,7 +263,39 @@ def wrap(hard: Function[P] | None = None, soft: Function[P] | None = None) -> An
         values = Wrapped.apply(surrounded, structures, *tensors)
         return tree_unflatten(values, structures[0])
 
-    return operator
+    if torch.compiler.is_compiling() or _is_decorated(hard):
+        return operator
+    return Operator(hard, soft, operator)
+
+
+class Operator:
+    """A wrapped operator whose functions are found elsewhere: it is pickled as these."""
+
+    def __init__(
+        self, hard: Callable[..., Any], soft: Callable[..., Any], call: Callable[..., Any]
+    ) -> None:
+        functools.update_wrapper(self, call)
+        self._hard, self._soft, self._call = hard, soft, call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        """Be a method where a class has it, as a function is."""
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return wrap, (self._hard, self._soft)
+
+
+def _is_decorated(hard: Callable[..., Any]) -> bool:
+    """Whether a function is not found by its name: a decorator gives that to the operator."""
+    if not isinstance(hard, types.FunctionType):
+        return False
+    found: Any = sys.modules.get(hard.__module__)
+    for name in hard.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is not hard
 
 
 def _check_alike(

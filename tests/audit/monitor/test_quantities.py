@@ -1,6 +1,7 @@
 """What the monitor observes, every quantity by hand."""
 
 import inspect
+import itertools
 import math
 import re
 from statistics import fmean
@@ -167,6 +168,19 @@ def test_binary_entropy_by_hand(module, keyword):
     entropies = math.log(2), math.log(4) - 0.75 * math.log(3)
     assert seen["entropy"] == pytest.approx(sum(entropies) / 2)
     assert seen["sparsity"] == (y == 0).float().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_entropy_of_drawn_subsets_is_that_of_the_whole_subset(dtype):
+    logits = torch.tensor([[0.0, 1.0, -2.0, 0.5], [0.25, 1.0, -1.0, 3.0]], dtype=dtype)
+    entropies = []
+    for row in (logits[0], logits[1, :3]):  # the last class of the second is never drawn
+        pairs = itertools.combinations(row.tolist(), 2)
+        p = torch.tensor([sum(pair) for pair in pairs], dtype=torch.float64).softmax(0)
+        entropies.append(-(p * p.log()).sum().item())
+    logits[1, 3] = -torch.inf
+    seen = watch(st.nn.SampleSubset(2), ((logits,), None))
+    assert seen[0, "entropy"] == pytest.approx(sum(entropies) / 2, rel=1e-5)
 
 
 def test_gates_by_hand():

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 
 import pytest
 import torch
@@ -210,6 +211,39 @@ def test_logits_without_the_examples_first_are_refused(length):
     with pytest.raises(st.ArgumentError, match=message):
         probe(encoder, loss, images(4))
     assert probe(encoder, loss, images(1))[1].shape == (length, C)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("wrapped", [lambda x: x, lambda x: {"names": ["a"], "x": (x, 3)}])
+@pytest.mark.parametrize("length", [4, 8])
+def test_logits_with_the_examples_second_are_refused_where_shapes_do_not_tell(
+    length, wrapped, flat
+):
+    """Of `(T, B, C)` with a T that B divides rows of all examples were taken for those of one."""
+    encoder = nn.Linear(PIXELS, length * C).double()
+
+    def loss(model, batch):
+        x = batch if isinstance(batch, torch.Tensor) else batch["x"][0]
+        logits = model(x).unflatten(-1, (length, C)).movedim(1, 0)
+        return st.categorical(logits.flatten(0, -2) if flat else logits).sum()
+
+    shape = (4 * length, C) if flat else (length, 4, C)
+    with pytest.raises(st.ArgumentError, match=rf"the 4 examples .* shape {re.escape(str(shape))}"):
+        probe(encoder, loss, wrapped(images(4)), example=1)
+
+
+@pytest.mark.parametrize("between", [nn.Identity(), nn.BatchNorm1d(PIXELS), nn.Dropout(0.5)])
+@pytest.mark.parametrize("example", [0, 3])
+def test_as_many_variables_as_examples_lie_behind_these(between, example):
+    model = nn.Sequential(between, nn.Linear(PIXELS, 4 * C)).double()
+    x, seen = images(4), []
+
+    def loss(model, x):
+        seen.append(model(x).unflatten(-1, (4, C)))
+        return st.categorical(seen[-1]).sum()
+
+    _, logits = probe(model, loss, x, example=example)
+    torch.testing.assert_close(logits, seen[0][example])
 
 
 @pytest.mark.parametrize("shape", [(12, C), (1, 4, 3, C), (4, 3, 1, C)])

@@ -13,7 +13,7 @@ from torch import nn
 import straightthrough as st
 from straightthrough.grids import MX, Float, Int
 from straightthrough.nn import CAGE, Config, Oscillations, Scheme, dampening, param_groups, prepare
-from straightthrough.scales import Fixed, Learned
+from straightthrough.scales import RMS, AbsMax, AbsMean, Fixed, Learned
 
 STEPS = Config(Scheme(Int(8), Fixed(1.0)))
 
@@ -110,6 +110,20 @@ def test_what_oscillates_is_frozen_at_the_mean_of_its_codes():
         model.weight_quantizer.origin.add_(1.0)
     settle(model, due, 1, watch)
     assert model.weight_quantizer.codes(model.weight)[0, :2].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("scale", [AbsMax(), AbsMean(), RMS()], ids=lambda s: type(s).__name__)
+def test_codes_whose_scale_moves_with_them_are_not_frozen(scale):
+    """Of AbsMax, a 6 beside a 7 that shrinks became a 7: its value was then the largest."""
+    model = layer(7.0, 6.0, 1.0, config=Config(Scheme(Int(4), scale)))
+    message = "is measured on each input; no code of 'weight' would stay frozen"
+    with pytest.raises(st.ArgumentError, match=message):
+        Oscillations(model, threshold=0.5)
+    watch = Oscillations(model)
+    watch.step()
+    watch.threshold = 0.5
+    with pytest.raises(st.ArgumentError, match=message):
+        watch.step()
 
 
 def test_codes_of_floats_are_counted_in_the_order_of_their_values():

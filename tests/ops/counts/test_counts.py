@@ -244,6 +244,28 @@ def test_errors(call: Callable[[], object], message: str) -> None:
         call()
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_a_number_of_trials_that_is_a_tensor(dtype: torch.dtype) -> None:
+    x, size = torch.zeros(3, 5), torch.tensor(7, dtype=dtype)
+
+    def draw(x: Tensor, size: Tensor | int) -> Tensor:
+        return st.binomial(x, total_count=size, seed=1)
+
+    assert torch.equal(draw(x, size), draw(x, 7))
+    assert torch.equal(torch.func.vmap(lambda x: draw(x, size))(x)[0], draw(x[0], 7))
+    assert st.nn.Binomial(size).total_count == 7  # type: ignore[arg-type]  # is kept as an int
+    with pytest.raises(st.ArgumentError, match=r"total_count must be an int in \[1, 32768\]"):
+        draw(x, size - size)
+    with pytest.raises(st.ArgumentError, match="total_count must be an int"):
+        draw(x, torch.tensor(7.0))
+    with pytest.raises(st.ArgumentError, match="a number or a 0-d tensor of one"):
+        draw(x, size[None])
+    with pytest.raises(st.ArgumentError, match="one for all examples in vmap"):
+        torch.func.vmap(draw)(x, size.expand(3))
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="total_count must be a number and no"):
+        torch.compile(draw, fullgraph=True, backend="eager")(x, size)
+
+
 def test_a_number_of_failures_that_is_a_tensor() -> None:
     x, size = torch.zeros(3, 5), torch.tensor(2.0)
 

@@ -83,13 +83,14 @@ def compare(
             there are more than `limit` subsets, or the loss is not differentiable or finite at an
             outcome, or is another one, by far, beside other outcomes (drawn ones may have noise).
 
-    Edge cases: an unbiased estimate of a small squared bias may fall below 0, and one of a cosine
-    outside [-1, 1]. The cosine and the factor of `rescale` are ratios, which have a bias where they
-    are of draws. Of drawn outcomes the jackknife takes that off the cosine and the scaled squared
-    bias, up to a rest that falls as 1 over the square of `samples`. Of a rule's noise at enumerated
-    outcomes it stays: the scaled squared bias is off by about the variance that the noise has along
-    the gradient over `samples`, which is below the error of that number. Rare outcomes that were
-    never drawn are in no estimate and no error.
+    Edge cases: where a rule's own gradient is not finite at an outcome, its row is NaN, and the
+    table and the row's `flaw` say at which. An unbiased estimate of a small squared bias may fall
+    below 0, and one of a cosine outside [-1, 1]. The cosine and the factor of `rescale` are ratios,
+    which have a bias where they are of draws. Of drawn outcomes the jackknife takes that off the
+    cosine and the scaled squared bias, up to a rest that falls as 1 over the square of `samples`.
+    Of a rule's noise at enumerated outcomes it stays: the scaled squared bias is off by about the
+    variance that the noise has along the gradient over `samples`, which is below the error of that
+    number. Rare outcomes that were never drawn are in no estimate and no error.
 
     Cost: the loss twice and its gradient once at C**L outcomes (and once more at one), each rule
     once (with noise `samples` times) an outcome; past `limit` all of it once at `samples` outcomes

@@ -39,6 +39,10 @@ class Outcomes:
     one_hot: Tensor
     weight: Tensor
 
+    def classes(self, of: Tensor) -> list[int]:
+        """Return the outcome of the first that is true of `of`, `(N,)`, as errors name it."""
+        return _classes(self.one_hot[of][0])
+
 
 def check_logits(logits: Tensor) -> None:
     """Raise unless logits are those of one variable or several, each with an outcome."""
@@ -139,9 +143,13 @@ def check_finite(name: str, value: Tensor, one_hot: Tensor) -> None:
     """Raise where `value`, one or several numbers an outcome, is not finite."""
     bad = ~value.detach().isfinite().reshape(len(value), -1).all(-1)
     if bad.any():
-        first = one_hot[bad][0]
-        index = (first.argmax(-1) if first.ndim == 2 else first.long()).tolist()
         raise ArgumentError(
-            f"{name} is not finite at the outcome with classes {index}, whose probability is above "
-            f"0; rule it out with logits of -inf, or mend the loss there"
+            f"{name} is not finite at the outcome with classes {_classes(one_hot[bad][0])}, whose "
+            f"probability is above 0; rule it out with logits of -inf, or mend the loss there"
         )
+
+
+def _classes(outcome: Tensor) -> list[int]:
+    """Return the class of each variable of an outcome, or itself where it is of 0 and 1."""
+    found: list[int] = (outcome.argmax(-1) if outcome.ndim == 2 else outcome.long()).tolist()
+    return found

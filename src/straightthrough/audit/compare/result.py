@@ -7,8 +7,9 @@ import json
 import math
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ...core.errors import ArgumentError
 from ..text import aligned
 from .plot import draw
 from .row import Row
@@ -37,9 +38,10 @@ class Audit:
 
     @property
     def caption(self) -> str:
-        """How many outcomes the numbers come from, and how they were found."""
+        """How many outcomes the numbers come from, how they were found, and who has none."""
         found = "enumerated" if self.method == "enumerated" else "sampled; ± one standard error"
-        return f"{self.outcomes} outcome{'s' * (self.outcomes != 1)}, {found}"
+        flaws = [f"{row.name}: {row.flaw}" for row in self.rows if row.flaw]
+        return "\n".join([f"{self.outcomes} outcome{'s' * (self.outcomes != 1)}, {found}", *flaws])
 
     def table(self) -> str:
         """Return the rows as a text table, and below it where its numbers come from."""
@@ -49,29 +51,34 @@ class Audit:
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Return bias against variance as a matplotlib figure, saved to `path` if given.
 
+        A row that is not finite is not drawn, but named.
+
         Raises:
             StraightThroughError: if matplotlib is not installed.
+            ArgumentError: if no row is finite.
         """
+        finite = [row for row in self.rows if math.isfinite(row.mse)]
+        if not finite:
+            raise ArgumentError(f"an audit must have a finite row to be drawn: {self.caption}")
         scaled = "scaled to the exact gradient's norm" if self.rescale else "as they are"
-        return draw(self.rows, f"means {scaled}\n{self.caption}", path)
+        return draw(finite, f"means {scaled}\n{self.caption}", path)
 
     def to_json(self) -> str:
-        """Return everything as JSON, each row's `relative_squared_bias` too; NaN is null."""
+        """Return everything as JSON, each row's `relative_squared_bias` too.
+
+        What has no value or is not finite is null.
+        """
         record = dataclasses.asdict(self)
         for row, found in zip(record["rows"], self.rows, strict=True):
             del row["moments"]
             row["relative_squared_bias"] = found.relative_squared_bias
             for numbers in filter(None, (row, row["standard_errors"])):
-                numbers |= {name: None for name in UNDEFINED if _is_nan(numbers.get(name))}
+                numbers |= {name: None for name, value in numbers.items() if _is_no_number(value)}
         return json.dumps(record, indent=1)
 
 
-UNDEFINED = ("cosine", "relative_squared_bias")
-"""What a gradient of 0 leaves without a value."""
-
-
-def _is_nan(value: float | None) -> bool:
-    return value is not None and math.isnan(value)
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class Row:
         standard_errors: of the other numbers, where outcomes were drawn; None where they were
             enumerated.
         moments: what averages over several audits are made of, for `advise`.
+        flaw: why its numbers are not finite, and at which outcome first; "" where they are.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Row:
     seconds: float
     standard_errors: StandardErrors | None = None
     moments: Moments | None = field(default=None, repr=False, compare=False)
+    flaw: str = ""
 
     @property
     def relative_squared_bias(self) -> float:

@@ -29,6 +29,7 @@ class Tally:
         self.name, self.rule, self.exact = name, rule, exact
         self.mean_error = torch.zeros_like(exact)
         self.mse = self.noise = self.seconds = 0.0
+        self.flaw = ""
 
     def add(
         self, logits: Tensor, outcomes: Outcomes, grad: Tensor, samples: int, seed: int
@@ -41,6 +42,7 @@ class Tally:
             total += error.sum(0)
             square += error.square().sum((0, 2, 3))
         mean, square = total / draws, square / draws
+        self.flaw = self.flaw or _flaw(outcomes, mean)
         self.mean_error += torch.einsum("n,nlc->lc", outcomes.weight, mean)
         self.mse += float(outcomes.weight @ square)
         if draws > 1:
@@ -60,7 +62,8 @@ class Tally:
         variance = factor**2 * moments.variance
         # Not out of the moments: where there is no bias, digits of them would be left.
         bias_squared = float((factor * mean - exact).square().sum()) - factor**2 * self.noise
-        return _row(self.name, moments, bias_squared, variance, moments.cosine, self.seconds)
+        cosine = moments.cosine
+        return _row(self.name, moments, bias_squared, variance, cosine, self.seconds, self.flaw)
 
 
 class SampledTally:
@@ -71,11 +74,13 @@ class SampledTally:
         self.total = Sums(size, like.numel(), like=like)
         self.square = Sums(size, like=like)
         self.seconds = 0.0
+        self.flaw = ""
 
     def add(self, logits: Tensor, outcomes: Outcomes, grad: Tensor, seed: int) -> None:
         started = time.perf_counter()
         (estimate,) = _estimates(self.rule, logits, outcomes, grad, 1, seed)
         each = estimate.reshape(len(outcomes.index), -1)
+        self.flaw = self.flaw or _flaw(outcomes, each)
         self.total.add(outcomes.first, each)
         self.square.add(outcomes.first, each.square().sum(-1))
         self.seconds += time.perf_counter() - started
@@ -101,7 +106,8 @@ class SampledTally:
         if not math.isnan(less):
             cosine = less
             bias_squared = 2 * (1 - cosine) * found.exact if rescale else bias_squared
-        return _row(self.name, found, bias_squared, spread, cosine, self.seconds, errors)
+        numbers = found, bias_squared, spread, cosine, self.seconds
+        return _row(self.name, *numbers, self.flaw, errors)
 
 
 def _row(
@@ -111,10 +117,14 @@ def _row(
     variance: float,
     cosine: float,
     seconds: float,
+    flaw: str,
     errors: StandardErrors | None = None,
 ) -> Row:
     mse = bias_squared + variance
-    return Row(name, bias_squared, variance, cosine, mse, moments.exact, seconds, errors, moments)
+    if not math.isfinite(mse) and not flaw:
+        flaw = "squares of its gradient are beyond float64; scale the loss down"
+    numbers = bias_squared, variance, cosine, mse, moments.exact, seconds
+    return Row(name, *numbers, errors, moments, flaw)
 
 
 def _numbers(moments: Moments, rescale: bool) -> tuple[float, float, float, float]:
@@ -136,6 +146,14 @@ def _moments(products: Tensor, variance: Tensor) -> Moments:
     apart = products.sum((-2, -1)) - products.diagonal(dim1=-2, dim2=-1).sum(-1)
     length, along, exact = (apart / (groups * (groups - 1))).tolist()
     return Moments(length, along, exact, float(variance.mean()))
+
+
+def _flaw(outcomes: Outcomes, estimate: Tensor) -> str:
+    """Return where estimates, one an outcome, are not finite, or "" where they are."""
+    bad = ~estimate.flatten(1).sum(-1).isfinite()
+    if not bad.any():
+        return ""
+    return f"its gradient is not finite at the outcome with classes {outcomes.classes(bad)}"
 
 
 @torch.no_grad()

@@ -45,7 +45,9 @@ class Monitor:
     - `sparsity`: the share of zeros, for gates, binary draws, counts and the pointwise operators
       that have a zero.
     - `entropy`: in nats, the mean of the distributions that are drawn from (at the temperature of
-      the draw, for `DecoupledST`), of `sigmoid(logits)` for gates. Not for counts and subsets.
+      the draw, for `DecoupledST`), of `sigmoid(logits)` for gates, of whole subsets for
+      `SampleSubset`, as `st.subset_entropy` says. Not for counts, and not for `SampleTopK`, whose
+      subsets' probabilities are sums over k! orders.
     - `code_use`, `perplexity`: the share of classes that occur in a call, and the exponential of
       the entropy of how often each does, over all rows. With fewer rows than classes, neither can
       reach its maximum. Of quantizers with several codebooks they are means over them.

@@ -32,6 +32,7 @@ from ...nn.quantizers import GroupedVQ, ResidualVQ, VectorQuantizer
 from ...nn.router import TopKRouter
 from ...nn.solver import Solve
 from ...nn.subset import SampleSubset, TopK
+from ...ops.subset.law import subset_entropy
 
 
 def _own_dim(module: nn.Module) -> int:
@@ -45,8 +46,8 @@ class Kind:
     Attributes:
         outcome: the hard outcome, out of the module and its output; None if there is none.
         zeros: whether the share of zeros is worth a look.
-        entropy: of what is drawn from, out of logits or probabilities, whether it is the latter,
-            and the temperature of the draw; None if nothing is drawn.
+        entropy: of what is drawn from, out of the module, logits or probabilities, whether it is
+            the latter, and the temperature of the draw; None if nothing is drawn, or none known.
         counts: for rows of classes, how often each was the outcome, out of the module, that, and
             the number of classes.
         output_dim: for rows of classes, where the output has what a row became, out of the module;
@@ -57,7 +58,7 @@ class Kind:
 
     outcome: Callable[[nn.Module, Tensor], Tensor] | None = None
     zeros: bool = False
-    entropy: Callable[[Tensor, bool, float], Tensor] | None = None
+    entropy: Callable[[nn.Module, Tensor, bool, float], Tensor] | None = None
     counts: Callable[[nn.Module, Tensor, int], Tensor] | None = None
     output_dim: Callable[[nn.Module], int | None] = _own_dim
     rows: bool = False
@@ -102,7 +103,7 @@ def _looked_up(module: nn.Module, outcome: Tensor, classes: int) -> Tensor:
     return torch.bincount(outcome.flatten(), minlength=classes + 1)[:classes]
 
 
-def binary_entropy(x: Tensor, of_probs: bool, tau: float) -> Tensor:
+def binary_entropy(module: nn.Module, x: Tensor, of_probs: bool, tau: float) -> Tensor:
     """Return the mean entropy in nats of binary draws with logits or probabilities `x`."""
     wide = x.to(compute_dtype(x.dtype))
     if of_probs and tau == 1:
@@ -112,10 +113,16 @@ def binary_entropy(x: Tensor, of_probs: bool, tau: float) -> Tensor:
     return (torch.special.entr(p) + torch.special.entr(1 - p)).mean()
 
 
-def row_entropy(logits: Tensor, of_probs: bool, tau: float) -> Tensor:
+def row_entropy(module: nn.Module, logits: Tensor, of_probs: bool, tau: float) -> Tensor:
     """Return the mean entropy in nats of the rows of `logits`."""
     p = (logits.to(compute_dtype(logits.dtype)) / tau).softmax(-1)
     return torch.special.entr(p).sum(-1).mean()
+
+
+def subset_row_entropy(module: nn.Module, logits: Tensor, of_probs: bool, tau: float) -> Tensor:
+    """Return the mean entropy in nats of the subsets drawn from the rows of `logits`."""
+    wide = logits.to(compute_dtype(logits.dtype))
+    return subset_entropy(wide, cast(int, module.k)).mean()
 
 
 KINDS: dict[type[nn.Module], Kind] = {
@@ -133,7 +140,7 @@ KINDS: dict[type[nn.Module], Kind] = {
     Count: Kind(_value, zeros=True),
     Argmax: Kind(_largest, counts=_chosen),
     TopK: Kind(_largest, counts=_chosen),
-    SampleSubset: Kind(_largest, counts=_chosen),
+    SampleSubset: Kind(_largest, False, subset_row_entropy, _chosen),
     TopKRouter: Kind(_open, counts=_chosen),
     Solve: Kind(_value, zeros=True),
     **dict.fromkeys((VectorQuantizer, ResidualVQ, GroupedVQ, FSQ, LFQ), Kind(rows=True)),

@@ -129,7 +129,7 @@ class Reader:
             if self._kind.entropy is not None:
                 of_probs, rule = kwargs.get("probs") is not None, getattr(module, "rule", None)
                 tau = 1.0 if rule is None else rule.tau_forward
-                found = self._kind.entropy(sample(given, size), of_probs, tau)
+                found = self._kind.entropy(module, sample(given, size), of_probs, tau)
                 self._found["entropy"].append(found)
             self._read_output(module, output, given.shape[-1], size)
             if isinstance(module, Quantizer):

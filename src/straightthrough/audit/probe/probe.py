@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...core.engine import apply
 from ...core.errors import ArgumentError, check_limit, check_model
@@ -50,7 +51,7 @@ def probe(
 ) -> tuple[Loss, Tensor]:
     """The loss of a live model as a function of its discrete outcomes, for `advise` and `compare`.
 
-    Value: `(outcome_loss, logits)`. The loss is called once, and the draw in it found that comes
+    Value: `(outcome_loss, logits)`. The loss is called, and the draw in it found that comes
     from `st.categorical`, `categorical_integer`, `categorical_lookup`, `gumbel_softmax(hard=True)`,
     `bernoulli`, their modules or distributions. `outcome_loss(z)` is the loss with that draw
     returning what the one-hots z say, all else as it was: the same noise in dropout and in other
@@ -75,7 +76,9 @@ def probe(
 
     Raises:
         ArgumentError: if there is no such draw in the model, or several and no `name`, or the
-            rows of logits are no multiple of the batch, or don't have its examples first.
+            rows of logits are no multiple of the batch, or don't have its examples first. Where
+            shapes leave that open, as of `(T, B, C)` with a T that B divides, the loss is called
+            once more, with another example in the place of this one.
 
     Edge cases: random state, buffers and `.grad` stay as they are. Logits of -infinity, as those
     that a mask rules out, are never drawn. A model that `torch.func.vmap` can't map (BatchNorm in
@@ -106,6 +109,8 @@ def probe(
     name, site = _choose(*_sites(trace), name, model)
     total = _examples(batch) or 1
     rows = _rows_of(example, total, site)
+    if _may_lie_otherwise(total, site):
+        _check_rows(Tracer(model, loss, _exchanged(batch, example), seed), name, site, rows)
     return OutcomeLoss(trace, name, site, rows, max(1, ROWS // total)), site.logits[rows].clone()
 
 
@@ -209,12 +214,47 @@ def _rows_of(example: int, total: int, site: Site) -> slice:
             f"{total} there, and the draw has {rows} rows of logits, no multiple"
         )
     if next((size for size in site.shape[:-1] if size > 1), rows) % total:
-        raise ArgumentError(
-            f"the draw must have the {total} examples of the batch in the first dimension; it has "
-            f"logits of shape {tuple(site.shape)}, where the rows of one don't lie together: draw "
-            f"from logits.movedim(dim, 0), or probe a batch of one example"
-        )
+        raise ArgumentError(_apart(total, site))
     if example >= total:
         raise ArgumentError(f"example must lie in [0, {total - 1}], got {example}")
     each = rows // total
     return slice(example * each, (example + 1) * each)
+
+
+def _apart(total: int, site: Site) -> str:
+    return (
+        f"the draw must have the {total} examples of the batch in the first dimension; it has "
+        f"logits of shape {tuple(site.shape)}, where the rows of one don't lie together: draw "
+        f"from logits.movedim(dim, 0), or probe a batch of one example"
+    )
+
+
+def _may_lie_otherwise(total: int, site: Site) -> bool:
+    """Whether the shape of the logits leaves open where the examples are."""
+    sizes = [size for size in site.shape[:-1] if size > 1]
+    return total > 1 and (sizes[0] != total or any(size % total == 0 for size in sizes[1:]))
+
+
+def _exchanged(batch: Any, example: int) -> Any:
+    """Return a batch whose first tensor has another example's values in the place of one."""
+    leaves, structure = tree_flatten(batch)
+    tensors = (i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and _examples(leaf))
+    found = next(tensors, None)
+    if found is not None:
+        order = torch.arange(len(leaves[found]), device=leaves[found].device)
+        order[example] = (example + 1) % len(order)
+        leaves[found] = leaves[found][order]
+    return tree_unflatten(leaves, structure)
+
+
+def _check_rows(exchanged: Tracer, name: str, site: Site, rows: slice) -> None:
+    """Raise where another example moves rows that are not its own, and leaves some of its own.
+
+    Where examples mix, as in BatchNorm, it moves all.
+    """
+    other = _sites(exchanged)[0].get(name)
+    if other is None or other.shape != site.shape:
+        return
+    moved = ~torch.isclose(other.logits, site.logits, equal_nan=True).all(-1)
+    if not moved[rows].all() and (moved[: rows.start].any() or moved[rows.stop :].any()):
+        raise ArgumentError(_apart(len(moved) // (rows.stop - rows.start), site))

@@ -14,6 +14,7 @@ from ...core.errors import ArgumentError, StraightThroughError, check_count, che
 from ...core.mesh import whole
 from ...core.precision import compute_dtype
 from ...grids.block import Blocks
+from ...scales import Fixed
 from ..checked import Checked, Checks, check_fraction, check_weight
 from ..kept import KeptDtypes
 from ..quantizer import Quantizer
@@ -55,9 +56,19 @@ class Oscillation(KeptDtypes):
         """What has the weight."""
         return self._weight[0].module
 
+    def check(self, threshold: float | None) -> None:
+        """Raise if codes are to be frozen whose scale would move with the values that they give."""
+        (weight,) = self._weight
+        if threshold is not None and not isinstance(weight.quantizer.scaling, Fixed):
+            weight.quantizer.scaling.check_kept(
+                f"no code of {weight.path!r} would stay frozen, as the scale moves with the values "
+                f"of those that are: use a Learned scale, or threshold=None"
+            )
+
     @torch.no_grad()
     def step(self, momentum: float, threshold: float | None) -> None:
         """Look at the codes, and freeze what oscillates more often than the threshold."""
+        self.check(threshold)
         if not self._weight[0].quantizer.active:
             return
         codes = torch.where(self.frozen, self.code, self._codes())
@@ -126,7 +137,8 @@ class Oscillations(Checked):
         weights: an `Oscillation` a weight, by name, with `frequency`, `average` and `frozen`.
 
     Raises:
-        ArgumentError: for other numbers, and if nothing is quantized.
+        ArgumentError: for other numbers, and if nothing is quantized; with a threshold, here or at
+            the next step, if a scale is measured on the weight at each call, as `AbsMax` is.
 
     Cost: a pass over the weights and 14 bytes an element.
 
@@ -158,6 +170,7 @@ class Oscillations(Checked):
         for weight in _parameters(model):
             if not isinstance(weight.quantizer.grid, Blocks):
                 found = Oscillation(weight)
+                found.check(threshold)
                 self.weights[weight.path] = found
                 self.add_module(weight.path.replace(".", "/"), found)
                 weight.quantizer.__dict__["oscillation"] = found

@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ...core.engine import apply
-from ...core.errors import ArgumentError, Number, as_int, check_outcomes, check_positive
+from ...core.errors import (
+    ArgumentError,
+    Number,
+    as_int,
+    check_number,
+    check_outcomes,
+    check_positive,
+)
 from ...core.noise import Seed, make_seed
 from ...core.outcomes import Count
 from ...core.registry import operator, resolve
@@ -29,17 +36,19 @@ def poisson_family(rate: Tensor | None, log_rate: Tensor | None) -> tuple[Tensor
 
 
 def binomial_family(
-    logits: Tensor | None, probs: Tensor | None, total_count: int
+    logits: Tensor | None, probs: Tensor | None, total_count: int | Tensor
 ) -> tuple[Tensor, Family]:
     """Likewise."""
-    total_count = check_trials("total_count", total_count)
+    trials = check_trials("total_count", total_count)
     x, direct = parameter(logits, probs)
-    return x, families.Binomial(direct, total_count)
+    return x, families.Binomial(direct, trials)
 
 
 def check_trials(name: str, value: object) -> Any:
-    """Return the number of trials that `value` is, or raise `ArgumentError`."""
+    """Return the number of trials that `value` is, a 0-d tensor's too, or raise `ArgumentError`."""
     number = as_int(value)
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        number = as_int(_of_python(name, check_number(name, value)))
     if number is None or not 1 <= number <= TRIALS:
         raise ArgumentError(f"{name} must be an int in [1, {TRIALS}], got {value!r}")
     return number
@@ -180,7 +189,7 @@ def binomial(
     estimator: CountEstimator | str = "fini",
     *,
     probs: Tensor | None = None,
-    total_count: int,
+    total_count: int | Tensor,
     generator: torch.Generator | None = None,
     seed: int | Tensor | Seed | None = None,
     **fields: Number,
@@ -197,7 +206,8 @@ def binomial(
         logits: any shape; the log-odds of a success; floating.
         estimator: a `Fini`, or `"fini"`, the one of order 2.
         probs: any shape; the probability of one, in [0, 1]; exactly one of it and `logits`.
-        total_count: the number n of trials, an int in [1, 32768].
+        total_count: the number n of trials, an int in [1, 32768] or, but in compiled code, a 0-d
+            tensor of one.
         generator: draws the seed; torch's default generator when neither is given.
         seed: an int, a 0-d int64 tensor or `st.Seed(value, offset)`; excludes `generator`.
         fields: numbers for the estimator's fields, as `order=3`.
