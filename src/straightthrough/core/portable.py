@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from .errors import ArgumentError
 from .internals import constant_in_graphs
 
 PACKAGE = Path(__file__).parent.parent
@@ -88,7 +89,10 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
         return "(" + "".join(write(each, numbers, integers, move) + ", " for each in x) + ")"
     if isinstance(x, Portable):
         start, names, move = _form(type(x))
-        parts = [f", {name}={write(getattr(x, name), numbers, integers, move)}" for name in names]
+        parts = []
+        for name in names:
+            check_field(name, value := getattr(x, name))
+            parts.append(f", {name}={write(value, numbers, integers, move)}")
         return f"{start}{''.join(parts)})"
     if not isinstance(x, int) and isinstance(x, _TENSORS):
         numbers.append(x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu"))
@@ -97,6 +101,22 @@ def write(x: Any, numbers: list[Tensor], integers: list[int], move: bool) -> str
         return _whole(*{x})
     integers.append(x)  # an int, or one of torch's that stands for a size left open
     return f"integer({len(integers) - 1})"
+
+
+_SEVERAL = (list, dict, set, frozenset, range)
+_ARRAYS = (Tensor, np.ndarray)
+
+
+def check_field(name: str, value: object) -> None:
+    """Raise if a field holds what may change, or what several numbers are in but a tuple."""
+    if isinstance(value, tuple):
+        for each in value:
+            check_field(name, each)
+    elif isinstance(value, _SEVERAL) or (isinstance(value, _ARRAYS) and value.ndim):
+        raise ArgumentError(
+            f"{name} must be a number, a string, None, a rule, or a tuple of these, got "
+            f"{type(value).__name__}; write a tuple"
+        )
 
 
 # A call of these leaves a constant in a compiled graph, and no guards for every call to check.

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -21,7 +20,7 @@ from torch.compiler import is_compiling
 from .errors import ArgumentError, ShapeError, check_floating, check_k, check_number, check_rows
 from .internals import push_forward, transforms_active
 from .kernels import has_kernel
-from .portable import Portable
+from .portable import Portable, check_field
 from .precision import cast, compute_dtype, in_compute_dtype
 
 
@@ -47,15 +46,13 @@ class Rule(Portable, ABC):  # abstract by its forms
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            _check_field(name, value)
+            check_field(name, value)
 
     def settled(self) -> Self:
         """Return the rule with the numbers that it has now, where a field may change: a tensor."""
-        fields = vars(self)
         if is_compiling():
-            for name, value in fields.items():
-                _check_field(name, value)
             return self
+        fields = vars(self)
         for value in fields.values():
             if type(value) not in _FIXED:
                 break
@@ -76,8 +73,6 @@ class Rule(Portable, ABC):  # abstract by its forms
 
 
 _FIXED = (float, int, str, bool)
-_SEVERAL = (list, dict, set, frozenset, range)
-_ARRAYS = (Tensor, np.ndarray)
 
 
 def _settled(name: str, value: object) -> Any:
@@ -88,20 +83,8 @@ def _settled(name: str, value: object) -> Any:
         return tuple(_settled(name, each) for each in value)
     if isinstance(value, Portable):
         return value.settled() if isinstance(value, Rule) else value
-    _check_field(name, value)
+    check_field(name, value)
     return check_number(name, value)
-
-
-def _check_field(name: str, value: object) -> None:
-    """Raise if a field holds what may change, or what several numbers are in but a tuple."""
-    if isinstance(value, tuple):
-        for each in value:
-            _check_field(name, each)
-    elif isinstance(value, _SEVERAL) or (isinstance(value, _ARRAYS) and value.ndim):
-        raise ArgumentError(
-            f"{name} must be a number, a string, None, a rule, or a tuple of these, got "
-            f"{type(value).__name__}; write a tuple"
-        )
 
 
 def without_graph(function: Callable[..., Tensor], *args: Any) -> Tensor:
