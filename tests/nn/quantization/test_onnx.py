@@ -109,6 +109,17 @@ def test_inputs_go_through_nodes_exactly():
         assert torch.equal(got, due), name
 
 
+def test_narrow_inputs_of_several_layers_are_clipped_apart():
+    scheme = Scheme(Int(4), Learned())
+    model = Side([scheme.quantizer() for _ in range(3)]).eval()
+    for part, scale in zip(model.parts, (0.1, 0.2, 0.4), strict=True):
+        part.start_at(scale)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    program = to_onnx(model, (x,))
+    assert [node.op_type for node in program.model_proto.graph.node].count("Clip") == 3
+    assert torch.equal(run(program, x), model(x).detach())
+
+
 def test_what_has_no_node_is_exported_as_arithmetic():
     grids = [HalfInt(3), Float("e2m1"), Float("e5m2"), Stretched(2), Binary(), MX("e2m1"), NVFP4()]
     schemes = [*map(Scheme, grids), Scheme(Int(4, signed=False), Learned(offset=True))]

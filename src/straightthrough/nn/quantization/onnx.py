@@ -79,6 +79,7 @@ def to_onnx(
         given = (args,) if isinstance(args, Tensor) else tuple(args)
         program = torch.onnx.export(model, given, dynamo=True, **options)
     assert program is not None
+    _register(program.model.graph)
     _narrow(program.model.graph)
     return program
 
@@ -209,6 +210,18 @@ def _node(
     return torch.onnx.ops.symbolic(
         name, inputs, attributes, dtype=dtype, shape=shape, version=OPSET, metadata_props=properties
     )
+
+
+def _register(graph: Any) -> None:
+    """Have the graph hold every constant of its nodes.
+
+    Torch names the bounds of a clip after its input, and keeps those of one clip an input alone.
+    """
+    for node in graph:
+        for value in node.inputs:
+            constant = value is not None and value.const_value is not None
+            if constant and value.producer() is None and value.name not in graph.initializers:
+                graph.register_initializer(value)
 
 
 def _narrow(graph: Any) -> None:
