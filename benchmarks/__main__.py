@@ -114,7 +114,7 @@ def _plan(shapes: str | None, threads: str | None, quick: bool) -> suite.Plan:
     return dataclasses.replace(
         plan,
         threads=plan.threads if threads else [every],
-        shapes=plan.shapes or QUICK,
+        usual=QUICK,
         budget=QUICK_BUDGET,
         memory=False,
         compiled=False,

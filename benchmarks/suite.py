@@ -37,7 +37,8 @@ class Plan:
 
     Attributes:
         threads: numbers of threads, each a measurement of its own.
-        shapes: of every case; None for `shapes.SHAPES`, or a case's own where it has some.
+        shapes: of every case; None for `usual`, or a case's own where it has some.
+        usual: of the cases that have none of their own.
         budget: seconds a job, if `timing.FEWEST` rounds take no longer.
         memory: whether memory is measured.
         compiled: whether torch.compile is timed, at `shapes.MAIN` and at a case's own shapes.
@@ -45,6 +46,7 @@ class Plan:
 
     threads: Sequence[int]
     shapes: Sequence[Shape] | None = None
+    usual: Sequence[Shape] = SHAPES
     budget: float = 1.5
     memory: bool = True
     compiled: bool = True
@@ -53,7 +55,7 @@ class Plan:
         """Return every job with its ways."""
         found = {}
         for case in cases:
-            for shape in self.shapes or case.shapes or SHAPES:
+            for shape in self.shapes or case.shapes or self.usual:
                 compiled = self.compiled and shape in (MAIN, *(case.shapes or ()))
                 ways = [way for way in case.ways() if compiled or way != COMPILED]
                 for mode in MODES:

@@ -16,6 +16,7 @@ from hypothesis import strategies
 import straightthrough as st
 from straightthrough import testing
 from straightthrough.core import kernels
+from straightthrough.core.gumbels import gumbel_noise
 from straightthrough.core.noise import Noise
 from straightthrough.core.registry import OPERATORS, RULES
 from straightthrough.core.rules import Derivative, Relaxation, Rule
@@ -23,7 +24,6 @@ from straightthrough.core.signature import shaped
 from straightthrough.estimators import CategoricalEstimator, GumbelST
 from straightthrough.estimators.categorical import one_hot
 from straightthrough.estimators.gumbel import conditional_gumbels
-from straightthrough.ops.categorical.reference import gumbel_noise
 from straightthrough.testing import Case
 
 
@@ -241,7 +241,7 @@ def test_numbers_inside_a_field_count_as_they_are_at_the_call():
     found = torch.autograd.grad(y.sum(), x)[0]
     due = 4 * (1 - torch.tanh(2 * x) ** 2) * (x.abs() < 1.5)
     torch.testing.assert_close(found, due.detach())
-    with pytest.raises(st.ArgumentError, match=r"weights must be a finite number, got \[1\.0\]"):
+    with pytest.raises(st.ArgumentError, match=r"weights must be a number, .* got list; write"):
         st.sign(x, Blend(weights=([1.0], 1.0)))
 
 

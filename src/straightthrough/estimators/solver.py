@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ArgumentError, check_count, check_flag, check_positive
-from ..core.noise import Noise, gumbel
+from ..core.gumbels import gumbels
+from ..core.noise import Noise
 from ..core.registry import rule
 from ..core.rules import Rule
 
@@ -45,11 +46,6 @@ class SolverEstimator(Rule):
             solve: solves other rows of that shape; its derivative is 0.
             noise: that of the forward, row by row.
         """
-
-
-def gumbels(like: Tensor, noise: Noise, sample: int = 0) -> Tensor:
-    """Return standard Gumbel noise of the shape of rows."""
-    return gumbel(uniforms(like, noise, sample))
 
 
 def uniforms(like: Tensor, noise: Noise, sample: int) -> Tensor:
@@ -189,7 +185,7 @@ class IMLE(SolverEstimator):
         return self.sigma
 
     def point(self, theta: Tensor, noise: Noise) -> Tensor:
-        return theta + self.sigma * gumbels(theta, noise)
+        return theta + self.sigma * gumbels(theta, 0, noise)
 
     def gradient(
         self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
@@ -200,7 +196,7 @@ class IMLE(SolverEstimator):
         target = torch.where(theta.isfinite(), target, theta)
         total = torch.zeros_like(theta)
         for sample in range(self.samples):
-            moved = self.sigma * gumbels(theta, noise, sample)
+            moved = self.sigma * gumbels(theta, sample, noise)
             here = solve(theta + moved) if sample else z
             total = total + here - solve(target + moved)
         return total / (step * self.samples)
@@ -279,5 +275,5 @@ class Perturbed(SolverEstimator):
 
     def _noise(self, like: Tensor, noise: Noise, sample: int) -> Tensor:
         if self.law == "gumbel":
-            return gumbels(like, noise, sample)
+            return gumbels(like, sample, noise)
         return torch.special.ndtri(uniforms(like, noise, sample))

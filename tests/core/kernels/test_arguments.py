@@ -43,6 +43,7 @@ GOOD: dict[str, Any] = {  # by the name of an argument, or by its type
     "seed": torch.tensor(3),
     "offset": 5,
     "samples": 2,
+    "sample": 2,
     "iterations": 3,
     "k": 2,
     "trials": 7,
@@ -137,6 +138,7 @@ def refused(op: torch._ops.OpOverload, place: int, value: Any, first: Tensor) ->
     bounds = {
         "offset": range(2**62),
         **dict.fromkeys(("samples", "iterations"), range(1, 2**24 + 1)),
+        "sample": range(2**24),
         "k": range(1, 6),
         "trials": range(1, 2**15 + 1),
         "order": range(1, 4),

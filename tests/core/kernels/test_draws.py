@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from straightthrough.core import kernels
+from straightthrough.core.gumbels import gumbels
 from straightthrough.core.noise import Noise
 from straightthrough.ops.bernoulli import reference as binary
 from straightthrough.ops.categorical import reference as categorical
@@ -68,15 +69,17 @@ class TestAgreementOfDraws:
         assert torch.equal(shard, drawn(logits, k, NOISE)[17:])
 
     @pytest.mark.parametrize("shape", [(0, 5), (20, 1), (3000, 10), (65, 64), (40, 1000)], ids=str)
-    def test_gumbels_are_those_of_double_precision(self, dtype, shape):
+    @pytest.mark.parametrize("sample", [0, 3])
+    def test_gumbels_are_those_of_double_precision(self, dtype, shape, sample):
         x = torch.zeros(shape, dtype=dtype)
-        u = NOISE.classes(*shape, torch.promote_types(dtype, torch.float32)).double()
-        due, given = -(-torch.log1p(-u)).log(), subset.gumbels(x, NOISE)
+        wide = torch.promote_types(dtype, torch.float32)
+        u = NOISE.classes(*shape, wide, sample).double()
+        due, given = -(-torch.log1p(-u)).log(), gumbels(x, sample, NOISE)
         assert kernels.has_kernel(x)
         assert given.dtype == dtype
         off = (given.double() - due).abs() / due.abs().clamp(min=0.1)
         assert bool((off <= max(10 * torch.finfo(dtype).eps, 2e-15)).all())
-        assert torch.equal(subset.gumbels(x[17:], NOISE.after(17)), given[17:])
+        assert torch.equal(gumbels(x[17:], sample, NOISE.after(17)), given[17:])
 
 
 @pytest.mark.kernels

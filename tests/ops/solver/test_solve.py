@@ -15,9 +15,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import straightthrough as st
+from straightthrough.core.gumbels import gumbels
 from straightthrough.core.noise import Noise
 from straightthrough.estimators import IMLE, Blackbox, Perturbed, SolverIdentity
-from straightthrough.estimators.solver import gumbels
 from straightthrough.ops.solver.blackbox import key_of
 
 NAN = math.nan
@@ -55,7 +55,7 @@ THETA, GRAD = torch.randn(6, 5).double(), torch.randn(6, 5).double()
 def test_the_value_is_the_solvers() -> None:
     for rule in ("identity", "blackbox"):
         assert torch.equal(st.solve(knapsack, THETA, rule), knapsack(THETA))
-    noise = gumbels(THETA, Noise(torch.tensor(3)))
+    noise = gumbels(THETA, 0, Noise(torch.tensor(3)))
     for rule in (IMLE(sigma=0.5), Perturbed(sigma=0.5)):
         y = st.solve(knapsack, THETA, rule, seed=3)
         assert torch.equal(y, knapsack(THETA + 0.5 * noise))
@@ -111,7 +111,7 @@ def test_blackbox_is_the_published_form_of_costs(lam: float) -> None:
 def test_imle_is_the_published_form_of_costs(samples: int) -> None:
     """`mean(y(w + noise) - y(w + lam g + noise)) / lam`, the same noise in both."""
     lam, sigma, w = 2.0, 0.7, -THETA
-    noise = [sigma * gumbels(THETA, Noise(torch.tensor(9)), m) for m in range(samples)]
+    noise = [sigma * gumbels(THETA, m, Noise(torch.tensor(9))) for m in range(samples)]
     pairs = [cheapest(w - e) - cheapest(w - e + lam * GRAD) for e in noise]
     due = torch.stack(pairs).mean(0) / lam
     found = pulled(THETA, GRAD, rule=IMLE(lam, samples, sigma), seed=9)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.gumbels import gumbel_noise
 from ...core.internals import transforms_active
 from ...core.kernels import index as class_number
 from ...core.kernels import kernel, like
-from ...core.noise import Noise, gumbel, in_blocks
+from ...core.noise import Noise
 from ...core.precision import cast, compute_dtype
 from ...core.sums import share, summed
 from ...relaxations.jacobian import tempered
@@ -70,16 +71,6 @@ def argmax_index(logits: Tensor) -> Tensor:
 def argmax_hot(logits: Tensor) -> Tensor:
     """Return the one-hot of the first largest class a row."""
     return one_hot_rows(argmax_index(logits), logits)
-
-
-def gumbel_noise(logits: Tensor, noise: Noise) -> Tensor:
-    """Return one Gumbel a class, in float32 for half logits."""
-    wide, classes = compute_dtype(logits.dtype), logits.shape[-1]
-
-    def block(first: int, rows: Tensor) -> Tensor:
-        return gumbel(noise.after(first).classes(rows.shape[0], classes, wide))
-
-    return in_blocks(block, logits.reshape(-1, classes)).reshape(logits.shape)
 
 
 @kernel("(Tensor logits, float tau, Noise noise) -> Tensor")

@@ -40,6 +40,8 @@ def laid(name: str, given: Tensor | float, x: Tensor, check: Callable[[str, Any]
         # A positive number may be 0 there.
         if abs(number) > info.max or 0 < number < info.smallest_normal * info.eps:
             raise ArgumentError(f"{name} is beyond the range of {wide}, got {number}")
+        if x.is_nested:
+            check_dense("x", x)
         return x.new_full((), number, dtype=wide)  # on the mesh that x lies on, too
     check_floating(name, given)
     if given.dtype not in (x.dtype, compute_dtype(x.dtype)):

@@ -1,4 +1,4 @@
-// k-hots of the largest classes, and what perturbs them: the CPU kernels of reference.py.
+// k-hots of the largest classes: the CPU kernel of reference.py.
 #include "../../core/native/selection.h"
 
 namespace {
@@ -80,23 +80,8 @@ Tensor topk_hot(const Tensor& scores, int64_t k) {
   return over_rows(TopK{k}, scores, scores);
 }
 
-struct Gumbels {
-  static constexpr bool of_logits = false, of_grad = false;
-  template <class T, bool Across, class S>
-  void operator()(const Row<T, Across, S>& r) const {
-    r.t.with_uniforms(r.seed, r.position, philox::kConditional,
-                      [&](int64_t i, Vec<T> u) { r.put(i, -log_normal(-log1m(u))); });
-  }
-};
-
-Tensor gumbels(const Tensor& logits, const Tensor& seed, int64_t offset) {
-  check_rows("logits", logits);
-  return over_rows(Gumbels{}, logits, logits, key_of(seed, offset), offset);
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(straightthrough, CPU, m) {
   implement<&topk_hot>(m, "topk_hot");
-  implement<&gumbels>(m, "gumbels");
 }

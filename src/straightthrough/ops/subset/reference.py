@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.gumbels import gumbels
 from ...core.kernels import kernel
 from ...core.noise import DRAW, Noise, in_blocks
 from ...core.precision import compute_dtype
 from ...estimators.exactly_k import work
 from ...estimators.subset_tree import descend, leaves, tilted, upward
-from ..categorical.reference import gumbel_noise
 
 
 @kernel("(Tensor scores, int k) -> Tensor")
@@ -29,12 +29,6 @@ def topk_hot(scores: Tensor, k: int) -> Tensor:
     return torch.where(invalid, torch.nan, chosen.to(scores.dtype))
 
 
-@kernel("(Tensor logits, Noise noise) -> Tensor")
-def gumbels(logits: Tensor, noise: Noise) -> Tensor:
-    """Return one Gumbel an entry."""
-    return gumbel_noise(logits, noise).to(logits.dtype)
-
-
 def perturbed(logits: Tensor, k: int, noise: Noise) -> Tensor:
     """Return the logits, relative to the k-th largest of a row, plus a Gumbel each; never in half.
 
@@ -42,7 +36,7 @@ def perturbed(logits: Tensor, k: int, noise: Noise) -> Tensor:
     """
     wide = logits.to(compute_dtype(logits.dtype))
     largest = wide.detach().topk(k, -1).values
-    return wide - (largest[..., -1:] + 0 * largest[..., :1]) + gumbels(wide.detach(), noise)
+    return wide - (largest[..., -1:] + 0 * largest[..., :1]) + gumbels(wide.detach(), 0, noise)
 
 
 @kernel("(Tensor logits, int k, Noise noise) -> Tensor")
