@@ -55,8 +55,10 @@ def _check_against_reference(case: Case, shape: Shape) -> None:
         if got.shape[: same.ndim] == same.shape:
             assert_close(got[same], due[same], f"{about}: gradient", scale)
         elif not flips:
-            # A gradient that sums over rows, as a table's, where all rows agree.
-            assert_close(got, due, f"{about}: gradient", scale)
+            # A gradient that sums over rows, as a table's, where all rows agree: on the way the sum
+            # of random terms is as large as the root of their number.
+            terms = grad.numel() / max(got.numel(), 1)
+            assert_close(got, due, f"{about}: gradient", scale * max(terms, 1) ** 0.5)
 
 
 def _pull(case: Case, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:

@@ -11,10 +11,12 @@ from functools import partial
 import pytest
 import torch
 
+import benchmarks.__main__
 import straightthrough as st
 from benchmarks import cases, gate, memory, results, suite, timing
 from benchmarks.cases import BOTH, FORWARD, OURS, PLAIN, REFERENCE, Way
 from benchmarks.plain import PLAIN as SNIPPETS
+from benchmarks.shapes import CODES
 from straightthrough.core import kernels
 from straightthrough.core.registry import OPERATORS
 from straightthrough.testing import Case as ConformanceCase
@@ -129,6 +131,19 @@ def test_the_gate_passes_what_is_right_and_names_what_is_wrong():
     off = dataclasses.replace(OPERATORS["sign"], function=partial(st.sign, surrogate="tanh"))
     wrong = dataclasses.replace(right, conformance=ConformanceCase(off))
     assert "gradient" in gate.disagreement(wrong, shapes)
+
+
+def test_a_quick_run_has_codes_at_shapes_whose_numbers_are_an_int64s():
+    found = cases.cases()
+    jobs = benchmarks.__main__._plan(None, "1", quick=True).jobs(found[n] for n in ("lfq", "sign"))
+    at = {name: {job.shape for job in jobs if job.case == name} for name in ("lfq", "sign")}
+    assert at == {"lfq": {*CODES}, "sign": {*benchmarks.__main__.QUICK}}
+
+
+def test_the_gate_lets_a_sum_of_many_terms_round():
+    """By a float32 sum of terms up to 4 it may be off by 1e-4, which is much of a small sum."""
+    torch.manual_seed(34)  # of which the sum is one
+    assert gate.disagreement(cases.cases()["fake_quantize"], ((256, 1000),)) is None
 
 
 @pytest.mark.parametrize("broken", ["value", "gradient"])
