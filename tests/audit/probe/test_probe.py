@@ -156,44 +156,47 @@ def test_losses_an_example_are_summed():
     torch.testing.assert_close(loss(z), expected)
 
 
+BINARY = ("bernoulli", "probs", "surrogate")
+
+
 class Numbers(nn.Module):
     """Draws of every other kind, each with its decoder from one-hots written out."""
 
     def __init__(self, kind):
         super().__init__()
-        self.kind, self.encoder = kind, nn.Linear(PIXELS, 2 if kind == "bernoulli" else L * C)
+        self.kind, self.encoder = kind, nn.Linear(PIXELS, 2 if kind in BINARY else L * C)
         self.lookup = st.nn.CategoricalLookup(C, 4)
-        self.bernoulli = st.nn.Bernoulli()
+        self.bernoulli = st.nn.Bernoulli("identity" if kind == "surrogate" else "reinmax")
         self.decoder = nn.Linear(L * (4 if kind == "lookup" else 1), 1)
         self.double()
 
     def forward(self, x):
         h = self.encoder(x)
-        if self.kind == "bernoulli":
-            return self.decoder(self.bernoulli(h))
         if self.kind == "probs":
-            return self.decoder(self.bernoulli(probs=h[:, :2].sigmoid()))
+            return self.decoder(self.bernoulli(probs=h.sigmoid()))
+        if self.kind in BINARY:
+            return self.decoder(self.bernoulli(h))
         rows = h.unflatten(-1, (L, C))
         if self.kind == "lookup":
             return self.decoder(self.lookup(rows).flatten(-2))
         return self.decoder(st.categorical_integer(rows))
 
     def by_hand(self, z):
-        if self.kind in ("bernoulli", "probs"):
+        if self.kind in BINARY:
             return self.decoder(z[..., 1])
         if self.kind == "lookup":
             return self.decoder((z @ self.lookup.table).flatten(-2))
         return self.decoder(z @ torch.arange(3.0, dtype=z.dtype))
 
 
-@pytest.mark.parametrize("kind", ["bernoulli", "probs", "lookup", "number"])
+@pytest.mark.parametrize("kind", [*BINARY, "lookup", "number"])
 def test_every_kind_of_draw(kind):
     model, x = Numbers(kind), images()
     loss, logits = probe(model, lambda model, x: model(x).square().sum(), x)
     z = outcomes(logits)
     torch.testing.assert_close(loss(z), model.by_hand(z).square().sum(-1))
-    if kind in ("bernoulli", "probs"):
-        log_odds = model.encoder(x)[0, :2]
+    if kind in BINARY:
+        log_odds = model.encoder(x)[0]
         torch.testing.assert_close(logits.softmax(-1)[:, 1], log_odds.sigmoid())
     else:
         torch.testing.assert_close(logits, model.encoder(x).unflatten(-1, (L, C))[0])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.operation import Operation
-from ...ops.bernoulli.operation import BinaryDraw
+from ...ops.bernoulli.operation import BinaryDraw, SurrogateDraw
 from ...ops.bernoulli.reference import as_logits
 from ...ops.categorical.operation import Lookup, NumberDraw, OneHotDraw
 
@@ -38,7 +38,7 @@ def _given(operation: Operation, inputs: Inputs) -> Tensor:
 
 
 def _pair(operation: Operation, inputs: Inputs) -> Tensor:
-    x = as_logits(inputs[0], cast(BinaryDraw, operation).of_probs)
+    x = as_logits(inputs[0], cast(BinaryDraw | SurrogateDraw, operation).of_probs)
     return torch.stack([torch.zeros_like(x), x], -1)
 
 
@@ -47,9 +47,12 @@ def _number(one_hot: Tensor, inputs: Inputs) -> Tensor:
     return one_hot @ torch.arange(classes, dtype=one_hot.dtype, device=one_hot.device)
 
 
+_BINARY = Draw("bernoulli", _pair, lambda one_hot, _: one_hot[..., 1])
+
 DRAWS: dict[type[Operation], Draw] = {
     OneHotDraw: Draw("categorical", _given, lambda one_hot, _: one_hot),
     NumberDraw: Draw("categorical_integer", _given, _number),
     Lookup: Draw("categorical_lookup", _given, lambda one_hot, inputs: one_hot @ inputs[1]),
-    BinaryDraw: Draw("bernoulli", _pair, lambda one_hot, _: one_hot[..., 1]),
+    BinaryDraw: _BINARY,
+    SurrogateDraw: _BINARY,
 }
