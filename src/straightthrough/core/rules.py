@@ -45,6 +45,8 @@ class Rule(Portable, ABC):  # abstract by its forms
             )
 
     def __post_init__(self) -> None:
+        if is_compiling():  # where a graph is made, they are looked at as they are written down
+            return
         for name, value in vars(self).items():
             check_field(name, value)
 
