@@ -314,6 +314,8 @@ def test_wrong_arguments() -> None:
     for event_dim in (0, 1.0, True):
         with pytest.raises(st.ArgumentError, match="event_dim must be an int of at least 1"):
             st.solve(knapsack, THETA, event_dim=event_dim)
+    with pytest.raises(st.ShapeError, match=r"must have an entry at least, got shape \(3, 0\)"):
+        st.solve(torch.sign, torch.zeros(3, 0), "imle")
     with pytest.raises(st.ShapeError, match=r"the 3 dimensions of a problem .* \(6, 5\)"):
         st.solve(knapsack, THETA, event_dim=3)
     for wrong in ({"lam": 0}, {"sigma": -1.0}, {"samples": 0}):

@@ -78,16 +78,16 @@ def solve(
 
     Raises:
         DtypeError: if theta is not floating.
-        ShapeError: if theta has fewer dimensions than a problem, or what the solver returns another
-            shape than it was given.
+        ShapeError: if theta has fewer dimensions than a problem, or a problem no entry, or what the
+            solver returns another shape than it was given.
         ArgumentError: if the solver is no function, the estimator or a field unknown, or both
             `seed` and `generator` are given.
         StraightThroughError: if the solver raises, naming the first row at which it does; in
             backward too.
 
     Edge cases: a problem with NaN or +infinity, or for which the solver returns NaN, gives NaN (in
-    `st.strict()` an error); the solver is given it all the same. Where theta is empty it is not
-    called.
+    `st.strict()` an error); the solver is given it all the same. Where there is no problem
+    it is not called.
 
     Higher order: the solutions are held; forward mode raises.
 
@@ -117,6 +117,8 @@ def solve(
             f"theta must have the {event_dim} dimensions of a problem at least, got shape "
             f"{tuple(theta.shape)}"
         )
+    if 0 in theta.shape[theta.ndim - event_dim :]:
+        raise ShapeError(f"a problem must have an entry at least, got shape {tuple(theta.shape)}")
     if seed is None and generator is None and not rule.draws_noise:
         seed = 0  # which nothing asks for
     value, place = make_seed(seed, generator, theta)
