@@ -57,11 +57,15 @@ def test_numbers_that_are_not_finite_are_null_in_json():
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_picture_names_it_and_does_not_draw_it_at_zero(order):
     audit = compare(linear, torch.zeros(2, 3), [Broken(), "reinmax", "gumbel"][::order], samples=8)
-    (axes,) = audit.plot().axes
+    figure = audit.plot()
+    (axes,) = figure.axes
     drawn = {line.get_label() for line in axes.lines}
     assert {"reinmax", "gumbel"} <= drawn
     assert "Broken()" not in drawn
-    assert MESSAGE in axes.get_title()
+    assert MESSAGE in axes.get_title().replace("\n", " ")
+    figure.draw_without_rendering()
+    title, legend = axes.title.get_window_extent(), figure.legends[0].get_window_extent()
+    assert not title.overlaps(legend)
     alone = compare(linear, torch.zeros(2, 3), [Broken()])
     with pytest.raises(st.ArgumentError, match="a finite row to be drawn: 9 outcomes"):
         alone.plot()

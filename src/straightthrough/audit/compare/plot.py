@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from .row import Row
 if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
+
+WIDEST = 42
+"""Characters of a line that the legend beside the axes leaves room for above them."""
 
 MARKERS = "osD^vP*X<>hp"
 ROUNDING = 1e-12
@@ -35,7 +39,8 @@ def draw(rows: Sequence[Row], title: str, path: str | PathLike[str] | None) -> F
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log", xlabel="squared bias", ylabel="variance")
-    axes.set_title(title, fontsize="medium")
+    lines = (textwrap.fill(line, WIDEST) for line in title.splitlines())
+    axes.set_title("\n".join(lines), fontsize="medium")
     axes.grid(alpha=0.3)
     largest = max(max(row.mse for row in rows), 0.0)
     bias = _place(axes.xaxis, [row.bias_squared for row in rows], largest)
