@@ -15,12 +15,17 @@ from .long_rows import darn_long, gumbel_st_long, power, reinmax_long, straight_
 
 
 @triton.jit
-def drawn(x, index, grad, count, row, j, inside, at):
-    """A tile with its outcomes: logits less the largest, the gradient less its entry there."""
+def drawn(x, index, grad, row, inside, at, count, vectors, inner, VECTOR: tl.constexpr):
+    """A tile with its outcomes: logits less the largest, the gradient less its entry there.
+
+    The entry is read again: to look for it in the tile takes longer, and registers.
+    """
     logits = stored.load(x, at, inside, -float("inf"))
     g = stored.load(grad, at, inside, 0.0)
     chosen = tl.maximum(tl.load(index + row, row < count, 0), 0)
-    return logits - tl.max(logits, 1)[:, None], g - rows.at_class(g, j, chosen)[:, None], chosen
+    there, known = rows.first_class(row, vectors, inner, VECTOR) + chosen * inner, row < count
+    entry = stored.load(grad, there, known & (chosen < vectors * VECTOR), 0.0)
+    return logits - tl.max(logits, 1)[:, None], g - entry[:, None], chosen
 
 
 @triton.jit
@@ -31,14 +36,13 @@ def straight_through_of(logits, g, j, chosen, tau, CLOSED: tl.constexpr):
 
 
 @triton.jit
-def reinmax_of(logits, g, j, chosen, tau, CLOSED: tl.constexpr):
+def reinmax_relative(below, g, j, chosen, tau, CLOSED: tl.constexpr):
     """`2 J((p_tau + D) / 2) g - J(p) g / 2` of a tile; the closed form where tau is 1."""
-    below, g = logits - tl.max(logits, 1)[:, None], g - rows.at_class(g, j, chosen)[:, None]
-    outcome = j[None, :] == chosen[:, None]
     w = exp(below)
     factor = 0.5 / tl.sum(w, 1)
     others = w * g
     weighted = tl.sum(others, 1)
+    outcome = j[None, :] == chosen[:, None]
     if CLOSED:
         value = tl.where(outcome, -weighted[:, None], others) * factor[:, None]
     else:
@@ -50,6 +54,13 @@ def reinmax_of(logits, g, j, chosen, tau, CLOSED: tl.constexpr):
         value = 2 * middle * (g - middle_mean[:, None])
         value -= w * factor[:, None] * (g - mean[:, None])
     return value
+
+
+@triton.jit
+def reinmax_of(logits, g, j, chosen, tau, CLOSED: tl.constexpr):
+    """The same of a gradient as it is given, not relative to its entry at the outcome."""
+    below, g = logits - tl.max(logits, 1)[:, None], g - rows.at_class(g, j, chosen)[:, None]
+    return reinmax_relative(below, g, j, chosen, tau, CLOSED)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -71,7 +82,7 @@ def darn_short(
 ):  # fmt: skip
     """The gradient of a tile of rows; 1 - p is what the others weigh."""
     row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
-    below, g, chosen = drawn(x, index, grad, count, row, j, inside, at)
+    below, g, chosen = drawn(x, index, grad, row, inside, at, count, vectors, inner, VECTOR)
     outcome, w = j[None, :] == chosen[:, None], exp(below)
     others, inverse = tl.sum(tl.where(outcome, 0.0, w), 1), 1 / tl.sum(w, 1)
     mean = tl.sum(w * g, 1) * inverse
@@ -86,9 +97,8 @@ def reinmax_short(
 ):  # fmt: skip
     """The gradient of a tile of rows."""
     row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
-    logits, g = stored.load(x, at, inside, -float("inf")), stored.load(grad, at, inside, 0.0)
-    chosen = tl.maximum(tl.load(index + row, row < count, 0), 0)
-    value = reinmax_of(logits, g, j, chosen, stored.read(tau, x), CLOSED)
+    below, g, chosen = drawn(x, index, grad, row, inside, at, count, vectors, inner, VECTOR)
+    value = reinmax_relative(below, g, j, chosen, stored.read(tau, x), CLOSED)
     stored.store_gradient(to, at, value, inside)
 
 
@@ -102,7 +112,7 @@ def gumbel_st_short(
     Relative to the outcome's weight of 1, class j weighs (E_x p_j / (E_j + E_x p_j))^(1 / tau).
     """
     row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
-    below, g, chosen = drawn(x, index, grad, count, row, j, inside, at)
+    below, g, chosen = drawn(x, index, grad, row, inside, at, count, vectors, inner, VECTOR)
     tau, key, w = stored.read(tau, x), tl.load(seed), exp(below)
     total, value = tl.sum(w, 1), tl.zeros_like(w)
     for k in range(samples):

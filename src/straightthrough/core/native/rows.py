@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import stored
 from .arguments import check_alike, check_rows
 from .stored import options
 
@@ -56,8 +57,12 @@ class Layout(NamedTuple):
     @property
     def tile(self) -> dict[str, Any]:
         """What such a kernel is compiled for."""
+        return self.tile_of(1024)
+
+    def tile_of(self, most: int) -> dict[str, Any]:
+        """The same, in programs of at most so many lanes; of fewer, each has more registers."""
         width = max(4, triton.next_power_of_2(self.classes))
-        lanes = min(512, max(128, width // 16))
+        lanes = min(most, max(128, width // 16))
         return {
             "VECTOR": self.vector,
             "ROWS": max(1, ELEMENTS // width),
@@ -144,15 +149,46 @@ def over_rows(
 
 # ---- in kernels ----
 
+PART = tl.constexpr(512)  # classes of a one-hot that are written at once
+
 
 @triton.jit
 def tile(count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """The tile of a program: its rows, its classes, which of them are there, and where they lie."""
     row, j = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    classes = vectors * VECTOR
-    inside = (row < count)[:, None] & (j < classes)[None, :]
-    at = (row // inner * inner * classes + row % inner)[:, None] + (j * inner)[None, :]
+    inside, at = placed(row, j, count, vectors, inner, VECTOR)
     return row, j, inside, at
+
+
+@triton.jit
+def placed(row, j, count, vectors, inner, VECTOR: tl.constexpr):
+    """Which of some classes of rows are there, and where they lie."""
+    inside = (row < count)[:, None] & (j < vectors * VECTOR)[None, :]
+    at = first_class(row, vectors, inner, VECTOR)[:, None] + (j * inner)[None, :]
+    return inside, at
+
+
+@triton.jit
+def first_class(row, vectors, inner, VECTOR: tl.constexpr):
+    """Where the first class of rows lies."""
+    return row // inner * inner * (vectors * VECTOR) + row % inner
+
+
+@triton.jit
+def store_hot(
+    to, chosen, sound, row, count, vectors, inner, VECTOR: tl.constexpr, WIDTH: tl.constexpr
+):
+    """Store the one-hots of a class a row, NaN in a row that is not sound.
+
+    A long row is written in parts, so that registers that held it need not hold where it lies.
+    """
+    SIZE: tl.constexpr = WIDTH if WIDTH < PART else PART
+    off = tl.where(sound, 0.0, float("nan"))[:, None]
+    end = WIDTH if WIDTH == SIZE else vectors * VECTOR  # of a loop that is not unrolled
+    for first in range(0, end, SIZE):
+        j = first + tl.arange(0, SIZE)
+        inside, at = placed(row, j, count, vectors, inner, VECTOR)
+        stored.store(to, at, off + (j[None, :] == chosen[:, None]).to(tl.float32), inside)
 
 
 @triton.jit

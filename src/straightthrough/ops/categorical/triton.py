@@ -19,6 +19,9 @@ from ...core.precision import compute_dtype
 # whichever order they are taken, and no class loses its weight beside a larger one.
 WHOLE = tl.constexpr(2.0**62)
 
+LANES = 512
+"""Of a program that draws, at most: a weight takes two registers."""
+
 
 @triton.jit
 def whole(weight, CLASSES: tl.constexpr):
@@ -38,7 +41,7 @@ def draw_short(
     count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The outcomes of a tile of rows, and their one-hots where `y` is given."""
-    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    row, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
     logits = stored.load(x, at, inside, -float("inf"))
     uniform = philox.row_bits(tl.load(seed), offset + row)
     weight = rough_exp(logits - tl.max(logits, 1)[:, None])
@@ -49,8 +52,7 @@ def draw_short(
     drawn = tl.where(sound, drawn, -1)
     tl.store(index + row, drawn, row < count)
     if y is not None:
-        hot = (j[None, :] == drawn[:, None]).to(logits.dtype)
-        stored.store(y, at, tl.where(drawn[:, None] < 0, float("nan"), hot), inside)
+        rows.store_hot(y, drawn, sound, row, count, vectors, inner, VECTOR, WIDTH)
 
 
 @triton.jit
@@ -174,7 +176,8 @@ def draw_rows(logits, seed, offset, hot):
     x, y = laid_out(of, logits), fresh_in(of, logits) if hot else None
     index = torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     if of.short:
-        draw_short[of.tiles](x, seed, offset, index, y, *of.arguments, **of.tile)
+        tile = of.tile_of(LANES)
+        draw_short[of.tiles](x, seed, offset, index, y, *of.arguments, **tile)
         return y, index
     peaks = torch.empty(of.rows, of.blocks, dtype=compute_dtype(x.dtype), device=x.device)
     totals = torch.empty_like(peaks, dtype=torch.int64)

@@ -13,13 +13,12 @@ def argmax_short(
     x, to, count, vectors, inner, VECTOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):
     """1 at the first largest class of a row; NaN where there is a NaN, or no class is allowed."""
-    _, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
+    row, j, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
     v = stored.load(x, at, inside, -float("inf"))
     top = tl.max(v, 1)
     chosen = tl.min(tl.where(v == top[:, None], j[None, :], WIDTH), 1)
     sound = (top > -float("inf")) & (tl.sum((v != v).to(tl.int32), 1) == 0)
-    hot = (j[None, :] == chosen[:, None]).to(v.dtype)
-    stored.store(to, at, tl.where(sound[:, None], hot, float("nan")), inside)
+    rows.store_hot(to, chosen, sound, row, count, vectors, inner, VECTOR, WIDTH)
 
 
 @triton.jit

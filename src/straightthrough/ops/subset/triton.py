@@ -22,13 +22,13 @@ def topk_short(
     """1 at the k largest classes of a row, of equal ones at the first."""
     _, _, inside, at = rows.tile(count, vectors, inner, VECTOR, ROWS, WIDTH)
     v = stored.load(x, at, inside, -float("inf"))
+    allowed = tl.sum((v > -float("inf")).to(tl.int32), 1) >= k
+    sound = allowed & (tl.sum((v != v).to(tl.int32), 1) == 0)
     key = tl.where(inside, key_of(v), 0)
     least = kth_largest(key, k, ROWS)
     above, tied = key > least[:, None], (key == least[:, None]) & inside
     places = k - tl.sum(above.to(tl.int32), 1)
     chosen = above | (tied & (tl.cumsum(tied.to(tl.int32), 1) <= places[:, None]))
-    allowed = tl.sum((v > -float("inf")).to(tl.int32), 1) >= k
-    sound = allowed & (tl.sum((v != v).to(tl.int32), 1) == 0)
     stored.store(to, at, tl.where(sound[:, None], chosen.to(v.dtype), float("nan")), inside)
 
 
