@@ -146,3 +146,20 @@ def test_gradients_beyond_the_range_stay_finite():
     x, grad = torch.zeros(1, 4).half(), torch.tensor([[6e4, -6e4, 6e4, -6e4]]).half()
     given = straight_through.straight_through(x, torch.zeros(1, dtype=torch.int64), grad, 0.01)
     assert given.tolist() == [[65504, -65504, 65504, -65504]]
+
+
+@pytest.mark.parametrize("classes", [5, 140])
+@pytest.mark.parametrize("outcome", [2**40, -(2**40)])
+def test_an_outcome_that_is_none_reads_nothing_outside(classes, outcome, launches):
+    """Nothing asks a GPU whether one is, as that would be waited for."""
+    x, index = torch.zeros(1, classes), torch.full((1,), outcome)
+    for operator, *rest in (
+        (darn.darn,),
+        (reinmax.reinmax, 1.0),
+        (reinmax.reinmax, 1.3),
+        (gapped.gapped, 1.0, 0.7),
+        (mve_integer.mve_integer, 1.0),
+        (gumbel.gumbel_st, 1.0, 2, NOISE),
+    ):
+        operator(x, index, torch.ones_like(x), *rest)
+    assert len(launches) == 6
