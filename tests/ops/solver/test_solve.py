@@ -265,6 +265,29 @@ def test_the_solver_is_given_what_it_may_write_to() -> None:
     assert torch.equal(theta, THETA)
 
 
+def test_a_graph_holds_the_solver_of_every_call() -> None:
+    """As a loss of many problems has one function for each."""
+    leaves = THETA[0].expand(100, 5).clone().requires_grad_()
+    scaled = (lambda t, c=c: knapsack(c * t) for c in range(100))
+    loss = sum(st.solve(next(scaled), theta, "blackbox", lam=9.0) @ GRAD[0] for theta in leaves)
+    loss.backward()
+    due = pulled(THETA[0], GRAD[0], rule="blackbox", lam=9.0)  # the second is knapsack itself
+    assert torch.equal(leaves.grad[1], due)
+
+
+def test_a_solver_computes_in_the_dtype_of_what_it_is_given_under_autocast() -> None:
+    choices = SUBSETS[SUBSETS.sum(-1) == 2].float()
+
+    def best(theta: Tensor) -> Tensor:
+        return choices[(theta @ choices.T).argmax(-1)]
+
+    theta = 1 + 0.01 * torch.randn(200, 5)
+    due = best(theta)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(st.solve(best, theta, "identity"), due)
+        assert not pulled(theta, torch.ones(200, 5), best, Blackbox(1e-6)).any()
+
+
 def test_rows_without_a_solution() -> None:
     def positive(theta: Tensor) -> Tensor:
         return largest(theta).double().masked_fill((theta < 0).all(-1, keepdim=True), NAN)
@@ -301,7 +324,8 @@ def test_a_solver_that_raises_is_named_with_the_row() -> None:
     [
         (lambda t: t.argmax(-1), st.ShapeError, r"\(6, 5\) of its theta, got \(6,\); .*one_hot"),
         (lambda t: None, st.StraightThroughError, "an array of the solutions, got NoneType"),
-        (lambda t: t + 1j, st.StraightThroughError, "must return numbers, got torch.complex128"),
+        (lambda t: t + 1j, st.StraightThroughError, "of numbers, got .* of torch.complex128"),
+        (lambda t: t.to_sparse(), st.StraightThroughError, "dense .* got torch.sparse_coo of"),
         (3, st.ArgumentError, "solver must be a function of theta .* got int"),
     ],
 )

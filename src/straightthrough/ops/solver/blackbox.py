@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.compiler import is_exporting
 
 from ...core.errors import ArgumentError, ShapeError, StraightThroughError, check_not_onnx
-from ...core.internals import constant_in_graphs, forward_mode
+from ...core.internals import constant_in_graphs, forward_mode, tracing, transforms_active
 from ...core.library import library
 
 Solver = Callable[[Tensor], Any]
@@ -24,7 +24,7 @@ Solver = Callable[[Tensor], Any]
 _keys: dict[Any, str] = {}
 _solvers: dict[str, Any] = {}
 _recent: deque[Any] = deque(maxlen=64)
-"""So many are kept alive here; what is older lives as long as its owner has it."""
+"""So many of compiled code and transforms are kept alive here: their graphs hold the keys alone."""
 
 _count = itertools.count()
 
@@ -41,7 +41,7 @@ def key_of(solver: Solver) -> str:
         _forget()
         known = _keys[reference] = str(next(_count))
         _solvers[known] = reference
-    if not _recent or _recent[-1] is not solver:
+    if tracing() or transforms_active():
         _recent.append(solver)
     return known + _HERE if is_exporting() else known
 
@@ -70,10 +70,16 @@ def _forget() -> None:
             del _keys[reference], _solvers[key]
 
 
+def solver_of(key: str) -> Solver | None:
+    """Return what a key stands for, while it lives."""
+    reference = _solvers.get(key.removesuffix(_HERE))
+    found: Solver | None = reference() if reference is not None else None
+    return found
+
+
 def _solved(theta: Tensor, key: str, event_dim: int) -> Tensor:
     """Return the solutions of all problems, in the shape and the dtype of theta."""
-    reference = _solvers.get(key.removesuffix(_HERE))
-    solver = reference() if reference is not None else None
+    solver = solver_of(key)
     if solver is None:
         raise StraightThroughError(
             "the solver is gone: keep a reference to it for as long as its graph is used; a graph "
@@ -82,11 +88,12 @@ def _solved(theta: Tensor, key: str, event_dim: int) -> Tensor:
     problems = theta.reshape(-1, *theta.shape[theta.ndim - event_dim :])
     if len(problems) == 0:
         return torch.empty_like(theta)
-    try:
-        with torch.no_grad():
+    # The solver is told the dtype that it computes in.
+    with torch.no_grad(), torch.autocast(theta.device.type, enabled=False):
+        try:
             found = solver(problems.clone())
-    except Exception as error:
-        raise StraightThroughError(_blamed(solver, problems, error)) from error
+        except Exception as error:
+            raise StraightThroughError(_blamed(solver, problems, error)) from error
     return _read(found, problems, solver).reshape(theta.shape)
 
 
@@ -118,9 +125,10 @@ def _read(found: Any, problems: Tensor, solver: Solver) -> Tensor:
                 f"the solver {_name(solver)} must return a tensor or an array of the solutions, "
                 f"got {type(found).__name__}: {error}"
             ) from None
-    if found.is_complex():
+    if found.is_complex() or found.layout is not torch.strided:
         raise StraightThroughError(
-            f"the solver {_name(solver)} must return numbers, got {found.dtype}"
+            f"the solver {_name(solver)} must return a dense tensor of numbers, got {found.layout} "
+            f"of {found.dtype}"
         )
     if found.shape != problems.shape:
         raise ShapeError(

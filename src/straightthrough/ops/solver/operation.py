@@ -13,7 +13,7 @@ from ...core.noise import Place
 from ...core.operation import RuledDraw
 from ...core.precision import compute_dtype, narrowed
 from ...estimators.solver import SolverEstimator
-from .blackbox import held, solved
+from .blackbox import held, solved, solver_of
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Solve(RuledDraw):
         return (torch.where(invalid, torch.nan, z).to(theta.dtype),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        self.kept = solver_of(self.solver)  # until backward, where the caller holds it no longer
         return (outputs[0], *super().residuals(inputs, outputs))
 
     def backward(
