@@ -225,7 +225,8 @@ class Perturbed(SolverEstimator):
     `mean_m <z(theta + sigma e_m) - b, g> nu(e_m) / sigma`, m = 1, ..., samples, with `nu(e) = e`
     for normal noise, `1 - exp(-e)` for Gumbel noise: that of `<E[z(theta + sigma e)], g>`,
     unbiased. The baseline b = z(theta) changes no mean; it takes most of the variance away where
-    the noise seldom changes the solution, and adds some where it often does.
+    the noise seldom changes the solution, and adds some where it often does. Entries of theta at
+    -infinity, which no noise moves, get 0.
 
     Args:
         sigma: of the noise, > 0.
@@ -271,7 +272,7 @@ class Perturbed(SolverEstimator):
             e = self._noise(theta, noise, sample)
             gain = ((solve(theta + self.sigma * e) - base) * grad).sum(-1, keepdim=True)
             total = total + gain * (e if self.law == "normal" else 1 - torch.exp(-e))
-        return total / (self.sigma * self.samples)
+        return torch.where(theta == -torch.inf, 0, total / (self.sigma * self.samples))
 
     def _noise(self, like: Tensor, noise: Noise, sample: int) -> Tensor:
         if self.law == "gumbel":

@@ -16,7 +16,13 @@ from torch import Tensor
 from torch.compiler import is_exporting
 
 from ...core.errors import ArgumentError, ShapeError, StraightThroughError, check_not_onnx
-from ...core.internals import constant_in_graphs, forward_mode, tracing, transforms_active
+from ...core.internals import (
+    constant_in_graphs,
+    forward_mode,
+    functions_enabled,
+    tracing,
+    transforms_active,
+)
 from ...core.library import library
 
 Solver = Callable[[Tensor], Any]
@@ -89,7 +95,7 @@ def _solved(theta: Tensor, key: str, event_dim: int) -> Tensor:
     if len(problems) == 0:
         return torch.empty_like(theta)
     # The solver is told the dtype that it computes in.
-    with torch.no_grad(), torch.autocast(theta.device.type, enabled=False):
+    with functions_enabled(), torch.no_grad(), torch.autocast(theta.device.type, enabled=False):
         try:
             found = solver(problems.clone())
         except Exception as error:
