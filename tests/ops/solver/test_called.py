@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -66,6 +67,27 @@ def test_a_solver_computes_in_the_dtype_of_what_it_is_given_under_autocast() -> 
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(st.solve(pair, theta, "identity"), due)
         assert not pulled(loss, theta, weights).any()
+
+
+@dataclass(frozen=True)
+class Most:
+    """Equal to any other of its name."""
+
+    name: str
+    count: int = field(compare=False)
+
+    def solve(self, theta: Tensor) -> Tensor:
+        return st.topk(theta, self.count)
+
+    __call__ = solve
+
+
+def test_solvers_that_are_equal_are_not_one() -> None:
+    theta = torch.randn(3, 5)
+    several = [Most("most", count) for count in (1, 2)]
+    for solvers in (several, [each.solve for each in several]):
+        counts = [st.solve(solver, theta, "identity").sum(-1).tolist() for solver in solvers]
+        assert counts == [[1] * 3, [2] * 3]
 
 
 def test_a_graph_holds_the_solver_of_every_call() -> None:

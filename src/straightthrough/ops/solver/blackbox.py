@@ -27,7 +27,9 @@ from ...core.library import library
 
 Solver = Callable[[Tensor], Any]
 
-_keys: dict[Any, str] = {}
+_keys: dict[tuple[int, ...], str] = {}
+"""By identity: two solvers that are equal may solve differently."""
+
 _solvers: dict[str, Any] = {}
 _recent: deque[Any] = deque(maxlen=64)
 """So many of compiled code and transforms are kept alive here: their graphs hold the keys alone."""
@@ -42,10 +44,12 @@ _HERE = f" of {secrets.token_hex(6)}"
 def key_of(solver: Solver) -> str:
     """Return what stands for a solver in an operation, which holds no function."""
     reference = check_solver("solver", solver)
-    known = _keys.get(reference)
-    if known is None:
+    parts = (solver.__self__, solver.__func__) if isinstance(solver, MethodType) else (solver,)
+    identity = tuple(map(id, parts))
+    known = _keys.get(identity)
+    if known is None or solver_of(known) is None:
         _forget()
-        known = _keys[reference] = str(next(_count))
+        known = _keys[identity] = str(next(_count))
         _solvers[known] = reference
     if tracing() or transforms_active():
         _recent.append(solver)
@@ -60,20 +64,19 @@ def check_solver(name: str, solver: object) -> Any:
             f"{type(solver).__name__}"
         )
     try:
-        reference = (weakref.WeakMethod if isinstance(solver, MethodType) else weakref.ref)(solver)
-        hash(reference)
+        return (weakref.WeakMethod if isinstance(solver, MethodType) else weakref.ref)(solver)
     except TypeError:
         raise ArgumentError(
-            f"{name} must be hashable and allow weak references, got {type(solver).__name__}; "
-            f"pass a function that calls it"
+            f"{name} must allow weak references, got {type(solver).__name__}; pass a function that "
+            f"calls it"
         ) from None
-    return reference
 
 
 def _forget() -> None:
-    for reference, key in [*_keys.items()]:
-        if reference() is None:
-            del _keys[reference], _solvers[key]
+    for identity, key in [*_keys.items()]:
+        if solver_of(key) is None:
+            _keys.pop(identity, None)  # which another thread may have done
+            _solvers.pop(key, None)
 
 
 def solver_of(key: str) -> Solver | None:
