@@ -54,6 +54,12 @@ def uniforms(like: Tensor, noise: Noise, sample: int) -> Tensor:
     return noise.classes(rows, size, like.dtype, sample)
 
 
+def stepped(theta: Tensor, step: Tensor) -> Tensor:
+    """Return theta less a step, finite where theta is, as the step of large numbers may not be."""
+    most = torch.finfo(theta.dtype).max
+    return torch.where(theta.isfinite(), (theta - step).clamp(-most, most), theta)
+
+
 PROJECTIONS = ("mean", "std", "none")
 
 
@@ -136,7 +142,7 @@ class Blackbox(SolverEstimator):
     def gradient(
         self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
     ) -> Tensor:
-        return (z - solve(theta - self.lam * grad)) / self.lam
+        return (z - solve(stepped(theta, self.lam * grad))) / self.lam
 
 
 @rule("imle")
@@ -190,10 +196,8 @@ class IMLE(SolverEstimator):
     def gradient(
         self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
     ) -> Tensor:
-        step, most = self._step(theta, grad), torch.finfo(theta.dtype).max
-        # A step of large numbers may be infinite.
-        target = (theta - step * grad).clamp(-most, most)
-        target = torch.where(theta.isfinite(), target, theta)
+        step = self._step(theta, grad)
+        target = stepped(theta, step * grad)
         total = torch.zeros_like(theta)
         for sample in range(self.samples):
             moved = self.sigma * gumbels(theta, sample, noise)

@@ -69,6 +69,25 @@ def test_a_solver_computes_in_the_dtype_of_what_it_is_given_under_autocast() -> 
         assert not pulled(loss, theta, weights).any()
 
 
+@pytest.mark.parametrize("rule", ["blackbox", "imle"])
+@pytest.mark.parametrize("infinite", [torch.inf, torch.nan])
+def test_a_solver_is_given_no_step_that_is_not_finite(rule: str, infinite: float) -> None:
+    """As float16 has them where the loss is scaled too far; the row is NaN, and skipped later."""
+
+    def of_numbers(theta: Tensor) -> Tensor:
+        if not theta.isfinite().all():
+            raise ValueError("invalid numeric entries")
+        return pair(theta)
+
+    def loss(theta: Tensor, weights: Tensor) -> Tensor:
+        return (st.solve(of_numbers, theta, rule, lam=1e3) * weights).sum()
+
+    weights = torch.tensor([[infinite, *[1.0] * 4], [1e38] * 5, [1.0] * 5])
+    found = pulled(loss, torch.randn(3, 5), weights)
+    assert found[0].isnan().all()
+    assert found[1:].isfinite().all()
+
+
 @dataclass(frozen=True)
 class Most:
     """Equal to any other of its name."""

@@ -47,6 +47,9 @@ class Solve(RuledDraw):
         self, grad: Tensor, z: Tensor, theta: Tensor, *seed: Tensor
     ) -> tuple[Tensor, None]:
         wide = compute_dtype(theta.dtype)
+        # A solver may refuse an infinite step, or answer by a finite gradient, which would hide it.
+        unknown = self._any(~(z.isfinite() & grad.isfinite()))
+        grad = torch.where(unknown, 0, grad)
         rows, at, to_z = (self._rows(x.to(wide)) for x in (theta, z.detach(), grad))
 
         def solve(rows: Tensor) -> Tensor:
@@ -55,8 +58,6 @@ class Solve(RuledDraw):
         rule = self.rule.in_dtype(wide)
         gradient = rule.gradient(rows, at, to_z, solve, self.noise(seed))
         gradient = gradient.reshape(theta.shape)
-        # A solver may answer to an infinite gradient by a finite one, which would hide it.
-        unknown = self._any(~(z.isfinite() & grad.isfinite()))
         return narrowed(torch.where(unknown, torch.nan, gradient), theta.dtype), None
 
     def _rows(self, x: Tensor) -> Tensor:
