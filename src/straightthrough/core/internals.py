@@ -6,7 +6,7 @@ could come of it, there is none, and `Missing` says so when it is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pkgutil import resolve_name
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
@@ -248,12 +248,33 @@ _OF_TRANSFORMS = (
 )
 
 
+_OF_FUNCTIONS = (
+    *_OF_TRANSFORMS,
+    private("torch._C:DispatchKey.AutogradFunctionality", None),
+    private("torch._C:DispatchKey.ADInplaceOrView", None),
+    private("torch._C:DispatchKey.Conjugate", None),
+    private("torch._C:DispatchKey.Negative", None),
+)
+
+
 def transforms_enabled() -> AbstractContextManager[Any]:
     """Let transforms begin where a graph is recorded below autograd: torch has turned them off."""
-    if None in (_force_keys, _included, _excluded, *_OF_TRANSFORMS):
+    return _enabled(_OF_TRANSFORMS)
+
+
+def functions_enabled() -> AbstractContextManager[Any]:
+    """Let a function that is called below autograd do all that it can elsewhere.
+
+    Torch has turned off derivatives and transforms there, and in compiled code conjugation too.
+    """
+    return _enabled(_OF_FUNCTIONS)
+
+
+def _enabled(keys: Iterable[Any]) -> AbstractContextManager[Any]:
+    if None in (_force_keys, _included, _excluded, *keys):
         return nullcontext()
     excluded = _excluded()
-    for key in _OF_TRANSFORMS:
+    for key in keys:
         excluded = excluded.remove(key)
     guard: AbstractContextManager[Any] = _force_keys(_included(), excluded)
     return guard

@@ -54,6 +54,12 @@ def uniforms(like: Tensor, noise: Noise, sample: int) -> Tensor:
     return noise.classes(rows, size, like.dtype, sample)
 
 
+def stepped(theta: Tensor, step: Tensor) -> Tensor:
+    """Return theta less a step, finite where theta is, as the step of large numbers may not be."""
+    most = torch.finfo(theta.dtype).max
+    return torch.where(theta.isfinite(), (theta - step).clamp(-most, most), theta)
+
+
 PROJECTIONS = ("mean", "std", "none")
 
 
@@ -136,7 +142,7 @@ class Blackbox(SolverEstimator):
     def gradient(
         self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
     ) -> Tensor:
-        return (z - solve(theta - self.lam * grad)) / self.lam
+        return (z - solve(stepped(theta, self.lam * grad))) / self.lam
 
 
 @rule("imle")
@@ -190,10 +196,8 @@ class IMLE(SolverEstimator):
     def gradient(
         self, theta: Tensor, z: Tensor, grad: Tensor, solve: Solver, noise: Noise
     ) -> Tensor:
-        step, most = self._step(theta, grad), torch.finfo(theta.dtype).max
-        # A step of large numbers may be infinite.
-        target = (theta - step * grad).clamp(-most, most)
-        target = torch.where(theta.isfinite(), target, theta)
+        step = self._step(theta, grad)
+        target = stepped(theta, step * grad)
         total = torch.zeros_like(theta)
         for sample in range(self.samples):
             moved = self.sigma * gumbels(theta, sample, noise)
@@ -225,7 +229,8 @@ class Perturbed(SolverEstimator):
     `mean_m <z(theta + sigma e_m) - b, g> nu(e_m) / sigma`, m = 1, ..., samples, with `nu(e) = e`
     for normal noise, `1 - exp(-e)` for Gumbel noise: that of `<E[z(theta + sigma e)], g>`,
     unbiased. The baseline b = z(theta) changes no mean; it takes most of the variance away where
-    the noise seldom changes the solution, and adds some where it often does.
+    the noise seldom changes the solution, and adds some where it often does. Entries of theta at
+    -infinity, which no noise moves, get 0.
 
     Args:
         sigma: of the noise, > 0.
@@ -271,7 +276,7 @@ class Perturbed(SolverEstimator):
             e = self._noise(theta, noise, sample)
             gain = ((solve(theta + self.sigma * e) - base) * grad).sum(-1, keepdim=True)
             total = total + gain * (e if self.law == "normal" else 1 - torch.exp(-e))
-        return total / (self.sigma * self.samples)
+        return torch.where(theta == -torch.inf, 0, total / (self.sigma * self.samples))
 
     def _noise(self, like: Tensor, noise: Noise, sample: int) -> Tensor:
         if self.law == "gumbel":

@@ -151,6 +151,15 @@ def test_perturbed_is_the_published_form(baseline: bool) -> None:
     torch.testing.assert_close(pulled(THETA, GRAD, rule=rule, seed=5), due)
 
 
+@pytest.mark.parametrize("law", ["gumbel", "normal"])
+def test_perturbed_has_no_gradient_to_what_is_ruled_out(law: str) -> None:
+    """Noise that is added to -infinity is none, and so changes nothing."""
+    theta = torch.cat([THETA, torch.full_like(THETA[:, :1], -torch.inf)], -1)
+    found = pulled(theta, torch.ones_like(theta), largest, "perturbed", law=law, baseline=False)
+    assert not found[:, -1].any()
+    assert found[:, :-1].all()
+
+
 # ---- the objective that is smoothed ----
 
 
@@ -301,7 +310,8 @@ def test_a_solver_that_raises_is_named_with_the_row() -> None:
     [
         (lambda t: t.argmax(-1), st.ShapeError, r"\(6, 5\) of its theta, got \(6,\); .*one_hot"),
         (lambda t: None, st.StraightThroughError, "an array of the solutions, got NoneType"),
-        (lambda t: t + 1j, st.StraightThroughError, "must return numbers, got torch.complex128"),
+        (lambda t: t + 1j, st.StraightThroughError, "of numbers, got .* of torch.complex128"),
+        (lambda t: t.to_sparse(), st.StraightThroughError, "dense .* got torch.sparse_coo of"),
         (3, st.ArgumentError, "solver must be a function of theta .* got int"),
     ],
 )

@@ -16,15 +16,23 @@ from torch import Tensor
 from torch.compiler import is_exporting
 
 from ...core.errors import ArgumentError, ShapeError, StraightThroughError, check_not_onnx
-from ...core.internals import constant_in_graphs, forward_mode
+from ...core.internals import (
+    constant_in_graphs,
+    forward_mode,
+    functions_enabled,
+    tracing,
+    transforms_active,
+)
 from ...core.library import library
 
 Solver = Callable[[Tensor], Any]
 
-_keys: dict[Any, str] = {}
+_keys: dict[tuple[int, ...], str] = {}
+"""By identity: two solvers that are equal may solve differently."""
+
 _solvers: dict[str, Any] = {}
 _recent: deque[Any] = deque(maxlen=64)
-"""So many are kept alive here; what is older lives as long as its owner has it."""
+"""So many of compiled code and transforms are kept alive here: their graphs hold the keys alone."""
 
 _count = itertools.count()
 
@@ -36,12 +44,14 @@ _HERE = f" of {secrets.token_hex(6)}"
 def key_of(solver: Solver) -> str:
     """Return what stands for a solver in an operation, which holds no function."""
     reference = check_solver("solver", solver)
-    known = _keys.get(reference)
-    if known is None:
+    parts = (solver.__self__, solver.__func__) if isinstance(solver, MethodType) else (solver,)
+    identity = tuple(map(id, parts))
+    known = _keys.get(identity)
+    if known is None or solver_of(known) is None:
         _forget()
-        known = _keys[reference] = str(next(_count))
+        known = _keys[identity] = str(next(_count))
         _solvers[known] = reference
-    if not _recent or _recent[-1] is not solver:
+    if tracing() or transforms_active():
         _recent.append(solver)
     return known + _HERE if is_exporting() else known
 
@@ -54,26 +64,31 @@ def check_solver(name: str, solver: object) -> Any:
             f"{type(solver).__name__}"
         )
     try:
-        reference = (weakref.WeakMethod if isinstance(solver, MethodType) else weakref.ref)(solver)
-        hash(reference)
+        return (weakref.WeakMethod if isinstance(solver, MethodType) else weakref.ref)(solver)
     except TypeError:
         raise ArgumentError(
-            f"{name} must be hashable and allow weak references, got {type(solver).__name__}; "
-            f"pass a function that calls it"
+            f"{name} must allow weak references, got {type(solver).__name__}; pass a function that "
+            f"calls it"
         ) from None
-    return reference
 
 
 def _forget() -> None:
-    for reference, key in [*_keys.items()]:
-        if reference() is None:
-            del _keys[reference], _solvers[key]
+    for identity, key in [*_keys.items()]:
+        if solver_of(key) is None:
+            _keys.pop(identity, None)  # which another thread may have done
+            _solvers.pop(key, None)
+
+
+def solver_of(key: str) -> Solver | None:
+    """Return what a key stands for, while it lives."""
+    reference = _solvers.get(key.removesuffix(_HERE))
+    found: Solver | None = reference() if reference is not None else None
+    return found
 
 
 def _solved(theta: Tensor, key: str, event_dim: int) -> Tensor:
     """Return the solutions of all problems, in the shape and the dtype of theta."""
-    reference = _solvers.get(key.removesuffix(_HERE))
-    solver = reference() if reference is not None else None
+    solver = solver_of(key)
     if solver is None:
         raise StraightThroughError(
             "the solver is gone: keep a reference to it for as long as its graph is used; a graph "
@@ -82,11 +97,12 @@ def _solved(theta: Tensor, key: str, event_dim: int) -> Tensor:
     problems = theta.reshape(-1, *theta.shape[theta.ndim - event_dim :])
     if len(problems) == 0:
         return torch.empty_like(theta)
-    try:
-        with torch.no_grad():
+    # The solver is told the dtype that it computes in.
+    with functions_enabled(), torch.no_grad(), torch.autocast(theta.device.type, enabled=False):
+        try:
             found = solver(problems.clone())
-    except Exception as error:
-        raise StraightThroughError(_blamed(solver, problems, error)) from error
+        except Exception as error:
+            raise StraightThroughError(_blamed(solver, problems, error)) from error
     return _read(found, problems, solver).reshape(theta.shape)
 
 
@@ -118,9 +134,10 @@ def _read(found: Any, problems: Tensor, solver: Solver) -> Tensor:
                 f"the solver {_name(solver)} must return a tensor or an array of the solutions, "
                 f"got {type(found).__name__}: {error}"
             ) from None
-    if found.is_complex():
+    if found.is_complex() or found.layout is not torch.strided:
         raise StraightThroughError(
-            f"the solver {_name(solver)} must return numbers, got {found.dtype}"
+            f"the solver {_name(solver)} must return a dense tensor of numbers, got {found.layout} "
+            f"of {found.dtype}"
         )
     if found.shape != problems.shape:
         raise ShapeError(

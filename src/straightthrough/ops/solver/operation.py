@@ -13,7 +13,7 @@ from ...core.noise import Place
 from ...core.operation import RuledDraw
 from ...core.precision import compute_dtype, narrowed
 from ...estimators.solver import SolverEstimator
-from .blackbox import held, solved
+from .blackbox import held, solved, solver_of
 
 
 @dataclass
@@ -40,12 +40,16 @@ class Solve(RuledDraw):
         return (torch.where(invalid, torch.nan, z).to(theta.dtype),)
 
     def residuals(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        self.kept = solver_of(self.solver)  # until backward, where the caller holds it no longer
         return (outputs[0], *super().residuals(inputs, outputs))
 
     def backward(
         self, grad: Tensor, z: Tensor, theta: Tensor, *seed: Tensor
     ) -> tuple[Tensor, None]:
         wide = compute_dtype(theta.dtype)
+        # A solver may refuse an infinite step, or answer by a finite gradient, which would hide it.
+        unknown = self._any(~(z.isfinite() & grad.isfinite()))
+        grad = torch.where(unknown, 0, grad)
         rows, at, to_z = (self._rows(x.to(wide)) for x in (theta, z.detach(), grad))
 
         def solve(rows: Tensor) -> Tensor:
@@ -54,8 +58,6 @@ class Solve(RuledDraw):
         rule = self.rule.in_dtype(wide)
         gradient = rule.gradient(rows, at, to_z, solve, self.noise(seed))
         gradient = gradient.reshape(theta.shape)
-        # A solver may answer to an infinite gradient by a finite one, which would hide it.
-        unknown = self._any(~(z.isfinite() & grad.isfinite()))
         return narrowed(torch.where(unknown, torch.nan, gradient), theta.dtype), None
 
     def _rows(self, x: Tensor) -> Tensor:
