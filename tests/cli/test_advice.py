@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from page_results import Reader
+from straightthrough.core.registry import RULES
 
 LOSSES = """
 import time
@@ -106,7 +107,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in ("losses", "faulty", "wrong"):
+    for name in ("losses", "faulty", "wrong", "ruled"):
         sys.modules.pop(name, None)
 
 
@@ -282,3 +283,31 @@ def test_ctrl_c_before_anything_is_known(cli, folder, monkeypatch):
     assert (code, out) == (1, "")
     assert err.endswith("error: interrupted before anything was measured\n")
     assert not (folder / "out" / "report.html").exists()
+
+
+RULED = """
+from dataclasses import dataclass
+import torch
+import straightthrough as st
+from straightthrough.core.registry import rule
+
+@rule("as_it_is")
+@dataclass(frozen=True)
+class AsItIs(st.estimators.CategoricalEstimator):
+    tau: float = 1.0
+    def gradient(self, logits, index, grad, noise):
+        return grad / self.tau
+
+def linear():
+    weight = torch.tensor([1.0, 2.0, 4.0])
+    return lambda z: z @ weight, torch.zeros(3)
+"""
+
+
+def test_a_rule_that_the_module_registers_takes_a_temperature(cli, folder, monkeypatch):
+    (folder / "ruled.py").write_text(RULED)
+    monkeypatch.setitem(RULES, "as_it_is", None)
+    monkeypatch.delitem(RULES, "as_it_is")  # which puts it back as it was
+    code, out, error = cli("audit ruled:linear --estimators as_it_is:0.5,reinmax --json")
+    assert code == 0, error
+    assert "AsItIs(tau=0.5)" in {row["rule"] for row in json.loads(out)["advice"]["rows"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -135,3 +136,29 @@ def test_a_solver_that_is_a_module_is_one_of_its_children() -> None:
     assert [name for name, _ in module.named_children()] == ["solver"]
     module.solver = torch.relu
     assert (module.solver, [*module.children()]) == (torch.relu, [])
+
+
+@dataclass(frozen=True)
+class Mixed(st.surrogates.Derivative):
+    """A weighted sum of another surrogate and 1."""
+
+    other: st.surrogates.Derivative
+    weights: tuple[Any, Any] = (0.5, 0.5)
+
+    def derivative(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weights[0] * self.other.derivative(x) + self.weights[1]
+
+
+def test_a_tensor_deep_in_a_rule_is_refused_which_would_stay_as_it_was() -> None:
+    moving = torch.tensor(0.5)
+    tanh = st.surrogates.Tanh(2.0)
+    for name, deep in {"other": st.surrogates.Tanh(moving), "weights": (0.5, moving)}.items():
+        given = Mixed(**{"other": tanh, name: deep})
+        with pytest.raises(st.ArgumentError, match=f"{name} holds a tensor inside of"):
+            st.nn.Sign(given)
+        module = st.nn.Sign(Mixed(tanh))
+        with pytest.raises(st.ArgumentError, match=f"{name} holds a tensor inside of"):
+            module.surrogate = given
+        with pytest.raises(st.ArgumentError, match=f"{name} holds a tensor inside of"):
+            setattr(module, name, deep)
+        assert module.rule == Mixed(tanh)

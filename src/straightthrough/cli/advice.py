@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,18 @@ class Result:
 
 def run(
     settings: Settings,
-    estimators: Sequence[CategoricalEstimator | str] | None,
+    estimators: Callable[[], Sequence[CategoricalEstimator | str]] | None,
     output: Path,
     json: bool,
 ) -> None:
-    """Race the candidates with a live display, then print and write what came of it."""
+    """Race the candidates with a live display, then print and write what came of it.
+
+    `estimators` is asked once the user's module is there, which may register rules of its own.
+    """
     folder = writable(output)
     header = Header("audit")
     loss, logits = load(settings.loss)
+    rules = None if estimators is None else estimators()
     advice = None
     with recording(header), blaming(settings.loss), live() as notify:
         advice = advise(
@@ -56,7 +60,7 @@ def run(
             logits,
             budget=settings.budget,
             batch=settings.batch,
-            estimators=estimators,
+            estimators=rules,
             seed=settings.seed,
             rescale=settings.rescale,
             limit=settings.limit,

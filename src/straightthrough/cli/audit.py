@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,7 +104,6 @@ def main(
     if target is not None:
         quadratics = {"--size": size, "--subset": subset, "--samples": samples}
         _refuse("the random quadratic, not of a function", quadratics)
-        rules = None if given is None else [_rule(t) if ":" in t else t for t in given]
         settings = advice.Settings(
             loss=target,
             budget=10.0 if budget is None else budget,
@@ -112,6 +112,7 @@ def main(
             rescale=rescale,
             limit=limit,
         )
+        rules = None if given is None else partial(_several, given)
         return advice.run(settings, rules, output or Path("results/audit"), json)
     _refuse("a function, given as MODULE:FUNCTION", {"--budget": budget, "--batch": batch})
     size = 4 if size is None else size
@@ -159,6 +160,11 @@ def _on_quadratic(
         audit.plot(folder / "audit.png")
         (folder / "audit.json").write_text(audit.to_json())
         inform(f"written: {folder / 'audit.png'}, {folder / 'audit.json'}")
+
+
+def _several(texts: list[str]) -> list[Any]:
+    """Read `reinmax:1.5` as a rule, and leave `reinmax`, which is tried at several temperatures."""
+    return [_rule(text) if ":" in text else text for text in texts]
 
 
 def _rule(text: str, subset: int | None = None) -> Any:

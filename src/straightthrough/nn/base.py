@@ -46,8 +46,8 @@ class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
     whose `tau` is the schedule's value at each forward. `module.tau` is what was given, and
     assigning to it is checked as the construction is, and counts from the next forward. A schedule
     is a submodule under the field's name, a 0-d tensor a buffer of its own dtype whatever
-    `.to(dtype)` says. What is assigned takes the place of what was there: writing `fill_` into a
-    tensor keeps it.
+    `.to(dtype)` says; deeper in a field, in a tuple or another rule, a tensor is refused. What is
+    assigned takes the place of what was there: writing `fill_` into a tensor keeps it.
 
     A field of another rule that would fit raises where the present rule has none of that name,
     unless the class has an attribute of that name.
@@ -59,8 +59,8 @@ class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
         fields: numbers and schedules for fields of the rule.
 
     Raises:
-        ArgumentError: for an unknown rule or field, or a value (of a schedule: its start or its
-            end) that the rule refuses.
+        ArgumentError: for an unknown rule or field, a value (of a schedule: its start or its end)
+            that the rule refuses, or a tensor that is deep in a field.
     """
 
     _rule: R
@@ -139,8 +139,10 @@ class RuleModule(KeptDtypes, OperatorModule, Generic[R]):
     def _give(self, given: R | str, fields: Mapping[str, Any]) -> None:
         """Take a rule, and numbers for its fields in the place of its own."""
         if isinstance(given, Rule):
-            tensors = {name: v for name, v in vars(given).items() if isinstance(v, Tensor)}
+            tensors = {name: v for name, v in vars(given).items() if _moves(v)}
             fields = {**tensors, **fields}
+        for name, value in fields.items():
+            _check_shallow(name, value)
         start = {name: ends(value)[0] for name, value in fields.items()}
         end = {name: ends(value)[-1] for name, value in fields.items()}
         rule = resolve(self._keyword, given, *self._fits, fields=start)
@@ -243,6 +245,22 @@ def ends(value: Any) -> tuple[Any, Any]:
     if isinstance(value, Schedule):
         return 1.0 * value.start, 1.0 * value.end
     return value, value
+
+
+def _moves(value: Any) -> bool:
+    """Whether a field holds a tensor, or has one inside of it."""
+    if isinstance(value, Rule):
+        value = tuple(vars(value).values())
+    return any(map(_moves, value)) if isinstance(value, tuple) else isinstance(value, Tensor)
+
+
+def _check_shallow(name: str, value: Any) -> None:
+    """Raise if a tensor lies where a module neither follows nor saves it."""
+    if _moves(value) and not isinstance(value, Tensor):
+        raise ArgumentError(
+            f"{name} holds a tensor inside of {value!r}, where a module would not follow it; write "
+            f"a number there, or make it a field of its own"
+        )
 
 
 def _names(rule: Any) -> tuple[str, ...]:

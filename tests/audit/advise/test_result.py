@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,7 +16,14 @@ from straightthrough.audit.advise import plot
 from straightthrough.audit.advise.candidate import zero
 from straightthrough.audit.advise.criterion import ranked
 from straightthrough.audit.advise.runner import TEMPERATURES
-from straightthrough.estimators import MVE, GumbelST, ReinMax, StraightThrough
+from straightthrough.estimators import (
+    MVE,
+    CategoricalEstimator,
+    GappedST,
+    GumbelST,
+    ReinMax,
+    StraightThrough,
+)
 
 
 def quadratic(size=3):
@@ -222,3 +230,37 @@ def test_plot_without_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(st.StraightThroughError, match=r"pip install 'straightthrough\[studies\]'"):
         advice.plot()
+
+
+def test_rules_that_differ_in_more_than_their_temperature_are_all_shown():
+    loss, eta = quadratic()
+    rules = [GappedST(1.0, 0.5), GappedST(1.0, 3.0), GappedST(2.0, 3.0), GappedST()]
+    advice = advise(loss, eta, estimators=rules)
+    names = {row.rule: row.name for row in advice.rows}
+    expected = ["gapped(gap=0.5)", "gapped(gap=3.0)", "gapped(gap=3.0)", "gapped"]
+    assert [names[rule] for rule in rules] == expected
+    assert "GappedST(tau=1.0, gap=0.5)" in str(advice)
+    assert "GappedST(tau=1.0, gap=1.0)" in str(advice)
+    left, right = advice.plot().axes
+    drawn = {y for line in left.lines for y in line.get_ydata()}
+    biases = {row.rule: max(row.relative_squared_bias, plot.FLOOR) for row in advice.rows}
+    assert {biases[rule] for rule in rules} <= drawn
+    assert len([line for line in right.lines if line.get_linestyle() == "None"]) == 3
+
+
+@dataclass(frozen=True)
+class Own(CategoricalEstimator):
+    """A rule whose temperature may be something else than a number."""
+
+    tau: float | str | tuple[float, ...] = "mean"
+
+    def gradient(self, logits, index, grad, noise):
+        return StraightThrough(1.0).gradient(logits, index, grad, noise)
+
+
+@pytest.mark.parametrize("tau", ["mean", (1.0, 2.0), None])
+def test_a_field_tau_that_is_no_number_is_no_temperature(tau):
+    advice = advise(*quadratic(), estimators=[Own(tau)])
+    assert advice.best.tau is None
+    assert json.loads(advice.to_json())["rows"][0]["tau"] is None
+    assert advice.plot()

@@ -93,3 +93,14 @@ def test_a_loss_may_write_into_the_outcomes(gradient):
     cost, logits = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, -1.0])
     expected = gradient(lambda z: (2 * z) @ cost, logits)
     torch.testing.assert_close(gradient(lambda z: z.mul_(2) @ cost, logits), expected)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_loss_may_be_true_or_false(noise):
+    def loss(z):
+        return torch.rand(len(z), dtype=torch.float64) < z[:, 0] * (1 - noise)
+
+    torch.manual_seed(0)
+    found = reinforce(loss, torch.zeros(3, dtype=torch.float64), samples=20_000)
+    expected = exact_gradient(lambda z: z[:, 0] * (1 - noise), torch.zeros(3, dtype=torch.float64))
+    assert ((found.gradient - expected).abs() < 5 * found.standard_error).all()

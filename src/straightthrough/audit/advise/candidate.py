@@ -17,9 +17,10 @@ class Candidate:
     """What advice says about one estimator at one temperature, the gradient as one vector.
 
     Attributes:
-        name: the shorthand of the rule, or `"zero gradient"`.
+        name: the shorthand of the rule, with those of its fields that are not as by default, the
+            temperature left out: `"gumbel_rao(samples=50)"`; or `"zero gradient"`.
         rule: the rule itself; None for the zero gradient.
-        tau: its temperature; None if it has none.
+        tau: its temperature; None if it has none that is a number.
         bias_squared: the squared norm of the mean estimate less the true gradient; an unbiased
             estimate, which may fall below 0.
         variance: the trace of the covariance of one estimate.

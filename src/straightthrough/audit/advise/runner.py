@@ -32,7 +32,8 @@ def candidates(
 ) -> Iterator[tuple[str, CategoricalEstimator]]:
     """Yield names and rules: those given, a shorthand at several temperatures; by default all.
 
-    Of all, the one that is an operator's default comes first.
+    Of all, the one that is an operator's default comes first. What differs in its temperature alone
+    has one name.
     """
     if given is None:
         fits = {n for n, record in RULES.items() if issubclass(record.type, CategoricalEstimator)}
@@ -41,13 +42,24 @@ def candidates(
         raise ArgumentError(
             f"estimators must be a list of rules or shorthands, such as ['reinmax'], got {given!r}"
         )
-    names = {record.type: name for name, record in RULES.items()}
     for each in given:
         if isinstance(each, CategoricalEstimator):
-            yield names.get(type(each), type(each).__name__), each
+            yield _name(each), each
         else:
             rule = resolve("estimators", each, CategoricalEstimator)
             yield from ((each, variant) for variant in _at_temperatures(rule))
+
+
+def _name(rule: CategoricalEstimator) -> str:
+    """Return the shorthand, and those fields beside the temperature that have no default value."""
+    names = {record.type: name for name, record in RULES.items()}
+    own = [
+        f"{field}={value!r}"
+        for field, value in vars(rule).items()
+        if field != "tau" and value != getattr(type(rule), field, None)
+    ]
+    name = names.get(type(rule), type(rule).__name__)
+    return f"{name}({', '.join(own)})" if own else name
 
 
 def _at_temperatures(rule: CategoricalEstimator) -> Iterator[CategoricalEstimator]:
@@ -110,11 +122,11 @@ class Runner:
     def candidate(self) -> Candidate:
         """Return what there is to say about it."""
         bias_squared, variance, cosine = self._numbers()
-        own = vars(self.rule).get("tau")
+        own = vars(self.rule.settled()).get("tau")
         return Candidate(
             name=self.name,
             rule=self.rule,
-            tau=None if own is None else float(own),
+            tau=float(own) if isinstance(own, float | int) else None,
             bias_squared=bias_squared,
             variance=variance,
             mse=bias_squared + variance / self.batch,

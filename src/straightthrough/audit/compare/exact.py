@@ -117,14 +117,14 @@ def check_alone(
 
     With `noise`, the loss may draw some: copies of an outcome then have different losses.
     """
-    last = one_hot[-1:].detach()
+    last, value = one_hot[-1:].detach(), value.to(torch.float64)  # as of True and False
     beside = value[-1].item()
     alone = losses(loss, _copies(last, 2), logits)[0].item()
     least = SAME * max(abs(alone), float(value.abs().max()))
     if abs(alone - beside) <= least:
         return
     if noise:
-        copies = losses(loss, _copies(last, 64), logits)
+        copies = losses(loss, _copies(last, 64), logits).to(torch.float64)
         if float(copies.max() - copies.min()) > least:
             return
     raise ArgumentError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...core.engine import apply
@@ -25,12 +26,16 @@ ROWS = 2**10
 
 @dataclass(frozen=True)
 class Site:
-    """A draw that was seen: its kind, its logits as `(R, C)`, their shape, and what it returned."""
+    """A draw that was seen: its kind, its logits as `(R, C)`, their shape, and what it returned.
+
+    `hooked` says whether what is saved there goes through hooks, as those of a checkpoint.
+    """
 
     draw: Draw
     logits: Tensor
     shape: torch.Size
     value: Tensor
+    hooked: bool
 
     def at(self, one_hot: Tensor, rows: slice, inputs: Sequence[Tensor]) -> Tensor:
         """Return the value where some rows have the outcomes `one_hot`, the others as drawn."""
@@ -75,15 +80,17 @@ def probe(
         row of the example's logits. Binary draws have the two classes 0 and 1.
 
     Raises:
-        ArgumentError: if there is no such draw in the model, or several and no `name`, or the
-            rows of logits are no multiple of the batch, or don't have its examples first. Where
+        ArgumentError: if there is no such draw in the model, or several and no `name`, or it lies
+            in a checkpoint (`torch.utils.checkpoint`, which draws again in backward), or the rows
+            of logits are no multiple of the batch, or don't have its examples first. Where
             shapes leave that open, as of `(T, B, C)` with a T that B divides, the loss is called
             once more, with another example in the place of this one.
 
     Edge cases: random state, buffers and `.grad` stay as they are. Logits of -infinity, as those
     that a mask rules out, are never drawn. A model that `torch.func.vmap` can't map (BatchNorm in
-    training after the draw, a branch on values) is called an outcome at a time. What is compiled
-    runs eagerly; the path of a module in `torch.compile(model)` begins with `_orig_mod`.
+    training after the draw, a branch on values, a checkpoint) is called an outcome at a time. What
+    is compiled runs eagerly; the path of a module in `torch.compile(model)` begins with
+    `_orig_mod`.
 
     Cost: the model once an outcome; what comes before the draw, once each 2^10 examples.
 
@@ -127,9 +134,9 @@ class OutcomeLoss:
     def _of(self, z: Tensor) -> Tensor:
         if self._mappable:
             try:
-                with self._trace.undisturbed():
+                with self._trace.undisturbed(), disable_saved_tensors_hooks("not here"):
                     return torch.func.vmap(self._one, randomness="same")(z)
-            except RuntimeError:  # of vmap, or of the model, which then raises again
+            except RuntimeError:  # of vmap, of hooks that see what lies below it, or of the model
                 self._mappable = False
         found = []
         for outcome in z:
@@ -166,12 +173,21 @@ def _sites(trace: Tracer) -> tuple[dict[str, Site], list[str]]:
         logits = draw.logits(operation, inputs).detach()
         value: Tensor = apply(operation, *inputs)
         rows = logits.reshape(-1, logits.shape[-1])
-        sites[name] = Site(draw, rows, logits.shape, value.detach())
+        sites[name] = Site(draw, rows, logits.shape, value.detach(), _hooked())
         return value
 
     with trace.undisturbed():
         trace(see)
     return sites, others
+
+
+def _hooked() -> bool:
+    """Whether there are hooks on what is saved for backward."""
+    try:
+        with disable_saved_tensors_hooks("there are"):
+            return False
+    except RuntimeError:
+        return True
 
 
 def _choose(
@@ -191,6 +207,11 @@ def _choose(
     if name is not None and name not in sites:
         raise ArgumentError(f"name must be one of {known}, got {name!r}")
     found = next(iter(sites)) if name is None else name
+    if sites[found].hooked:
+        raise ArgumentError(
+            f"{found!r} must lie outside of a checkpoint, and of other hooks on what is saved for "
+            f"backward, which would draw again there; probe the model without"
+        )
     return found, sites[found]
 
 
