@@ -24,6 +24,7 @@ SETTINGS: dict[str, tuple[Make, dict[str, object]]] = {
             "decay": 0.8,
             "commitment": 1.5,
             "revive": 0.1,
+            "k_means": False,
             "update": "manual",
             "metric": "cosine",
         },
