@@ -29,6 +29,10 @@ SETTINGS: dict[str, tuple[Make, dict[str, object]]] = {
             "metric": "cosine",
         },
     ),
+    "HardConcreteGate": (
+        lambda **s: st.nn.HardConcreteGate(3, **s),
+        {"probs": 0.9, "tau": 0.5, "gamma": -0.3, "zeta": 1.2, "hard": True},
+    ),
     "ResidualVQ": (lambda **s: st.nn.ResidualVQ(2, 8, 4, **s), {"dropout": True, "decay": 0.8}),
     "Quantizer": (lambda **s: st.nn.Quantizer(st.grids.Int(4), **s), {"transform": "tanh"}),
 }
