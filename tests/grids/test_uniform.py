@@ -78,7 +78,7 @@ WRONG = [
     (lambda: Int(17), "bits must be an int in [1, 16], got 17"),
     (lambda: Int(4.0), "bits must be an int in [1, 16], got 4.0"),
     (lambda: Int(True), "bits must be an int in [1, 16], got True"),
-    (lambda: Int(4, signed=1), "signed must be a bool, got 1"),
+    (lambda: Int(4, signed=1), "signed must be True or False, got 1"),
     (lambda: Int(1, narrow=True), "has the one code 0; use more bits or narrow=False"),
     (lambda: Int(1, signed=False, narrow=True), "has the one code 1; use more bits"),
     (lambda: Stretched(3), "bits must be 1.58 or 2, got 3"),

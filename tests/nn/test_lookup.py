@@ -47,3 +47,12 @@ def test_lookup_refuses_another_number_of_classes_than_its_table_has(classes):
     for mode in (True, False):
         with pytest.raises(st.ShapeError, match=rf"table must be \(C, D\) with C = {classes}"):
             module.train(mode)(torch.zeros(2, classes))
+
+
+@pytest.mark.parametrize("rule", ["reinmax", "gumbel"])
+def test_lookup_of_a_table_without_features_has_a_gradient_of_0(rule):
+    x = X.clone().requires_grad_()
+    module = st.nn.CategoricalLookup(5, 0, rule)
+    module(x).sum().backward()
+    assert torch.equal(x.grad, torch.zeros_like(X))
+    assert module.table.grad.shape == (5, 0)

@@ -95,7 +95,7 @@ def test_a_step_that_answers_begins_at_its_target() -> None:
 def test_a_gate_whose_temperature_moves_is_printed() -> None:
     with torch.device("meta"):
         gate = st.nn.HardConcreteGate(3, tau=st.nn.schedules.Linear(1, 0.5, steps=10))
-    assert "HardConcreteGate(\n  (3,), tau=tensor(..., device='meta'" in repr(gate)
+    assert "HardConcreteGate(\n  (3,), probs=0.5, tau=tensor(..., device='meta'" in repr(gate)
 
 
 @pytest.mark.parametrize(

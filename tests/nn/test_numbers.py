@@ -315,3 +315,33 @@ def test_other_missing_keys_are_missing_still() -> None:
         st.nn.Argmax(Confidence()).load_state_dict({"tau.position": torch.zeros(())})
     with pytest.raises(RuntimeError, match=r'Unexpected key.*: "1.tau.position"'):
         nn.Sequential(nn.Linear(5, 5), st.nn.Argmax()).load_state_dict(scheduled.state_dict())
+
+
+SCALES = [
+    (st.scales.AbsMean, "factor"),
+    (st.scales.RMS, "factor"),
+    (st.scales.Fixed, "value"),
+    (st.scales.AbsMax, "floor"),
+    (st.scales.Learned, "start"),
+    (st.scales.Observed, "percentile"),
+]
+
+
+@pytest.mark.parametrize(("scale", "name"), SCALES)
+@pytest.mark.parametrize("given", [np.float64(2.0), torch.tensor(2.0, dtype=torch.float64)])
+def test_numbers_of_a_scale_become_those_of_python(scale: Any, name: str, given: Any) -> None:
+    """Beside float32 they would be of float64, and refused, or none that compiled code reads."""
+    made, expected = scale(**{name: given}), scale(**{name: 2.0})
+    assert repr(made) == repr(expected)
+    for backend in (None, "eager"):
+        quantize: Any = st.nn.Quantizer(st.grids.Int(4), made)
+        if backend:
+            quantize = torch.compile(quantize, backend=backend, fullgraph=True)
+        assert torch.equal(quantize(X), st.nn.Quantizer(st.grids.Int(4), expected)(X))
+
+
+def test_flags_of_grids_and_scales_may_be_those_of_numpy() -> None:
+    assert repr(st.grids.Int(4, signed=np.False_)) == repr(st.grids.Int(4, signed=False))
+    assert repr(st.scales.AbsMax(token=np.True_)) == repr(st.scales.AbsMax(token=True))
+    with pytest.raises(st.ArgumentError, match="narrow must be True or False, got 1"):
+        st.grids.Int(4, narrow=1)

@@ -123,6 +123,7 @@ def test_a_number_is_not_deleted(tau: Any, name: str) -> None:
         (lambda: st.nn.CategoricalLookup(3.0, 1), "classes must be an int of at least 1, got 3.0"),
         (lambda: st.nn.HardConcreteGate(-1), "shape must be an int of at least 0, got -1"),
         (lambda: st.nn.HardConcreteGate((2, -1)), "shape must be an int of at least 0, got -1"),
+        (lambda: Constant("a"), "value must be a finite number, got 'a'"),
         (lambda: st.nn.HardConcreteGate("a"), "shape must be an int of at least 0, got 'a'"),
     ],
 )

@@ -306,7 +306,7 @@ WRONG = [
     (lambda: AbsMax(axis=1.0), "axis must be an int, got 1.0"),
     (lambda: AbsMax(block=0), "block must be an int of at least 1, got 0"),
     (lambda: AbsMax(floor=0), "floor must be above 0, got 0"),
-    (lambda: AbsMax(token=1), "token must be a bool, got 1"),
+    (lambda: AbsMax(token=1), "token must be True or False, got 1"),
     (lambda: AbsMean(-1.0), "factor must be above 0, got -1.0"),
     (lambda: Observed(0), "percentile must lie in (0, 100], got 0"),
     (lambda: Observed(momentum=1.5), "momentum must lie in (0, 1], got 1.5"),

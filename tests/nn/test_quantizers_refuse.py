@@ -45,6 +45,7 @@ REFUSED = [
     (lambda: st.nn.commitment(torch.ones(5, 4), 3), "q must be a tensor, got int"),
     (lambda: st.nn.codebook_loss([1.0], torch.ones(1)), "z must be a tensor, got list"),
     (lambda: st.nn.GroupedVQ(2, 8, "4"), "width must be an int of at least 1, got '4'"),
+    (lambda: st.nn.VectorQuantizer(8, 4, k_means=0), "k_means must be True or False, got 0"),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError
+from ..core.errors import ArgumentError, check_flag
 from .grid import Grid, Inside, Rounding, Zero, check_bits
 
 
@@ -41,8 +41,7 @@ class Int(Grid):
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits, 1, 16))
         for name in ("signed", "narrow"):
-            if not isinstance(getattr(self, name), bool):
-                raise ArgumentError(f"{name} must be a bool, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, check_flag(name, getattr(self, name)))
         if self.least >= self.most:
             raise ArgumentError(
                 f"{self} has the one code {self.most}; use more bits or narrow=False"

@@ -218,6 +218,6 @@ class HardConcreteGate(RuleModule[GumbelST]):
 
     def extra_repr(self) -> str:
         return (
-            f"{tuple(self.logits.shape)}, tau={self.rule.tau}, gamma={self.gamma}, "
-            f"zeta={self.zeta}, hard={self.hard}"
+            f"{tuple(self.logits.shape)}, probs={self.probs}, tau={self.rule.tau}, "
+            f"gamma={self.gamma}, zeta={self.zeta}, hard={self.hard}"
         )

@@ -65,7 +65,7 @@ class Codebook(Checked):
 
     codebook: Tensor
     _cut = False
-    fixed = ("codes", "width", "learn", "metric")
+    fixed = ("codes", "width", "learn", "metric", "k_means")
     checks: ClassVar[Checks] = {
         "codes": check_count,
         "width": check_count,
@@ -75,6 +75,7 @@ class Codebook(Checked):
         "commitment": check_weight,
         "revive": check_weight,
         "frozen": check_flag,
+        "k_means": check_flag,
     }
 
     def __init__(
@@ -93,12 +94,12 @@ class Codebook(Checked):
     ) -> None:
         super().__init__()
         self.codes, self.width, self.learn, self.metric = codes, width, learn, metric
-        if transform is not None and k_means:
+        self.k_means = transform is None if k_means is None else k_means
+        if transform is not None and self.k_means:
             raise ArgumentError(TRANSFORMED)
         self.transform, self.update, self.revive = transform, update, revive
         self.commitment, self.frozen = commitment, False
-        self._k_means = transform is None and k_means is not False
-        self._given = self.started = not self._k_means
+        self._given = self.started = not self.k_means
         start = torch.randn(self.codes, self.width) / self.width**0.5
         if learn == "ema" or transform is not None:
             self.register_buffer("codebook", start)
@@ -359,7 +360,7 @@ class Codebook(Checked):
         return torch.tensor(self._begun(), device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._given = self.started = bool(state) or not self._k_means
+        self._given = self.started = bool(state) or not self.k_means
 
     def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state, prefix, *rest)
@@ -370,6 +371,6 @@ class Codebook(Checked):
     def extra_repr(self) -> str:
         return (
             f"{self.codes}, {self.width}, learn={self.learn!r}, decay={self.decay}, "
-            f"commitment={self.commitment}, revive={self.revive}, update={self.update!r}, "
-            f"metric={self.metric!r}{', frozen' * self.frozen}"
+            f"commitment={self.commitment}, revive={self.revive}, k_means={self.k_means}, "
+            f"update={self.update!r}, metric={self.metric!r}{', frozen' * self.frozen}"
         )

@@ -20,7 +20,10 @@ from .checked import Checks, check_fixed
 from .codebook import Codebook
 from .quantized import Quantized, unmasked
 
-OPTIONS = ("decay", "commitment", "revive", "frozen", "learn", "update", "metric", "transform")
+OPTIONS = (
+    *("decay", "commitment", "revive", "frozen", "k_means"),
+    *("learn", "update", "metric", "transform"),
+)
 """What a codebook has, and what holds some has not."""
 
 

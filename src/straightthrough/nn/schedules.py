@@ -123,7 +123,7 @@ class Constant(Schedule):
     fixed = ("start", "end", "steps")
 
     def __init__(self, value: float) -> None:
-        super().__init__(value, value, 0)
+        super().__init__(check_number("value", value), value, 0)
 
     def between(self, fraction: Any) -> Any:
         return self.start

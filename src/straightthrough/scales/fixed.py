@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.compiler import is_exporting
 from ..core.errors import ArgumentError, check_flag, check_number, check_positive
 from ..core.precision import compute_dtype, widest
 from ..grids import Grid
-from .scale import Scale, Shift
+from .scale import Checks, Scale, Shift
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,8 @@ class AbsMean(Scale):
         tensor([ 0., -1.,  1.])
     """
 
+    checks: ClassVar[Checks] = {**Scale.checks, "factor": check_positive}
     factor: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("factor", self.factor)
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
         return self.factor * self.mean(x)
@@ -86,11 +84,8 @@ class RMS(Scale):
         tensor(1.)
     """
 
+    checks: ClassVar[Checks] = {**Scale.checks, "factor": check_positive}
     factor: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("factor", self.factor)
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
         mean = self.mean_of(self.wide(x).square())
@@ -110,14 +105,23 @@ class Fixed(Scale):
         tensor([1., 1.])
     """
 
+    checks: ClassVar[Checks] = {**Scale.checks, "value": check_positive}
     value: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("value", self.value)
 
     def measure(self, x: Tensor, grid: Grid) -> Tensor:
         return x.new_full((), self.value, dtype=compute_dtype(x.dtype))
+
+
+def _up_to(most: int) -> Callable[[str, object], Any]:
+    """Return what checks that a number lies above 0 and not above the most."""
+
+    def check(name: str, value: object) -> Any:
+        number = check_number(name, value)
+        if not 0 < number <= most:
+            raise ArgumentError(f"{name} must lie in (0, {most}], got {number}")
+        return number
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -143,17 +147,18 @@ class Observed(Scale):
     """
 
     kept: ClassVar[bool] = True
+    checks: ClassVar[Checks] = {
+        **Scale.checks,
+        "percentile": _up_to(100),
+        "momentum": _up_to(1),
+        "zero_point": check_flag,
+    }
     percentile: float = 100.0
     momentum: float = 0.1
     zero_point: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, most in (("percentile", 100), ("momentum", 1)):
-            value = check_number(name, getattr(self, name))
-            if not 0 < value <= most:
-                raise ArgumentError(f"{name} must lie in (0, {most}], got {value}")
-        check_flag("zero_point", self.zero_point)
         if self.zero_point and self.percentile != 100:
             raise ArgumentError(f"zero_point needs percentile=100, got {self.percentile}")
 

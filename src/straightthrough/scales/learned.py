@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,23 @@ from ..core.errors import ArgumentError, check_flag, check_positive
 from ..core.precision import compute_dtype, widest
 from ..grids import Grid
 from ..ops.pointwise.api import ceil, clamp
-from .scale import Scale, Shift
+from .scale import Checks, Scale, Shift
 
 FORMS = ("softplus", "log2", "clip")
 STARTS = ("lsq", "3sigma", "mse", "max")
 TRIED = 100
+
+
+def _form(name: str, value: Any) -> Any:
+    if value not in FORMS:
+        raise ArgumentError(f"{name} must be one of {', '.join(FORMS)}, got {value!r}")
+    return value
+
+
+def _start(name: str, value: Any) -> Any:
+    if isinstance(value, str) and value not in STARTS:
+        raise ArgumentError(f"{name} must be one of {', '.join(STARTS)}, got {value!r}")
+    return value if isinstance(value, str) else check_positive(name, value)
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,12 @@ class Learned(Scale):
     """
 
     kept: ClassVar[bool] = True
+    checks: ClassVar[Checks] = {
+        **Scale.checks,
+        "form": _form,
+        "start": _start,
+        **dict.fromkeys(("power_of_two", "offset", "zero_point"), check_flag),
+    }
     form: Literal["softplus", "log2", "clip"] = "softplus"
     start: Literal["lsq", "3sigma", "mse", "max"] | float = "lsq"
     power_of_two: bool = False
@@ -64,13 +82,6 @@ class Learned(Scale):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_name("form", self.form, FORMS)
-        if isinstance(self.start, str):
-            _check_name("start", self.start, STARTS)
-        else:
-            check_positive("start", self.start)
-        for name in ("power_of_two", "offset", "zero_point"):
-            check_flag(name, getattr(self, name))
         if self.power_of_two and self.form != "log2":
             raise ArgumentError(f"power_of_two needs form='log2', got {self.form!r}")
         if self.offset and self.zero_point:
@@ -136,8 +147,3 @@ class Learned(Scale):
             best = torch.where(error < least, scale, best)
             least = torch.minimum(error, least)
         return best
-
-
-def _check_name(name: str, given: object, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise ArgumentError(f"{name} must be one of {', '.join(known)}, got {given!r}")

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..core.errors import ArgumentError, ShapeError, check_count, check_dim, check_positive
+from ..core.errors import (
+    ArgumentError,
+    ShapeError,
+    check_count,
+    check_dim,
+    check_flag,
+    check_positive,
+)
 from ..core.precision import compute_dtype
 from ..grids import Grid
 
 Shift = Literal["", "zero_point", "offset"]
+Checks = Mapping[str, Callable[[str, Any], Any]]
+
+
+def _axis(name: str, value: object) -> int | None:
+    return None if value is None else check_dim(name, value)
+
+
+def _block(name: str, value: object) -> int | None:
+    return None if value is None else check_count(name, value)
 
 
 @dataclass(frozen=True)
@@ -39,15 +55,17 @@ class Scale(ABC):
     floor: float = field(default=1e-5, kw_only=True)
     kept: ClassVar[bool] = False
     """Whether the scale is kept from one input to the next, and not measured on each."""
+    checks: ClassVar[Checks] = {
+        "axis": _axis,
+        "block": _block,
+        "token": check_flag,
+        "floor": check_positive,
+    }
+    """What checks a field, and returns what is kept: numbers are Python's, whatever was given."""
 
     def __post_init__(self) -> None:
-        if self.axis is not None:
-            object.__setattr__(self, "axis", check_dim("axis", self.axis))
-        if self.block is not None:
-            object.__setattr__(self, "block", check_count("block", self.block))
-        if not isinstance(self.token, bool):
-            raise ArgumentError(f"token must be a bool, got {self.token!r}")
-        check_positive("floor", self.floor)
+        for name, check in self.checks.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
         if self.token and self.kept:
             raise ArgumentError(
                 f"{type(self).__name__} has no tokens, whose number changes; use AbsMax"

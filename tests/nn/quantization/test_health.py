@@ -360,6 +360,7 @@ WRONG = [
     ),
     (lambda: pulled(layer(1.0), steps=0), "steps must be an int of at least 1, got 0"),
     (lambda: pulled(nn.Linear(2, 2), steps=1), "the optimizer has no weight of the model"),
+    (lambda: CAGE(None, layer(1.0), steps=1), "must be a torch.optim.Optimizer, got None"),
     (
         lambda: CAGE(torch.optim.SGD(nn.Linear(2, 2).parameters()), layer(1.0), steps=1),
         "the optimizer has no weight of the model",

@@ -346,6 +346,8 @@ REFUSED = [
     (net, ("4", "w4"), "a list of pairs of a pattern and a configuration, as [(torch.nn.Linear"),
     (net, {"4": "w4"}, "a list of pairs of a pattern and a configuration"),
     (net, "w4", "got 'w4' for a pair"),
+    (net, Config(W4), "got Config(weight=Scheme("),
+    (net, None, "got None for a pair"),
     (net, [(nn.Linear(2, 2), "w4")], "a pattern must be a class of modules or a tuple of them"),
     (net, [((nn.GRU, nn.LSTM), "w4")], "nothing that can be quantized is left for the pattern"),
     (net, [("re:(", "w4")], "'re:(' is no regular expression: missing )"),

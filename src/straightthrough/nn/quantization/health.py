@@ -295,6 +295,8 @@ class CAGE(Checked):
     ) -> None:
         super().__init__()
         self.steps, self.strength, self.start = steps, strength, start
+        if not hasattr(optimizer, "register_step_post_hook"):  # what wraps one may be of any class
+            raise ArgumentError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
         self._optimizer = optimizer
         self._weights = {id(weight.latent): weight for weight in _parameters(model)}
         parameters = (p for group in optimizer.param_groups for p in group["params"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -135,7 +135,8 @@ def prepare(model: nn.Module, configs: Sequence[tuple[Pattern, Config | str | No
         ['0.bias', '0.input_quantizer.origin', '0.input_quantizer.parameter']
     """
     _check_fresh(model)
-    pairs = [_pair(each) for each in ([configs] if isinstance(configs, str | Mapping) else configs)]
+    several = isinstance(configs, Iterable) and not isinstance(configs, str | Mapping)
+    pairs = [_pair(each) for each in (configs if several else [configs])]
     places = [*_places(model)]
     _choose(places, pairs)
     _check_shared(places)

@@ -44,7 +44,8 @@ def by_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return them by as many rows at a time as fit the cache."""
     wide = table.to(compute_dtype(table.dtype))
-    rows, given = index.reshape(-1), grad.reshape(-1, grad.shape[-1]).to(wide.dtype)
+    rows = index.reshape(-1)
+    given = grad.reshape(*rows.shape, grad.shape[-1]).to(wide.dtype)
 
     def block(first: int, logits: Tensor, index: Tensor, grad: Tensor) -> Tensor:
         with torch.autocast(grad.device.type, enabled=False):
