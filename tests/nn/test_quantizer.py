@@ -322,6 +322,7 @@ WRONG = [
     (lambda: Observed(token=True), "Observed has no tokens"),
     (lambda: channels(Learned)(X), "scales of shape (1, 4), but those that are kept are of (1, 3)"),
     (lambda: channels(Observed)(X), "make the quantizer with the input's shape="),
+    (lambda: channels(Learned)(X), "has grown, start_at(scale) with those of before"),
     (lambda: Quantizer(MX(block=4)).decode(X, X), "have no values without the scales of their"),
     (lambda: Quantizer(Int(4), Learned()).to("meta").start(X), "is on the meta device, where none"),
     (lambda: Learned(power_of_two=True), "power_of_two needs form='log2', got 'softplus'"),

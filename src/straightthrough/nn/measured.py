@@ -114,7 +114,8 @@ def check_scales(shape: Sequence[int], kept: Tensor) -> None:
     if len(due) != len(shape) or any(a != b for a, b in zip(shape, due, strict=True)):
         raise ShapeError(
             f"the input has scales of shape {tuple(shape)}, but those that are kept are of "
-            f"{tuple(kept.shape)}; make the quantizer with the input's shape="
+            f"{tuple(kept.shape)}; make the quantizer with the input's shape=, and where the input "
+            f"has grown, start_at(scale) with those of before and of what is new"
         )
 
 

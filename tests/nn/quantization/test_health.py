@@ -13,7 +13,7 @@ from torch import nn
 import straightthrough as st
 from straightthrough.grids import MX, Float, Int
 from straightthrough.nn import CAGE, Config, Oscillations, Scheme, dampening, param_groups, prepare
-from straightthrough.scales import RMS, AbsMax, AbsMean, Fixed, Learned
+from straightthrough.scales import RMS, AbsMax, AbsMean, Fixed, Learned, Observed
 
 STEPS = Config(Scheme(Int(8), Fixed(1.0)))
 
@@ -112,10 +112,10 @@ def test_what_oscillates_is_frozen_at_the_mean_of_its_codes():
     assert model.weight_quantizer.codes(model.weight)[0, :2].tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("scale", [AbsMax(), AbsMean(), RMS()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("scale", [AbsMax, AbsMean, RMS, Observed])
 def test_codes_whose_scale_moves_with_them_are_not_frozen(scale):
     """Of AbsMax, a 6 beside a 7 that shrinks became a 7: its value was then the largest."""
-    model = layer(7.0, 6.0, 1.0, config=Config(Scheme(Int(4), scale)))
+    model = layer(7.0, 6.0, 1.0, config=Config(Scheme(Int(4), scale())))
     message = "is measured on each input; no code of 'weight' would stay frozen"
     with pytest.raises(st.ArgumentError, match=message):
         Oscillations(model, threshold=0.5)

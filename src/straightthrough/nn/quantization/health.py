@@ -14,7 +14,7 @@ from ...core.errors import ArgumentError, StraightThroughError, check_count, che
 from ...core.mesh import whole
 from ...core.precision import compute_dtype
 from ...grids.block import Blocks
-from ...scales import Fixed
+from ...scales import Fixed, Learned
 from ..checked import Checked, Checks, check_fraction, check_weight
 from ..kept import KeptDtypes
 from ..quantizer import Quantizer
@@ -59,10 +59,12 @@ class Oscillation(KeptDtypes):
     def check(self, threshold: float | None) -> None:
         """Raise if codes are to be frozen whose scale would move with the values that they give."""
         (weight,) = self._weight
-        if threshold is not None and not isinstance(weight.quantizer.scaling, Fixed):
-            weight.quantizer.scaling.check_kept(
-                f"no code of {weight.path!r} would stay frozen, as the scale moves with the values "
-                f"of those that are: use a Learned scale, or threshold=None"
+        scaling = weight.quantizer.scaling
+        if threshold is not None and not isinstance(scaling, Fixed | Learned):
+            raise ArgumentError(
+                f"{scaling} is measured on each input; no code of {weight.path!r} would stay "
+                f"frozen, as the scale moves with the values of those that are: use a Learned "
+                f"scale, or threshold=None"
             )
 
     @torch.no_grad()
@@ -138,7 +140,8 @@ class Oscillations(Checked):
 
     Raises:
         ArgumentError: for other numbers, and if nothing is quantized; with a threshold, here or at
-            the next step, if a scale is measured on the weight at each call, as `AbsMax` is.
+            the next step, if a scale is measured on the weight at each call, as `AbsMax` and, in
+            training, `Observed` are.
 
     Cost: a pass over the weights and 14 bytes an element.
 
