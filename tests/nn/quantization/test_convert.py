@@ -102,7 +102,8 @@ class Everything(nn.Module):
 
     def forward(self, index):
         x = self.embed(index)
-        x = self.up(self.conv(x.mT)).mT
+        # Of what lies otherwise torch's product with a weight that learns is rounded otherwise.
+        x = self.up(self.conv(x.mT)).mT.contiguous()
         x = self.rnn(x)[0]
         return self.head(x + self.attend(x, x, x)[0])
 
