@@ -61,6 +61,7 @@ fuzz: .venv/dev
 # ARGS="--targets", ARGS="--quick --operators sign": benchmarks/README.md says what there is.
 bench: .venv/dev
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.gpu --measured)
 
 docs: .venv/dev
 	$(BIN)/python -m sphinx -b html -W docs docs/_build/html

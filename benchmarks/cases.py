@@ -63,7 +63,8 @@ class Way:
         """Return what is timed: the work on `inputs`, with no argument left."""
         if mode == FORWARD:
             return lambda: self.forward(*inputs)
-        grad = torch.randn(self.forward(*inputs).shape, generator=_generator(1))
+        y = self.forward(*inputs)
+        grad = torch.randn(y.shape, generator=_generator(1)).to(y)
         if self.backward is not None:
             pull = self.backward
             return lambda: (self.forward(*inputs), pull(grad, *inputs))
@@ -211,7 +212,7 @@ def _case(
         samples=record.samples,
         rows=bool(names(record.outcome.outputs[0])),
         others={**_OTHERS.get(record.name, {}), **_peer(name)},
-        inputs=partial(_inputs, record),
+        inputs=partial(inputs_of, record),
         shapes=COUNTS if isinstance(record.outcome, Count) else OWN.get(record.name, shapes),
         conformance=conformance,
     )
@@ -223,7 +224,7 @@ def _value(function: Callable[..., Any], *inputs: Tensor, **options: Any) -> Ten
     return value
 
 
-def _inputs(record: OperatorRecord, shape: Shape) -> Inputs:
+def inputs_of(record: OperatorRecord, shape: Shape) -> Inputs:
     """Return the inputs of an operator, the first of them of that shape, or of squares of rows."""
     first, *others = record.inputs
     known = dict(zip(reversed(dict.fromkeys(first.named)), reversed(shape), strict=False))
