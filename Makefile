@@ -12,7 +12,7 @@ export PIP_NO_COMPILE ?= 1
 SDIST := build/sdist
 KERNELS := hatch_build.py $(shell find src -name '*.cpp' -o -name '*.h')
 
-.PHONY: study test test-oldest test-triton sanitize fuzz bench lint types tests doctests docs wheel format clean
+.PHONY: study test test-oldest test-triton test-device sanitize fuzz bench lint types tests doctests docs wheel format clean
 
 study: .venv/studies
 	$(BIN)/straightthrough study vae --output $(RESULTS)/vae
@@ -30,6 +30,19 @@ test-oldest: .venv-oldest/dev
 test-triton: .venv/dev
 	STRAIGHTTHROUGH_KERNELS=interpreter TRITON_INTERPRET=1 OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -n logical --maxprocesses 8 $$($(BIN)/python tests/interpreted.py)
+
+# Every operator on a device that is not the CPU, on which references serve.
+test-device: build/device/device.so
+	STRAIGHTTHROUGH_DEVICE=$(CURDIR)/$< OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n logical --maxprocesses 8 tests/device
+
+FLAGS_OF_TORCH = $(shell $(BIN)/python -c 'import sysconfig as s; from torch.utils import cpp_extension as c; \
+  print(*["-isystem" + p for p in (*c.include_paths(), s.get_path("include"))], \
+        *["-L" + p + " -Wl,-rpath," + p for p in c.library_paths()])')
+build/device/device.so: tests/device/device.cpp .venv/dev
+	mkdir -p $(@D)
+	$(or $(CXX),g++) -shared -fPIC -std=c++20 -DTORCH_EXTENSION_NAME=device $< -o $@ $(FLAGS_OF_TORCH) \
+	  -ltorch -ltorch_cpu -lc10 -ltorch_python
 
 # The tests of the kernels, built with the sanitizers of addresses and of undefined behaviour. Python
 # is linked to no libstdc++, in which the first of them looks for what throws before all else.

@@ -25,6 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "kernels": kernels.level is not None,
         "interpreter": kernels.level == kernels.INTERPRETER,
         "cuda": torch.cuda.is_available(),
+        "device": "STRAIGHTTHROUGH_DEVICE" in os.environ,
     }
     missing = [name for name, available in here.items() if not available]
     left_out = [item for item in items if any(map(item.get_closest_marker, missing))]

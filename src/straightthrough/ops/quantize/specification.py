@@ -79,7 +79,7 @@ def nearest(grid: Grid, v: Tensor) -> Tensor:
         t = block_scales(grid, v)
         element = Float(grid.element if isinstance(grid, MX) else "e2m1")
         return nearest(element, (v / t.to(v.dtype))) * t
-    levels = values(grid)
+    levels, device = values(grid).to(v.device), v.device
     codes, u = levels, v
     match grid:
         case Binary():
@@ -87,13 +87,15 @@ def nearest(grid: Grid, v: Tensor) -> Tensor:
         case HalfInt():
             codes, u = levels + 0.5, v + 0.5
         case Stretched(2):
-            codes, u = torch.arange(-2.0, 2.0), 2 * v.clamp(-0.99, 0.99) - 0.5
+            codes, u = torch.arange(-2.0, 2.0, device=device), 2 * v.clamp(-0.99, 0.99) - 0.5
         case Stretched():
-            codes, u = torch.arange(-1.0, 2.0), 1.5 * v.clamp(-0.99, 0.99)
+            codes, u = torch.arange(-1.0, 2.0, device=device), 1.5 * v.clamp(-0.99, 0.99)
     u = u.double().clamp(codes[0] - 1, codes[-1] + 1).unsqueeze(-1)
     off = (u - codes).abs()
     least = off == off.amin(-1, keepdim=True)
-    ranks = torch.arange(len(codes)) - len(codes) // 2 if isinstance(grid, Float) else codes
+    ranks = codes
+    if isinstance(grid, Float):
+        ranks = torch.arange(len(codes), device=device) - len(codes) // 2
     chosen = torch.where(least, 2 - ranks.remainder(2), 0).argmax(-1)
     y = torch.where(v.isnan(), math.nan, levels[chosen])
     return torch.copysign(y, v) if isinstance(grid, Float) else y  # which has a -0
