@@ -134,7 +134,7 @@ def gradient_of_draw(
 
 def mean(x: Tensor, scale: Tensor, *, grid: Grid) -> Tensor:
     """The mean of a draw, which is the input between the ends of the grid; float64."""
-    levels = values(grid)
+    levels = values(grid).to(x.device)
     return units(x.double(), scale.double()).clamp(levels[0], levels[-1]) * scale.double()
 
 
