@@ -33,7 +33,7 @@ from .compiling import PIPES
 from .measuring import Measurement
 from .roofline import CALLS, CARDS, DTYPES, Prediction, predict
 
-SHAPES = "65536x16,65536x64,4096x1000,32x10"
+SHAPES = ((65536, 16), (65536, 64), (4096, 1000), (32, 10))
 MOST_CLASSES = 8192
 NOTE = (
     "Predicted, not measured. A launch takes 5 us and the longest of two: its bytes at 85 % of the "
@@ -56,8 +56,12 @@ def main(
         str | None, typer.Option(help="Comma-separated parts of names. Default: all.")
     ] = None,
     shapes: Annotated[
-        str, typer.Option(help="Comma-separated, such as 32x10,4096x1000.", metavar="LIST")
-    ] = SHAPES,
+        str | None,
+        typer.Option(
+            help="Comma-separated, such as 32x10,4096x1000. Default: four, five if measured.",
+            metavar="LIST",
+        ),
+    ] = None,
     cards: Annotated[
         str | None, typer.Option(help="Comma-separated parts of names. Default: all.")
     ] = None,
@@ -79,14 +83,17 @@ def main(
     if dtype not in DTYPES:
         raise ArgumentError(f"--dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
     called, asked = _chosen("--calls", calls, [*CALLS]), _chosen("--cards", cards, [*CARDS])
-    sizes = [_shape(part) for part in names(shapes)]
-    times: list[Measurement] = []
+    given = [_shape(part) for part in names(shapes)] if shapes else None
+    sizes, times = given or SHAPES, list[Measurement]()
     if measured:
         if not torch.cuda.is_available():
             inform("no GPU is found, so nothing is measured")
             return
-        times = [*_measurements(called, dtype)]  # before kernels are compiled for other cards
+        # Before kernels are compiled, after which Triton takes another card for the one there is.
+        times = [*_measurements(called, given or measuring.SHAPES, dtype)]
         asked = [card for card in asked if card == measuring.card_of("cuda")]
+        sizes = [shape for shape in sizes if shape[1] <= MOST_CLASSES]
+    _check_counted(sizes)
     found = [*_predictions(called, sizes, dtype, asked)]
     tables = {NOTE: [_kernels(found), _times(found)]} if found else {}
     if times:
@@ -104,14 +111,13 @@ def main(
 
 
 def _write(tables: dict[str, list[Table]], output: Path) -> None:
-    """Write tables in Markdown, the note of some after them."""
+    """Write tables in Markdown, each note after its own."""
     writable(output.parent)
-    parts = [text for note, shown in tables.items() for text in (*_texts(shown), note)]
+    parts: list[str] = []
+    for note, shown in tables.items():
+        parts += [table(columns, rows) for columns, rows in shown]
+        parts.append(note)
     output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def _texts(shown: Sequence[Table]) -> list[str]:
-    return [table(columns, rows) for columns, rows in shown]
 
 
 def _chosen(option: str, text: str | None, every: Sequence[str]) -> list[str]:
@@ -126,12 +132,17 @@ def _shape(text: str) -> tuple[int, int]:
     rows, _, classes = text.partition("x")
     if not (rows.isdecimal() and classes.isdecimal() and int(rows) and int(classes)):
         raise ArgumentError(f"shapes must be such as 32x10,4096x1000, got {text!r}")
-    if int(classes) > MOST_CLASSES:
-        raise ArgumentError(
-            f"shapes must have at most {MOST_CLASSES} classes, as the kernels of longer rows have "
-            f"loops, which are not counted; got {text!r}"
-        )
     return int(rows), int(classes)
+
+
+def _check_counted(shapes: Sequence[tuple[int, int]]) -> None:
+    """Raise if the kernels of some shapes have loops."""
+    for shape in shapes:
+        if shape[1] > MOST_CLASSES:
+            raise ArgumentError(
+                f"shapes must have at most {MOST_CLASSES} classes, as the kernels of longer rows "
+                f"have loops, which are not counted; got {written(shape)!r}"
+            )
 
 
 def _predictions(
@@ -145,8 +156,10 @@ def _predictions(
         notify(Progress("compiling", len(work), len(work), ""))
 
 
-def _measurements(calls: Sequence[str], dtype: str) -> Iterator[Measurement]:
-    work = [(call, shape) for shape in measuring.SHAPES for call in calls]
+def _measurements(
+    calls: Sequence[str], shapes: Sequence[tuple[int, int]], dtype: str
+) -> Iterator[Measurement]:
+    work = [(call, shape) for shape in shapes for call in calls]
     with live() as notify:
         for done, (call, shape) in enumerate(work):
             notify(Progress("measuring", done, len(work), f"{call} at {written(shape)}"))

@@ -70,7 +70,7 @@ def test_what_is_measured_stands_beside_what_is_predicted(command, tmp_path, mon
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(measuring, "measure", measure)
     page = tmp_path / "gpu.md"
-    code, out, _ = command("--measured --calls reinmax --shapes 65536x64 --output", page)
+    code, out, _ = command("--measured --calls reinmax --shapes 65536x64,256x9000 --output", page)
     assert code == 0
     shown = page.read_text().partition("predicted: ours")[2]
     rows = [line.split(" | ") for line in shown.splitlines() if "reinmax |" in line]
@@ -78,6 +78,6 @@ def test_what_is_measured_stands_beside_what_is_predicted(command, tmp_path, mon
     assert row[2:10] == ["100", "900", "100", "100", "9.0x", "8x", "1.00x", "50 %"]
     assert all(int(cell.strip(" |")) > 20 for cell in row[10:])
     assert "A100" not in page.read_text()
-    assert sum(row[1] == "32x10" and row[10] == "–" for row in rows) == 2, "none is predicted"
-    code, out, _ = command("--measured --calls reinmax --shapes 65536x64 --json")
-    assert len(json.loads(out)) == 2 * (1 + len(measuring.SHAPES))
+    assert sum(row[1] == "256x9000" and row[10] == "–" for row in rows) == 2, "none is predicted"
+    code, out, _ = command("--measured --calls reinmax --json --cards A100")
+    assert len(json.loads(out)) == 2 * len(measuring.SHAPES)
